@@ -1,0 +1,136 @@
+"""From argv to a stage: flags and YAML by `trl.TrlParser`, errors as one line and exit code 2."""
+
+import dataclasses
+import importlib
+import logging
+import os
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NoReturn, TypeVar
+
+from eightball_ppo.configs import TRL_OPTIONS, PPOConfig
+from eightball_ppo.errors import InputError
+
+C = TypeVar("C")
+
+
+def parse(config_class: type[C], argv: Sequence[str]) -> C:
+    """`config_class` filled from `argv`; `--config FILE.yaml` gives defaults that flags beat.
+
+    Raises:
+        InputError: an unknown or refused option, a value of the wrong type, or an unreadable YAML file.
+    """
+    from trl import TrlParser
+
+    class Parser(TrlParser):
+        def error(self, message: str) -> NoReturn:
+            raise InputError(f"{message}; see --help")
+
+    arguments = [part for argument in argv for part in _split_equals(argument)]
+    if config_class is PPOConfig:
+        arguments = _without_trl_options(arguments)
+    parser = Parser(dataclass_types=[config_class], description=config_class.__doc__)
+    arguments = _check_yaml(arguments, {f.name for f in dataclasses.fields(config_class)})  # type: ignore[arg-type]
+    try:
+        (config,) = parser.parse_args_and_config(arguments)
+    except ValueError as error:
+        raise InputError(str(error).splitlines()[0]) from None
+    return _typed(config_class, config)
+
+
+def _split_equals(argument: str) -> list[str]:
+    name, equals, value = argument.partition("=")
+    return [name, value] if equals and name.startswith("--") else [argument]
+
+
+def _refuse_trl_option(name: str, value: str | None, where: str) -> None:
+    standing, why = TRL_OPTIONS[name]
+    if value is None or standing is None or value.lower() not in (standing.lower(), standing.removesuffix(".0")):
+        only = "" if standing is None else f" (only {standing})"
+        raise InputError(f"{where} {value if value is not None else ''}".rstrip() + f": refused{only}: {why}")
+
+
+def _without_trl_options(arguments: list[str]) -> list[str]:
+    """Drop `TRL_OPTIONS` that are given their one standing value; refuse the others by name."""
+    kept: list[str] = []
+    i = 0
+    while i < len(arguments):
+        name = arguments[i].removeprefix("--")
+        if arguments[i].startswith("--") and name in TRL_OPTIONS:
+            follows = i + 1 < len(arguments) and not arguments[i + 1].startswith("--")
+            _refuse_trl_option(name, arguments[i + 1] if follows else None, arguments[i])
+            i += 2
+        else:
+            kept.append(arguments[i])
+            i += 1
+    return kept
+
+
+def _check_yaml(arguments: list[str], fields: set[str]) -> list[str]:
+    """Read `--config FILE` once for errors that name file and key. Returns the arguments unchanged."""
+    if "--config" not in arguments:
+        return arguments
+    import yaml
+
+    position = arguments.index("--config") + 1
+    if position >= len(arguments):
+        raise InputError("--config: names no file")
+    file = Path(arguments[position])
+    try:
+        content = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise InputError(f"{file}: unreadable YAML ({' '.join(str(error).split())})") from None
+    if not isinstance(content, dict):
+        raise InputError(f"{file}: a YAML mapping of options is needed")
+    for key, value in content.items():
+        if key in TRL_OPTIONS and key not in fields:
+            _refuse_trl_option(key, str(value), f"{file}: {key}")
+        if key not in fields | {"env"}:
+            raise InputError(f"{file}: unknown option {key!r}; see --help")
+    return arguments
+
+
+def _typed(config_class: type[C], config: C) -> C:
+    """`config` with every value checked against its field's type (YAML values reach here unchecked)."""
+    from pydantic import ConfigDict, TypeAdapter, ValidationError, with_config
+
+    checked = TypeAdapter(with_config(ConfigDict(extra="forbid"))(config_class))
+    try:
+        return checked.validate_python(dataclasses.asdict(config))  # type: ignore[call-overload]
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise InputError(f"--{first['loc'][0]} {first['input']!r}: {first['msg']}") from None
+
+
+def main(config_class: type[Any], stage: str, argv: Sequence[str] | None = None) -> None:
+    """Run a script: parse, then call `stage` ("module:function") with the config. Exits with 2 on an InputError.
+
+    The stage's module is imported only after the flags are parsed, so `--help` answers at once.
+    """
+    _quiet()
+    try:
+        config = parse(config_class, sys.argv[1:] if argv is None else argv)
+        module, _, function = stage.partition(":")
+        run: Callable[[Any], Any] = getattr(importlib.import_module(module), function)
+        _quiet_transformers()
+        run(config)
+    except InputError as error:
+        print(f"{Path(sys.argv[0]).name}: {error}", file=sys.stderr)
+        sys.exit(2)
+
+
+def _quiet() -> None:
+    """Our own log lines on stderr; TRL's notice on experimental modules and telemetry off."""
+    logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
+    logging.getLogger("eightball_ppo").setLevel(logging.INFO)
+    os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")
+    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+
+
+def _quiet_transformers() -> None:
+    """No bars and reports for loading and writing weights: a stage's own bar is the one that matters."""
+    from transformers.utils import logging as transformers_logging
+
+    transformers_logging.disable_progress_bar()
+    transformers_logging.set_verbosity_error()

@@ -1,0 +1,94 @@
+"""The small classifier: embedding, one self-attention layer, masked mean pool, one hidden layer, logits.
+
+Self-contained: this file and `configuration_eightball.py` travel to the Hub beside the weights.
+Letters: B questions, T tokens, E embedding width, H hidden width, K labels, h heads, d = E / h.
+"""
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+from transformers.modeling_outputs import SequenceClassifierOutput
+
+from .configuration_eightball import EightBallConfig
+
+
+class PooledSelfAttention(nn.Module):
+    """Multi-head self-attention followed by the mean over the question's real tokens.
+
+    Pooling commutes with the value and output projections, so the attention weights are averaged over the query
+    tokens first: the same numbers as attention, then mean, with one context vector a head instead of T.
+    """
+
+    def __init__(self, width: int, num_heads: int):
+        super().__init__()
+        self.num_heads = num_heads
+        self.qkv = nn.Linear(width, 3 * width)
+        self.out = nn.Linear(width, width)
+
+    def forward(self, x_BTE: Tensor, mask_BT: Tensor) -> Tensor:
+        """`mask_BT` is True where a token is real. A question without any real token pools to the output bias."""
+        batch, tokens, width = x_BTE.shape
+        heads_BThd3 = self.qkv(x_BTE).view(batch, tokens, 3, self.num_heads, width // self.num_heads)
+        q_BhTd, k_BhTd, v_BhTd = heads_BThd3.permute(2, 0, 3, 1, 4)
+        score_BhTT = q_BhTd @ k_BhTd.transpose(-1, -2) / (width // self.num_heads) ** 0.5
+        score_BhTT = score_BhTT.masked_fill(~mask_BT[:, None, None, :], torch.finfo(score_BhTT.dtype).min)
+        weight_BhTT = score_BhTT.softmax(-1)
+
+        query_weight_BT = mask_BT / mask_BT.sum(-1, keepdim=True).clamp(min=1)
+        pooled_BhT = (query_weight_BT[:, None, None, :].to(weight_BhTT.dtype) @ weight_BhTT).squeeze(2)
+        context_Bhd = (pooled_BhT.unsqueeze(2) @ v_BhTd).squeeze(2)
+        return self.out(context_Bhd.reshape(batch, width))
+
+
+class EightBallForSequenceClassification(PreTrainedModel):
+    """Classifies a question into K labels. Padding is neither attended to nor pooled.
+
+    Args:
+        config ([`EightBallConfig`]): sizes, and `id2label` for the K label names.
+    """
+
+    config_class = EightBallConfig
+
+    def __init__(self, config: EightBallConfig):
+        super().__init__(config)
+        self.embedding = nn.Embedding(config.vocab_size, config.embedding_size, padding_idx=config.pad_token_id)
+        self.attention = PooledSelfAttention(config.embedding_size, config.num_attention_heads)
+        self.hidden = nn.Linear(config.embedding_size, config.hidden_size)
+        self.classifier = nn.Linear(config.hidden_size, config.num_labels)
+        self.post_init()
+
+    def _init_weights(self, module: nn.Module) -> None:
+        # PyTorch's own initialisation, as in the original experiment: Linear uniform, Embedding normal(0, 1).
+        if isinstance(module, nn.Linear | nn.Embedding):
+            module.reset_parameters()
+
+    def get_input_embeddings(self) -> nn.Module:
+        return self.embedding
+
+    def set_input_embeddings(self, value: nn.Module) -> None:
+        self.embedding = value
+
+    def forward(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor | None = None,
+        labels: Tensor | None = None,
+        output_hidden_states: bool | None = None,
+        return_dict: bool | None = None,
+        **kwargs,
+    ) -> SequenceClassifierOutput:
+        """Logits [B, K] of token ids [B, T]; with `labels` [B] also the mean cross-entropy.
+
+        `attention_mask` is 1 where a token is real; without it every id but `pad_token_id` is. The hidden state, on
+        request, is the pooled summary as one position: [B, 1, H].
+        """
+        if attention_mask is None:
+            attention_mask = input_ids != self.config.pad_token_id
+        pooled_BE = self.attention(self.embedding(input_ids), attention_mask.bool())
+        hidden_BH = torch.relu(self.hidden(pooled_BE))
+        logits_BK = self.classifier(hidden_BH)
+        loss = None if labels is None else nn.functional.cross_entropy(logits_BK, labels)
+        output = SequenceClassifierOutput(
+            loss=loss, logits=logits_BK, hidden_states=(hidden_BH.unsqueeze(1),) if output_hidden_states else None
+        )
+        return output.to_tuple() if return_dict is False else output

@@ -1,0 +1,82 @@
+"""Exact quantities of a policy over K labels: with a small label set every expectation is a sum.
+
+Letters: N questions, K labels. All log-probabilities are in nats. `beta` is TRL's `kl_coef`.
+
+    J(pi)   = E_q[ sum_a pi(a|q) s(q,a) - beta KL(pi(.|q) || ref(.|q)) ]
+    pi*     = ref exp(s / beta) / Z,      J* = E_q[ beta log Z(q) ]
+
+The optimum is the standard one of KL-regularised reward maximisation (Ziegler et al. 2019, arXiv:1909.08593;
+Rafailov et al. 2023, arXiv:2305.18290, equation 4).
+"""
+
+import torch
+from torch import Tensor
+
+
+def expected_score_N(logp_NK: Tensor, score_NK: Tensor) -> Tensor:
+    """Expected score of each question, `sum_a pi(a) s(a)`; shape [N]."""
+    return (logp_NK.exp() * score_NK).sum(-1)
+
+
+def kl_exact_N(logp_NK: Tensor, ref_logp_NK: Tensor) -> Tensor:
+    """KL(policy || reference) of each question in nats; shape [N], never below 0 but for rounding."""
+    return (logp_NK.exp() * (logp_NK - ref_logp_NK)).sum(-1)
+
+
+def entropy_N(logp_NK: Tensor) -> Tensor:
+    """Entropy of each question's answer distribution in nats; shape [N], between 0 and log K."""
+    return -(logp_NK.exp() * logp_NK).sum(-1)
+
+
+def objective_N(logp_NK: Tensor, ref_logp_NK: Tensor, score_NK: Tensor, beta: float) -> Tensor:
+    """What PPO maximises, per question: expected score minus `beta` times the exact KL; shape [N]."""
+    return expected_score_N(logp_NK, score_NK) - beta * kl_exact_N(logp_NK, ref_logp_NK)
+
+
+def optimum_logp_NK(ref_logp_NK: Tensor, score_NK: Tensor, beta: float) -> Tensor:
+    """Log-probabilities of the policy that maximises `objective_N`, `log ref + s / beta - log Z`.
+
+    `beta` must be positive: at 0 the optimum is the best label alone and has no finite log-probabilities.
+    """
+    if beta <= 0:
+        raise ValueError(f"beta must be > 0 for the closed form, got {beta}")
+    return torch.log_softmax(ref_logp_NK + score_NK / beta, dim=-1)
+
+
+def optimum_objective_N(ref_logp_NK: Tensor, score_NK: Tensor, beta: float) -> Tensor:
+    """The best reachable objective of each question, `beta log Z`; at `beta` 0 the best label's score."""
+    if beta == 0:
+        return score_NK.max(-1).values
+    return beta * torch.logsumexp(ref_logp_NK + score_NK / beta, dim=-1)
+
+
+def optimum_fraction(logp_NK: Tensor, ref_logp_NK: Tensor, score_NK: Tensor, beta: float) -> float | None:
+    """`(J(pi) - J(ref)) / (J* - J(ref))`: 0 is the reference, 1 leaves nothing to gain.
+
+    None where the reference already is the optimum (a score that does not depend on the label), as 0 / 0 says nothing.
+    """
+    j_ref = expected_score_N(ref_logp_NK, score_NK).mean()
+    gain = optimum_objective_N(ref_logp_NK, score_NK, beta).mean() - j_ref
+    if gain <= 1e-12:
+        return None
+    return float((objective_N(logp_NK, ref_logp_NK, score_NK, beta).mean() - j_ref) / gain)
+
+
+def objective_gradient_NK(logp_NK: Tensor, ref_logp_NK: Tensor, score_NK: Tensor, beta: float) -> Tensor:
+    """Closed-form gradient of the mean objective over N with respect to the policy's logits; shape [N, K].
+
+    dJ/dlogit_k = pi_k (A_k - sum_a pi_a A_a) / N with A_a = s_a - beta log(pi_a / ref_a).
+    """
+    advantage_NK = score_NK - beta * (logp_NK - ref_logp_NK)
+    baseline_N1 = (logp_NK.exp() * advantage_NK).sum(-1, keepdim=True)
+    return logp_NK.exp() * (advantage_NK - baseline_N1) / logp_NK.shape[0]
+
+
+def frontier(ref_logp_NK: Tensor, score_NK: Tensor, betas: list[float]) -> list[tuple[float, float]]:
+    """(mean KL, mean expected score) of the optimum at each beta: no policy scores more at the same KL."""
+    points = []
+    for beta in betas:
+        logp_NK = optimum_logp_NK(ref_logp_NK, score_NK, beta)
+        kl, score = kl_exact_N(logp_NK, ref_logp_NK).mean(), expected_score_N(logp_NK, score_NK).mean()
+        points.append((float(kl), float(score)))
+    return points

@@ -1,0 +1,128 @@
+"""Run directories: resolved config, environment, one metrics row per logged step, results. A finished name is whole.
+
+Everything is written to a sibling, `<name>.unfinished`, and moved to `<name>` at the end; so `<name>` never holds half a
+run, and a run that is being replaced stands until its successor is whole.
+"""
+
+import dataclasses
+import json
+import math
+import os
+import platform
+import shutil
+import sys
+import time
+from importlib import metadata
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import yaml
+
+from eightball_ppo.configs import StageConfig
+from eightball_ppo.errors import InputError
+
+RESULTS = "results.json"
+METRICS = "metrics.jsonl"
+_PACKAGES = ("eightball_ppo", "torch", "transformers", "trl", "accelerate", "datasets", "peft", "tokenizers", "numpy")
+
+
+def is_main_process() -> bool:
+    """True on the one process of a launch that prints and writes."""
+    return int(os.environ.get("RANK", "0")) == 0
+
+
+def check_output_dir(config: StageConfig) -> None:
+    """Raises InputError if `output_dir` is a file, or holds anything and may not be replaced."""
+    path = Path(config.output_dir)
+    if path.is_file():
+        raise InputError(f"{path}: --output_dir is a file; name a directory")
+    if path.is_dir() and any(path.iterdir()) and not config.overwrite_output_dir:
+        raise InputError(f"{path}: holds another run; pass --overwrite_output_dir to replace it or another --output_dir")
+
+
+class Run:
+    """A run being written. Use as a context manager around the work, and call `finish(results)` as its last act.
+
+    On an InputError nothing is left behind; on any other error `<name>.unfinished` stays for a look.
+    Only the main process writes; `path` is where the files of the run go.
+    """
+
+    def __init__(self, config: StageConfig, method: str):
+        check_output_dir(config)
+        self.method = method
+        self.target = Path(config.output_dir)
+        self.path = self.target.with_name(self.target.name + ".unfinished")
+        self.started = time.monotonic()
+        if is_main_process():
+            if self.path.exists():
+                shutil.rmtree(self.path)
+            self.path.mkdir(parents=True)
+            resolved = yaml.safe_dump(dataclasses.asdict(config), sort_keys=False)
+            (self.path / "config.yaml").write_text(resolved, encoding="utf-8")
+            write_json(self.path / "environment.json", environment())
+
+    def __enter__(self) -> "Run":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if isinstance(error, InputError) and is_main_process():
+            shutil.rmtree(self.path, ignore_errors=True)
+
+    @property
+    def seconds(self) -> float:
+        """Wall seconds since the run began."""
+        return time.monotonic() - self.started
+
+    def log(self, row: dict[str, Any]) -> None:
+        """Append one row to metrics.jsonl; a value that is not finite becomes null."""
+        if is_main_process():
+            with (self.path / METRICS).open("a", encoding="utf-8") as file:
+                file.write(json.dumps(_finite(row)) + "\n")
+
+    def finish(self, results: dict[str, Any]) -> Path:
+        """Write results.json and give the run its name. Returns the finished directory."""
+        if is_main_process():
+            write_json(self.path / RESULTS, results)
+            replaced = self.target.with_name(self.target.name + ".replaced")
+            if self.target.exists():
+                self.target.rename(replaced)
+            self.path.rename(self.target)
+            shutil.rmtree(replaced, ignore_errors=True)
+        return self.target
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def write_json(path: Path, content: dict[str, Any]) -> None:
+    """Strict JSON: a value that is not finite becomes null."""
+    path.write_text(json.dumps(_finite(content), indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def read_metrics(path: Path) -> list[dict[str, Any]]:
+    """The rows of a run's metrics.jsonl."""
+    return [json.loads(line) for line in (path / METRICS).read_text(encoding="utf-8").splitlines()]
+
+
+def environment() -> dict[str, Any]:
+    """What a reader needs to judge or repeat the run: versions, machine, device, threads, processes."""
+    import torch
+
+    return {
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "packages": {name: metadata.version(name) for name in _PACKAGES},
+        "cpu_count": os.cpu_count(),
+        "torch_threads": torch.get_num_threads(),
+        "cuda": torch.cuda.get_device_name(0) if torch.cuda.is_available() else None,
+        "processes": int(os.environ.get("WORLD_SIZE", "1")),
+        "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
+    }
