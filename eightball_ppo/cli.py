@@ -1,6 +1,7 @@
 """From argv to a stage: flags and YAML by `trl.TrlParser`, errors as one line and exit code 2."""
 
 import dataclasses
+import functools
 import importlib
 import logging
 import os
@@ -27,6 +28,7 @@ def parse(config_class: type[C], argv: Sequence[str]) -> C:
         def error(self, message: str) -> NoReturn:
             raise InputError(f"{message}; see --help")
 
+    checker = _type_checker(config_class)
     arguments = [part for argument in argv for part in _split_equals(argument)]
     if config_class is PPOConfig:
         arguments = _without_trl_options(arguments)
@@ -36,7 +38,7 @@ def parse(config_class: type[C], argv: Sequence[str]) -> C:
         (config,) = parser.parse_args_and_config(arguments)
     except ValueError as error:
         raise InputError(str(error).splitlines()[0]) from None
-    return _typed(config_class, config)
+    return _typed(checker, config)
 
 
 def _split_equals(argument: str) -> list[str]:
@@ -91,13 +93,20 @@ def _check_yaml(arguments: list[str], fields: set[str]) -> list[str]:
     return arguments
 
 
-def _typed(config_class: type[C], config: C) -> C:
-    """`config` with every value checked against its field's type (YAML values reach here unchecked)."""
-    from pydantic import ConfigDict, TypeAdapter, ValidationError, with_config
+@functools.cache
+def _type_checker(config_class: type[Any]) -> Any:
+    """Checks values against the fields' types. Made before any parser: HfArgumentParser rewrites `X | None` to `X`."""
+    from pydantic import ConfigDict, TypeAdapter, with_config
 
-    checked = TypeAdapter(with_config(ConfigDict(extra="forbid"))(config_class))
+    return TypeAdapter(with_config(ConfigDict(extra="forbid"))(config_class))
+
+
+def _typed(checker: Any, config: Any) -> Any:
+    """`config` after a check of every value's type (those of a YAML file reach here unchecked)."""
+    from pydantic import ValidationError
+
     try:
-        return checked.validate_python(dataclasses.asdict(config))  # type: ignore[call-overload]
+        return checker.validate_python(dataclasses.asdict(config))
     except ValidationError as error:
         first = error.errors()[0]
         raise InputError(f"--{first['loc'][0]} {first['input']!r}: {first['msg']}") from None

@@ -1,0 +1,199 @@
+"""A classifier as TRL's PPO sees it: a language model with one-token questions and one-token answers.
+
+TRL's loop moves integer sequences. For a one-step decision the question need not be its words: it travels as ONE id that
+names its row, and the answer is one more id, always the last column.
+
+    0 pad | 1..K the labels (actions) | K+1 eos, never an action | K+2+i question i
+
+So nothing is padded, the logits are K+1 wide, the classifier reads the question's own tokens from a table, and the
+reward comes from the question's text: any tokenizer, any grader. Letters: B rows of a batch, K labels, H hidden width.
+The three adapters tell row and action apart by position, and nothing but the reward reads the action.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import GenerationConfig, PreTrainedModel
+from transformers.modeling_outputs import BaseModelOutput, CausalLMOutput
+from transformers.utils import ModelOutput
+
+from eightball_ppo.tokenization import TokenTable
+
+NEVER = -1e4  # logit of the pad column: probability exactly 0 in float32, finite so that 0 * log 0 stays 0
+
+
+@dataclass(frozen=True)
+class SequenceIds:
+    """The id layout above; also stands in for a tokenizer, of which TRL reads `pad_token_id` and `eos_token_id`."""
+
+    num_labels: int
+    pad_token_id: int = 0
+
+    @property
+    def eos_token_id(self) -> int:
+        """Never sampled; TRL compares answers with it and fails on None."""
+        return self.num_labels + 1
+
+    def question_ids(self, rows_B: Tensor) -> Tensor:
+        return rows_B + self.num_labels + 2
+
+    def rows(self, input_ids: Tensor) -> Tensor:
+        """Question rows of TRL's `input_ids` ([B, 1] before the answer, [B, 2] after it); the question stands first."""
+        return input_ids[:, 0] - (self.num_labels + 2)
+
+    def action_ids(self, action_B: Tensor) -> Tensor:
+        return action_B + 1
+
+    def actions(self, input_ids: Tensor) -> Tensor:
+        """Label indices of [B, 2] sequences; the answer stands last."""
+        return input_ids[:, -1] - 1
+
+
+class _StaysInEval:
+    """Stays in eval mode: TRL puts everything in train mode and only switches off `nn.Dropout`, not every dropout."""
+
+    def train(self, mode: bool = True):
+        return super().train(False)  # type: ignore[misc]
+
+
+class _RowClassifier(nn.Module):
+    """A classifier that is given TRL's `input_ids` and reads the tokens of the questions they name."""
+
+    def __init__(self, classifier: PreTrainedModel, tokens: TokenTable, ids: SequenceIds):
+        super().__init__()
+        self.classifier = classifier
+        self.tokens = tokens
+        self.ids = ids
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "_RowClassifier":
+        # The table moves along with `.to(device)`. It is no buffer: DDP would broadcast it at every forward pass.
+        self.tokens = TokenTable(fn(self.tokens.input_ids_NT), fn(self.tokens.attention_mask_NT), self.tokens.truncated)
+        return super()._apply(fn, recurse)
+
+    def forward(self, input_ids: Tensor, **kwargs: Any) -> ModelOutput:
+        return self.classifier(**self.tokens.rows(self.ids.rows(input_ids)), **kwargs)
+
+
+class PolicyAdapter(_StaysInEval, nn.Module):
+    """The policy (or, with gradients off, the reference): logits of the classifier in columns 1..K.
+
+    Temperature, dropout and padding play no part: what is trained is exactly the softmax of the saved logits.
+    """
+
+    base_model_prefix = "by_row"
+    is_gradient_checkpointing = False
+
+    def __init__(self, classifier: PreTrainedModel, tokens: TokenTable, ids: SequenceIds):
+        super().__init__()
+        self.by_row = _RowClassifier(classifier, tokens, ids)
+        self.config = classifier.config
+        self.generation_config = GenerationConfig()
+        self.eval()
+
+    def forward(self, input_ids: Tensor, **_: Any) -> CausalLMOutput:
+        """Logits [B, 2, K+1]; TRL reads position 0, in front of the answer, and divides it in place."""
+        logits_B1K = self.by_row(input_ids).logits.unsqueeze(1)
+        return CausalLMOutput(logits=nn.functional.pad(logits_B1K, (1, 0, 0, 1), value=NEVER))
+
+    def generate(self, input_ids: Tensor, **_: Any) -> ModelOutput:
+        """Sample one answer a question: `sequences` [B, 2], and `scores`, one tensor of logits [B, K+1]."""
+        logits_BK1 = self.forward(input_ids).logits[:, 0]
+        answer_B1 = torch.multinomial(logits_BK1.softmax(-1), num_samples=1)
+        return ModelOutput(sequences=torch.cat([input_ids, answer_B1], dim=1), scores=(logits_BK1,))
+
+
+class ValueTrunk(_StaysInEval, nn.Module):
+    """A classifier used for its summary of the question: its last hidden state at the first position.
+
+    Parameters that the summary does not use (the classification head) are frozen: under several processes a parameter
+    without a gradient stops the training.
+    """
+
+    def __init__(self, classifier: PreTrainedModel, tokens: TokenTable, ids: SequenceIds):
+        super().__init__()
+        self.by_row = _RowClassifier(classifier, tokens, ids)
+        parameters = list(classifier.parameters())
+        first_question = ids.question_ids(torch.zeros(1, 1, dtype=torch.long, device=parameters[0].device))
+        summary_1H = self.summary_BH(first_question)
+        self.width = summary_1H.shape[-1]
+        gradients = torch.autograd.grad(summary_1H.sum(), parameters, allow_unused=True)
+        for parameter, gradient in zip(parameters, gradients, strict=True):
+            parameter.requires_grad_(gradient is not None)
+        self.eval()
+
+    def summary_BH(self, input_ids: Tensor) -> Tensor:
+        return self.by_row(input_ids, output_hidden_states=True).hidden_states[-1][:, 0]
+
+    def forward(self, input_ids: Tensor, **_: Any) -> BaseModelOutput:
+        """Hidden state [B, 2, H], the same at both positions."""
+        return BaseModelOutput(hidden_states=(self.summary_BH(input_ids).unsqueeze(1).expand(-1, 2, -1),))
+
+
+class ValueAdapter(_StaysInEval, nn.Module):
+    """The value model: a trunk of its own and a linear `score`. It is blind to the answer, or it would eat the advantage."""
+
+    base_model_prefix = "trunk"
+
+    def __init__(self, classifier: PreTrainedModel, tokens: TokenTable, ids: SequenceIds):
+        super().__init__()
+        self.trunk = ValueTrunk(classifier, tokens, ids)
+        self.score = nn.Linear(self.trunk.width, 1)
+        nn.init.zeros_(self.score.weight)
+        nn.init.zeros_(self.score.bias)
+
+
+class _GradeLookup(nn.Module):
+    """Scores of the sampled answers from a table that fills itself with every row that is asked for the first time."""
+
+    score_NK: Tensor
+    known_N: Tensor
+
+    def __init__(self, score_rows: Callable[[list[int]], Tensor], num_questions: int, ids: SequenceIds):
+        super().__init__()
+        self.score_rows = score_rows
+        self.ids = ids
+        self.num_unknown = num_questions
+        self.register_buffer("score_NK", torch.zeros(num_questions, ids.num_labels), persistent=False)
+        self.register_buffer("known_N", torch.zeros(num_questions, dtype=torch.bool), persistent=False)
+
+    def forward(self, input_ids: Tensor, **_: Any) -> BaseModelOutput:
+        rows_B, action_B = self.ids.rows(input_ids), self.ids.actions(input_ids)
+        if self.num_unknown:
+            unknown = rows_B[~self.known_N[rows_B]].unique()
+            if len(unknown):
+                self.score_NK[unknown] = self.score_rows(unknown.tolist()).to(self.score_NK)
+                self.known_N[unknown] = True
+                self.num_unknown -= len(unknown)
+        score_B = self.score_NK[rows_B, action_B]
+        return BaseModelOutput(hidden_states=(score_B[:, None, None].expand(-1, input_ids.shape[1], 1),))
+
+
+class RewardAdapter(_StaysInEval, nn.Module):
+    """The reward model: the grader's score of the sampled answer.
+
+    Args:
+        score_rows: scores [n, K] of n question rows, finite; asked once per row in the whole training.
+        num_questions: N, rows are 0..N-1.
+    """
+
+    base_model_prefix = "lookup"
+
+    def __init__(self, score_rows: Callable[[list[int]], Tensor], num_questions: int, ids: SequenceIds):
+        super().__init__()
+        self.lookup = _GradeLookup(score_rows, num_questions, ids)
+        self.score = nn.Identity()
+        self.eval()
+
+
+@dataclass(frozen=True)
+class TRLModels:
+    """What `PPOTrainer` is built from."""
+
+    ids: SequenceIds
+    policy: PolicyAdapter
+    reference: PolicyAdapter
+    value: ValueAdapter
+    reward: RewardAdapter

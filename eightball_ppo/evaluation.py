@@ -1,0 +1,84 @@
+"""Exact evaluation: policy x scores -> one record per split, and the before/after table of single questions."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
+import torch
+from torch import Tensor
+
+from eightball_ppo import objective
+from eightball_ppo.data import Questions
+from eightball_ppo.labels import LabelSet
+
+SAMPLES_PER_QUESTION = 50
+
+
+@dataclass(frozen=True)
+class SplitGrades:
+    """One split as a method sees it: its questions, the scores [N, K] of all labels, the reference's log-probs [N, K]."""
+
+    questions: Questions
+    score_NK: Tensor
+    ref_logp_NK: Tensor
+
+
+def describe(logp_NK: Tensor, ref_logp_NK: Tensor, questions: Questions, labels: LabelSet) -> dict[str, Any]:
+    """What needs no grader: `kl` to the reference and `entropy` (nats), `label_histogram` (mean probability of each
+    label), `greedy_histogram` (share of questions whose most probable label it is) and, on a labelled split,
+    `gold_accuracy` (the most probable label is the wanted one) and `gold_probability` (mean probability of the wanted
+    label); None without labels.
+    """
+    greedy_N = logp_NK.argmax(-1)
+    greedy_share_K = torch.bincount(greedy_N, minlength=len(labels)) / len(greedy_N)
+    record: dict[str, Any] = {
+        "questions": len(questions),
+        "kl": objective.kl_exact_N(logp_NK, ref_logp_NK).mean().item(),
+        "entropy": objective.entropy_N(logp_NK).mean().item(),
+        "gold_accuracy": None,
+        "gold_probability": None,
+        "label_histogram": dict(zip(labels.names, logp_NK.exp().mean(0).tolist(), strict=True)),
+        "greedy_histogram": dict(zip(labels.names, greedy_share_K.tolist(), strict=True)),
+    }
+    if questions.label_ids is not None:
+        gold_N = torch.tensor(questions.label_ids)
+        record["gold_accuracy"] = (greedy_N == gold_N).float().mean().item()
+        record["gold_probability"] = logp_NK.exp().gather(1, gold_N[:, None]).mean().item()
+    return record
+
+
+def evaluate(logp_NK: Tensor, split: SplitGrades, beta: float, labels: LabelSet) -> dict[str, Any]:
+    """The record of one policy on one graded split: `describe`, and `expected_score`, `objective` (J),
+    `optimum_objective` (J*) and `optimum_fraction`. Every number is an exact sum over labels, averaged over questions.
+    """
+    score_NK, ref_logp_NK = split.score_NK, split.ref_logp_NK
+    return {
+        "expected_score": objective.expected_score_N(logp_NK, score_NK).mean().item(),
+        "objective": objective.objective_N(logp_NK, ref_logp_NK, score_NK, beta).mean().item(),
+        "optimum_objective": objective.optimum_objective_N(ref_logp_NK, score_NK, beta).mean().item(),
+        "optimum_fraction": objective.optimum_fraction(logp_NK, ref_logp_NK, score_NK, beta),
+        **describe(logp_NK, ref_logp_NK, split.questions, labels),
+    }
+
+
+def before_after(split: SplitGrades, logits_before_NK: Tensor, logits_after_NK: Tensor, labels: LabelSet, seed: int) -> pd.DataFrame:
+    """One row per question: question, wanted, grader's scores, then logits, probabilities and sampled counts of the policy
+    before and after. The counts are of 50 draws each, from a generator of their own; `change` is the total variation
+    distance between before and after.
+    """
+    columns: dict[str, Any] = {"question": split.questions.texts}
+    if split.questions.label_ids is not None:
+        columns["wanted"] = [labels.names[i] for i in split.questions.label_ids]
+    for k, name in enumerate(labels.names):
+        columns[f"score_{name}"] = split.score_NK[:, k].tolist()
+    probabilities = {}
+    for when, logits_NK in (("before", logits_before_NK), ("after", logits_after_NK)):
+        generator = torch.Generator().manual_seed(seed)
+        p_NK = probabilities[when] = logits_NK.softmax(-1)
+        draws_NS = torch.multinomial(p_NK, SAMPLES_PER_QUESTION, replacement=True, generator=generator)
+        for k, name in enumerate(labels.names):
+            columns[f"{when}_logit_{name}"] = logits_NK[:, k].tolist()
+            columns[f"{when}_probability_{name}"] = p_NK[:, k].tolist()
+            columns[f"{when}_count_{name}"] = (draws_NS == k).sum(1).tolist()
+    columns["change"] = (0.5 * (probabilities["after"] - probabilities["before"]).abs().sum(1)).tolist()
+    return pd.DataFrame(columns)

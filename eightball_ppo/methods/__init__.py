@@ -1,0 +1,1 @@
+"""Methods: each file one `train(config) -> directory of the finished run`."""

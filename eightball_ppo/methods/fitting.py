@@ -1,0 +1,124 @@
+"""Fit a classifier to labels with `transformers.Trainer`: the supervised half of every stage."""
+
+import logging
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import (
+    DataCollatorWithPadding,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    ProgressCallback,
+    Trainer,
+    TrainerCallback,
+    TrainerControl,
+    TrainerState,
+    TrainingArguments,
+)
+from transformers.trainer_callback import PrinterCallback
+
+from eightball_ppo.configs import FitConfig
+from eightball_ppo.errors import InputError
+from eightball_ppo.runs import Run
+
+logger = logging.getLogger(__name__)
+
+
+class MetricsCallback(TrainerCallback):
+    """Every logged step as a row of metrics.jsonl."""
+
+    def __init__(self, run: Run, stage: str):
+        self.run = run
+        self.stage = stage
+
+    def on_log(self, args: Any, state: TrainerState, control: TrainerControl, logs: dict[str, Any] | None = None, **_: Any) -> None:
+        self.run.log({"stage": self.stage, "step": state.global_step, **(logs or {})})
+
+
+class QuietProgress(ProgressCallback):
+    """transformers' bar on the main process, named after the stage, without a line for every logged step."""
+
+    def __init__(self, stage: str):
+        super().__init__()
+        self.stage = stage
+
+    def on_train_begin(self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        super().on_train_begin(args, state, control, **kwargs)
+        if self.training_bar is not None:
+            self.training_bar.set_description(self.stage)
+
+    def on_log(self, args: Any, state: TrainerState, control: TrainerControl, logs: dict[str, Any] | None = None, **_: Any) -> None:
+        shown = {key: logs[key] for key in ("loss", "objective/scores", "objective/kl") if logs and key in logs}
+        if self.training_bar is not None and shown:
+            self.training_bar.set_postfix({key.removeprefix("objective/"): f"{value:.3g}" for key, value in shown.items()})
+
+
+def reporting(report_to: str) -> list[str]:
+    """transformers' spelling of `--report_to`."""
+    return [] if report_to == "none" else report_to.split(",")
+
+
+def replace_progress(trainer: Trainer, stage: str, disable_tqdm: bool) -> None:
+    """Our quiet bar instead of transformers' bar and printer."""
+    trainer.remove_callback(PrinterCallback)
+    trainer.remove_callback(ProgressCallback)
+    if not disable_tqdm:
+        trainer.add_callback(QuietProgress(stage))
+
+
+def fit(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    texts: Sequence[str],
+    label_ids: Sequence[int],
+    config: FitConfig,
+    run: Run,
+    stage: str,
+) -> None:
+    """Cross-entropy of `model` on (texts, label_ids), in place, with the recipe of `config`; logged to `run` as `stage`.
+
+    Raises:
+        InputError: no rows, or a tracker or scheduler that transformers does not know.
+    """
+    if not texts:
+        raise InputError(f"{stage}: no questions to train on")
+    encoded = tokenizer(list(texts), truncation=True, max_length=config.max_length, verbose=False)
+    rows = [
+        {"input_ids": ids, "attention_mask": mask, "labels": label}
+        for ids, mask, label in zip(encoded["input_ids"], encoded["attention_mask"], label_ids, strict=True)
+    ]
+    steps = len(rows) * config.num_train_epochs / config.per_device_train_batch_size
+    try:
+        arguments = TrainingArguments(
+            output_dir=str(Path(run.path)),
+            learning_rate=config.learning_rate,
+            lr_scheduler_type=config.lr_scheduler_type,
+            warmup_steps=config.warmup_steps,
+            weight_decay=config.weight_decay,
+            num_train_epochs=config.num_train_epochs,
+            per_device_train_batch_size=config.per_device_train_batch_size,
+            optim="adamw_torch",
+            seed=config.seed,
+            save_strategy="no",
+            logging_steps=max(1, round(steps / 50)),
+            report_to=reporting(config.report_to),
+            run_name=f"{run.target.name}-{stage}",
+            disable_tqdm=config.disable_tqdm,
+            dataloader_pin_memory=torch.cuda.is_available(),
+        )
+    except ValueError as error:
+        raise InputError(f"{stage}: {str(error).splitlines()[0]}") from None
+    trainer = Trainer(
+        model,
+        arguments,
+        data_collator=DataCollatorWithPadding(tokenizer),
+        train_dataset=rows,
+        callbacks=[MetricsCallback(run, stage)],
+    )
+    replace_progress(trainer, stage, config.disable_tqdm)
+    trainer.train()
+    sys.stderr.flush()
+    model.eval()

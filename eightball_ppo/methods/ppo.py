@@ -1,0 +1,210 @@
+"""PPO: TRL's `PPOTrainer`, its `train()` untouched, on adapters of the small classifier."""
+
+import contextlib
+import copy
+import gc
+import logging
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel, TrainerControl, TrainerState, set_seed
+
+from eightball_ppo.adapters import PolicyAdapter, RewardAdapter, SequenceIds, TRLModels, ValueAdapter
+from eightball_ppo.configs import PPOConfig
+from eightball_ppo.errors import InputError
+from eightball_ppo.evaluation import evaluate
+from eightball_ppo.methods.fitting import MetricsCallback, replace_progress, reporting
+from eightball_ppo.methods.task import Task, finish, load_task
+from eightball_ppo.models.loading import table_logits_NK
+from eightball_ppo.runs import Run, check_output_dir
+from eightball_ppo.tokenization import TokenTable
+
+logger = logging.getLogger(__name__)
+
+LARGEST_DEFAULT_BATCH = 1200
+SMALLEST_BATCH = 8  # whitening divides by the batch's standard deviation; a batch of 1 turns the weights into NaN
+RANK_SEED_STEP = 100_003  # TRL's own distance between the seeds of two ranks
+
+
+def train(config: PPOConfig) -> Path:
+    """Train the policy into `config.output_dir` and return it; trains the default SFT and reward models if missing.
+
+    Raises:
+        InputError: bad data, checkpoint, grader, batch or output directory; nothing is written then.
+    """
+    check_output_dir(config)
+    task = load_task(config)
+    world_size = _world_size()
+    batch = batch_size(config, len(task.questions["train"]), world_size)
+    with Run(config, "ppo") as run:
+        set_seed(config.seed)
+        models = build_models(task.classifier, task.tokens["train"], task.score_rows)
+        trainer = build_trainer(config, models, batch, run.path, [])
+        trainer.add_callback(PPOMetrics(run, task, models.policy))
+        run_trainer(trainer, config)
+        policy = models.policy.by_row.classifier.to("cpu")
+        updates = trainer.state.global_step
+        extra = {"updates": updates, "per_device_train_batch_size": batch, "world_size": world_size}
+        return finish(task, policy, run, episodes=trainer.state.episode, extra=extra)
+
+
+def _world_size() -> int:
+    from accelerate import PartialState
+
+    return PartialState().num_processes
+
+
+def batch_size(config: PPOConfig, num_questions: int, world_size: int) -> int:
+    """Episodes per update and process: the configured number, or the largest sensible one.
+
+    Raises:
+        InputError: the questions cannot fill one batch (TRL would wait for ever), the minibatches do not divide it, or
+            it is too small to be whitened.
+    """
+    available = num_questions * config.num_generations // world_size
+    batch = config.per_device_train_batch_size
+    if batch is None:
+        batch = min(LARGEST_DEFAULT_BATCH, available)
+        batch -= batch % config.num_mini_batches
+    if batch > available:
+        raise InputError(
+            f"--per_device_train_batch_size {batch}: {num_questions} questions x --num_generations {config.num_generations} "
+            f"on {world_size} process(es) fill at most {available}"
+        )
+    if batch < SMALLEST_BATCH:
+        raise InputError(f"--per_device_train_batch_size {batch}: at least {SMALLEST_BATCH}, advantages are whitened over it")
+    if batch % config.num_mini_batches:
+        raise InputError(f"--num_mini_batches {config.num_mini_batches} does not divide the batch of {batch} episodes")
+    if config.whiten_rewards and batch // config.num_mini_batches < SMALLEST_BATCH:
+        raise InputError(f"--whiten_rewards: minibatches of {batch // config.num_mini_batches} episodes, at least {SMALLEST_BATCH} are needed")
+    return batch
+
+
+def build_models(classifier: PreTrainedModel, tokens: TokenTable, score_rows: Any) -> TRLModels:
+    """Policy, reference and value model, all starting from `classifier`, and the reward model over `score_rows`.
+
+    `classifier` itself becomes none of them: it is copied, and stays as it is.
+    """
+    ids = SequenceIds(classifier.config.num_labels)
+    policy, reference, value = (copy.deepcopy(classifier) for _ in range(3))
+    return TRLModels(
+        ids=ids,
+        policy=PolicyAdapter(policy.requires_grad_(True), tokens, ids),
+        reference=PolicyAdapter(reference.requires_grad_(False), tokens, ids),
+        value=ValueAdapter(value.requires_grad_(True), tokens, ids),
+        reward=RewardAdapter(score_rows, len(tokens), ids),
+    )
+
+
+def build_trainer(config: PPOConfig, models: TRLModels, batch: int, output_dir: Path, callbacks: list[Any]) -> Any:
+    """A `PPOTrainer` of `models`, ready to `train()`. `batch` is the number of episodes per update and process."""
+    from datasets import Dataset
+    from trl.experimental import ppo as trl_ppo
+
+    arguments = trl_ppo.PPOConfig(
+        output_dir=str(output_dir),
+        seed=config.seed,
+        report_to=reporting(config.report_to),
+        run_name=output_dir.name.removesuffix(".unfinished"),
+        disable_tqdm=config.disable_tqdm,
+        save_strategy="no",
+        logging_steps=1,
+        # precision and memory: said, because TRL's defaults switch on what its loop then ignores
+        bf16=False,
+        gradient_checkpointing=False,
+        # one answer is one label, sampled from the very softmax that is saved
+        response_length=1,
+        temperature=1.0,
+        stop_token=None,
+        num_sample_generations=0,
+        kl_estimator="k1",
+        gradient_accumulation_steps=1,
+        per_device_train_batch_size=batch,
+        local_rollout_forward_batch_size=batch,
+        total_episodes=config.total_episodes,
+        num_mini_batches=config.num_mini_batches,
+        num_ppo_epochs=config.num_ppo_epochs,
+        learning_rate=config.learning_rate,
+        lr_scheduler_type=config.lr_scheduler_type,
+        warmup_steps=config.warmup_steps,
+        weight_decay=config.weight_decay,
+        kl_coef=config.kl_coef,
+        cliprange=config.cliprange,
+        cliprange_value=config.cliprange_value,
+        vf_coef=config.vf_coef,
+        whiten_rewards=config.whiten_rewards,
+    )
+    num_questions = models.reward.lookup.known_N.shape[0]
+    rows = torch.arange(num_questions).repeat(config.num_generations)
+    trainer = trl_ppo.PPOTrainer(
+        args=arguments,
+        processing_class=models.ids,
+        model=models.policy,
+        ref_model=models.reference,
+        reward_model=models.reward,
+        value_model=models.value,
+        train_dataset=Dataset.from_dict({"input_ids": models.ids.question_ids(rows).unsqueeze(1).tolist()}),
+        data_collator=_collate,
+        callbacks=callbacks,
+    )
+    replace_progress(trainer, "ppo", config.disable_tqdm)
+    if config.max_grad_norm is not None:
+        _clip_gradients(trainer, config.max_grad_norm)
+    return trainer
+
+
+def _collate(rows: list[dict[str, list[int]]]) -> dict[str, Tensor]:
+    return {"input_ids": torch.tensor([row["input_ids"] for row in rows])}
+
+
+def _clip_gradients(trainer: Any, max_norm: float) -> None:
+    """TRL's loop never clips: do it right before every optimizer step, when the ranks' gradients are averaged already."""
+    optimizer = trainer.optimizer.optimizer
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+
+    def clip(*_: Any) -> None:
+        torch.nn.utils.clip_grad_norm_(parameters, max_norm)
+
+    optimizer.register_step_pre_hook(clip)
+
+
+def run_trainer(trainer: Any, config: PPOConfig) -> None:
+    """TRL's `train()`, seeded, with cheap garbage collections and its prints on stderr.
+
+    TRL seeds torch alone, but draws its minibatches from numpy's generator; and it collects garbage twice an update,
+    which costs 7 times the update itself unless what lives already is frozen.
+    """
+    set_seed(config.seed + RANK_SEED_STEP * trainer.accelerator.process_index)
+    gc.collect()
+    gc.freeze()
+    try:
+        with contextlib.redirect_stdout(sys.stderr):
+            trainer.train()
+    finally:
+        gc.unfreeze()
+
+
+class PPOMetrics(MetricsCallback):
+    """TRL's metrics of every update, and beside them the exact ones of the policy that the update made.
+
+    `objective/*` are TRL's estimates from the sampled answers, before the update; `exact/*` are sums over all labels of
+    all training questions, after it. They wait until every training question has been graded.
+    """
+
+    EXACT = ("expected_score", "kl", "entropy", "objective", "optimum_fraction")
+
+    def __init__(self, run: Run, task: Task, policy: PolicyAdapter):
+        super().__init__(run, "ppo")
+        self.task = task
+        self.policy = policy
+
+    def on_log(self, args: Any, state: TrainerState, control: TrainerControl, logs: dict[str, Any] | None = None, **_: Any) -> None:
+        exact: dict[str, Any] = {}
+        if self.task.book.knows(self.task.questions["train"].texts):
+            logp_NK = table_logits_NK(self.policy.by_row.classifier, self.task.tokens["train"]).log_softmax(-1)
+            record = evaluate(logp_NK, self.task.graded("train"), self.task.config.kl_coef, self.task.labels)
+            exact = {f"exact/{name}": record[name] for name in self.EXACT}
+        super().on_log(args, state, control, {**(logs or {}), **exact})

@@ -1,0 +1,62 @@
+"""Ask a trained policy one question, or a file of them."""
+
+from pathlib import Path
+
+import torch
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from eightball_ppo.configs import PredictConfig
+from eightball_ppo.data import Questions
+from eightball_ppo.errors import InputError
+from eightball_ppo.models.loading import label_set, load_classifier, table_logits_NK
+from eightball_ppo.tokenization import tokenize
+
+
+def answers(config: PredictConfig) -> list[tuple[str, str, dict[str, float]]]:
+    """(question, answer, probability of every label) of each question that `config` asks.
+
+    Raises:
+        InputError: no question, an unreadable file, or no loadable policy.
+    """
+    questions = _questions(config)
+    model, tokenizer = load_classifier(config.model_name_or_path, "--model_name_or_path")
+    labels = label_set(model)
+    probability_NK = table_logits_NK(model, tokenize(questions, tokenizer, config.max_length)).softmax(-1)
+    if config.sample:
+        generator = torch.Generator().manual_seed(config.seed)
+        action_N = torch.multinomial(probability_NK, 1, generator=generator).squeeze(1)
+    else:
+        action_N = probability_NK.argmax(-1)
+    return [
+        (text, labels.names[action], dict(zip(labels.names, probability_K, strict=True)))
+        for text, action, probability_K in zip(questions.texts, action_N.tolist(), probability_NK.tolist(), strict=True)
+    ]
+
+
+def _questions(config: PredictConfig) -> Questions:
+    if config.question is not None:
+        if not config.question.strip():
+            raise InputError("predict: the question is blank")
+        return Questions("question", [config.question.strip()])
+    assert config.file is not None
+    try:
+        lines = Path(config.file).read_bytes().decode("utf-8-sig").splitlines()
+    except OSError as error:
+        raise InputError(f"--file {config.file}: {error.strerror}") from None
+    except UnicodeDecodeError as error:
+        raise InputError(f"--file {config.file}: not UTF-8 (byte {error.start}); re-encode the file") from None
+    texts = [line.strip() for line in lines if line.strip()]
+    if not texts:
+        raise InputError(f"--file {config.file}: holds no question")
+    return Questions(config.file, texts)
+
+
+def run(config: PredictConfig) -> None:
+    """Print question, answer and probabilities as a table."""
+    rows = answers(config)
+    table = Table("question", "answer", *rows[0][2])
+    for question, answer, probabilities in rows:
+        table.add_row(escape(question), escape(answer), *(f"{p:.3f}" for p in probabilities.values()))
+    Console().print(table)

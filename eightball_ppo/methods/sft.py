@@ -1,0 +1,83 @@
+"""SFT: the small classifier learns the form of an answer from questions with random 8-ball answers."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from scipy.stats import chisquare
+from transformers import set_seed
+
+from eightball_ppo import hub
+from eightball_ppo.configs import SFTConfig
+from eightball_ppo.data import Questions, load_questions
+from eightball_ppo.evaluation import describe
+from eightball_ppo.labels import LabelSet
+from eightball_ppo.methods.fitting import fit
+from eightball_ppo.models.configuration_eightball import EightBallConfig
+from eightball_ppo.models.loading import table_logits_NK
+from eightball_ppo.models.modeling_eightball import EightBallForSequenceClassification
+from eightball_ppo.report.tables import print_record
+from eightball_ppo.runs import Run, is_main_process
+from eightball_ppo.tokenization import load_tokenizer, tokenize
+
+
+def train(config: SFTConfig) -> Path:
+    """Train the reference policy into `config.output_dir` and return it.
+
+    Raises:
+        InputError: bad data, labels, tokenizer or output directory; nothing is written then.
+    """
+    labels = LabelSet.of(config.labels)
+    questions = load_questions(config.dataset_name, "sft", config.text_column, config.label_column, labels)
+    heldout = load_questions(config.dataset_name, "heldout", config.text_column, config.label_column, labels)
+    tokenizer = load_tokenizer(config.tokenizer, questions)
+    tokenize(questions, tokenizer, config.max_length)  # warns of questions that are cut
+
+    set_seed(config.seed)
+    model = EightBallForSequenceClassification(
+        EightBallConfig(
+            vocab_size=len(tokenizer),
+            pad_token_id=tokenizer.pad_token_id,
+            id2label=labels.id2label,
+            label2id=labels.label2id,
+        )
+    )
+    assert questions.label_ids is not None
+    with Run(config, "sft") as run:
+        fit(model, tokenizer, questions.texts, questions.label_ids, config, run, "sft")
+        logits_NK = table_logits_NK(model, tokenize(heldout, tokenizer, config.max_length))
+        results = _results(logits_NK, heldout, questions.label_ids, labels, config, run)
+        if is_main_process():
+            model.save_pretrained(run.path)
+            tokenizer.save_pretrained(run.path)
+            hub.write_card(run.path, "sft", results)
+            print_record("sft", "heldout", results["splits"]["heldout"])
+        return run.finish(results)
+
+
+def _results(logits_NK: torch.Tensor, heldout: Questions, train_ids: list[int], labels: LabelSet, config: SFTConfig, run: Run) -> dict[str, Any]:
+    """The record, plus whether held-out answers follow the prior of the training answers.
+
+    `prior_p_value`: chi-square test of one sampled answer per held-out question against the training frequencies; small
+    would mean that the answers do not follow the prior.
+    """
+    logp_NK = logits_NK.log_softmax(-1)
+    no_grader = dict.fromkeys(("expected_score", "objective", "optimum_objective", "optimum_fraction"))
+    record = {**no_grader, **describe(logp_NK, logp_NK, heldout, labels)}
+    generator = torch.Generator().manual_seed(config.seed)
+    sampled_N = torch.multinomial(logp_NK.exp(), 1, generator=generator).squeeze(1)
+    counts_K = torch.bincount(sampled_N, minlength=len(labels))
+    prior_K = torch.bincount(torch.tensor(train_ids), minlength=len(labels)) / len(train_ids)
+    test = chisquare(counts_K.numpy(), (prior_K * len(heldout)).numpy())
+    record["sampled_counts"] = dict(zip(labels.names, counts_K.tolist(), strict=True))
+    record["training_prior"] = dict(zip(labels.names, prior_K.tolist(), strict=True))
+    record["prior_p_value"] = float(test.pvalue)
+    return {
+        "method": "sft",
+        "seed": config.seed,
+        "beta": None,
+        "episodes": 0,
+        "grader_calls": 0,
+        "seconds": run.seconds,
+        "splits": {"heldout": record},
+    }

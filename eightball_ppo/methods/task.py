@@ -1,0 +1,157 @@
+"""What every graded method starts from: the reference, the questions, the grades. And what each one ends with."""
+
+import json
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from eightball_ppo import hub
+from eightball_ppo.configs import GradedConfig, RewardConfig, SFTConfig, StageConfig
+from eightball_ppo.data import Questions, load_questions
+from eightball_ppo.errors import InputError
+from eightball_ppo.evaluation import SplitGrades, before_after, evaluate
+from eightball_ppo.graders.base import GradeBook, convert_scores
+from eightball_ppo.graders.registry import load_grader, parse_grader
+from eightball_ppo.labels import LabelSet
+from eightball_ppo.models.loading import label_set, load_classifier, table_logits_NK
+from eightball_ppo.report import plots, tables
+from eightball_ppo.runs import RESULTS, Run, is_main_process, read_metrics
+from eightball_ppo.tokenization import TokenTable, tokenize
+
+logger = logging.getLogger(__name__)
+
+WEAK_GRADER_ACCURACY = 0.6
+
+
+@dataclass(frozen=True)
+class Task:
+    """One reference, two splits of questions and one grader; `train` is the split that methods may learn from."""
+
+    labels: LabelSet
+    classifier: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+    book: GradeBook
+    questions: dict[str, Questions]
+    tokens: dict[str, TokenTable]
+    ref_logits_NK: dict[str, Tensor]
+    config: GradedConfig
+
+    def logp_NK(self, split: str) -> Tensor:
+        """The grader's log-probabilities of all labels on one split."""
+        return self.book.logp_NK(self.questions[split].texts)
+
+    def score_rows(self, rows: list[int]) -> Tensor:
+        """Scores [n, K] of training questions, asking the grader for those that nobody asked for yet."""
+        texts = self.questions["train"].texts
+        return convert_scores(self.book.logp_NK([texts[row] for row in rows]), self.config.score)
+
+    def graded(self, split: str) -> SplitGrades:
+        score_NK = convert_scores(self.logp_NK(split), self.config.score)
+        return SplitGrades(self.questions[split], score_NK, self.ref_logits_NK[split].log_softmax(-1))
+
+
+def check_paths(config: GradedConfig) -> None:
+    """Fail on a bad `--grader`, a missing checkpoint or missing data before any stage is trained."""
+    labels = LabelSet.of(config.labels)
+    name, argument = parse_grader(config.grader)
+    if name == "rule" and argument not in labels.names:
+        raise InputError(f"--grader {config.grader}: unknown label; known: {list(labels.names)}")
+    for split, labelled in (("rl", False), ("heldout", True)):
+        load_questions(config.dataset_name, split, config.text_column, config.label_column if labelled else None, labels)
+
+
+def train_prerequisites(config: GradedConfig) -> None:
+    """Train the default reference and the default reward model where their directories do not exist yet."""
+    from eightball_ppo.methods import reward_model, sft
+
+    inherited: dict[str, Any] = {
+        name: getattr(config, name)
+        for name in ("dataset_name", "text_column", "label_column", "labels", "seed", "report_to", "disable_tqdm")
+    }
+    if config.sft_model_path == SFTConfig.output_dir and not Path(config.sft_model_path).exists():
+        sft.train(SFTConfig(**inherited, max_length=config.max_length))
+    needs_reward_model = parse_grader(config.grader)[0] == "bert"
+    if needs_reward_model and config.reward_model_path == RewardConfig.output_dir and not Path(config.reward_model_path).exists():
+        reward_model.train(RewardConfig(**inherited))
+
+
+def load_task(config: GradedConfig) -> Task:
+    """Reference, questions and grader of a method, training the defaults where they are missing.
+
+    Raises:
+        InputError: bad data, checkpoint or grader, labels that differ between them, or a grader that is too weak.
+    """
+    check_paths(config)
+    train_prerequisites(config)
+    labels = LabelSet.of(config.labels)
+    classifier, tokenizer = load_classifier(config.sft_model_path, "--sft_model_path")
+    labels.require_same(label_set(classifier), "--labels", f"--sft_model_path {config.sft_model_path}")
+    book = GradeBook(load_grader(config.grader, labels, config.reward_model_path))
+    questions = {
+        "train": load_questions(config.dataset_name, "rl", config.text_column),
+        "heldout": load_questions(config.dataset_name, "heldout", config.text_column, config.label_column, labels),
+    }
+    tokens = {split: tokenize(own, tokenizer, config.max_length) for split, own in questions.items()}
+    ref_logits_NK = {split: table_logits_NK(classifier, table) for split, table in tokens.items()}
+    task = Task(labels, classifier, tokenizer, book, questions, tokens, ref_logits_NK, config)
+    check_grader(task)
+    return task
+
+
+def check_grader(task: Task) -> None:
+    """Raises InputError if the grader's accuracy on the held-out wishes is not above 0.6, unless that is allowed."""
+    if task.book.grader.deliberate:
+        return
+    gold_N = torch.tensor(task.questions["heldout"].label_ids)
+    accuracy = (task.logp_NK("heldout").argmax(-1) == gold_N).float().mean().item()
+    if accuracy <= WEAK_GRADER_ACCURACY:
+        message = (
+            f"grader {task.config.grader}: held-out accuracy {accuracy:.3f} is not above {WEAK_GRADER_ACCURACY}; "
+            "it would teach its mistakes"
+        )
+        if not task.config.allow_weak_grader:
+            raise InputError(f"{message}; train a better one or pass --allow_weak_grader")
+        logger.warning("%s (allowed by --allow_weak_grader)", message)
+
+
+def finish(task: Task, policy: PreTrainedModel, run: Run, episodes: int, extra: dict[str, Any]) -> Path:
+    """Evaluate the trained policy, write everything a run directory holds, print the tables, give the run its name."""
+    logits_NK = {split: table_logits_NK(policy, table) for split, table in task.tokens.items()}
+    graded = {split: task.graded(split) for split in task.tokens}
+    beta = task.config.kl_coef
+    results = {
+        "method": run.method,
+        "seed": task.config.seed,
+        "beta": beta,
+        "episodes": episodes,
+        "grader_calls": task.book.calls,
+        "grader": task.book.grader.fingerprint,
+        "score": task.config.score,
+        **extra,
+        "splits": {
+            split: evaluate(logits_NK[split].log_softmax(-1), graded[split], beta, task.labels) for split in graded
+        },
+        "reference": {
+            split: evaluate(own.ref_logp_NK, own, beta, task.labels) for split, own in graded.items()
+        },
+        "seconds": run.seconds,
+    }
+    if is_main_process():
+        policy.save_pretrained(run.path)
+        task.tokenizer.save_pretrained(run.path)
+        table = before_after(
+            graded["heldout"], task.ref_logits_NK["heldout"], logits_NK["heldout"], task.labels, task.config.seed
+        )
+        table.to_parquet(run.path / "before_after.parquet")
+        plots.label_histogram(results, run.path / "labels.png")
+        if (run.path / "metrics.jsonl").exists():
+            plots.curves(read_metrics(run.path), run.path / "curves.png", title=run.method)
+        hub.write_card(run.path, run.method, results)
+        tables.print_before_after(table, task.labels)
+        tables.print_results(results)
+    return run.finish(results)

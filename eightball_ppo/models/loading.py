@@ -1,0 +1,71 @@
+"""Load a classifier and its tokenizer from a directory or the Hub, safetensors only, and say clearly what is wrong."""
+
+import torch
+from transformers import (
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+
+from eightball_ppo.data import Questions
+from eightball_ppo.errors import InputError
+from eightball_ppo.labels import LabelSet
+from eightball_ppo.locations import local_path
+from eightball_ppo.tokenization import TokenTable, tokenize
+
+
+def load_classifier(name: str, flag: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """Model in eval mode (float32) and tokenizer of a saved classifier. `flag` names the option in errors.
+
+    Raises:
+        InputError: no such directory, no checkpoint in it, a damaged one, or one without safetensors.
+    """
+    path = local_path(name)
+    if path is not None and not path.is_dir():
+        raise InputError(f"{flag} {name}: no such directory")
+    if path is not None and not (path / "config.json").is_file():
+        raise InputError(f"{flag} {name}: not a checkpoint, it holds no config.json")
+    source = name if path is None else str(path)
+    try:
+        model = AutoModelForSequenceClassification.from_pretrained(source, use_safetensors=True, dtype=torch.float32)
+        tokenizer = AutoTokenizer.from_pretrained(source)
+    except Exception as error:  # every library below raises its own: OSError, ValueError, SafetensorError, KeyError ...
+        raise InputError(f"{flag} {name}: not a loadable checkpoint ({_first_line(error)})") from error
+    return model.eval(), tokenizer
+
+
+def _first_line(error: Exception) -> str:
+    text = str(error).strip()
+    return text.splitlines()[0][:200] if text else type(error).__name__
+
+
+def label_set(model: PreTrainedModel) -> LabelSet:
+    """The labels of a loaded classifier."""
+    return LabelSet.of_model(model.config.id2label)
+
+
+@torch.no_grad()
+def table_logits_NK(model: torch.nn.Module, tokens: TokenTable, batch_size: int = 256) -> torch.Tensor:
+    """Logits [N, K] of every question of a token table, on the CPU; `model` is put in eval mode for it and back."""
+    was_training = model.training
+    model.eval()
+    device = next(model.parameters()).device
+    tokens = tokens.to(device)
+    rows_N = torch.arange(len(tokens), device=device)
+    logits = [model(**tokens.rows(rows_B)).logits for rows_B in rows_N.split(batch_size)]
+    model.train(was_training)
+    return torch.cat(logits).float().cpu()
+
+
+def text_logits_NK(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, texts: list[str], max_length: int, batch_size: int = 64
+) -> torch.Tensor:
+    """Logits [N, K] of texts, in length-sorted batches so that little is spent on padding; the order is the texts'."""
+    order = sorted(range(len(texts)), key=lambda i: len(texts[i]))
+    parts = []
+    for start in range(0, len(order), batch_size):
+        batch = Questions("texts", [texts[i] for i in order[start : start + batch_size]])
+        parts.append(table_logits_NK(model, tokenize(batch, tokenizer, max_length)))
+    logits_NK = torch.cat(parts)
+    return logits_NK[torch.argsort(torch.tensor(order))]

@@ -1,0 +1,54 @@
+"""Tables on the terminal (stdout)."""
+
+from typing import Any
+
+import pandas as pd
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from eightball_ppo.labels import LabelSet
+
+LARGEST_CHANGES = 5
+_SHOWN = ("expected_score", "objective", "optimum_fraction", "kl", "entropy", "gold_accuracy", "gold_probability", "label_histogram")
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, dict):
+        return "  ".join(f"{key} {_text(item)}" for key, item in value.items())
+    if isinstance(value, float):
+        return f"{value:.4g}" if abs(value) < 0.001 and value else f"{value:.3f}"
+    return "-" if value is None else str(value)
+
+
+def print_record(method: str, split: str, record: dict[str, Any]) -> None:
+    """One record, a line per metric that it has."""
+    table = Table("metric", split, title=method)
+    for name, value in record.items():
+        if value is not None:
+            table.add_row(name, _text(value))
+    Console().print(table)
+
+
+def print_results(results: dict[str, Any]) -> None:
+    """Reference and policy side by side, on every split."""
+    columns = [(split, which) for split in results["splits"] for which in ("reference", "splits")]
+    title = f"{results['method']}  beta {results['beta']}  seed {results['seed']}"
+    table = Table("metric", *(f"{split}: {'before' if which == 'reference' else 'after'}" for split, which in columns), title=title)
+    for metric in _SHOWN:
+        table.add_row(metric, *(_text(results[which][split][metric]) for split, which in columns))
+    Console().print(table)
+
+
+def print_before_after(table: pd.DataFrame, labels: LabelSet) -> None:
+    """The first held-out question and those that changed most, with probabilities and counts of 50 draws."""
+    largest = table.iloc[1:].nlargest(LARGEST_CHANGES, "change")
+    shown = Table("question", "wanted", *(f"{name} before > after" for name in labels.names), title="before and after")
+    for _, row in pd.concat([table.iloc[:1], largest]).iterrows():
+        cells = [
+            f"{row[f'before_probability_{name}']:.2f} > {row[f'after_probability_{name}']:.2f}"
+            f"  ({row[f'before_count_{name}']} > {row[f'after_count_{name}']})"
+            for name in labels.names
+        ]
+        shown.add_row(escape(row["question"]), escape(str(row.get("wanted", "-"))), *cells)
+    Console().print(shown)
