@@ -1,7 +1,7 @@
 """A classifier as TRL's PPO sees it: a language model with one-token questions and one-token answers.
 
-TRL's loop moves integer sequences. For a one-step decision the question need not be its words: it travels as ONE id that
-names its row, and the answer is one more id, always the last column.
+TRL's loop moves integer sequences. For a one-step decision the question need not be its words: it travels as ONE id
+that names its row, and the answer is one more id, always the last column.
 
     0 pad | 1..K the labels (actions) | K+1 eos, never an action | K+2+i question i
 
@@ -133,7 +133,7 @@ class ValueTrunk(_StaysInEval, nn.Module):
 
 
 class ValueAdapter(_StaysInEval, nn.Module):
-    """The value model: a trunk of its own and a linear `score`. It is blind to the answer, or it would eat the advantage."""
+    """The value model: a trunk of its own and a linear `score`. Blind to the answer: else it eats the advantage."""
 
     base_model_prefix = "trunk"
 

@@ -1,8 +1,8 @@
 """One dataclass per stage. Names and defaults follow TRL and transformers; every field here does what it says.
 
-TRL's `PPOConfig` has some 150 options, a good part of which its PPOTrainer accepts and ignores, or which bias a one-step
-policy in silence. `PPOConfig` below therefore does not inherit them: it has those that work, and `TRL_OPTIONS` says, for
-each of the others that a user may try, why it is refused or which single value stands.
+TRL's `PPOConfig` has some 150 options, a good part of which its PPOTrainer accepts and ignores, or which bias a
+one-step policy in silence. `PPOConfig` below therefore does not inherit them: it has those that work, and `TRL_OPTIONS`
+says, for each of the others that a user may try, why it is refused or which single value stands.
 """
 
 from dataclasses import dataclass, field
@@ -70,7 +70,9 @@ class SFTConfig(FitConfig):
     """Fine-tune the small classifier on questions with random answers: the form of an answer and nothing else."""
 
     output_dir: str = option("runs/sft", "Directory of the finished run; it must not hold another run.")
-    tokenizer: str = option("wordpiece", "wordpiece (BERT's), whitespace (the training words), or a directory or Hub id.")
+    tokenizer: str = option(
+        "wordpiece", "wordpiece (BERT's), whitespace (the training words), or a directory or Hub id."
+    )
 
 
 @dataclass
@@ -78,7 +80,9 @@ class RewardConfig(FitConfig):
     """Fine-tune a BERT on what askers want to hear, then scale its temperature."""
 
     output_dir: str = option("runs/reward", "Directory of the finished run; it must not hold another run.")
-    model_name_or_path: str = option("minilm", "Encoder: minilm (packaged), a directory or a Hub id, e.g. google-bert/bert-base-uncased.")
+    model_name_or_path: str = option(
+        "minilm", "Encoder: minilm (packaged), a directory or a Hub id, e.g. google-bert/bert-base-uncased."
+    )
     max_length: int = option(48, "Most tokens of a question, special tokens included; longer ones are cut and counted.")
     validation_fraction: float = option(0.15, "Share of the preference questions kept for the temperature.")
     use_peft: bool = option(False, "Train LoRA adapters instead of all weights; the merged model is saved.")
@@ -102,7 +106,9 @@ class GradedConfig(StageConfig):
     """What the methods share that turn a grader's scores into a better policy."""
 
     sft_model_path: str = option("runs/sft", "Reference policy; trained with defaults if this default does not exist.")
-    reward_model_path: str = option("runs/reward", "Reward model of grader bert; trained with defaults if this default does not exist.")
+    reward_model_path: str = option(
+        "runs/reward", "Reward model of grader bert; trained with defaults if this default does not exist."
+    )
     grader: str = option("bert", "Who scores answers: bert (the reward model), random-head[:SEED], rule:LABEL.")
     score: ScoreKind = option("log_prob", "Score made of the grader's probability p: log p, p, or log p/(1-p).")
     kl_coef: float = option(0.1, "beta: price of one nat of KL(policy || reference), in units of the score.")
@@ -120,16 +126,28 @@ class PPOConfig(GradedConfig):
     output_dir: str = option("runs/ppo", "Directory of the finished run; it must not hold another run.")
     total_episodes: int = option(48_000, "Answers sampled in all, over all processes; rounded up to whole batches.")
     num_generations: int = option(2, "How often a question stands in one pass over the data.")
-    per_device_train_batch_size: int | None = option(None, "Episodes per update and process; by default one pass, 1200 at most.")
-    num_mini_batches: int = option(4, "Minibatches, so optimizer steps, per PPO epoch; must divide the batch.")
+    per_device_train_batch_size: int | None = option(
+        None, "Episodes per update and process; by default one pass, 1200 at most."
+    )
+    num_mini_batches: int = option(8, "Minibatches, so optimizer steps, per PPO epoch; must divide the batch.")
     num_ppo_epochs: int = option(4, "Passes over each batch.")
-    learning_rate: float = option(0.012, "Peak learning rate of policy and value model.")
-    lr_scheduler_type: str = option("linear", "Shape of the learning rate over updates; linear decay to 0 reaches the optimum.")
+    learning_rate: float = option(0.012, "Peak learning rate of the policy.")
+    value_learning_rate: float = option(
+        0.0012, "Peak learning rate of the value model; a slow critic keeps wrong answers surprising."
+    )
+    lr_scheduler_type: str = option(
+        "linear", "Shape of the learning rate over updates; linear decay to 0 reaches the optimum."
+    )
     warmup_steps: int = option(0, "Updates of linear warm-up; the first of them learns nothing.")
     weight_decay: float = option(0.0, "AdamW's decoupled weight decay.")
+    adam_beta2: float = option(
+        0.9, "AdamW's decay of squared gradients; PPO's shrink a hundredfold, so the usual 0.999 is too slow."
+    )
     max_grad_norm: float | None = option(None, "Clip the gradient's norm at every optimizer step; none: no clipping.")
-    cliprange: float = option(0.2, "Clip range of the probability ratio.")
-    cliprange_value: float = option(10.0, "Clip range of the value, in units of the score; 10 is off for log-probabilities.")
+    cliprange: float = option(0.1, "Clip range of the probability ratio.")
+    cliprange_value: float = option(
+        10.0, "Clip range of the value, in units of the score; 10 is off for log-probabilities."
+    )
     vf_coef: float = option(0.1, "Weight of the value loss.")
     whiten_rewards: bool = option(False, "Whiten rewards, too (advantages always are).")
 
@@ -137,9 +155,14 @@ class PPOConfig(GradedConfig):
         super().__post_init__()
         for name in ("total_episodes", "num_generations", "num_mini_batches", "num_ppo_epochs"):
             require(getattr(self, name) >= 1, f"--{name} {getattr(self, name)}: at least 1")
-        require(self.learning_rate >= 0, f"--learning_rate {self.learning_rate}: must not be negative")
+        for name in ("learning_rate", "value_learning_rate"):
+            require(getattr(self, name) >= 0, f"--{name} {getattr(self, name)}: must not be negative")
+        require(0 <= self.adam_beta2 < 1, f"--adam_beta2 {self.adam_beta2}: at least 0 and below 1")
         require(self.cliprange > 0 and self.cliprange_value > 0, "--cliprange and --cliprange_value: must be above 0")
-        require(self.max_grad_norm is None or self.max_grad_norm > 0, f"--max_grad_norm {self.max_grad_norm}: must be above 0")
+        require(
+            self.max_grad_norm is None or self.max_grad_norm > 0,
+            f"--max_grad_norm {self.max_grad_norm}: must be above 0",
+        )
         require(
             self.lr_scheduler_type != "reduce_lr_on_plateau",
             "--lr_scheduler_type reduce_lr_on_plateau: TRL's PPOTrainer gives it no metric; use linear",
@@ -151,8 +174,12 @@ class DistillConfig(FitConfig, GradedConfig):
     """Thresholded distillation: keep the grader's confident labels, drop the rest, cross-entropy."""
 
     output_dir: str = option("runs/distill", "Directory of the finished run; it must not hold another run.")
-    preset: Literal["tuned", "original"] = option("tuned", "original: threshold 0.4, AdamW 2e-5, 100 single-question steps.")
-    threshold: float | None = option(None, "Keep a question if the grader's best probability reaches this; by default chosen on validation.")
+    preset: Literal["tuned", "original"] = option(
+        "tuned", "original: threshold 0.4, AdamW 2e-5, 100 single-question steps."
+    )
+    threshold: float | None = option(
+        None, "Keep a question if the grader's best probability reaches this; by default chosen on validation."
+    )
     validation_fraction: float = option(0.2, "Share of the questions on which the threshold is chosen.")
     learning_rate: float = option(5e-3, "Peak learning rate.")
     lr_scheduler_type: str = option("linear", "Shape of the learning rate: constant, linear, cosine ...")
@@ -161,7 +188,9 @@ class DistillConfig(FitConfig, GradedConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        require(self.threshold is None or 0 <= self.threshold <= 1, f"--threshold {self.threshold}: a probability, 0 to 1")
+        require(
+            self.threshold is None or 0 <= self.threshold <= 1, f"--threshold {self.threshold}: a probability, 0 to 1"
+        )
         require(0 < self.validation_fraction < 1, f"--validation_fraction {self.validation_fraction}: between 0 and 1")
 
 
@@ -186,11 +215,20 @@ class PredictConfig:
 # Options of TRL's PPOConfig that are not fields above: (the one value that stands or None, why).
 _NOT_READ = "TRL 1.12's PPOTrainer accepts this and ignores it"
 TRL_OPTIONS: dict[str, tuple[str | None, str]] = {
-    "kl_estimator": ("k1", "k3 inside the reward has the wrong gradient and ends below the reference (arXiv:2506.09477)"),
-    "gradient_accumulation_steps": ("1", "above 1 TRL's loop steps at the wrong times; num_mini_batches splits the batch"),
+    "kl_estimator": (
+        "k1",
+        "k3 inside the reward has the wrong gradient and ends below the reference (arXiv:2506.09477)",
+    ),
+    "gradient_accumulation_steps": (
+        "1",
+        "above 1 TRL's loop steps at the wrong times; num_mini_batches splits the batch",
+    ),
     "temperature": ("1.0", "another value trains the tempered policy, not the saved one"),
     "response_length": ("1", "an answer is one label"),
-    "num_sample_generations": ("0", "its samples are drawn from the training's random numbers; see before_after.parquet instead"),
+    "num_sample_generations": (
+        "0",
+        "its samples are drawn from the training's random numbers; see before_after.parquet instead",
+    ),
     "save_strategy": ("no", "the finished policy is saved once, whole"),
     "fp16": ("False", f"{_NOT_READ}; use accelerate launch --mixed_precision fp16"),
     "bf16": ("False", f"{_NOT_READ}; use accelerate launch --mixed_precision bf16"),

@@ -15,7 +15,7 @@ from eightball_ppo.locations import local_path
 
 @dataclass(frozen=True)
 class Questions:
-    """Questions of one split: `texts` [N] and, where the split is labelled, `label_ids` [N]; `source` names the origin."""
+    """One split: `texts` [N] and, where the split is labelled, `label_ids` [N]; `source` names the origin."""
 
     source: str
     texts: list[str]
@@ -38,8 +38,8 @@ def load_questions(
         label_column: column with the label name, read only together with `labels`; None reads questions alone.
 
     Raises:
-        InputError: a file that is missing, empty or not UTF-8, a row that is no JSON object, a column that is missing or
-            blank, or a label outside `labels`; the message names the file, the row and the value.
+        InputError: a file that is missing, empty or not UTF-8, a row that is no JSON object, a column that is missing
+            or blank, or a label outside `labels`; the message names the file, the row and the value.
     """
     path = local_path(dataset_name)
     source, rows = _local_rows(path, split) if path is not None else _hub_rows(dataset_name, split)
@@ -51,7 +51,9 @@ def load_questions(
         if label_column is not None and labels is not None:
             name = _text(row, label_column, where)
             if name not in labels.names:
-                raise InputError(f"{where}: unknown label {name!r} in column {label_column!r}; known: {list(labels.names)}")
+                raise InputError(
+                    f"{where}: unknown label {name!r} in column {label_column!r}; known: {list(labels.names)}"
+                )
             label_ids.append(labels.id_of(name))
     if not texts:
         raise InputError(f"{source}: no rows; at least one question is needed")
@@ -82,7 +84,9 @@ def _json_lines(file: Path) -> Iterator[tuple[int, dict[str, Any]]]:
             try:
                 text = line.decode("utf-8-sig" if number == 1 else "utf-8")
             except UnicodeDecodeError as error:
-                raise InputError(f"{file}:{number}: not UTF-8 ({error.reason} at byte {error.start}); re-encode the file") from None
+                raise InputError(
+                    f"{file}:{number}: not UTF-8 ({error.reason} at byte {error.start}); re-encode the file"
+                ) from None
             if not text.strip():
                 continue
             try:
@@ -99,9 +103,15 @@ def _hub_rows(dataset_name: str, split: str) -> tuple[str, Iterator[tuple[int, d
 
     try:
         table = datasets.load_dataset(dataset_name, split, split="train")
-    except (OSError, ValueError, RuntimeError) as error:  # how `datasets` says: unreachable, unknown id, unknown configuration
+    except (
+        OSError,
+        ValueError,
+        RuntimeError,
+    ) as error:  # how `datasets` says: unreachable, unknown id, unknown configuration
         first_line = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise InputError(f"{dataset_name}: neither a directory here nor a readable Hub dataset ({first_line})") from None
+        raise InputError(
+            f"{dataset_name}: neither a directory here nor a readable Hub dataset ({first_line})"
+        ) from None
     return f"{dataset_name}[{split}]", enumerate(table, start=1)
 
 

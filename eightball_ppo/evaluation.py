@@ -16,7 +16,7 @@ SAMPLES_PER_QUESTION = 50
 
 @dataclass(frozen=True)
 class SplitGrades:
-    """One split as a method sees it: its questions, the scores [N, K] of all labels, the reference's log-probs [N, K]."""
+    """One split as a method sees it: questions, scores [N, K] of all labels, the reference's log-probs [N, K]."""
 
     questions: Questions
     score_NK: Tensor
@@ -61,8 +61,10 @@ def evaluate(logp_NK: Tensor, split: SplitGrades, beta: float, labels: LabelSet)
     }
 
 
-def before_after(split: SplitGrades, logits_before_NK: Tensor, logits_after_NK: Tensor, labels: LabelSet, seed: int) -> pd.DataFrame:
-    """One row per question: question, wanted, grader's scores, then logits, probabilities and sampled counts of the policy
+def before_after(
+    split: SplitGrades, logits_before_NK: Tensor, logits_after_NK: Tensor, labels: LabelSet, seed: int
+) -> pd.DataFrame:
+    """One row per question: question, wanted, grader's scores, then the policy's logits, probabilities and sampled counts,
     before and after. The counts are of 50 draws each, from a generator of their own; `change` is the total variation
     distance between before and after.
     """

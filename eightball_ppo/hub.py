@@ -6,13 +6,14 @@ from typing import Any
 from huggingface_hub import ModelCard, ModelCardData
 
 _WHAT = {
-    "sft": "A small text classifier fine-tuned on questions with *random* 8-ball answers: it knows the form of an answer "
-    "and nothing else. It is the reference of the methods that follow.",
+    "sft": "A small text classifier fine-tuned on questions with *random* 8-ball answers: it knows the form of an "
+    "answer and nothing else. It is the reference of the methods that follow.",
     "reward": "A BERT that says which answer the asker of a question wants to hear. Its softmax is calibrated: the "
     "temperature is folded into the last layer.",
-    "distill": "A small text classifier trained by cross-entropy on a grader's confident labels (thresholded distillation).",
-    "ppo": "A small text classifier trained by PPO (TRL's `PPOTrainer`) on a grader's scores, with a KL penalty to its SFT "
-    "reference.",
+    "distill": "A small text classifier trained by cross-entropy on a grader's confident labels (thresholded "
+    "distillation).",
+    "ppo": "A small text classifier trained by PPO (TRL's `PPOTrainer`) on a grader's scores, with a KL penalty to its "
+    "SFT reference.",
 }
 _SNIPPET = """```python
 import eightball_ppo  # or pass trust_remote_code=True
@@ -52,7 +53,9 @@ def write_card(directory: Path, method: str, results: dict[str, Any]) -> None:
 def _table(corner: str, splits: dict[str, dict[str, Any]]) -> str:
     metrics = list(next(iter(splits.values())))
     lines = [f"| {corner} | " + " | ".join(splits) + " |", "|---" * (len(splits) + 1) + "|"]
-    lines += [f"| `{metric}` | " + " | ".join(_cell(own[metric]) for own in splits.values()) + " |" for metric in metrics]
+    lines += [
+        f"| `{metric}` | " + " | ".join(_cell(own[metric]) for own in splits.values()) + " |" for metric in metrics
+    ]
     return "\n".join(lines)
 
 

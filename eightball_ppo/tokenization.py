@@ -19,7 +19,7 @@ WHITESPACE = "whitespace"
 
 @dataclass(frozen=True)
 class TokenTable:
-    """Token ids of N questions, padded to the longest: `input_ids_NT` int64, `attention_mask_NT` int64 (1 = real token)."""
+    """Token ids of N questions, padded to the longest; in `attention_mask_NT` 1 is a real token. Both int64."""
 
     input_ids_NT: Tensor
     attention_mask_NT: Tensor
@@ -37,7 +37,8 @@ class TokenTable:
 
 
 def load_tokenizer(name: str, questions: Questions) -> PreTrainedTokenizerBase:
-    """`wordpiece` (BERT's, from the packaged MiniLM), `whitespace` (a vocabulary of the words of `questions`), or a path or Hub id.
+    """The tokenizer that `--tokenizer` names: `wordpiece` is BERT's, from the packaged MiniLM; `whitespace` gets its
+    vocabulary from the words of `questions`; anything else is a path or Hub id.
 
     Raises:
         InputError: a path or id that holds no tokenizer, or a tokenizer without a padding token.

@@ -1,7 +1,7 @@
 """Ask a trained policy.
 
-    python scripts/predict.py "Will I be rich?"
-    python scripts/predict.py --file questions.txt --model_name_or_path runs/sft --sample
+python scripts/predict.py "Will I be rich?"
+python scripts/predict.py --file questions.txt --model_name_or_path runs/sft --sample
 """
 
 import sys

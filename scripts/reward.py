@@ -1,8 +1,8 @@
 """Train the reward model: a BERT that says what the asker wants to hear, then calibrate it.
 
-    accelerate launch scripts/reward.py
-    python scripts/reward.py --use_peft --learning_rate 2e-3 --output_dir runs/reward-lora
-    python scripts/reward.py --model_name_or_path google-bert/bert-base-uncased --output_dir runs/reward-bert-base
+accelerate launch scripts/reward.py
+python scripts/reward.py --use_peft --learning_rate 2e-3 --output_dir runs/reward-lora
+python scripts/reward.py --model_name_or_path google-bert/bert-base-uncased --output_dir runs/reward-bert-base
 """
 
 from eightball_ppo.cli import main

@@ -71,7 +71,9 @@ class GradeBook:
             new_BK = self.grader.score(unknown).float()
             for question, logp_K in zip(unknown, new_BK, strict=True):
                 if not torch.isfinite(logp_K).all():
-                    raise InputError(f"grader {self.grader.fingerprint}: score {logp_K.tolist()} for {question!r} is not finite")
+                    raise InputError(
+                        f"grader {self.grader.fingerprint}: score {logp_K.tolist()} for {question!r} is not finite"
+                    )
                 self._logp[question] = logp_K
             self.calls += len(unknown)
         return torch.stack([self._logp[q] for q in questions])

@@ -75,7 +75,9 @@ def distil(
     kept = kept_rows(grader_logp_NK, rows, threshold)
     if not kept:
         best = grader_logp_NK[rows].exp().max().item()
-        raise InputError(f"--threshold {threshold}: no question reaches it, the grader's highest probability is {best:.3f}")
+        raise InputError(
+            f"--threshold {threshold}: no question reaches it, the grader's highest probability is {best:.3f}"
+        )
     set_seed(config.seed)
     policy = copy.deepcopy(task.classifier)
     texts = [task.questions["train"].texts[row] for row in kept]

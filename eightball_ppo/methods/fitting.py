@@ -34,7 +34,9 @@ class MetricsCallback(TrainerCallback):
         self.run = run
         self.stage = stage
 
-    def on_log(self, args: Any, state: TrainerState, control: TrainerControl, logs: dict[str, Any] | None = None, **_: Any) -> None:
+    def on_log(
+        self, args: Any, state: TrainerState, control: TrainerControl, logs: dict[str, Any] | None = None, **_: Any
+    ) -> None:
         self.run.log({"stage": self.stage, "step": state.global_step, **(logs or {})})
 
 
@@ -50,10 +52,14 @@ class QuietProgress(ProgressCallback):
         if self.training_bar is not None:
             self.training_bar.set_description(self.stage)
 
-    def on_log(self, args: Any, state: TrainerState, control: TrainerControl, logs: dict[str, Any] | None = None, **_: Any) -> None:
+    def on_log(
+        self, args: Any, state: TrainerState, control: TrainerControl, logs: dict[str, Any] | None = None, **_: Any
+    ) -> None:
         shown = {key: logs[key] for key in ("loss", "objective/scores", "objective/kl") if logs and key in logs}
         if self.training_bar is not None and shown:
-            self.training_bar.set_postfix({key.removeprefix("objective/"): f"{value:.3g}" for key, value in shown.items()})
+            self.training_bar.set_postfix(
+                {key.removeprefix("objective/"): f"{value:.3g}" for key, value in shown.items()}
+            )
 
 
 def reporting(report_to: str) -> list[str]:
@@ -78,7 +84,7 @@ def fit(
     run: Run,
     stage: str,
 ) -> None:
-    """Cross-entropy of `model` on (texts, label_ids), in place, with the recipe of `config`; logged to `run` as `stage`.
+    """Cross-entropy of `model` on (texts, label_ids), in place, with the recipe of `config`, logged as `stage`.
 
     Raises:
         InputError: no rows, or a tracker or scheduler that transformers does not know.

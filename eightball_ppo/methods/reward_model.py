@@ -1,11 +1,17 @@
-"""Reward model: a BERT that says what the asker wants to hear, then scaled so that its probabilities can be believed."""
+"""Reward model: a BERT that says what the asker wants to hear, scaled so that its probabilities can be believed."""
 
 from pathlib import Path
 from typing import Any
 
 import torch
 from sklearn.metrics import f1_score
-from transformers import AutoModelForSequenceClassification, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase, set_seed
+from transformers import (
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    set_seed,
+)
 
 from eightball_ppo import hub
 from eightball_ppo.calibration import expected_calibration_error, fit_temperature
@@ -126,5 +132,7 @@ def _gold_N(questions: Questions) -> torch.Tensor:
     return torch.tensor(questions.label_ids)
 
 
-def _logits_NK(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, questions: Questions, config: RewardConfig) -> torch.Tensor:
+def _logits_NK(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, questions: Questions, config: RewardConfig
+) -> torch.Tensor:
     return text_logits_NK(model, tokenizer, questions.texts, config.max_length)

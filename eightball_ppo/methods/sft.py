@@ -55,7 +55,9 @@ def train(config: SFTConfig) -> Path:
         return run.finish(results)
 
 
-def _results(logits_NK: torch.Tensor, heldout: Questions, train_ids: list[int], labels: LabelSet, config: SFTConfig, run: Run) -> dict[str, Any]:
+def _results(
+    logits_NK: torch.Tensor, heldout: Questions, train_ids: list[int], labels: LabelSet, config: SFTConfig, run: Run
+) -> dict[str, Any]:
     """The record, plus whether held-out answers follow the prior of the training answers.
 
     `prior_p_value`: chi-square test of one sampled answer per held-out question against the training frequencies; small

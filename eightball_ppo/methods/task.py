@@ -1,6 +1,5 @@
 """What every graded method starts from: the reference, the questions, the grades. And what each one ends with."""
 
-import json
 import logging
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +10,7 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from eightball_ppo import hub
-from eightball_ppo.configs import GradedConfig, RewardConfig, SFTConfig, StageConfig
+from eightball_ppo.configs import GradedConfig, RewardConfig, SFTConfig
 from eightball_ppo.data import Questions, load_questions
 from eightball_ppo.errors import InputError
 from eightball_ppo.evaluation import SplitGrades, before_after, evaluate
@@ -20,7 +19,7 @@ from eightball_ppo.graders.registry import load_grader, parse_grader
 from eightball_ppo.labels import LabelSet
 from eightball_ppo.models.loading import label_set, load_classifier, table_logits_NK
 from eightball_ppo.report import plots, tables
-from eightball_ppo.runs import RESULTS, Run, is_main_process, read_metrics
+from eightball_ppo.runs import Run, is_main_process, read_metrics
 from eightball_ppo.tokenization import TokenTable, tokenize
 
 logger = logging.getLogger(__name__)
@@ -62,7 +61,9 @@ def check_paths(config: GradedConfig) -> None:
     if name == "rule" and argument not in labels.names:
         raise InputError(f"--grader {config.grader}: unknown label; known: {list(labels.names)}")
     for split, labelled in (("rl", False), ("heldout", True)):
-        load_questions(config.dataset_name, split, config.text_column, config.label_column if labelled else None, labels)
+        load_questions(
+            config.dataset_name, split, config.text_column, config.label_column if labelled else None, labels
+        )
 
 
 def train_prerequisites(config: GradedConfig) -> None:
@@ -76,7 +77,11 @@ def train_prerequisites(config: GradedConfig) -> None:
     if config.sft_model_path == SFTConfig.output_dir and not Path(config.sft_model_path).exists():
         sft.train(SFTConfig(**inherited, max_length=config.max_length))
     needs_reward_model = parse_grader(config.grader)[0] == "bert"
-    if needs_reward_model and config.reward_model_path == RewardConfig.output_dir and not Path(config.reward_model_path).exists():
+    if (
+        needs_reward_model
+        and config.reward_model_path == RewardConfig.output_dir
+        and not Path(config.reward_model_path).exists()
+    ):
         reward_model.train(RewardConfig(**inherited))
 
 
@@ -136,9 +141,7 @@ def finish(task: Task, policy: PreTrainedModel, run: Run, episodes: int, extra: 
         "splits": {
             split: evaluate(logits_NK[split].log_softmax(-1), graded[split], beta, task.labels) for split in graded
         },
-        "reference": {
-            split: evaluate(own.ref_logp_NK, own, beta, task.labels) for split, own in graded.items()
-        },
+        "reference": {split: evaluate(own.ref_logp_NK, own, beta, task.labels) for split, own in graded.items()},
         "seconds": run.seconds,
     }
     if is_main_process():

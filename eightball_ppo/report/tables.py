@@ -10,7 +10,16 @@ from rich.table import Table
 from eightball_ppo.labels import LabelSet
 
 LARGEST_CHANGES = 5
-_SHOWN = ("expected_score", "objective", "optimum_fraction", "kl", "entropy", "gold_accuracy", "gold_probability", "label_histogram")
+_SHOWN = (
+    "expected_score",
+    "objective",
+    "optimum_fraction",
+    "kl",
+    "entropy",
+    "gold_accuracy",
+    "gold_probability",
+    "label_histogram",
+)
 
 
 def _text(value: Any) -> str:
@@ -34,7 +43,11 @@ def print_results(results: dict[str, Any]) -> None:
     """Reference and policy side by side, on every split."""
     columns = [(split, which) for split in results["splits"] for which in ("reference", "splits")]
     title = f"{results['method']}  beta {results['beta']}  seed {results['seed']}"
-    table = Table("metric", *(f"{split}: {'before' if which == 'reference' else 'after'}" for split, which in columns), title=title)
+    table = Table(
+        "metric",
+        *(f"{split}: {'before' if which == 'reference' else 'after'}" for split, which in columns),
+        title=title,
+    )
     for metric in _SHOWN:
         table.add_row(metric, *(_text(results[which][split][metric]) for split, which in columns))
     Console().print(table)

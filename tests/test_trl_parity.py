@@ -1,0 +1,205 @@
+"""TRL's PPO computes what the papers say: exact gradient, exact first minibatch, the same weights as a bare loop."""
+
+import copy
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from transformers.utils import ModelOutput
+
+import bare_loop
+import tiny
+from eightball_ppo import objective
+from eightball_ppo.methods import ppo
+
+
+def test_first_gradient_is_the_exact_gradient_of_the_objective(tmp_path: Path) -> None:
+    """Answers drawn in exact proportion to pi, value 0, reference != policy: TRL's first gradient is that of J."""
+    questions, beta = 8, 0.5
+    reference_NK = tiny.scores(questions, seed=1).double()
+    policy_NK = torch.tensor([0.5, 0.3, 0.2], dtype=torch.float64).log().expand(questions, 3).clone()
+    score_NK = tiny.scores(questions, seed=2).double()
+    settings = tiny.config(kl_coef=beta, num_generations=10, num_ppo_epochs=1, total_episodes=10 * questions)
+    trainer, models = tiny.trainer(settings, tiny.Tabular(policy_NK), tiny.row_tokens(questions), score_NK, tmp_path)
+    models.reference.by_row.classifier.table.weight.data.copy_(reference_NK)
+
+    seen: dict[str, Any] = {}
+
+    def in_proportion(input_ids: Tensor, **_: Any) -> ModelOutput:
+        rows_B = models.ids.rows(input_ids)
+        count_N = [0] * questions
+        action_B = torch.empty_like(rows_B)
+        for i, row in enumerate(rows_B.tolist()):
+            action_B[i] = (0, 0, 0, 0, 0, 1, 1, 1, 2, 2)[count_N[row]]
+            count_N[row] += 1
+        seen["row_B"], seen["action_B"] = rows_B, action_B
+        sequences = torch.cat([input_ids, models.ids.action_ids(action_B)[:, None]], dim=1)
+        return ModelOutput(sequences=sequences, scores=(models.policy(sequences).logits[:, 0],))
+
+    models.policy.generate = in_proportion
+    weight = models.policy.by_row.classifier.table.weight
+
+    def keep_gradient(*_: Any) -> None:
+        seen["gradient_NK"] = weight.grad.clone()
+
+    trainer.optimizer.optimizer.register_step_pre_hook(keep_gradient)
+    ppo.run_trainer(trainer, settings)
+
+    logp_NK, ref_logp_NK = policy_NK.log_softmax(-1), reference_NK.log_softmax(-1)
+    advantage_NK = score_NK - beta * (logp_NK - ref_logp_NK)
+    sigma = (advantage_NK[seen["row_B"], seen["action_B"]].var() + 1e-8).sqrt()
+    expected_NK = -objective.objective_gradient_NK(logp_NK, ref_logp_NK, score_NK, beta)
+    assert expected_NK.abs().max() > 0.01
+    torch.testing.assert_close(seen["gradient_NK"] * sigma, expected_NK, atol=1e-6, rtol=0)
+
+
+class _ByRow(nn.Module):
+    """The classifier's logits [B, K] by question row, without TRL's adapters."""
+
+    def __init__(self, model: nn.Module, table: Any):
+        super().__init__()
+        self.model, self.table = model, table
+
+    def forward(self, row_B: Tensor) -> Tensor:
+        return self.model(**self.table.rows(row_B)).logits
+
+
+class _Value(nn.Module):
+    def __init__(self, model: nn.Module, table: Any, score: nn.Linear):
+        super().__init__()
+        self.model, self.table, self.score = model, table, score
+
+    def forward(self, row_B: Tensor) -> Tensor:
+        hidden = self.model(**self.table.rows(row_B), output_hidden_states=True).hidden_states[-1][:, 0]
+        return self.score(hidden).squeeze(-1)
+
+
+def _train_both(
+    settings: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> tuple[Any, _ByRow, _Value, list[dict[str, float]], list[dict[str, float]]]:
+    """TRL's loop and the bare loop from the same weights in float64, on the same samples."""
+    table, score_NK = tiny.tokens(24), tiny.scores(24).double()
+    logs = tiny.Logs()
+    trainer, models = tiny.trainer(settings, tiny.classifier(), table, score_NK, tmp_path, [logs])
+    policy = _ByRow(copy.deepcopy(models.policy.by_row.classifier), table)
+    reference = _ByRow(copy.deepcopy(models.reference.by_row.classifier), table)
+    value = _Value(copy.deepcopy(models.value.trunk.by_row.classifier), table, copy.deepcopy(models.value.score))
+    recording = bare_loop.record(models, monkeypatch)
+    ppo.run_trainer(trainer, settings)
+    metrics = bare_loop.replay(settings, policy, reference, value, score_NK, recording)
+    return models, policy, value, metrics, logs.rows
+
+
+def test_fifty_updates_equal_a_bare_loop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = tiny.config(
+        num_generations=2, num_mini_batches=4, num_ppo_epochs=2, total_episodes=50 * 48, value_learning_rate=0.004
+    )
+    models, policy, value, _, _ = _train_both(settings, tmp_path, monkeypatch)
+    for mine, theirs in (
+        (policy.model, models.policy.by_row.classifier),
+        (value.model, models.value.trunk.by_row.classifier),
+        (value.score, models.value.score),
+    ):
+        for name, weight in mine.state_dict().items():
+            torch.testing.assert_close(weight, theirs.state_dict()[name], atol=1e-7, rtol=0, msg=name)
+    moved = policy.model.classifier.weight - tiny.classifier().double().classifier.weight
+    assert moved.abs().max() > 0.05
+
+
+def test_ppo_math_equals_the_metrics_of_one_update(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = tiny.config(
+        num_mini_batches=3, num_ppo_epochs=2, total_episodes=24, learning_rate=0.05, cliprange=0.05, cliprange_value=0.02
+    )
+    *_, metrics, logged = _train_both(settings, tmp_path, monkeypatch)
+    (ours,), (trl,) = metrics, logged
+    pairs = {
+        "policy_loss": "loss/policy_avg",
+        "value_loss": "loss/value_avg",
+        "policy_clipfrac": "policy/clipfrac_avg",
+        "value_clipfrac": "val/clipfrac_avg",
+        "approx_kl": "policy/approxkl_avg",
+        "ratio": "val/ratio",
+        "kl": "objective/kl",
+        "reward": "objective/rlhf_reward",
+    }
+    for mine, theirs in pairs.items():  # TRL keeps its averages in float32
+        assert ours[mine] == pytest.approx(trl[theirs], rel=1e-5, abs=1e-7), mine
+    assert ours["policy_clipfrac"] > 0 and ours["value_clipfrac"] > 0
+
+
+def test_first_minibatch_has_ratio_one_and_no_kl(tmp_path: Path) -> None:
+    logs = tiny.Logs()
+    settings = tiny.config(num_ppo_epochs=1, total_episodes=24)
+    trainer, _ = tiny.trainer(settings, tiny.classifier(), tiny.tokens(24), tiny.scores(24), tmp_path, [logs])
+    ppo.run_trainer(trainer, settings)
+    assert logs.rows[0]["val/ratio"] == pytest.approx(1, abs=1e-6)
+    assert logs.rows[0]["policy/approxkl_avg"] == pytest.approx(0, abs=1e-12)
+    assert logs.rows[0]["objective/kl"] == pytest.approx(0, abs=1e-6)
+
+
+def test_learning_rate_zero_changes_nothing_exactly(tmp_path: Path) -> None:
+    logs = tiny.Logs()
+    settings = tiny.config(learning_rate=0.0, value_learning_rate=0.0, num_mini_batches=2, total_episodes=3 * 24)
+    trainer, models = tiny.trainer(settings, tiny.classifier(), tiny.tokens(24), tiny.scores(24), tmp_path, [logs])
+    before = tiny.state(models.policy)
+    ppo.run_trainer(trainer, settings)
+    for row in logs.rows:
+        assert row["val/ratio"] == pytest.approx(1, abs=1e-7)
+        assert row["policy/approxkl_avg"] == 0 or row["policy/approxkl_avg"] < 1e-13
+        assert abs(row["objective/kl"]) < 1e-7
+    for name, weight in models.policy.state_dict().items():
+        assert torch.equal(weight, before[name])
+
+
+def test_advantage_is_score_minus_penalty_minus_value(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Caught on its way into TRL's whitening, with a reference that is not the policy and a value that is not 0."""
+    from trl.experimental.ppo import ppo_trainer
+
+    beta = 0.5
+    score_NK, policy_NK, reference_NK = (tiny.scores(16, seed=seed).double() for seed in (1, 2, 3))
+    settings = tiny.config(kl_coef=beta, num_ppo_epochs=1, total_episodes=16)
+    trainer, models = tiny.trainer(settings, tiny.Tabular(policy_NK), tiny.row_tokens(16), score_NK, tmp_path)
+    models.reference.by_row.classifier.table.weight.data.copy_(reference_NK)
+    models.value.score.bias.data.fill_(0.3)
+    recording = bare_loop.record(models, monkeypatch)
+    caught: list[Tensor] = []
+    whiten = ppo_trainer.masked_whiten
+
+    def catching(values: Tensor, mask: Tensor, shift_mean: bool = True) -> Tensor:
+        caught.append(values.clone())
+        return whiten(values, mask, shift_mean)
+
+    monkeypatch.setattr(ppo_trainer, "masked_whiten", catching)
+    ppo.run_trainer(trainer, settings)
+    row_B, action_B = recording.rows[0], recording.actions[0]
+    kl_NK = policy_NK.log_softmax(-1) - reference_NK.log_softmax(-1)
+    expected_B = score_NK[row_B, action_B] - beta * kl_NK[row_B, action_B] - 0.3
+    torch.testing.assert_close(caught[0].squeeze(1), expected_B, atol=1e-6, rtol=0)
+
+
+def test_same_seed_same_bits_other_seed_other_bits(tmp_path: Path) -> None:
+    def weights(seed: int) -> dict[str, Tensor]:
+        settings = tiny.config(seed=seed, num_generations=2, num_mini_batches=2, total_episodes=5 * 48)
+        trainer, models = tiny.trainer(settings, tiny.classifier(), tiny.tokens(24), tiny.scores(24), tmp_path)
+        ppo.run_trainer(trainer, settings)
+        return tiny.state(models.policy)
+
+    first, second, other = weights(0), weights(0), weights(1)
+    assert all(torch.equal(first[name], second[name]) for name in first)
+    assert not all(torch.equal(first[name], other[name]) for name in first)
+
+
+def test_vectorised_log_softmax_is_trls_bit_for_bit(monkeypatch: pytest.MonkeyPatch) -> None:
+    from trl.experimental.ppo import ppo_trainer
+
+    original = ppo_trainer.selective_log_softmax
+    logits = torch.randn(300, 1, 4, generator=torch.Generator().manual_seed(0))
+    logits[..., 0] = -1e4
+    index = torch.randint(1, 4, (300, 1), generator=torch.Generator().manual_seed(1))
+    with ppo.vectorised_log_softmax():
+        assert ppo_trainer.selective_log_softmax is not original
+        ours = ppo_trainer.selective_log_softmax(logits, index)
+    assert ppo_trainer.selective_log_softmax is original
+    assert torch.equal(ours, original(logits, index))

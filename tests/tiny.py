@@ -1,0 +1,108 @@
+"""Tiny problems for TRL's loop: classifiers of a few parameters, random questions, a fixed table of scores."""
+
+import copy
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers.modeling_outputs import SequenceClassifierOutput
+
+from eightball_ppo.adapters import TRLModels
+from eightball_ppo.configs import PPOConfig
+from eightball_ppo.methods import ppo
+from eightball_ppo.models.configuration_eightball import EightBallConfig
+from eightball_ppo.models.modeling_eightball import EightBallForSequenceClassification
+from eightball_ppo.tokenization import TokenTable
+
+VOCABULARY = 40
+
+
+def classifier(num_labels: int = 3, seed: int = 0) -> EightBallForSequenceClassification:
+    """The real small classifier with a vocabulary of 40, in eval mode."""
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        config = EightBallConfig(vocab_size=VOCABULARY, embedding_size=8, hidden_size=8, num_labels=num_labels)
+        return EightBallForSequenceClassification(config).eval()
+
+
+class Tabular(nn.Module):
+    """Free logits and a free hidden state for every question; a question's first token is its row."""
+
+    def __init__(self, logits_NK: Tensor):
+        super().__init__()
+        self.config = EightBallConfig(num_labels=logits_NK.shape[1])
+        self.table = nn.Embedding.from_pretrained(logits_NK.clone(), freeze=False)
+        self.hidden = nn.Embedding.from_pretrained(
+            torch.ones(len(logits_NK), 4, dtype=logits_NK.dtype), freeze=False
+        )
+
+    def forward(self, input_ids: Tensor, output_hidden_states: bool = False, **_: Any) -> SequenceClassifierOutput:
+        row_B = input_ids[:, 0]
+        hidden = (self.hidden(row_B).unsqueeze(1),) if output_hidden_states else None
+        return SequenceClassifierOutput(logits=self.table(row_B), hidden_states=hidden)
+
+
+def tokens(num_questions: int, length: int = 6, seed: int = 0) -> TokenTable:
+    """Random questions of 2..length tokens, right padded with 0."""
+    generator = torch.Generator().manual_seed(seed)
+    ids_NT = torch.randint(1, VOCABULARY, (num_questions, length), generator=generator)
+    length_N = torch.randint(2, length + 1, (num_questions,), generator=generator)
+    mask_NT = (torch.arange(length) < length_N[:, None]).long()
+    return TokenTable(ids_NT * mask_NT, mask_NT)
+
+
+def row_tokens(num_questions: int) -> TokenTable:
+    """Questions of one token, their row: for `Tabular`."""
+    ids_N1 = torch.arange(num_questions)[:, None]
+    return TokenTable(ids_N1, torch.ones_like(ids_N1))
+
+
+def scores(num_questions: int, num_labels: int = 3, seed: int = 0) -> Tensor:
+    return torch.randn(num_questions, num_labels, generator=torch.Generator().manual_seed(seed))
+
+
+def config(**overrides: Any) -> PPOConfig:
+    """PPO on one batch of everything, one minibatch; overridden as needed."""
+    settings: dict[str, Any] = {
+        "num_generations": 1,
+        "num_mini_batches": 1,
+        "learning_rate": 0.01,
+        "value_learning_rate": 0.01,
+        "adam_beta2": 0.999,
+        "cliprange": 0.2,
+        "kl_coef": 0.5,
+        "disable_tqdm": True,
+    }
+    return PPOConfig(**{**settings, **overrides})
+
+
+def trainer(
+    settings: PPOConfig, model: Any, table: TokenTable, score_NK: Tensor, output_dir: Path, callbacks: Any = ()
+) -> tuple[Any, TRLModels]:
+    """(TRL's trainer, the adapters it trains) as `methods.ppo.train` builds them; models take the dtype of the scores."""
+    models = ppo.build_models(model, table, lambda rows: score_NK[rows])
+    for adapter in (models.policy, models.reference, models.value, models.reward):
+        adapter.to(score_NK.dtype)
+    batch = ppo.batch_size(settings, len(table), world_size=1)
+    return ppo.build_trainer(settings, models, batch, output_dir, list(callbacks)), models
+
+
+def state(module: nn.Module) -> dict[str, Tensor]:
+    return copy.deepcopy({name: value.detach() for name, value in module.state_dict().items()})
+
+
+class Logs:
+    """A callback that keeps TRL's metrics of every update."""
+
+    def __new__(cls) -> Any:
+        from transformers import TrainerCallback
+
+        class Keep(TrainerCallback):
+            def __init__(self) -> None:
+                self.rows: list[dict[str, float]] = []
+
+            def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:
+                self.rows.append(dict(logs))
+
+        return Keep()
