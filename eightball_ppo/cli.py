@@ -1,14 +1,12 @@
 """From argv to a stage: flags and YAML by `trl.TrlParser`, errors as one line and exit code 2."""
 
-import dataclasses
-import functools
 import importlib
 import logging
 import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, NoReturn, TypeVar
+from typing import Any, NoReturn, TypeVar, get_type_hints
 
 from eightball_ppo.configs import TRL_OPTIONS, PPOConfig
 from eightball_ppo.errors import InputError
@@ -28,17 +26,16 @@ def parse(config_class: type[C], argv: Sequence[str]) -> C:
         def error(self, message: str) -> NoReturn:
             raise InputError(f"{message}; see --help")
 
-    checker = _type_checker(config_class)
     arguments = [part for argument in argv for part in _split_equals(argument)]
     if config_class is PPOConfig:
         arguments = _without_trl_options(arguments)
     parser = Parser(dataclass_types=[config_class], description=config_class.__doc__)
-    arguments = _check_yaml(arguments, {f.name for f in dataclasses.fields(config_class)})  # type: ignore[arg-type]
+    _check_yaml(arguments, config_class)
     try:
         (config,) = parser.parse_args_and_config(arguments)
     except ValueError as error:
         raise InputError(str(error).splitlines()[0]) from None
-    return _typed(checker, config)
+    return config
 
 
 def _split_equals(argument: str) -> list[str]:
@@ -69,11 +66,16 @@ def _without_trl_options(arguments: list[str]) -> list[str]:
     return kept
 
 
-def _check_yaml(arguments: list[str], fields: set[str]) -> list[str]:
-    """Read `--config FILE` once for errors that name file and key. Returns the arguments unchanged."""
+def _check_yaml(arguments: list[str], config_class: type[Any]) -> None:
+    """Read the file of `--config FILE` ahead of the parser, for errors that name file, key and value.
+
+    Raises:
+        InputError: an unreadable file, an unknown or refused option, or a value of the wrong type.
+    """
     if "--config" not in arguments:
-        return arguments
+        return
     import yaml
+    from pydantic import TypeAdapter, ValidationError
 
     position = arguments.index("--config") + 1
     if position >= len(arguments):
@@ -85,31 +87,18 @@ def _check_yaml(arguments: list[str], fields: set[str]) -> list[str]:
         raise InputError(f"{file}: unreadable YAML ({' '.join(str(error).split())})") from None
     if not isinstance(content, dict):
         raise InputError(f"{file}: a YAML mapping of options is needed")
+    types = get_type_hints(config_class)
     for key, value in content.items():
-        if key in TRL_OPTIONS and key not in fields:
-            _refuse_trl_option(key, str(value), f"{file}: {key}")
-        if key not in fields | {"env"}:
+        if config_class is PPOConfig and key in TRL_OPTIONS:
+            raise InputError(f"{file}: {key}: not an option here: {TRL_OPTIONS[key][1]}")
+        if key == "env":
+            continue
+        if key not in types:
             raise InputError(f"{file}: unknown option {key!r}; see --help")
-    return arguments
-
-
-@functools.cache
-def _type_checker(config_class: type[Any]) -> Any:
-    """Checks values against the fields' types. Made before any parser: HfArgumentParser rewrites `X | None` to `X`."""
-    from pydantic import ConfigDict, TypeAdapter, with_config
-
-    return TypeAdapter(with_config(ConfigDict(extra="forbid"))(config_class))
-
-
-def _typed(checker: Any, config: Any) -> Any:
-    """`config` after a check of every value's type (those of a YAML file reach here unchecked)."""
-    from pydantic import ValidationError
-
-    try:
-        return checker.validate_python(dataclasses.asdict(config))
-    except ValidationError as error:
-        first = error.errors()[0]
-        raise InputError(f"--{first['loc'][0]} {first['input']!r}: {first['msg']}") from None
+        try:
+            TypeAdapter(types[key]).validate_python(value)
+        except ValidationError as error:
+            raise InputError(f"{file}: {key} {value!r}: {error.errors()[0]['msg']}") from None
 
 
 def main(config_class: type[Any], stage: str, argv: Sequence[str] | None = None) -> None:

@@ -181,9 +181,9 @@ class DistillConfig(FitConfig, GradedConfig):
         None, "Keep a question if the grader's best probability reaches this; by default chosen on validation."
     )
     validation_fraction: float = option(0.2, "Share of the questions on which the threshold is chosen.")
-    learning_rate: float = option(5e-3, "Peak learning rate.")
+    learning_rate: float = option(0.02, "Peak learning rate.")
     lr_scheduler_type: str = option("linear", "Shape of the learning rate: constant, linear, cosine ...")
-    num_train_epochs: float = option(10, "Passes over the kept questions.")
+    num_train_epochs: float = option(20, "Passes over the kept questions.")
     per_device_train_batch_size: int = option(16, "Questions per optimizer step and process.")
 
     def __post_init__(self) -> None:

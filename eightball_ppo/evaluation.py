@@ -49,23 +49,26 @@ def describe(logp_NK: Tensor, ref_logp_NK: Tensor, questions: Questions, labels:
 
 def evaluate(logp_NK: Tensor, split: SplitGrades, beta: float, labels: LabelSet) -> dict[str, Any]:
     """The record of one policy on one graded split: `describe`, and `expected_score`, `objective` (J),
-    `optimum_objective` (J*) and `optimum_fraction`. Every number is an exact sum over labels, averaged over questions.
+    `optimum_objective` (J*), `optimum_fraction`, and `grader_histogram` (share of questions whose best-scored label it
+    is). Every number is an exact sum over labels, averaged over questions.
     """
     score_NK, ref_logp_NK = split.score_NK, split.ref_logp_NK
+    best_share_K = torch.bincount(score_NK.argmax(-1), minlength=len(labels)) / len(score_NK)
     return {
         "expected_score": objective.expected_score_N(logp_NK, score_NK).mean().item(),
         "objective": objective.objective_N(logp_NK, ref_logp_NK, score_NK, beta).mean().item(),
         "optimum_objective": objective.optimum_objective_N(ref_logp_NK, score_NK, beta).mean().item(),
         "optimum_fraction": objective.optimum_fraction(logp_NK, ref_logp_NK, score_NK, beta),
         **describe(logp_NK, ref_logp_NK, split.questions, labels),
+        "grader_histogram": dict(zip(labels.names, best_share_K.tolist(), strict=True)),
     }
 
 
 def before_after(
     split: SplitGrades, logits_before_NK: Tensor, logits_after_NK: Tensor, labels: LabelSet, seed: int
 ) -> pd.DataFrame:
-    """One row per question: question, wanted, grader's scores, then the policy's logits, probabilities and sampled counts,
-    before and after. The counts are of 50 draws each, from a generator of their own; `change` is the total variation
+    """One row per question: question, wanted, grader's scores, then the policy's logits, probabilities and sampled
+    counts, before and after. The counts are of 50 draws each, from a generator of their own; `change` is the total variation
     distance between before and after.
     """
     columns: dict[str, Any] = {"question": split.questions.texts}

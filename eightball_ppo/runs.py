@@ -32,6 +32,11 @@ def is_main_process() -> bool:
     return int(os.environ.get("RANK", "0")) == 0
 
 
+def num_processes() -> int:
+    """Processes of this launch, over all machines."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
 def check_output_dir(config: StageConfig) -> None:
     """Raises InputError if `output_dir` is a file, or holds anything and may not be replaced."""
     path = Path(config.output_dir)
@@ -125,6 +130,6 @@ def environment() -> dict[str, Any]:
         "cpu_count": os.cpu_count(),
         "torch_threads": torch.get_num_threads(),
         "cuda": torch.cuda.get_device_name(0) if torch.cuda.is_available() else None,
-        "processes": int(os.environ.get("WORLD_SIZE", "1")),
+        "processes": num_processes(),
         "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
     }

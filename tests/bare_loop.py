@@ -1,4 +1,4 @@
-"""A bare PyTorch PPO loop made of `ppo_math`, replaying what TRL sampled: the independent reference for TRL's weights."""
+"""A bare PyTorch PPO loop made of `ppo_math` that replays what TRL sampled: the reference for TRL's weights."""
 
 from dataclasses import dataclass, field
 from typing import Any
@@ -43,7 +43,12 @@ def record(models: TRLModels, monkeypatch: pytest.MonkeyPatch) -> Recording:
 
 
 def replay(
-    config: PPOConfig, policy: nn.Module, reference: nn.Module, value: nn.Module, score_NK: Tensor, recording: Recording
+    config: PPOConfig,
+    policy: nn.Module,
+    reference: nn.Module,
+    value: nn.Module,
+    score_NK: Tensor,
+    recording: Recording,
 ) -> list[dict[str, float]]:
     """Train `policy` (a `PolicyAdapter`-like callable of rows) and `value` in place; returns the metrics of each update.
 

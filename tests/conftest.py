@@ -1,4 +1,4 @@
-"""Shared fixtures: no network, one thread, small data, and one small SFT and reward run for the tests that need them."""
+"""Shared fixtures: no network, one thread, small data, one small SFT run and one small reward run."""
 
 import json
 import os
@@ -72,9 +72,7 @@ def sft_run(tmp_path_factory: pytest.TempPathFactory, small_data: Path) -> Path:
     from eightball_ppo.methods import sft
 
     output_dir = tmp_path_factory.mktemp("runs") / "sft"
-    config = SFTConfig(
-        output_dir=str(output_dir), dataset_name=str(small_data), num_train_epochs=2, disable_tqdm=True
-    )
+    config = SFTConfig(output_dir=str(output_dir), dataset_name=str(small_data), num_train_epochs=2, disable_tqdm=True)
     return sft.train(config)
 
 

@@ -33,9 +33,7 @@ class Tabular(nn.Module):
         super().__init__()
         self.config = EightBallConfig(num_labels=logits_NK.shape[1])
         self.table = nn.Embedding.from_pretrained(logits_NK.clone(), freeze=False)
-        self.hidden = nn.Embedding.from_pretrained(
-            torch.ones(len(logits_NK), 4, dtype=logits_NK.dtype), freeze=False
-        )
+        self.hidden = nn.Embedding.from_pretrained(torch.ones(len(logits_NK), 4, dtype=logits_NK.dtype), freeze=False)
 
     def forward(self, input_ids: Tensor, output_hidden_states: bool = False, **_: Any) -> SequenceClassifierOutput:
         row_B = input_ids[:, 0]
@@ -80,7 +78,7 @@ def config(**overrides: Any) -> PPOConfig:
 def trainer(
     settings: PPOConfig, model: Any, table: TokenTable, score_NK: Tensor, output_dir: Path, callbacks: Any = ()
 ) -> tuple[Any, TRLModels]:
-    """(TRL's trainer, the adapters it trains) as `methods.ppo.train` builds them; models take the dtype of the scores."""
+    """(TRL's trainer, the adapters it trains) as `methods.ppo.train` builds them; with the dtype of the scores."""
     models = ppo.build_models(model, table, lambda rows: score_NK[rows])
     for adapter in (models.policy, models.reference, models.value, models.reward):
         adapter.to(score_NK.dtype)

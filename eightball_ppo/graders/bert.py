@@ -13,6 +13,11 @@ from eightball_ppo.packaged import checked_minilm_dir
 
 MAX_LENGTH = 64
 
+# MiniLM's summary vector is short: an untrained head of BERT's own initialisation (standard deviation 0.02) gives every
+# label 0.33 to 0.35, and the original's threshold of 0.4 keeps nothing. At 0.2 the threshold keeps some and drops some.
+RANDOM_HEAD_STD = 0.2
+RANDOM_HEAD_SEED = 1
+
 
 def weights_fingerprint(model: PreTrainedModel) -> str:
     """First 16 hex digits of the sha256 over all weights, names included."""
@@ -52,7 +57,12 @@ class BertGrader:
         with torch.random.fork_rng():
             torch.manual_seed(seed)
             model = AutoModelForSequenceClassification.from_pretrained(
-                path, num_labels=len(labels), id2label=labels.id2label, label2id=labels.label2id, dtype=torch.float32
+                path,
+                num_labels=len(labels),
+                id2label=labels.id2label,
+                label2id=labels.label2id,
+                initializer_range=RANDOM_HEAD_STD,
+                dtype=torch.float32,
             )
         return cls(model, AutoTokenizer.from_pretrained(path), f"random-head:{seed}", deliberate=True)
 

@@ -40,10 +40,10 @@ def load_grader(spec: str, labels: LabelSet, reward_model_path: str) -> Grader:
         from eightball_ppo.graders.rules import RuleGrader
 
         return RuleGrader(argument, labels)
-    from eightball_ppo.graders.bert import BertGrader  # heavy
+    from eightball_ppo.graders.bert import RANDOM_HEAD_SEED, BertGrader  # heavy
 
     if name == "random-head":
-        return BertGrader.random_head(labels, int(argument or "0"))
+        return BertGrader.random_head(labels, int(argument or RANDOM_HEAD_SEED))
     grader = BertGrader.from_directory(reward_model_path)
     labels.require_same(grader.labels, "--labels", f"--reward_model_path {reward_model_path}")
     return grader

@@ -38,9 +38,8 @@ def train(config: DistillConfig) -> Path:
     Raises:
         InputError: bad input as in `load_task`, or a threshold that no question reaches.
     """
-    if config.preset == "original":
-        config = dataclasses.replace(config, **ORIGINAL)
     check_output_dir(config)
+    config = with_preset(config)
     task = load_task(config)
     with Run(config, "distill") as run:
         grader_logp_NK = task.logp_NK("train")
@@ -48,9 +47,10 @@ def train(config: DistillConfig) -> Path:
         if config.preset == "original":
             order = torch.randperm(len(rows), generator=torch.Generator().manual_seed(config.seed))
             rows = order[:ORIGINAL_QUESTIONS].tolist()
-        threshold, tried = config.threshold, []
-        if threshold is None:
+        if config.threshold is None:
             threshold, tried = choose_threshold(task, grader_logp_NK, config, run)
+        else:
+            threshold, tried = config.threshold, []
         policy, kept = distil(task, grader_logp_NK, rows, threshold, config, run, "distill")
         extra = {
             "preset": config.preset,
@@ -60,6 +60,23 @@ def train(config: DistillConfig) -> Path:
             "thresholds_tried": tried,
         }
         return finish(task, policy, run, episodes=0, extra=extra)
+
+
+def with_preset(config: DistillConfig) -> DistillConfig:
+    """`config` with the numbers of its preset.
+
+    Raises:
+        InputError: a flag that the preset fixes was given another value.
+    """
+    if config.preset != "original":
+        return config
+    defaults = DistillConfig()
+    for name, value in ORIGINAL.items():
+        if getattr(config, name) not in (getattr(defaults, name), value):
+            raise InputError(
+                f"--{name} {getattr(config, name)}: --preset original fixes it at {value}; drop one of the two"
+            )
+    return dataclasses.replace(config, **ORIGINAL)
 
 
 def kept_rows(grader_logp_NK: Tensor, rows: list[int], threshold: float) -> list[int]:

@@ -20,7 +20,7 @@ from eightball_ppo.evaluation import evaluate
 from eightball_ppo.methods.fitting import MetricsCallback, replace_progress, reporting
 from eightball_ppo.methods.task import Task, finish, load_task
 from eightball_ppo.models.loading import table_logits_NK
-from eightball_ppo.runs import Run, check_output_dir
+from eightball_ppo.runs import Run, check_output_dir, num_processes
 from eightball_ppo.tokenization import TokenTable
 
 logger = logging.getLogger(__name__)
@@ -38,7 +38,7 @@ def train(config: PPOConfig) -> Path:
     """
     check_output_dir(config)
     task = load_task(config)
-    world_size = _world_size()
+    world_size = num_processes()
     batch = batch_size(config, len(task.questions["train"]), world_size)
     with Run(config, "ppo") as run:
         set_seed(config.seed)
@@ -50,12 +50,6 @@ def train(config: PPOConfig) -> Path:
         updates = trainer.state.global_step
         extra = {"updates": updates, "per_device_train_batch_size": batch, "world_size": world_size}
         return finish(task, policy, run, episodes=trainer.state.episode, extra=extra)
-
-
-def _world_size() -> int:
-    from accelerate import PartialState
-
-    return PartialState().num_processes
 
 
 def batch_size(config: PPOConfig, num_questions: int, world_size: int) -> int:

@@ -19,6 +19,8 @@ _SHOWN = (
     "gold_accuracy",
     "gold_probability",
     "label_histogram",
+    "greedy_histogram",
+    "grader_histogram",
 )
 
 

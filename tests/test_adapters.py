@@ -1,0 +1,139 @@
+"""What TRL is shown: ids that never clash, logits of the question alone, rewards that are asked for once."""
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from trl.experimental.utils import get_reward
+
+import tiny
+from eightball_ppo.adapters import PolicyAdapter, RewardAdapter, SequenceIds, ValueAdapter
+
+N, K = 12, 3
+IDS = SequenceIds(K)
+
+
+def sequences(rows: Tensor, actions: Tensor) -> Tensor:
+    return torch.stack([IDS.question_ids(rows), IDS.action_ids(actions)], dim=1)
+
+
+def test_no_action_or_question_is_pad_or_eos() -> None:
+    for labels in (2, 3, 27):
+        ids = SequenceIds(labels)
+        actions = ids.action_ids(torch.arange(labels))
+        questions = ids.question_ids(torch.arange(50))
+        special = {ids.pad_token_id, ids.eos_token_id}
+        assert not special & set(actions.tolist()) and not special & set(questions.tolist())
+        assert not set(actions.tolist()) & set(questions.tolist())
+        assert ids.actions(torch.stack([questions[:labels], actions], 1)).tolist() == list(range(labels))
+        assert ids.rows(questions[:, None]).tolist() == list(range(50))
+
+
+def test_policy_logits_are_the_classifiers_and_blind_to_the_action() -> None:
+    model, table = tiny.classifier(), tiny.tokens(N)
+    policy = PolicyAdapter(model, table, IDS)
+    rows = torch.arange(N)
+    expected_NK = model(**table.rows(rows)).logits
+    for action in range(K):
+        logits = policy(sequences(rows, torch.full((N,), action))).logits
+        assert logits.shape == (N, 2, K + 1)
+        assert torch.equal(logits[:, 0, 1:], expected_NK)
+    assert policy(IDS.question_ids(rows)[:, None]).logits[:, 0].softmax(-1)[:, 0].max() == 0  # pad is never sampled
+
+
+def test_policy_logits_may_be_divided_in_place_and_are_fresh_every_time() -> None:
+    policy = PolicyAdapter(tiny.classifier(), tiny.tokens(N), IDS)
+    ids = sequences(torch.arange(N), torch.zeros(N, dtype=torch.long))
+    first = policy(ids).logits
+    before = first.detach().clone()
+    view = first[:, 0:1]
+    view /= 2.0
+    view.sum().backward()  # an in-place edit of what autograd saved would raise here
+    assert torch.equal(policy(ids).logits, before)
+
+
+def test_generate_samples_the_softmax() -> None:
+    """20,000 draws for one question: each label's share within 4 standard errors."""
+    model, table = tiny.classifier(), tiny.tokens(N)
+    policy = PolicyAdapter(model, table, IDS)
+    torch.manual_seed(0)
+    draws = 20_000
+    output = policy.generate(IDS.question_ids(torch.zeros(draws, 1, dtype=torch.long)))
+    share_K = torch.bincount(IDS.actions(output.sequences), minlength=K) / draws
+    p_K = model(**table.rows(torch.tensor([0]))).logits.softmax(-1)[0]
+    assert ((share_K - p_K).abs() < 4 * (p_K * (1 - p_K) / draws).sqrt()).all()
+    assert torch.equal(output.scores[0], policy(output.sequences).logits[:, 0])
+
+
+def test_value_is_blind_to_the_action_and_starts_at_zero() -> None:
+    value = ValueAdapter(tiny.classifier(), tiny.tokens(N), IDS)
+    nn.init.normal_(value.score.weight)
+    rows = torch.arange(N)
+    values = [get_reward(value, sequences(rows, torch.full((N,), a)), 0, 1)[0] for a in range(K)]
+    assert values[0].shape == (N, 2, 1) and values[0].std() > 0
+    assert all(torch.equal(values[0], other) for other in values[1:])
+    fresh = ValueAdapter(tiny.classifier(), tiny.tokens(N), IDS)
+    assert get_reward(fresh, sequences(rows, rows % K), 0, 1)[0].abs().max() == 0
+
+
+def test_value_trunk_freezes_what_it_does_not_use() -> None:
+    value = ValueAdapter(tiny.classifier(), tiny.tokens(N), IDS)
+    frozen = {name for name, p in value.named_parameters() if not p.requires_grad}
+    assert frozen == {"trunk.by_row.classifier.classifier.weight", "trunk.by_row.classifier.classifier.bias"}
+
+
+def test_reward_is_the_grade_of_the_action_and_every_row_is_asked_once() -> None:
+    score_NK = tiny.scores(N)
+    asked: list[int] = []
+
+    def score_rows(rows: list[int]) -> Tensor:
+        asked.extend(rows)
+        return score_NK[rows]
+
+    reward = RewardAdapter(score_rows, N, IDS)
+    rows, actions = torch.tensor([3, 3, 7, 3]), torch.tensor([0, 1, 2, 0])
+    for _ in range(3):
+        _, score_B, _ = get_reward(reward, sequences(rows, actions), 0, 1)
+        assert torch.equal(score_B, score_NK[rows, actions]) and score_B.dtype == torch.float32
+    assert sorted(asked) == [3, 7]
+    get_reward(reward, sequences(torch.arange(N), torch.zeros(N, dtype=torch.long)), 0, 1)
+    assert sorted(asked) == list(range(N)) and reward.lookup.num_unknown == 0
+
+
+class _WithDropout(nn.Module):
+    """A classifier with a dropout that TRL's `disable_dropout_in_model` does not know."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = tiny.classifier()
+        self.config = self.inner.config
+
+    def forward(self, **kwargs: Any) -> Any:
+        output = self.inner(**kwargs)
+        output.logits = nn.functional.dropout(output.logits, p=0.5, training=self.training)
+        return output
+
+
+def test_no_dropout_even_in_train_mode() -> None:
+    policy = PolicyAdapter(_WithDropout(), tiny.tokens(N), IDS)
+    policy.train()
+    nn.ModuleList([policy]).train()  # as TRL's wrapper does
+    ids = IDS.question_ids(torch.arange(N))[:, None]
+    assert torch.equal(policy(ids).logits, policy(ids).logits) and not policy.by_row.classifier.training
+
+
+def test_tokens_move_with_the_module_and_stay_integers() -> None:
+    policy = PolicyAdapter(tiny.classifier(), tiny.tokens(N), IDS).to("meta").to(torch.float64)
+    assert policy.by_row.tokens.input_ids_NT.device.type == "meta"
+    assert policy.by_row.tokens.input_ids_NT.dtype == torch.int64
+    assert not list(policy.buffers())  # DDP would broadcast them at every forward pass
+
+
+@pytest.mark.parametrize("labels", [2, 5, 40])
+def test_any_number_of_labels(labels: int) -> None:
+    ids = SequenceIds(labels)
+    policy = PolicyAdapter(tiny.classifier(labels), tiny.tokens(4), ids)
+    output = policy.generate(ids.question_ids(torch.arange(4))[:, None])
+    assert output.scores[0].shape == (4, labels + 1)
+    assert set(ids.actions(output.sequences).tolist()) <= set(range(labels))

@@ -1,0 +1,99 @@
+"""Flags, YAML, and what is refused."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from conftest import REPOSITORY
+from eightball_ppo.cli import parse
+from eightball_ppo.configs import TRL_OPTIONS, DistillConfig, PPOConfig, RewardConfig, SFTConfig
+from eightball_ppo.errors import InputError
+
+
+def test_flags_beat_yaml_beats_defaults(tmp_path: Path) -> None:
+    file = tmp_path / "recipe.yaml"
+    file.write_text("kl_coef: 0.5\nlearning_rate: 1e-3\nlabels: [a, b]\nmax_grad_norm: 2\n")
+    config = parse(PPOConfig, ["--config", str(file), "--kl_coef=0.7", "--per_device_train_batch_size", "64"])
+    assert (config.kl_coef, config.learning_rate, config.labels) == (0.7, 1e-3, ["a", "b"])
+    assert (config.per_device_train_batch_size, config.max_grad_norm, config.cliprange) == (64, 2.0, 0.1)
+    assert parse(PPOConfig, []) == PPOConfig()
+
+
+@pytest.mark.parametrize("config_class", [SFTConfig, RewardConfig, PPOConfig, DistillConfig])
+def test_defaults_parse(config_class: type) -> None:
+    assert parse(config_class, []) == config_class()
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        (["--kl_coef", "-1"], "--kl_coef -1.0: must not be negative"),
+        (["--kl_coef", "much"], "argument --kl_coef/--kl-coef: invalid float value: 'much'"),
+        (["--no_such_flag", "1"], "--no_such_flag"),
+        (["--score", "vibes"], "invalid choice: 'vibes'"),
+        (["--output_dir", ""], "--output_dir: empty"),
+        (["--num_ppo_epochs", "0"], "--num_ppo_epochs 0: at least 1"),
+        (["--lr_scheduler_type", "reduce_lr_on_plateau"], "gives it no metric"),
+        (["--kl_estimator", "k3"], "--kl_estimator k3: refused (only k1): k3 inside the reward has the wrong gradient"),
+        (["--gradient_accumulation_steps", "4"], "refused (only 1)"),
+        (["--temperature", "0.7"], "refused (only 1.0)"),
+        (["--bf16"], "--bf16: refused (only False): TRL 1.12's PPOTrainer accepts this and ignores it"),
+        (["--max_steps", "10"], "use --total_episodes"),
+        (["--config", "/nowhere.yaml"], "/nowhere.yaml: unreadable YAML"),
+        (["--config"], "--config: names no file"),
+    ],
+)
+def test_bad_flags_are_one_clear_line(argv: list[str], message: str) -> None:
+    with pytest.raises(InputError, match=re.escape(message)) as caught:
+        parse(PPOConfig, argv)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("kl_coef: [1]", "recipe.yaml: kl_coef [1]: Input should be a valid number"),
+        ("kl_coff: 1", "recipe.yaml: unknown option 'kl_coff'"),
+        ("temperature: 0.7", "recipe.yaml: temperature: not an option here: another value trains the tempered policy"),
+        ("- a\n- b", "recipe.yaml: a YAML mapping of options is needed"),
+        ("a: b: c", "recipe.yaml: unreadable YAML"),
+        ("labels: 7", "recipe.yaml: labels 7: Input should be a valid list"),
+    ],
+)
+def test_bad_yaml_names_file_and_key(tmp_path: Path, content: str, message: str) -> None:
+    (tmp_path / "recipe.yaml").write_text(content)
+    with pytest.raises(InputError, match=re.escape(message)):
+        parse(PPOConfig, ["--config", str(tmp_path / "recipe.yaml")])
+
+
+def test_trls_options_are_fields_or_accounted_for() -> None:
+    """Every option that TRL's own PPOConfig adds to TrainingArguments works here, or is refused with a reason."""
+    import dataclasses
+
+    from trl.experimental.ppo import PPOConfig as TRLConfig
+
+    ours = {field.name for field in dataclasses.fields(PPOConfig)}
+    own_of_trl = set(TRLConfig.__annotations__)
+    computed = {"world_size", "num_total_batches", "micro_batch_size", "local_batch_size", "batch_size"}
+    computed |= {"local_mini_batch_size", "mini_batch_size"}
+    for_later = {"push_to_hub", "dataset_num_proc", "ds3_gather_for_generation"}
+    assert own_of_trl - ours - set(TRL_OPTIONS) == computed | for_later
+    assert not ours & set(TRL_OPTIONS)
+
+
+@pytest.mark.parametrize(("name", "value"), [(n, v) for n, (v, _) in TRL_OPTIONS.items() if v is not None])
+def test_the_standing_value_of_a_refused_option_is_accepted(name: str, value: str) -> None:
+    assert parse(PPOConfig, [f"--{name}", value]) == PPOConfig()
+
+
+def test_help_answers_without_heavy_imports() -> None:
+    code = (
+        "import sys, runpy\nsys.argv = ['ppo.py', '--help']\n"
+        "try:\n    runpy.run_path('scripts/ppo.py', run_name='__main__')\n"
+        "except SystemExit:\n    print(sorted({'torch', 'transformers.modeling_utils'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True)
+    assert "--kl_coef" in done.stdout and done.stdout.strip().endswith("[]"), done.stdout[-300:] + done.stderr

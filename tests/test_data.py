@@ -1,0 +1,83 @@
+"""Loading, validating and splitting questions."""
+
+import re
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from eightball_ppo.data import Questions, load_questions, normalised, split_by_question
+from eightball_ppo.errors import InputError
+from eightball_ppo.labels import LabelSet
+
+LABELS = LabelSet.of(["up", "down"])
+
+
+def load(directory: Path) -> Questions:
+    return load_questions(str(directory), "rl", "text", "label", LABELS)
+
+
+def test_rows_are_read_in_order_and_labels_become_ids(tmp_path: Path) -> None:
+    (tmp_path / "rl.jsonl").write_bytes(
+        '\ufeff{"text": " Grüße? ", "label": "down"}\n\n{"text": "🎱?", "label": "up", "x": 1}\n'.encode()
+    )
+    questions = load(tmp_path)
+    assert questions.texts == ["Grüße?", "🎱?"] and questions.label_ids == [1, 0]
+    assert load_questions(str(tmp_path), "rl", "text").label_ids is None
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "rl.jsonl: no rows"),
+        (b"\n\n", "rl.jsonl: no rows"),
+        (b'{"text": "a?", "label": "up"}\n{"text": "b?"', "rl.jsonl:2: not JSON"),
+        (b"[1, 2]\n", "rl.jsonl:1: a JSON object is needed, got [1, 2]"),
+        (b'{"question": "a?"}\n', "rl.jsonl:1: no column 'text'; the row has ['question']"),
+        (b'{"text": "a?"}\n', "rl.jsonl:1: no column 'label'"),
+        (b'{"text": "  ", "label": "up"}\n', "rl.jsonl:1: column 'text' must be a non-blank string, got '  '"),
+        (b'{"text": 7, "label": "up"}\n', "rl.jsonl:1: column 'text' must be a non-blank string, got 7"),
+        (b'{"text": "a?", "label": "up"}\n{"text": "b?", "label": "left"}\n', "rl.jsonl:2: unknown label 'left'"),
+        (b'{"text": "a?", "label": "up"}\n{"text": "\xff?", "label": "up"}\n', "rl.jsonl:2: not UTF-8"),
+    ],
+)
+def test_bad_content_names_file_row_and_value(tmp_path: Path, content: bytes, message: str) -> None:
+    (tmp_path / "rl.jsonl").write_bytes(content)
+    with pytest.raises(InputError, match=re.escape(message)):
+        load(tmp_path)
+
+
+def test_missing_file_and_directory(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"rl\.jsonl: no such file"):
+        load(tmp_path)
+    with pytest.raises(InputError, match="no such dataset directory"):
+        load(tmp_path / "nowhere")
+
+
+def test_normalised_ignores_case_punctuation_and_space() -> None:
+    assert normalised("Will  it rain, Tom's dog?") == normalised("will it RAIN tom's dog") == "will it rain toms dog"
+
+
+@given(st.integers(0, 1000), st.permutations(range(30)))
+def test_split_is_stratified_disjoint_and_independent_of_order(seed: int, order: list[int]) -> None:
+    texts = [f"question {i}?" for i in range(30)]
+    questions = Questions("q", texts, [i % 3 for i in range(30)])
+    train, validation = split_by_question(questions, 0.2, seed)
+    assert len(validation) == 6 and sorted(validation.label_ids or []) == [0, 0, 1, 1, 2, 2]
+    assert sorted(train.texts + validation.texts) == sorted(texts)
+    _, again = split_by_question(questions.subset(order), 0.2, seed)
+    assert set(again.texts) == set(validation.texts)
+
+
+def test_a_question_that_stands_twice_lands_on_one_side() -> None:
+    questions = Questions("q", ["Same?", "same", "Other?", "More?", "Least?"], [0] * 5)
+    for seed in range(10):
+        train, validation = split_by_question(questions, 0.5, seed)
+        assert ("Same?" in train.texts) == ("same" in train.texts)
+        assert ("Same?" in validation.texts) == ("same" in validation.texts)
+
+
+def test_split_that_leaves_a_side_empty_is_refused() -> None:
+    with pytest.raises(InputError, match="cannot be split"):
+        split_by_question(Questions("q", ["One?", "Two?"]), 0.1, 0)

@@ -1,0 +1,49 @@
+"""Records and before/after tables."""
+
+import pytest
+import torch
+
+from eightball_ppo.data import Questions
+from eightball_ppo.evaluation import SplitGrades, before_after, describe, evaluate
+from eightball_ppo.labels import LabelSet
+
+LABELS = LabelSet.of(["a", "b"])
+QUESTIONS = Questions("q", ["one?", "two?"], [0, 1])
+REFERENCE = torch.tensor([[0.5, 0.5], [0.5, 0.5]]).log()
+SPLIT = SplitGrades(QUESTIONS, torch.tensor([[1.0, 0.0], [0.0, 2.0]]), REFERENCE)
+
+
+def test_record_by_hand() -> None:
+    policy = torch.tensor([[0.8, 0.2], [0.6, 0.4]]).log()
+    record = evaluate(policy, SPLIT, 0.5, LABELS)
+    assert record["questions"] == 2
+    assert record["expected_score"] == pytest.approx((0.8 + 0.8) / 2)
+    # KL to uniform = log 2 - entropy: 0.1927 and 0.0201
+    assert record["kl"] == pytest.approx((0.192745 + 0.020136) / 2, abs=1e-5)
+    assert record["objective"] == pytest.approx(0.8 - 0.5 * record["kl"])
+    assert record["gold_accuracy"] == 0.5 and record["gold_probability"] == pytest.approx(0.6)
+    assert record["label_histogram"] == pytest.approx({"a": 0.7, "b": 0.3})
+    assert record["greedy_histogram"] == {"a": 1.0, "b": 0.0}
+
+
+def test_reference_has_fraction_zero_and_unlabelled_splits_have_no_gold() -> None:
+    assert evaluate(REFERENCE, SPLIT, 0.5, LABELS)["optimum_fraction"] == 0
+    record = describe(REFERENCE, REFERENCE, Questions("q", ["one?", "two?"]), LABELS)
+    assert record["gold_accuracy"] is None and record["kl"] == 0
+
+
+def test_before_after_counts_fifty_draws_and_measures_the_change() -> None:
+    before, after = torch.zeros(2, 2), torch.tensor([[20.0, 0.0], [0.0, 0.0]])
+    table = before_after(SPLIT, before, after, LABELS, seed=0)
+    assert table["question"].tolist() == ["one?", "two?"] and table["wanted"].tolist() == ["a", "b"]
+    assert (table["before_count_a"] + table["before_count_b"]).tolist() == [50, 50]
+    assert table["after_count_a"][0] == 50 and table["change"].tolist() == pytest.approx([0.5, 0.0], abs=1e-6)
+    assert table.equals(before_after(SPLIT, before, after, LABELS, seed=0))
+
+
+def test_evaluation_leaves_the_training_random_numbers_alone() -> None:
+    torch.manual_seed(0)
+    expected = torch.rand(3)
+    torch.manual_seed(0)
+    before_after(SPLIT, REFERENCE, REFERENCE, LABELS, seed=1)
+    assert torch.equal(torch.rand(3), expected)

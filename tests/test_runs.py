@@ -1,0 +1,62 @@
+"""Run directories are whole or not there."""
+
+import json
+from pathlib import Path
+
+import pytest
+import yaml
+
+from eightball_ppo.configs import SFTConfig
+from eightball_ppo.errors import InputError
+from eightball_ppo.runs import Run, read_metrics
+
+
+def config(directory: Path, **overrides: object) -> SFTConfig:
+    return SFTConfig(output_dir=str(directory), **overrides)  # type: ignore[arg-type]
+
+
+def test_a_finished_run_holds_config_environment_metrics_and_results(tmp_path: Path) -> None:
+    with Run(config(tmp_path / "run", seed=7), "sft") as run:
+        run.log({"step": 1, "loss": float("nan")})
+        run.log({"step": 2, "loss": 0.5})
+        assert not (tmp_path / "run").exists()
+        done = run.finish({"x": float("inf"), "y": [1.5]})
+    assert yaml.safe_load((done / "config.yaml").read_text())["seed"] == 7
+    assert json.loads((done / "environment.json").read_text())["packages"]["trl"] == "1.12.0"
+    assert read_metrics(done) == [{"step": 1, "loss": None}, {"step": 2, "loss": 0.5}]
+    assert json.loads((done / "results.json").read_text()) == {"x": None, "y": [1.5]}
+    assert [path.name for path in tmp_path.iterdir()] == ["run"]
+
+
+def test_bad_input_leaves_nothing_and_a_crash_leaves_the_unfinished_run(tmp_path: Path) -> None:
+    with pytest.raises(InputError), Run(config(tmp_path / "run"), "sft"):
+        raise InputError("bad")
+    assert not list(tmp_path.iterdir())
+    with pytest.raises(ZeroDivisionError), Run(config(tmp_path / "run"), "sft") as run:
+        run.log({"step": 1})
+        _ = 1 / 0
+    assert [path.name for path in tmp_path.iterdir()] == ["run.unfinished"]
+    with Run(config(tmp_path / "run"), "sft") as run:  # the next run clears it away
+        run.finish({})
+    assert [path.name for path in tmp_path.iterdir()] == ["run"] and not (tmp_path / "run" / "metrics.jsonl").exists()
+
+
+def test_another_run_is_replaced_only_on_request_and_only_by_a_whole_one(tmp_path: Path) -> None:
+    with Run(config(tmp_path / "run"), "sft") as run:
+        run.finish({"run": 1})
+    with pytest.raises(InputError, match="holds another run; pass --overwrite_output_dir"):
+        Run(config(tmp_path / "run"), "sft")
+    again = config(tmp_path / "run", overwrite_output_dir=True)
+    with pytest.raises(ZeroDivisionError), Run(again, "sft"):
+        _ = 1 / 0
+    assert json.loads((tmp_path / "run" / "results.json").read_text()) == {"run": 1}
+    with Run(again, "sft") as run:
+        run.finish({"run": 2})
+    assert json.loads((tmp_path / "run" / "results.json").read_text()) == {"run": 2}
+    assert [path.name for path in tmp_path.iterdir()] == ["run"]
+
+
+def test_a_file_is_no_output_directory(tmp_path: Path) -> None:
+    (tmp_path / "run").write_text("")
+    with pytest.raises(InputError, match="is a file"):
+        Run(config(tmp_path / "run"), "sft")

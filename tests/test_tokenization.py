@@ -1,0 +1,41 @@
+"""Tokenizers and token tables."""
+
+import logging
+from pathlib import Path
+
+import pytest
+from transformers import AutoTokenizer
+
+from eightball_ppo.data import Questions
+from eightball_ppo.errors import InputError
+from eightball_ppo.tokenization import load_tokenizer, tokenize
+
+QUESTIONS = Questions("some.jsonl", ["Will it rain?", "Will it rain in Rome on the day after tomorrow?"])
+
+
+def test_wordpiece_pads_to_the_longest_and_masks_it() -> None:
+    table = tokenize(QUESTIONS, load_tokenizer("wordpiece", QUESTIONS), 32)
+    assert table.input_ids_NT.shape == table.attention_mask_NT.shape == (2, 13)
+    assert table.attention_mask_NT.sum(1).tolist() == [6, 13] and table.truncated == 0
+
+
+def test_long_questions_are_cut_counted_and_warned_about_once(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.WARNING):
+        table = tokenize(QUESTIONS, load_tokenizer("wordpiece", QUESTIONS), 8)
+    assert table.input_ids_NT.shape == (2, 8) and table.truncated == 1
+    (record,) = caplog.records
+    assert record.getMessage() == "some.jsonl: 1 of 2 questions are longer than max_length 8 tokens and were cut"
+
+
+def test_whitespace_vocabulary_lowercases_and_knows_unk(tmp_path: Path) -> None:
+    tokenizer = load_tokenizer("whitespace", QUESTIONS)
+    assert tokenizer.tokenize("WILL it snow?") == ["will", "it", "<unk>"]
+    tokenizer.save_pretrained(tmp_path)
+    again = AutoTokenizer.from_pretrained(tmp_path)
+    assert again(QUESTIONS.texts)["input_ids"] == tokenizer(QUESTIONS.texts)["input_ids"]
+    assert again.pad_token_id == 0 and again.unk_token == "<unk>"
+
+
+def test_a_path_without_a_tokenizer_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"--tokenizer .*no tokenizer there"):
+        load_tokenizer(str(tmp_path), QUESTIONS)
