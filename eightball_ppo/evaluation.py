@@ -68,8 +68,8 @@ def before_after(
     split: SplitGrades, logits_before_NK: Tensor, logits_after_NK: Tensor, labels: LabelSet, seed: int
 ) -> pd.DataFrame:
     """One row per question: question, wanted, grader's scores, then the policy's logits, probabilities and sampled
-    counts, before and after. The counts are of 50 draws each, from a generator of their own; `change` is the total variation
-    distance between before and after.
+    counts, before and after. The counts are of 50 draws each, from a generator of their own; `change` is the total
+    variation distance between before and after.
     """
     columns: dict[str, Any] = {"question": split.questions.texts}
     if split.questions.label_ids is not None:

@@ -37,6 +37,14 @@ def num_processes() -> int:
     return int(os.environ.get("WORLD_SIZE", "1"))
 
 
+def wait_for_everyone() -> None:
+    """Return once every process of the launch is here; at once if there is one, or none has met the others yet."""
+    from torch import distributed
+
+    if distributed.is_available() and distributed.is_initialized():
+        distributed.barrier()
+
+
 def check_output_dir(config: StageConfig) -> None:
     """Raises InputError if `output_dir` is a file, or holds anything and may not be replaced."""
     path = Path(config.output_dir)
@@ -98,6 +106,7 @@ class Run:
                 self.target.rename(replaced)
             self.path.rename(self.target)
             shutil.rmtree(replaced, ignore_errors=True)
+        wait_for_everyone()
         return self.target
 
 

@@ -50,7 +50,7 @@ def replay(
     score_NK: Tensor,
     recording: Recording,
 ) -> list[dict[str, float]]:
-    """Train `policy` (a `PolicyAdapter`-like callable of rows) and `value` in place; returns the metrics of each update.
+    """Train `policy` and `value` in place as TRL trained its own; returns the metrics of each update.
 
     `policy(rows_B)` and `reference(rows_B)` give logits [B, K]; `value(rows_B)` gives [B].
     """

@@ -18,6 +18,7 @@ from transformers import (
     TrainerState,
     TrainingArguments,
 )
+from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK, get_available_reporting_integrations
 from transformers.trainer_callback import PrinterCallback
 
 from eightball_ppo.configs import FitConfig
@@ -63,8 +64,23 @@ class QuietProgress(ProgressCallback):
 
 
 def reporting(report_to: str) -> list[str]:
-    """transformers' spelling of `--report_to`."""
-    return [] if report_to == "none" else report_to.split(",")
+    """The trackers that `--report_to` names (comma-separated; `none`, or `all` that are installed).
+
+    Raises:
+        InputError: a tracker that transformers does not know, or that is not installed.
+    """
+    installed = get_available_reporting_integrations()
+    if report_to == "all":
+        return installed
+    names = [] if report_to == "none" else report_to.split(",")
+    for name in names:
+        if name not in INTEGRATION_TO_CALLBACK:
+            raise InputError(
+                f"--report_to {report_to}: unknown tracker {name!r}; known: {', '.join(INTEGRATION_TO_CALLBACK)}"
+            )
+        if name not in installed:
+            raise InputError(f"--report_to {report_to}: {name} is not installed; pip install {name}")
+    return names
 
 
 def replace_progress(trainer: Trainer, stage: str, disable_tqdm: bool) -> None:

@@ -103,43 +103,10 @@ def build_trainer(config: PPOConfig, models: TRLModels, batch: int, output_dir: 
     from datasets import Dataset
     from trl.experimental import ppo as trl_ppo
 
-    arguments = trl_ppo.PPOConfig(
-        output_dir=str(output_dir),
-        seed=config.seed,
-        report_to=reporting(config.report_to),
-        run_name=output_dir.name.removesuffix(".unfinished"),
-        disable_tqdm=config.disable_tqdm,
-        save_strategy="no",
-        logging_steps=1,
-        # precision and memory: said, because TRL's defaults switch on what its loop then ignores
-        bf16=False,
-        gradient_checkpointing=False,
-        # one answer is one label, sampled from the very softmax that is saved
-        response_length=1,
-        temperature=1.0,
-        stop_token=None,
-        num_sample_generations=0,
-        kl_estimator="k1",
-        gradient_accumulation_steps=1,
-        per_device_train_batch_size=batch,
-        local_rollout_forward_batch_size=batch,
-        total_episodes=config.total_episodes,
-        num_mini_batches=config.num_mini_batches,
-        num_ppo_epochs=config.num_ppo_epochs,
-        learning_rate=config.learning_rate,
-        lr_scheduler_type=config.lr_scheduler_type,
-        warmup_steps=config.warmup_steps,
-        weight_decay=config.weight_decay,
-        kl_coef=config.kl_coef,
-        cliprange=config.cliprange,
-        cliprange_value=config.cliprange_value,
-        vf_coef=config.vf_coef,
-        whiten_rewards=config.whiten_rewards,
-    )
     num_questions = models.reward.lookup.known_N.shape[0]
     rows = torch.arange(num_questions).repeat(config.num_generations)
     trainer = trl_ppo.PPOTrainer(
-        args=arguments,
+        args=_trl_arguments(config, batch, output_dir),
         processing_class=models.ids,
         model=models.policy,
         ref_model=models.reference,
@@ -154,6 +121,52 @@ def build_trainer(config: PPOConfig, models: TRLModels, batch: int, output_dir: 
     if config.max_grad_norm is not None:
         _clip_gradients(trainer, config.max_grad_norm)
     return trainer
+
+
+def _trl_arguments(config: PPOConfig, batch: int, output_dir: Path) -> Any:
+    """TRL's own `PPOConfig`: ours, and everything that must have one value said once.
+
+    Raises:
+        InputError: a tracker or scheduler that transformers does not know.
+    """
+    from trl.experimental import ppo as trl_ppo
+
+    try:
+        return trl_ppo.PPOConfig(
+            output_dir=str(output_dir),
+            seed=config.seed,
+            report_to=reporting(config.report_to),
+            run_name=output_dir.name.removesuffix(".unfinished"),
+            disable_tqdm=config.disable_tqdm,
+            save_strategy="no",
+            logging_steps=1,
+            # precision and memory: said, because TRL's defaults switch on what its loop then ignores
+            bf16=False,
+            activation_checkpointing=False,
+            # one answer is one label, sampled from the very softmax that is saved
+            response_length=1,
+            temperature=1.0,
+            stop_token=None,
+            num_sample_generations=0,
+            kl_estimator="k1",
+            gradient_accumulation_steps=1,
+            per_device_train_batch_size=batch,
+            local_rollout_forward_batch_size=batch,
+            total_episodes=config.total_episodes,
+            num_mini_batches=config.num_mini_batches,
+            num_ppo_epochs=config.num_ppo_epochs,
+            learning_rate=config.learning_rate,
+            lr_scheduler_type=config.lr_scheduler_type,
+            warmup_steps=config.warmup_steps,
+            weight_decay=config.weight_decay,
+            kl_coef=config.kl_coef,
+            cliprange=config.cliprange,
+            cliprange_value=config.cliprange_value,
+            vf_coef=config.vf_coef,
+            whiten_rewards=config.whiten_rewards,
+        )
+    except ValueError as error:
+        raise InputError(f"ppo: {str(error).splitlines()[0]}") from None
 
 
 def _optimizer(config: PPOConfig, models: TRLModels) -> torch.optim.Optimizer:

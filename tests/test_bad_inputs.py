@@ -1,0 +1,167 @@
+"""Bad input to every script: exit code 2, one line on stderr that names the thing, nothing written."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from transformers import AutoModelForSequenceClassification
+
+from conftest import small_dataset
+from eightball_ppo import cli
+from eightball_ppo.configs import DistillConfig, PPOConfig, PredictConfig, RewardConfig, SFTConfig
+
+STAGES = {
+    "sft": (SFTConfig, "eightball_ppo.methods.sft:train"),
+    "reward": (RewardConfig, "eightball_ppo.methods.reward_model:train"),
+    "ppo": (PPOConfig, "eightball_ppo.methods.ppo:train"),
+    "distill": (DistillConfig, "eightball_ppo.methods.distill:train"),
+    "predict": (PredictConfig, "eightball_ppo.methods.predict:run"),
+}
+Refused = Callable[..., str]
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    return small_dataset(tmp_path / "data")
+
+
+@pytest.fixture
+def refused(tmp_path: Path, data: Path, sft_run: Path, reward_run: Path, capsys: pytest.CaptureFixture[str]) -> Refused:
+    """Run a stage on bad input; returns its one line on stderr after checking everything else."""
+
+    def run(stage: str, *argv: str) -> str:
+        flags = list(argv)
+        if stage != "predict":
+            flags = ["--output_dir", str(tmp_path / "out"), "--dataset_name", str(data), "--disable_tqdm", *flags]
+        if stage in ("ppo", "distill"):
+            flags = ["--sft_model_path", str(sft_run), "--reward_model_path", str(reward_run), *flags]
+        before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as exit_:
+            cli.main(*STAGES[stage], argv=flags)
+        captured = capsys.readouterr()
+        assert exit_.value.code == 2
+        assert captured.err.count("\n") == 1 and "Traceback" not in captured.err, captured.err
+        assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")} == before
+        return captured.err
+
+    return run
+
+
+@pytest.mark.parametrize("stage", ["sft", "reward", "ppo", "distill"])
+def test_data_that_is_missing_empty_malformed_or_not_utf8(refused: Refused, data: Path, stage: str) -> None:
+    file = data / f"{ {'sft': 'sft', 'reward': 'preferences'}.get(stage, 'rl') }.jsonl"
+    lines = file.read_bytes().splitlines(keepends=True)
+    file.write_bytes(b"".join(lines[:6]) + b'{"question": "unclosed\n')
+    assert f"{file}:7: not JSON" in refused(stage)
+    file.write_bytes(b"".join(lines[:3]) + b'{"question": "caf\xe9?", "answer": "Yes"}\n')
+    assert f"{file}:4: not UTF-8" in refused(stage)
+    file.write_bytes(b"")
+    assert f"{file}: no rows" in refused(stage)
+    file.unlink()
+    assert f"{file}: no such file" in refused(stage)
+    assert "no such dataset directory" in refused(stage, "--dataset_name", str(data / "nowhere"))
+
+
+@pytest.mark.parametrize(("stage", "split"), [("sft", "sft"), ("reward", "preferences"), ("ppo", "heldout")])
+def test_unknown_label_names_file_row_and_value(refused: Refused, data: Path, stage: str, split: str) -> None:
+    file = data / f"{split}.jsonl"
+    rows = [json.loads(line) for line in file.read_text().splitlines()]
+    rows[4]["answer"] = "Perhaps"
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert f"{file}:5: unknown label 'Perhaps'" in refused(stage)
+
+
+@pytest.mark.parametrize("stage", ["sft", "reward", "ppo", "distill"])
+def test_fewer_than_two_labels(refused: Refused, stage: str) -> None:
+    assert "at least 2 are needed" in refused(stage, "--labels", "Yes")
+
+
+@pytest.mark.parametrize("stage", ["ppo", "distill"])
+def test_labels_that_differ_between_data_reference_and_grader(
+    refused: Refused, stage: str, tmp_path: Path, reward_run: Path
+) -> None:
+    assert "labels differ" in refused(stage, "--labels", "No", "Yes", "Maybe")
+    model = AutoModelForSequenceClassification.from_pretrained(reward_run)
+    model.config.id2label = {0: "Maybe", 1: "No", 2: "Yes"}
+    other = tmp_path / "other"
+    model.save_pretrained(other)
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        (other / name).write_bytes((reward_run / name).read_bytes())
+    assert f"--reward_model_path {other}" in refused(stage, "--reward_model_path", str(other))
+
+
+@pytest.mark.parametrize("flag", ["--sft_model_path", "--reward_model_path"])
+def test_a_checkpoint_that_is_none(refused: Refused, tmp_path: Path, sft_run: Path, flag: str) -> None:
+    assert f"{flag} {tmp_path / 'nowhere'}: no such directory" in refused("ppo", flag, str(tmp_path / "nowhere"))
+    (tmp_path / "empty").mkdir()
+    assert "not a checkpoint, it holds no config.json" in refused("ppo", flag, str(tmp_path / "empty"))
+    torn = tmp_path / "torn"
+    torn.mkdir()
+    for file in sft_run.iterdir():
+        (torn / file.name).write_bytes(file.read_bytes()[: 1000 if file.name == "model.safetensors" else None])
+    assert f"{flag} {torn}: not a loadable checkpoint" in refused("ppo", flag, str(torn))
+
+
+def test_batches_that_cannot_be(refused: Refused) -> None:
+    """60 questions, twice each."""
+    assert "fill at most 120" in refused("ppo", "--per_device_train_batch_size", "121")
+    assert "at least 8" in refused("ppo", "--per_device_train_batch_size", "4")
+    assert "7 does not divide the batch of 64" in refused(
+        "ppo", "--per_device_train_batch_size", "64", "--num_mini_batches", "7"
+    )
+    assert "minibatches of 4 episodes" in refused(
+        "ppo", "--per_device_train_batch_size", "64", "--num_mini_batches", "16", "--whiten_rewards"
+    )
+
+
+def test_flags_out_of_range(refused: Refused) -> None:
+    for stage in ("ppo", "distill"):
+        assert "--kl_coef -0.1: must not be negative" in refused(stage, "--kl_coef", "-0.1")
+    assert "unknown grader; did you mean bert?" in refused("ppo", "--grader", "brt")
+    assert "--threshold 1.5: a probability" in refused("distill", "--threshold", "1.5")
+    assert "no question reaches it" in refused("distill", "--threshold", "1.0")
+    assert "--learning_rate 0.0" in refused("sft", "--learning_rate", "0")
+    assert "--max_length 2" in refused("sft", "--max_length", "2")
+    assert "no tokenizer there" in refused("sft", "--tokenizer", "/nowhere")
+    assert "--model_name_or_path" in refused("reward", "--model_name_or_path", "/nowhere")
+    assert "between 0 and 1" in refused("reward", "--validation_fraction", "1")
+    assert "not a valid" in refused("sft", "--lr_scheduler_type", "sideways")
+    assert "not a valid" in refused("ppo", "--lr_scheduler_type", "sideways")
+    assert "unknown tracker 'banana'" in refused("ppo", "--report_to", "banana")
+    assert "unknown tracker 'banana'" in refused("sft", "--report_to", "banana")
+    assert "clearml is not installed" in refused("distill", "--report_to", "clearml")
+
+
+def test_weak_grader_is_refused_unless_allowed(
+    refused: Refused, data: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The held-out wishes turned round: the same reward model is now wrong about most of them."""
+    file = data / "heldout.jsonl"
+    turned = {"Yes": "No", "No": "Maybe", "Maybe": "Yes"}
+    rows = [json.loads(line) for line in file.read_text().splitlines()]
+    file.write_text("".join(json.dumps({**row, "answer": turned[row["answer"]]}) + "\n" for row in rows))
+    for stage in ("ppo", "distill"):
+        line = refused(stage)
+        assert "is not above 0.6" in line and "--allow_weak_grader" in line
+
+
+@pytest.mark.parametrize("stage", ["sft", "reward", "ppo", "distill"])
+def test_an_output_directory_that_holds_another_run(refused: Refused, tmp_path: Path, stage: str) -> None:
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "results.json").write_text("{}")
+    assert f"{tmp_path / 'out'}: holds another run; pass --overwrite_output_dir" in refused(stage)
+
+
+def test_predict(refused: Refused, tmp_path: Path, sft_run: Path) -> None:
+    policy = ("--model_name_or_path", str(sft_run))
+    assert "pass one question" in refused("predict", *policy)
+    assert "pass one question" in refused("predict", *policy, "--question", "a?", "--file", "b")
+    assert "the question is blank" in refused("predict", *policy, "--question", " ")
+    assert "No such file" in refused("predict", *policy, "--file", str(tmp_path / "nowhere"))
+    (tmp_path / "empty.txt").write_text("\n")
+    assert "holds no question" in refused("predict", *policy, "--file", str(tmp_path / "empty.txt"))
+    (tmp_path / "latin.txt").write_bytes(b"caf\xe9?\n")
+    assert "not UTF-8 (byte 3)" in refused("predict", *policy, "--file", str(tmp_path / "latin.txt"))
+    assert "no such directory" in refused("predict", "--question", "a?", "--model_name_or_path", str(tmp_path / "no"))

