@@ -131,7 +131,9 @@ class PPOConfig(GradedConfig):
     )
     num_mini_batches: int = option(8, "Minibatches, so optimizer steps, per PPO epoch; must divide the batch.")
     num_ppo_epochs: int = option(4, "Passes over each batch.")
-    learning_rate: float = option(0.012, "Peak learning rate of the policy.")
+    learning_rate: float | None = option(
+        None, "Peak learning rate of the policy; by default 0.012, divided by kl_coef where that is above 1."
+    )
     value_learning_rate: float = option(
         0.0012, "Peak learning rate of the value model; a slow critic keeps wrong answers surprising."
     )
@@ -153,6 +155,10 @@ class PPOConfig(GradedConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.learning_rate is None:
+            # The optimum's logits lie score / kl_coef away from the reference's. TRL whitens that scale out of the
+            # advantages, so without smaller steps a high price would be drowned in the noise of the steps themselves.
+            self.learning_rate = 0.012 / max(1.0, self.kl_coef)
         for name in ("total_episodes", "num_generations", "num_mini_batches", "num_ppo_epochs"):
             require(getattr(self, name) >= 1, f"--{name} {getattr(self, name)}: at least 1")
         for name in ("learning_rate", "value_learning_rate"):

@@ -144,9 +144,9 @@ def test_recipes_parse() -> None:
     from eightball_ppo import cli
     from eightball_ppo.configs import DistillConfig, PPOConfig
 
-    recipes = {"eightball": PPOConfig, "original": DistillConfig}
+    recipes: dict[str, type] = {"eightball": PPOConfig, "original": DistillConfig}
     assert {file.stem for file in (REPOSITORY / "recipes").glob("*.yaml")} == set(recipes)
     for name, config_class in recipes.items():
-        config = cli.parse(config_class, ["--config", str(REPOSITORY / "recipes" / f"{name}.yaml")])
+        config: object = cli.parse(config_class, ["--config", str(REPOSITORY / "recipes" / f"{name}.yaml")])
         if name == "eightball":
             assert config == PPOConfig()  # the recipe is the default, written out

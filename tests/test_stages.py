@@ -132,7 +132,7 @@ def test_rule_grader_teaches_its_label_and_a_high_price_forbids_it(graded: Calla
     eager = results(ppo.train(graded(PPOConfig, grader="rule:Yes", kl_coef=0.05, total_episodes=2400)))
     assert eager["splits"]["heldout"]["label_histogram"]["Yes"] > 0.95
     held = results(ppo.train(graded(PPOConfig, grader="rule:Yes", kl_coef=100.0, total_episodes=2400)))
-    assert held["splits"]["heldout"]["kl"] < 0.05
+    assert held["splits"]["heldout"]["kl"] < 0.01 and held["splits"]["train"]["kl"] < 0.01
 
 
 def test_distill_chooses_a_threshold_on_validation_and_reports_coverage(graded: Callable[..., Any]) -> None:

@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from scipy.stats import chisquare
+from scipy.stats import chi2_contingency
 from transformers import set_seed
 
 from eightball_ppo import hub
@@ -60,19 +60,20 @@ def _results(
 ) -> dict[str, Any]:
     """The record, plus whether held-out answers follow the prior of the training answers.
 
-    `prior_p_value`: chi-square test of one sampled answer per held-out question against the training frequencies; small
-    would mean that the answers do not follow the prior.
+    `prior_p_value`: chi-square test that one sampled answer per held-out question and the training answers come from
+    one distribution (both are samples of the 8-ball's prior); small: the answers do not follow the prior.
     """
     logp_NK = logits_NK.log_softmax(-1)
     no_grader = dict.fromkeys(("expected_score", "objective", "optimum_objective", "optimum_fraction"))
     record = {**no_grader, **describe(logp_NK, logp_NK, heldout, labels)}
     generator = torch.Generator().manual_seed(config.seed)
     sampled_N = torch.multinomial(logp_NK.exp(), 1, generator=generator).squeeze(1)
-    counts_K = torch.bincount(sampled_N, minlength=len(labels))
-    prior_K = torch.bincount(torch.tensor(train_ids), minlength=len(labels)) / len(train_ids)
-    test = chisquare(counts_K.numpy(), (prior_K * len(heldout)).numpy())
-    record["sampled_counts"] = dict(zip(labels.names, counts_K.tolist(), strict=True))
-    record["training_prior"] = dict(zip(labels.names, prior_K.tolist(), strict=True))
+    sampled_K = torch.bincount(sampled_N, minlength=len(labels))
+    training_K = torch.bincount(torch.tensor(train_ids), minlength=len(labels))
+    seen_2K = torch.stack([training_K, sampled_K])
+    test = chi2_contingency(seen_2K[:, seen_2K.sum(0) > 0].numpy())
+    record["sampled_counts"] = dict(zip(labels.names, sampled_K.tolist(), strict=True))
+    record["training_counts"] = dict(zip(labels.names, training_K.tolist(), strict=True))
     record["prior_p_value"] = float(test.pvalue)
     return {
         "method": "sft",
