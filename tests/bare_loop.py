@@ -54,14 +54,11 @@ def replay(
 
     `policy(rows_B)` and `reference(rows_B)` give logits [B, K]; `value(rows_B)` gives [B].
     """
-    optimizer = torch.optim.AdamW(
-        [
-            {"params": [p for p in policy.parameters() if p.requires_grad], "lr": config.learning_rate},
-            {"params": [p for p in value.parameters() if p.requires_grad], "lr": config.value_learning_rate},
-        ],
-        betas=(0.9, config.adam_beta2),
-        weight_decay=config.weight_decay,
-    )
+    groups: list[dict[str, Any]] = [
+        {"params": [p for p in policy.parameters() if p.requires_grad], "lr": config.learning_rate},
+        {"params": [p for p in value.parameters() if p.requires_grad], "lr": config.value_learning_rate},
+    ]
+    optimizer = torch.optim.AdamW(groups, betas=(0.9, config.adam_beta2), weight_decay=config.weight_decay)
     updates = len(recording.rows)
     scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda done: 1 - done / updates)
     permutations = iter(recording.permutations)

@@ -104,6 +104,26 @@ def test_a_checkpoint_that_is_none(refused: Refused, tmp_path: Path, sft_run: Pa
     assert f"{flag} {torn}: not a loadable checkpoint" in refused("ppo", flag, str(torn))
 
 
+def test_everything_is_checked_before_a_stage_is_trained(
+    refused: Refused, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """From a directory without runs/: the default SFT model would be trained first."""
+    monkeypatch.chdir(tmp_path)
+    missing = ("--sft_model_path", SFTConfig.output_dir)
+    assert "no such directory" in refused("ppo", *missing, "--reward_model_path", "./nowhere")
+    assert "fill at most 120" in refused("ppo", *missing, "--per_device_train_batch_size", "500")
+    assert "unknown grader" in refused("distill", *missing, "--grader", "brt")
+
+
+def test_a_hub_id_that_cannot_be_read(refused: Refused) -> None:
+    assert "nobody/nothing: neither a directory here nor a readable Hub dataset" in refused(
+        "sft", "--dataset_name", "nobody/nothing"
+    )
+    assert "--sft_model_path nobody/nothing: not a loadable checkpoint" in refused(
+        "ppo", "--sft_model_path", "nobody/nothing"
+    )
+
+
 def test_batches_that_cannot_be(refused: Refused) -> None:
     """60 questions, twice each."""
     assert "fill at most 120" in refused("ppo", "--per_device_train_batch_size", "121")

@@ -51,7 +51,7 @@ def test_only_the_ppo_method_and_the_flag_parser_import_trl() -> None:
         ("evaluation.py", ("objective", "data", "labels")),
         ("models", ("data", "errors", "labels", "locations", "models", "tokenization")),
         ("graders", ("configs", "errors", "graders", "labels", "models", "packaged")),
-        ("report", ("labels",)),
+        ("report", ("errors", "labels")),
     ],
 )
 def test_arrows_go_one_way(room: str, may_import: tuple[str, ...]) -> None:

@@ -14,7 +14,7 @@ from eightball_ppo.configs import DistillConfig
 from eightball_ppo.data import split_by_question
 from eightball_ppo.errors import InputError
 from eightball_ppo.methods.fitting import fit
-from eightball_ppo.methods.task import Task, finish, load_task
+from eightball_ppo.methods.task import Task, finish, load_splits, load_task
 from eightball_ppo.models.loading import table_logits_NK
 from eightball_ppo.runs import Run, check_output_dir
 
@@ -40,7 +40,7 @@ def train(config: DistillConfig) -> Path:
     """
     check_output_dir(config)
     config = with_preset(config)
-    task = load_task(config)
+    task = load_task(config, load_splits(config))
     with Run(config, "distill") as run:
         grader_logp_NK = task.logp_NK("train")
         rows = list(range(len(grader_logp_NK)))

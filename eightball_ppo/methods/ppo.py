@@ -18,7 +18,7 @@ from eightball_ppo.configs import PPOConfig
 from eightball_ppo.errors import InputError
 from eightball_ppo.evaluation import evaluate
 from eightball_ppo.methods.fitting import MetricsCallback, replace_progress, reporting
-from eightball_ppo.methods.task import Task, finish, load_task
+from eightball_ppo.methods.task import Task, finish, load_splits, load_task
 from eightball_ppo.models.loading import table_logits_NK
 from eightball_ppo.runs import Run, check_output_dir, num_processes
 from eightball_ppo.tokenization import TokenTable
@@ -37,9 +37,10 @@ def train(config: PPOConfig) -> Path:
         InputError: bad data, checkpoint, grader, batch or output directory; nothing is written then.
     """
     check_output_dir(config)
-    task = load_task(config)
+    questions = load_splits(config)
     world_size = num_processes()
-    batch = batch_size(config, len(task.questions["train"]), world_size)
+    batch = batch_size(config, len(questions["train"]), world_size)
+    task = load_task(config, questions)
     with Run(config, "ppo") as run:
         set_seed(config.seed)
         models = build_models(task.classifier, task.tokens["train"], task.score_rows)
@@ -175,7 +176,7 @@ def _optimizer(config: PPOConfig, models: TRLModels) -> torch.optim.Optimizer:
     A critic as fast as the policy soon expects the bad score of a question whose good answer was not sampled yet; the
     bad answers then cost nothing any more, and the question is lost. See docs/LOG.md.
     """
-    groups = [
+    groups: list[dict[str, Any]] = [
         {"params": [p for p in models.policy.parameters() if p.requires_grad], "lr": config.learning_rate},
         {"params": [p for p in models.value.parameters() if p.requires_grad], "lr": config.value_learning_rate},
     ]

@@ -17,7 +17,7 @@ from eightball_ppo.evaluation import SplitGrades, before_after, evaluate
 from eightball_ppo.graders.base import GradeBook, convert_scores
 from eightball_ppo.graders.registry import load_grader, parse_grader
 from eightball_ppo.labels import LabelSet
-from eightball_ppo.models.loading import label_set, load_classifier, table_logits_NK
+from eightball_ppo.models.loading import check_checkpoint, label_set, load_classifier, table_logits_NK
 from eightball_ppo.report import plots, tables
 from eightball_ppo.runs import Run, is_main_process, read_metrics
 from eightball_ppo.tokenization import TokenTable, tokenize
@@ -54,53 +54,62 @@ class Task:
         return SplitGrades(self.questions[split], score_NK, self.ref_logits_NK[split].log_softmax(-1))
 
 
-def check_paths(config: GradedConfig) -> None:
-    """Fail on a bad `--grader`, a missing checkpoint or missing data before any stage is trained."""
+def load_splits(config: GradedConfig) -> dict[str, Questions]:
+    """The questions to learn from ("train", unlabelled) and those to measure on ("heldout", labelled).
+
+    Raises:
+        InputError: bad data, labels or grader name; cheap, so that it comes before any stage is trained.
+    """
     labels = LabelSet.of(config.labels)
     name, argument = parse_grader(config.grader)
     if name == "rule" and argument not in labels.names:
         raise InputError(f"--grader {config.grader}: unknown label; known: {list(labels.names)}")
-    for split, labelled in (("rl", False), ("heldout", True)):
-        load_questions(
-            config.dataset_name, split, config.text_column, config.label_column if labelled else None, labels
-        )
+    return {
+        "train": load_questions(config.dataset_name, "rl", config.text_column),
+        "heldout": load_questions(config.dataset_name, "heldout", config.text_column, config.label_column, labels),
+    }
 
 
 def train_prerequisites(config: GradedConfig) -> None:
-    """Train the default reference and the default reward model where their directories do not exist yet."""
+    """Train the default reference and the default reward model where their directories do not exist yet.
+
+    Raises:
+        InputError: a model that was asked for by another path is not there; nothing is trained then.
+    """
     from eightball_ppo.methods import reward_model, sft
 
+    needs_reward_model = parse_grader(config.grader)[0] == "bert"
+    sft_is_missing = config.sft_model_path == SFTConfig.output_dir and not Path(config.sft_model_path).exists()
+    reward_is_missing = (
+        needs_reward_model
+        and config.reward_model_path == RewardConfig.output_dir
+        and not Path(config.reward_model_path).exists()
+    )
+    if not sft_is_missing:
+        check_checkpoint(config.sft_model_path, "--sft_model_path")
+    if needs_reward_model and not reward_is_missing:
+        check_checkpoint(config.reward_model_path, "--reward_model_path")
     inherited: dict[str, Any] = {
         name: getattr(config, name)
         for name in ("dataset_name", "text_column", "label_column", "labels", "seed", "report_to", "disable_tqdm")
     }
-    if config.sft_model_path == SFTConfig.output_dir and not Path(config.sft_model_path).exists():
+    if sft_is_missing:
         sft.train(SFTConfig(**inherited, max_length=config.max_length))
-    needs_reward_model = parse_grader(config.grader)[0] == "bert"
-    if (
-        needs_reward_model
-        and config.reward_model_path == RewardConfig.output_dir
-        and not Path(config.reward_model_path).exists()
-    ):
+    if reward_is_missing:
         reward_model.train(RewardConfig(**inherited))
 
 
-def load_task(config: GradedConfig) -> Task:
+def load_task(config: GradedConfig, questions: dict[str, Questions]) -> Task:
     """Reference, questions and grader of a method, training the defaults where they are missing.
 
     Raises:
-        InputError: bad data, checkpoint or grader, labels that differ between them, or a grader that is too weak.
+        InputError: bad checkpoint or grader, labels that differ between them, or a grader that is too weak.
     """
-    check_paths(config)
     train_prerequisites(config)
     labels = LabelSet.of(config.labels)
     classifier, tokenizer = load_classifier(config.sft_model_path, "--sft_model_path")
     labels.require_same(label_set(classifier), "--labels", f"--sft_model_path {config.sft_model_path}")
     book = GradeBook(load_grader(config.grader, labels, config.reward_model_path))
-    questions = {
-        "train": load_questions(config.dataset_name, "rl", config.text_column),
-        "heldout": load_questions(config.dataset_name, "heldout", config.text_column, config.label_column, labels),
-    }
     tokens = {split: tokenize(own, tokenizer, config.max_length) for split, own in questions.items()}
     ref_logits_NK = {split: table_logits_NK(classifier, table) for split, table in tokens.items()}
     task = Task(labels, classifier, tokenizer, book, questions, tokens, ref_logits_NK, config)

@@ -1,5 +1,7 @@
 """Load a classifier and its tokenizer from a directory or the Hub, safetensors only, and say clearly what is wrong."""
 
+from pathlib import Path
+
 import torch
 from transformers import (
     AutoModelForSequenceClassification,
@@ -15,17 +17,27 @@ from eightball_ppo.locations import local_path
 from eightball_ppo.tokenization import TokenTable, tokenize
 
 
-def load_classifier(name: str, flag: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """Model in eval mode (float32) and tokenizer of a saved classifier. `flag` names the option in errors.
+def check_checkpoint(name: str, flag: str) -> Path | None:
+    """The local directory that `name` means, or None for a Hub id.
 
     Raises:
-        InputError: no such directory, no checkpoint in it, a damaged one, or one without safetensors.
+        InputError: a local path that is no directory, or one without a config.json.
     """
     path = local_path(name)
     if path is not None and not path.is_dir():
         raise InputError(f"{flag} {name}: no such directory")
     if path is not None and not (path / "config.json").is_file():
         raise InputError(f"{flag} {name}: not a checkpoint, it holds no config.json")
+    return path
+
+
+def load_classifier(name: str, flag: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """Model in eval mode (float32) and tokenizer of a saved classifier. `flag` names the option in errors.
+
+    Raises:
+        InputError: no such directory, no checkpoint in it, a damaged one, or one without safetensors.
+    """
+    path = check_checkpoint(name, flag)
     source = name if path is None else str(path)
     try:
         model = AutoModelForSequenceClassification.from_pretrained(source, use_safetensors=True, dtype=torch.float32)
