@@ -98,7 +98,8 @@ def distil(
     set_seed(config.seed)
     policy = copy.deepcopy(task.classifier)
     texts = [task.questions["train"].texts[row] for row in kept]
-    fit(policy, task.tokenizer, texts, grader_logp_NK[kept].argmax(-1).tolist(), config, run, stage)
+    wanted = grader_logp_NK[kept].argmax(-1).tolist()
+    fit(policy, task.tokenizer, texts, wanted, config, run, stage, lambda: task.exact_metrics(policy))
     return policy, kept
 
 

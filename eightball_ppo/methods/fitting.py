@@ -2,7 +2,7 @@
 
 import logging
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,17 +28,26 @@ from eightball_ppo.runs import Run
 logger = logging.getLogger(__name__)
 
 
-class MetricsCallback(TrainerCallback):
-    """Every logged step as a row of metrics.jsonl."""
+Measure = Callable[[], dict[str, Any]]
 
-    def __init__(self, run: Run, stage: str):
+
+def nothing() -> dict[str, Any]:
+    """The measure of a stage that has nothing to add to its trainer's own metrics."""
+    return {}
+
+
+class MetricsCallback(TrainerCallback):
+    """Every logged step as a row of metrics.jsonl: what the trainer logs, and beside it what `measure()` returns."""
+
+    def __init__(self, run: Run, stage: str, measure: Measure = nothing):
         self.run = run
         self.stage = stage
+        self.measure = measure
 
     def on_log(
         self, args: Any, state: TrainerState, control: TrainerControl, logs: dict[str, Any] | None = None, **_: Any
     ) -> None:
-        self.run.log({"stage": self.stage, "step": state.global_step, **(logs or {})})
+        self.run.log({"stage": self.stage, "step": state.global_step, **(logs or {}), **self.measure()})
 
 
 class QuietProgress(ProgressCallback):
@@ -99,6 +108,7 @@ def fit(
     config: FitConfig,
     run: Run,
     stage: str,
+    measure: Measure = nothing,
 ) -> None:
     """Cross-entropy of `model` on (texts, label_ids), in place, with the recipe of `config`, logged as `stage`.
 
@@ -138,7 +148,7 @@ def fit(
         arguments,
         data_collator=DataCollatorWithPadding(tokenizer),
         train_dataset=rows,
-        callbacks=[MetricsCallback(run, stage)],
+        callbacks=[MetricsCallback(run, stage, measure)],
     )
     replace_progress(trainer, stage, config.disable_tqdm)
     trainer.train()

@@ -11,15 +11,13 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import PreTrainedModel, TrainerControl, TrainerState, set_seed
+from transformers import PreTrainedModel, set_seed
 
 from eightball_ppo.adapters import PolicyAdapter, RewardAdapter, SequenceIds, TRLModels, ValueAdapter
 from eightball_ppo.configs import PPOConfig
 from eightball_ppo.errors import InputError
-from eightball_ppo.evaluation import evaluate
 from eightball_ppo.methods.fitting import MetricsCallback, replace_progress, reporting
-from eightball_ppo.methods.task import Task, finish, load_splits, load_task
-from eightball_ppo.models.loading import table_logits_NK
+from eightball_ppo.methods.task import finish, load_splits, load_task
 from eightball_ppo.runs import Run, check_output_dir, num_processes
 from eightball_ppo.tokenization import TokenTable
 
@@ -45,12 +43,12 @@ def train(config: PPOConfig) -> Path:
         set_seed(config.seed)
         models = build_models(task.classifier, task.tokens["train"], task.score_rows)
         trainer = build_trainer(config, models, batch, run.path, [])
-        trainer.add_callback(PPOMetrics(run, task, models.policy))
+        classifier = models.policy.by_row.classifier
+        trainer.add_callback(MetricsCallback(run, "ppo", lambda: task.exact_metrics(classifier)))
         run_trainer(trainer, config)
-        policy = models.policy.by_row.classifier.to("cpu")
         updates = trainer.state.global_step
         extra = {"updates": updates, "per_device_train_batch_size": batch, "world_size": world_size}
-        return finish(task, policy, run, episodes=trainer.state.episode, extra=extra)
+        return finish(task, classifier.to("cpu"), run, episodes=trainer.state.episode, extra=extra)
 
 
 def batch_size(config: PPOConfig, num_questions: int, world_size: int) -> int:
@@ -231,28 +229,3 @@ def vectorised_log_softmax() -> Iterator[None]:
         yield
     finally:
         ppo_trainer.selective_log_softmax = original
-
-
-class PPOMetrics(MetricsCallback):
-    """TRL's metrics of every update, and beside them the exact ones of the policy that the update made.
-
-    `objective/*` are TRL's estimates from the sampled answers, before the update; `exact/*` are sums over all labels of
-    all training questions, after it. They wait until every training question has been graded.
-    """
-
-    EXACT = ("expected_score", "kl", "entropy", "objective", "optimum_fraction")
-
-    def __init__(self, run: Run, task: Task, policy: PolicyAdapter):
-        super().__init__(run, "ppo")
-        self.task = task
-        self.policy = policy
-
-    def on_log(
-        self, args: Any, state: TrainerState, control: TrainerControl, logs: dict[str, Any] | None = None, **_: Any
-    ) -> None:
-        exact: dict[str, Any] = {}
-        if self.task.book.knows(self.task.questions["train"].texts):
-            logp_NK = table_logits_NK(self.policy.by_row.classifier, self.task.tokens["train"]).log_softmax(-1)
-            record = evaluate(logp_NK, self.task.graded("train"), self.task.config.kl_coef, self.task.labels)
-            exact = {f"exact/{name}": record[name] for name in self.EXACT}
-        super().on_log(args, state, control, {**(logs or {}), **exact})

@@ -25,6 +25,7 @@ from eightball_ppo.tokenization import TokenTable, tokenize
 logger = logging.getLogger(__name__)
 
 WEAK_GRADER_ACCURACY = 0.6
+EXACT_METRICS = ("expected_score", "kl", "entropy", "objective", "optimum_fraction")
 
 
 @dataclass(frozen=True)
@@ -52,6 +53,17 @@ class Task:
     def graded(self, split: str) -> SplitGrades:
         score_NK = convert_scores(self.logp_NK(split), self.config.score)
         return SplitGrades(self.questions[split], score_NK, self.ref_logits_NK[split].log_softmax(-1))
+
+    def exact_metrics(self, policy: PreTrainedModel) -> dict[str, Any]:
+        """`exact/*` of `policy` as it is now: sums over all labels of all training questions.
+
+        Empty until every training question has been graded: measuring asks the grader nothing.
+        """
+        if not self.book.knows(self.questions["train"].texts):
+            return {}
+        logp_NK = table_logits_NK(policy, self.tokens["train"]).log_softmax(-1)
+        record = evaluate(logp_NK, self.graded("train"), self.config.kl_coef, self.labels)
+        return {f"exact/{name}": record[name] for name in EXACT_METRICS}
 
 
 def load_splits(config: GradedConfig) -> dict[str, Questions]:
@@ -161,8 +173,7 @@ def finish(task: Task, policy: PreTrainedModel, run: Run, episodes: int, extra: 
         )
         table.to_parquet(run.path / "before_after.parquet")
         plots.label_histogram(results, run.path / "labels.png")
-        if (run.path / "metrics.jsonl").exists():
-            plots.curves(read_metrics(run.path), run.path / "curves.png", title=run.method)
+        plots.curves(read_metrics(run.path), run.path / "curves.png", run.method)
         hub.write_card(run.path, run.method, results)
         tables.print_before_after(table, task.labels)
         tables.print_results(results)

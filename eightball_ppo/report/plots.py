@@ -8,56 +8,37 @@ import matplotlib
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
+# (title, what the trainer logged from its samples, the exact quantity)
 _PANELS = (
     ("Score of the answers", "objective/scores", "exact/expected_score"),
     ("KL to the reference, nats", "objective/kl", "exact/kl"),
-    ("Entropy, nats", "objective/entropy", None),
-    ("Value loss", "loss/value_avg", None),
+    ("Entropy, nats", "objective/entropy", "exact/entropy"),
     ("Share of the optimum", None, "exact/optimum_fraction"),
 )
+_PPO_LOSS = ("Value loss", "loss/value_avg", None)
+_FIT_LOSS = ("Cross-entropy", "loss", None)
 _SAMPLED, _EXACT, _BEFORE, _AFTER = "#7a869a", "#1f5fbf", "#c3cad6", "#1f5fbf"
 
 
-def curves(rows: list[dict[str, Any]], file: Path, title: str) -> None:
-    """Learning curves from the rows of metrics.jsonl: score, KL, entropy and value loss against episodes, or, for a run
-    that fits labels, its loss against optimizer steps."""
-    if any("objective/scores" in row for row in rows):
-        _ppo_curves([row for row in rows if "objective/scores" in row], file, title)
-    else:
-        _loss_curves([row for row in rows if "loss" in row], file, title)
-
-
-def _ppo_curves(rows: list[dict[str, Any]], file: Path, title: str) -> None:
-    figure, axes = plt.subplots(1, len(_PANELS), figsize=(3.4 * len(_PANELS), 3.2), constrained_layout=True)
-    for axis, (name, sampled, exact) in zip(axes, _PANELS, strict=True):
+def curves(rows: list[dict[str, Any]], file: Path, method: str) -> None:
+    """Learning curves of a graded method from the rows of metrics.jsonl: score, KL, entropy, share of the optimum and
+    loss, against episodes where there are any, else against optimizer steps."""
+    rows = [row for row in rows if row["stage"] == method]
+    in_episodes = any("episode" in row for row in rows)
+    x = "episode" if in_episodes else "step"
+    panels = (*_PANELS, _PPO_LOSS if in_episodes else _FIT_LOSS)
+    figure, axes = plt.subplots(1, len(panels), figsize=(3.4 * len(panels), 3.2), constrained_layout=True)
+    for axis, (title, sampled, exact) in zip(axes, panels, strict=True):
         for key, label, colour in ((sampled, "sampled", _SAMPLED), (exact, "exact", _EXACT)):
-            points = [(row["episode"], row[key]) for row in rows if key is not None and row.get(key) is not None]
+            points = [(row[x], row[key]) for row in rows if key is not None and row.get(key) is not None and x in row]
             if points:
                 axis.plot(*zip(*points, strict=True), color=colour, label=label)
-        axis.set_title(name, fontsize=10)
-        axis.set_xlabel("episodes")
+        axis.set_title(title, fontsize=10)
+        axis.set_xlabel("episodes" if in_episodes else "optimizer steps")
         _clean(axis)
-    axes[0].legend(frameon=False)
-    figure.suptitle(title)
-    figure.savefig(file, dpi=120)
-    plt.close(figure)
-
-
-def _loss_curves(rows: list[dict[str, Any]], file: Path, title: str) -> None:
-    figure, axis = plt.subplots(figsize=(5, 3.2), constrained_layout=True)
-    for stage in dict.fromkeys(row["stage"] for row in rows):
-        own = [row for row in rows if row["stage"] == stage]
-        final = stage == title
-        axis.plot(
-            [row["step"] for row in own],
-            [row["loss"] for row in own],
-            label=stage,
-            color=_EXACT if final else _BEFORE,
-            linewidth=2 if final else 1,
-        )
-    axis.set(title=title, xlabel="optimizer steps", ylabel="cross-entropy")
-    axis.legend(frameon=False, fontsize=7)
-    _clean(axis)
+    if in_episodes:
+        axes[0].legend(frameon=False)
+    figure.suptitle(method)
     figure.savefig(file, dpi=120)
     plt.close(figure)
 

@@ -1,5 +1,6 @@
 """Tables on the terminal (stdout)."""
 
+import sys
 from typing import Any
 
 import pandas as pd
@@ -10,6 +11,7 @@ from rich.table import Table
 from eightball_ppo.labels import LabelSet
 
 LARGEST_CHANGES = 5
+WIDTH_OF_A_FILE = 120  # columns, where the output is no terminal
 _SHOWN = (
     "expected_score",
     "objective",
@@ -22,6 +24,10 @@ _SHOWN = (
     "greedy_histogram",
     "grader_histogram",
 )
+
+
+def _console() -> Console:
+    return Console(width=None if sys.stdout.isatty() else WIDTH_OF_A_FILE)
 
 
 def _text(value: Any) -> str:
@@ -38,7 +44,7 @@ def print_record(method: str, split: str, record: dict[str, Any]) -> None:
     for name, value in record.items():
         if value is not None:
             table.add_row(name, _text(value))
-    Console().print(table)
+    _console().print(table)
 
 
 def print_results(results: dict[str, Any]) -> None:
@@ -52,7 +58,7 @@ def print_results(results: dict[str, Any]) -> None:
     )
     for metric in _SHOWN:
         table.add_row(metric, *(_text(results[which][split][metric]) for split, which in columns))
-    Console().print(table)
+    _console().print(table)
 
 
 def print_before_after(table: pd.DataFrame, labels: LabelSet) -> None:
@@ -66,4 +72,4 @@ def print_before_after(table: pd.DataFrame, labels: LabelSet) -> None:
             for name in labels.names
         ]
         shown.add_row(escape(row["question"]), escape(str(row.get("wanted", "-"))), *cells)
-    Console().print(shown)
+    _console().print(shown)
