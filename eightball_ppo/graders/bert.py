@@ -5,10 +5,10 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor
-from transformers import AutoModelForSequenceClassification, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from eightball_ppo.labels import LabelSet
-from eightball_ppo.models.loading import label_set, load_classifier, text_logits_NK
+from eightball_ppo.models.loading import label_set, load_classifier, load_encoder, text_logits_NK
 from eightball_ppo.packaged import checked_minilm_dir
 
 MAX_LENGTH = 64
@@ -56,14 +56,7 @@ class BertGrader:
         path = str(checked_minilm_dir())
         with torch.random.fork_rng():
             torch.manual_seed(seed)
-            model = AutoModelForSequenceClassification.from_pretrained(
-                path,
-                num_labels=len(labels),
-                id2label=labels.id2label,
-                label2id=labels.label2id,
-                initializer_range=RANDOM_HEAD_STD,
-                dtype=torch.float32,
-            )
+            model = load_encoder(path, labels, initializer_range=RANDOM_HEAD_STD)
         return cls(model, AutoTokenizer.from_pretrained(path), f"random-head:{seed}", deliberate=True)
 
     def score(self, questions: Sequence[str]) -> Tensor:

@@ -6,7 +6,6 @@ from typing import Any
 import torch
 from sklearn.metrics import f1_score
 from transformers import (
-    AutoModelForSequenceClassification,
     AutoTokenizer,
     PreTrainedModel,
     PreTrainedTokenizerBase,
@@ -20,7 +19,7 @@ from eightball_ppo.data import Questions, load_questions, split_by_question
 from eightball_ppo.errors import InputError
 from eightball_ppo.labels import LabelSet
 from eightball_ppo.methods.fitting import fit
-from eightball_ppo.models.loading import text_logits_NK
+from eightball_ppo.models.loading import load_encoder, text_logits_NK
 from eightball_ppo.packaged import PACKAGED_MINILM, checked_minilm_dir
 from eightball_ppo.report.tables import print_record
 from eightball_ppo.runs import Run, is_main_process
@@ -99,14 +98,7 @@ def _load_encoder(name: str, labels: LabelSet) -> tuple[PreTrainedModel, PreTrai
     path = str(checked_minilm_dir()) if name == PACKAGED_MINILM else name
     try:
         tokenizer = AutoTokenizer.from_pretrained(path)
-        model = AutoModelForSequenceClassification.from_pretrained(
-            path,
-            num_labels=len(labels),
-            id2label=labels.id2label,
-            label2id=labels.label2id,
-            use_safetensors=True,
-            dtype=torch.float32,
-        )
+        model = load_encoder(path, labels)
     except (OSError, ValueError, KeyError) as error:
         first_line = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise InputError(f"--model_name_or_path {name}: no loadable encoder there ({first_line})") from None

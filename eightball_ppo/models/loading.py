@@ -47,6 +47,22 @@ def load_classifier(name: str, flag: str) -> tuple[PreTrainedModel, PreTrainedTo
     return model.eval(), tokenizer
 
 
+def load_encoder(path: str, labels: LabelSet, **overrides: float) -> PreTrainedModel:
+    """A pretrained encoder under a new classification head for `labels`, float32; `overrides` go into its config.
+
+    Raises whatever transformers raises where `path` holds no such model.
+    """
+    return AutoModelForSequenceClassification.from_pretrained(
+        path,
+        num_labels=len(labels),
+        id2label=labels.id2label,
+        label2id=labels.label2id,
+        use_safetensors=True,
+        dtype=torch.float32,
+        **overrides,
+    )
+
+
 def _first_line(error: Exception) -> str:
     text = str(error).strip()
     return text.splitlines()[0][:200] if text else type(error).__name__
