@@ -22,6 +22,7 @@ from transformers.utils import ModelOutput
 
 from eightball_ppo.tokenization import TokenTable
 
+TRL_TEMPERATURE_SHIFT = 1e-7  # TRL divides logits by `temperature + 1e-7`, also at temperature 1
 NEVER = -1e4  # logit of the pad column: probability exactly 0 in float32, finite so that 0 * log 0 stays 0
 
 
@@ -99,8 +100,11 @@ class PolicyAdapter(_StaysInEval, nn.Module):
         return CausalLMOutput(logits=nn.functional.pad(logits_B1K, (1, 0, 0, 1), value=NEVER))
 
     def generate(self, input_ids: Tensor, **_: Any) -> ModelOutput:
-        """Sample one answer a question: `sequences` [B, 2], and `scores`, one tensor of logits [B, K+1]."""
-        logits_BK1 = self.forward(input_ids).logits[:, 0]
+        """Sample one answer a question: `sequences` [B, 2], and `scores`, one tensor of logits [B, K+1].
+
+        The logits are divided as TRL divides its own afterwards, so that the first ratio is 1 to the last bit.
+        """
+        logits_BK1 = self.forward(input_ids).logits[:, 0] / (1.0 + TRL_TEMPERATURE_SHIFT)
         answer_B1 = torch.multinomial(logits_BK1.softmax(-1), num_samples=1)
         return ModelOutput(sequences=torch.cat([input_ids, answer_B1], dim=1), scores=(logits_BK1,))
 

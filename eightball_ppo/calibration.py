@@ -26,8 +26,14 @@ def expected_calibration_error(probability_NK: Tensor, label_N: Tensor, bins: in
 
 
 def fit_temperature(logits_NK: Tensor, label_N: Tensor, low: float = 0.05, high: float = 20.0) -> float:
-    """The temperature T in [low, high] that minimises the cross-entropy of `softmax(logits / T)`."""
+    """The temperature T in [low, high] that minimises the cross-entropy of `softmax(logits / T)`.
+
+    Where every answer is right the cross-entropy falls without end as T does; such data is no ground for more
+    confidence, and T stays at 1 or above.
+    """
     logits_NK = logits_NK.double()
+    if bool((logits_NK.argmax(-1) == label_N).all()):
+        low = 1.0
 
     def loss(log_temperature: float) -> float:
         scaled_NK = logits_NK / torch.tensor(log_temperature).double().exp()

@@ -29,6 +29,7 @@ def describe(logp_NK: Tensor, ref_logp_NK: Tensor, questions: Questions, labels:
     `gold_accuracy` (the most probable label is the wanted one) and `gold_probability` (mean probability of the wanted
     label); None without labels.
     """
+    logp_NK, ref_logp_NK = logp_NK.double(), ref_logp_NK.double()
     greedy_N = logp_NK.argmax(-1)
     greedy_share_K = torch.bincount(greedy_N, minlength=len(labels)) / len(greedy_N)
     record: dict[str, Any] = {
@@ -42,7 +43,7 @@ def describe(logp_NK: Tensor, ref_logp_NK: Tensor, questions: Questions, labels:
     }
     if questions.label_ids is not None:
         gold_N = torch.tensor(questions.label_ids)
-        record["gold_accuracy"] = (greedy_N == gold_N).float().mean().item()
+        record["gold_accuracy"] = (greedy_N == gold_N).double().mean().item()
         record["gold_probability"] = logp_NK.exp().gather(1, gold_N[:, None]).mean().item()
     return record
 
@@ -52,7 +53,8 @@ def evaluate(logp_NK: Tensor, split: SplitGrades, beta: float, labels: LabelSet)
     `optimum_objective` (J*), `optimum_fraction`, and `grader_histogram` (share of questions whose best-scored label it
     is). Every number is an exact sum over labels, averaged over questions.
     """
-    score_NK, ref_logp_NK = split.score_NK, split.ref_logp_NK
+    # in float64: at a high beta the gain to measure is a thousandth of the numbers it is the difference of
+    logp_NK, ref_logp_NK, score_NK = logp_NK.double(), split.ref_logp_NK.double(), split.score_NK.double()
     best_share_K = torch.bincount(score_NK.argmax(-1), minlength=len(labels)) / len(score_NK)
     return {
         "expected_score": objective.expected_score_N(logp_NK, score_NK).mean().item(),

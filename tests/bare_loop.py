@@ -65,7 +65,7 @@ def replay(
     metrics = []
     for row_B, action_B in zip(recording.rows, recording.actions, strict=True):
         with torch.no_grad():
-            logp_B = torch.log_softmax(policy(row_B), -1).gather(1, action_B[:, None]).squeeze(1)
+            logp_B = ppo_math.action_logp_B(policy(row_B), action_B)
             kl_B = ppo_math.kl_k1_B(logp_B, ppo_math.action_logp_B(reference(row_B), action_B))
             value_B = value(row_B)
             reward_B = ppo_math.reward_B(score_NK[row_B, action_B], kl_B, config.kl_coef)

@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from eightball_ppo import objective
 from eightball_ppo.data import Questions
 from eightball_ppo.evaluation import SplitGrades, before_after, describe, evaluate
 from eightball_ppo.labels import LabelSet
@@ -30,6 +31,13 @@ def test_reference_has_fraction_zero_and_unlabelled_splits_have_no_gold() -> Non
     assert evaluate(REFERENCE, SPLIT, 0.5, LABELS)["optimum_fraction"] == 0
     record = describe(REFERENCE, REFERENCE, Questions("q", ["one?", "two?"]), LABELS)
     assert record["gold_accuracy"] is None and record["kl"] == 0
+
+
+def test_the_optimum_has_fraction_one_at_any_beta() -> None:
+    """In float32 the exact optimum measured 2.08 at beta 10,000."""
+    for beta in (0.01, 1.0, 100.0, 1e4):
+        optimum_NK = objective.optimum_logp_NK(REFERENCE.double(), SPLIT.score_NK.double(), beta)
+        assert evaluate(optimum_NK, SPLIT, beta, LABELS)["optimum_fraction"] == pytest.approx(1, abs=1e-3)
 
 
 def test_before_after_counts_fifty_draws_and_measures_the_change() -> None:
