@@ -10,6 +10,7 @@ from typing import Any, NoReturn, TypeVar, get_type_hints
 
 from eightball_ppo.configs import TRL_OPTIONS, PPOConfig
 from eightball_ppo.errors import InputError
+from eightball_ppo.runs import is_main_process
 
 C = TypeVar("C")
 
@@ -30,7 +31,12 @@ def parse(config_class: type[C], argv: Sequence[str]) -> C:
     if config_class is PPOConfig:
         arguments = _without_trl_options(arguments)
     parser = Parser(dataclass_types=[config_class], description=config_class.__doc__)
-    _check_yaml(arguments, config_class)
+    if "--config" in arguments:
+        position = arguments.index("--config")
+        if position + 1 >= len(arguments):
+            raise InputError("--config: names no file")
+        parser.set_defaults_with_config(**_read_yaml(Path(arguments[position + 1]), config_class))
+        arguments = arguments[:position] + arguments[position + 2 :]
     try:
         (config,) = parser.parse_args_and_config(arguments)
     except ValueError as error:
@@ -66,39 +72,36 @@ def _without_trl_options(arguments: list[str]) -> list[str]:
     return kept
 
 
-def _check_yaml(arguments: list[str], config_class: type[Any]) -> None:
-    """Read the file of `--config FILE` ahead of the parser, for errors that name file, key and value.
+def _read_yaml(file: Path, config_class: type[Any]) -> dict[str, Any]:
+    """The options in a YAML file, each as its field's type; an `env` mapping is set in the environment, as TRL does.
 
     Raises:
         InputError: an unreadable file, an unknown or refused option, or a value of the wrong type.
     """
-    if "--config" not in arguments:
-        return
     import yaml
     from pydantic import TypeAdapter, ValidationError
 
-    position = arguments.index("--config") + 1
-    if position >= len(arguments):
-        raise InputError("--config: names no file")
-    file = Path(arguments[position])
     try:
         content = yaml.safe_load(file.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise InputError(f"{file}: unreadable YAML ({' '.join(str(error).split())})") from None
     if not isinstance(content, dict):
         raise InputError(f"{file}: a YAML mapping of options is needed")
+    os.environ.update({str(name): str(value) for name, value in (content.pop("env", None) or {}).items()})
     types = get_type_hints(config_class)
+    options: dict[str, Any] = {}
     for key, value in content.items():
         if config_class is PPOConfig and key in TRL_OPTIONS:
             raise InputError(f"{file}: {key}: not an option here: {TRL_OPTIONS[key][1]}")
-        if key == "env":
-            continue
         if key not in types:
             raise InputError(f"{file}: unknown option {key!r}; see --help")
+        if isinstance(value, bool) and types[key] is not bool:
+            raise InputError(f"{file}: {key} {value!r}: no yes or no is meant here; see --help")
         try:
-            TypeAdapter(types[key]).validate_python(value)
+            options[key] = TypeAdapter(types[key]).validate_python(value)
         except ValidationError as error:
             raise InputError(f"{file}: {key} {value!r}: {error.errors()[0]['msg']}") from None
+    return options
 
 
 def main(config_class: type[Any], stage: str, argv: Sequence[str] | None = None) -> None:
@@ -114,14 +117,15 @@ def main(config_class: type[Any], stage: str, argv: Sequence[str] | None = None)
         _quiet_transformers()
         run(config)
     except InputError as error:
-        print(f"{Path(sys.argv[0]).name}: {error}", file=sys.stderr)
+        if is_main_process():
+            print(f"{Path(sys.argv[0]).name}: {error}", file=sys.stderr)
         sys.exit(2)
 
 
 def _quiet() -> None:
-    """Our own log lines on stderr; TRL's notice on experimental modules and telemetry off."""
-    logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
-    logging.getLogger("eightball_ppo").setLevel(logging.INFO)
+    """Our own warnings on stderr, from one process; TRL's notice on experimental modules and telemetry off."""
+    level = logging.WARNING if is_main_process() else logging.CRITICAL
+    logging.basicConfig(level=level, format="%(message)s", stream=sys.stderr)
     os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 

@@ -5,12 +5,15 @@ one-step policy in silence. `PPOConfig` below therefore does not inherit them: i
 says, for each of the others that a user may try, why it is refused or which single value stands.
 """
 
+import math
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Literal
 
 from eightball_ppo.errors import InputError
 from eightball_ppo.labels import EIGHTBALL_LABELS
 
+Schedule = Literal["linear", "cosine", "constant", "constant_with_warmup", "inverse_sqrt", "polynomial"]
 ScoreKind = Literal["log_prob", "probability", "logit_margin"]
 
 
@@ -44,7 +47,10 @@ class StageConfig:
     def __post_init__(self) -> None:
         require(bool(self.output_dir.strip()), "--output_dir: empty; name the directory of the run")
         require(self.max_length >= 3, f"--max_length {self.max_length}: at least 3 (start, one token, end)")
-        require(0 <= self.seed < 2**32, f"--seed {self.seed}: between 0 and 4294967295")
+        require(0 <= self.seed < 2**31, f"--seed {self.seed}: between 0 and {2**31 - 1}")
+        for name, value in vars(self).items():
+            finite = not isinstance(value, float) or math.isfinite(value)
+            require(finite, f"--{name} {value}: must be a finite number")
 
 
 @dataclass
@@ -52,7 +58,7 @@ class FitConfig(StageConfig):
     """A stage that fits a classifier to labels with `transformers.Trainer`."""
 
     learning_rate: float = option(1e-3, "Peak learning rate.")
-    lr_scheduler_type: str = option("constant", "Shape of the learning rate: constant, linear, cosine ...")
+    lr_scheduler_type: Schedule = option("constant", "Shape of the learning rate: constant, linear, cosine ...")
     warmup_steps: int = option(0, "Optimizer steps of linear warm-up.")
     weight_decay: float = option(0.0, "AdamW's decoupled weight decay; 0 makes it Adam.")
     num_train_epochs: float = option(10, "Passes over the training questions.")
@@ -63,6 +69,7 @@ class FitConfig(StageConfig):
         require(self.learning_rate > 0, f"--learning_rate {self.learning_rate}: must be above 0")
         require(self.num_train_epochs > 0, f"--num_train_epochs {self.num_train_epochs}: must be above 0")
         require(self.per_device_train_batch_size >= 1, "--per_device_train_batch_size: at least 1")
+        require(self.weight_decay >= 0, f"--weight_decay {self.weight_decay}: must not be negative")
 
 
 @dataclass
@@ -89,7 +96,7 @@ class RewardConfig(FitConfig):
     lora_r: int = option(8, "Rank of the LoRA adapters.")
     lora_alpha: int = option(16, "Scale of the LoRA adapters; the update is multiplied by alpha / r.")
     learning_rate: float = option(1e-4, "Peak learning rate.")
-    lr_scheduler_type: str = option("linear", "Shape of the learning rate: constant, linear, cosine ...")
+    lr_scheduler_type: Schedule = option("linear", "Shape of the learning rate: constant, linear, cosine ...")
     warmup_steps: int = option(10, "Optimizer steps of linear warm-up.")
     weight_decay: float = option(0.01, "AdamW's decoupled weight decay.")
     num_train_epochs: float = option(4, "Passes over the training questions.")
@@ -117,6 +124,9 @@ class GradedConfig(StageConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         require(self.kl_coef >= 0, f"--kl_coef {self.kl_coef}: must not be negative; 0 switches the penalty off")
+        for name in ("sft_model_path", "reward_model_path"):
+            same = Path(self.output_dir).absolute() == Path(getattr(self, name)).absolute()
+            require(not same, f"--output_dir {self.output_dir}: is the --{name}, which would be replaced")
 
 
 @dataclass
@@ -137,7 +147,7 @@ class PPOConfig(GradedConfig):
     value_learning_rate: float = option(
         0.0012, "Peak learning rate of the value model; a slow critic keeps wrong answers surprising."
     )
-    lr_scheduler_type: str = option(
+    lr_scheduler_type: Schedule = option(
         "linear", "Shape of the learning rate over updates; linear decay to 0 reaches the optimum."
     )
     warmup_steps: int = option(0, "Updates of linear warm-up; the first of them learns nothing.")
@@ -161,17 +171,13 @@ class PPOConfig(GradedConfig):
             self.learning_rate = 0.012 / max(1.0, self.kl_coef)
         for name in ("total_episodes", "num_generations", "num_mini_batches", "num_ppo_epochs"):
             require(getattr(self, name) >= 1, f"--{name} {getattr(self, name)}: at least 1")
-        for name in ("learning_rate", "value_learning_rate"):
+        for name in ("learning_rate", "value_learning_rate", "weight_decay", "vf_coef"):
             require(getattr(self, name) >= 0, f"--{name} {getattr(self, name)}: must not be negative")
         require(0 <= self.adam_beta2 < 1, f"--adam_beta2 {self.adam_beta2}: at least 0 and below 1")
         require(self.cliprange > 0 and self.cliprange_value > 0, "--cliprange and --cliprange_value: must be above 0")
         require(
             self.max_grad_norm is None or self.max_grad_norm > 0,
             f"--max_grad_norm {self.max_grad_norm}: must be above 0",
-        )
-        require(
-            self.lr_scheduler_type != "reduce_lr_on_plateau",
-            "--lr_scheduler_type reduce_lr_on_plateau: TRL's PPOTrainer gives it no metric; use linear",
         )
 
 
@@ -188,7 +194,7 @@ class DistillConfig(FitConfig, GradedConfig):
     )
     validation_fraction: float = option(0.2, "Share of the questions on which the threshold is chosen.")
     learning_rate: float = option(0.02, "Peak learning rate.")
-    lr_scheduler_type: str = option("linear", "Shape of the learning rate: constant, linear, cosine ...")
+    lr_scheduler_type: Schedule = option("linear", "Shape of the learning rate: constant, linear, cosine ...")
     num_train_epochs: float = option(20, "Passes over the kept questions.")
     per_device_train_batch_size: int = option(16, "Questions per optimizer step and process.")
 
@@ -208,7 +214,6 @@ class PredictConfig:
     file: str | None = option(None, "Text file with one question a line, instead of one question.")
     model_name_or_path: str = option("runs/ppo", "Policy directory or Hub id.")
     sample: bool = option(False, "Draw the answer from the policy instead of taking the most probable one.")
-    max_length: int = option(32, "Most tokens of a question, special tokens included.")
     seed: int = option(0, "Seed of the draw.")
 
     def __post_init__(self) -> None:

@@ -66,6 +66,8 @@ def _text(row: dict[str, Any], column: str, where: str) -> str:
     value = row[column]
     if not isinstance(value, str) or not value.strip():
         raise InputError(f"{where}: column {column!r} must be a non-blank string, got {value!r}")
+    if any("\ud800" <= character <= "\udfff" for character in value):
+        raise InputError(f"{where}: column {column!r} holds half a surrogate pair, {value!r}; re-encode the file")
     return value.strip()
 
 

@@ -5,11 +5,13 @@ from typing import Any
 
 from huggingface_hub import ModelCard, ModelCardData
 
+from eightball_ppo.configs import StageConfig
+from eightball_ppo.locations import local_path
+
 _WHAT = {
-    "sft": "A small text classifier fine-tuned on questions with *random* 8-ball answers: it knows the form of an "
-    "answer and nothing else. It is the reference of the methods that follow.",
-    "reward": "A BERT that says which answer the asker of a question wants to hear. Its softmax is calibrated: the "
-    "temperature is folded into the last layer.",
+    "sft": "A small text classifier fine-tuned on the answers of its data: the reference of the methods that follow.",
+    "reward": "A classifier that says which label the author of a text wants. Its softmax is calibrated: the temperature "
+    "is folded into the last layer.",
     "distill": "A small text classifier trained by cross-entropy on a grader's confident labels (thresholded "
     "distillation).",
     "ppo": "A small text classifier trained by PPO (TRL's `PPOTrainer`) on a grader's scores, with a KL penalty to its "
@@ -19,22 +21,21 @@ _SNIPPET = """```python
 import eightball_ppo  # or pass trust_remote_code=True
 from transformers import pipeline
 
-ask = pipeline("text-classification", model="{name}")
-print(ask("Will I be successful?"))
+classify = pipeline("text-classification", model="{name}", top_k=None)
 ```"""
 _LIMITS = (
-    "It says what people want to hear, not what will happen. It was trained on English Magic 8-Ball questions and is "
-    "an example of a method, not an adviser."
+    "Its labels say what its grader or its training answers prefer, not what is true. The numbers above hold for the data "
+    "named above."
 )
 
 
-def write_card(directory: Path, method: str, results: dict[str, Any]) -> None:
+def write_card(directory: Path, results: dict[str, Any], config: StageConfig) -> None:
     """Write `README.md`, the model card of a run: what it is, how to load it, and every number of its results."""
+    method = results["method"]
     data = ModelCardData(
         library_name="transformers",
         pipeline_tag="text-classification",
-        license="apache-2.0",
-        language="en",
+        datasets=None if local_path(config.dataset_name) else config.dataset_name,
         tags=["eightball-ppo", *(["trl", "ppo"] if method == "ppo" else [method])],
     )
     name = directory.name.removesuffix(".unfinished")
@@ -42,6 +43,7 @@ def write_card(directory: Path, method: str, results: dict[str, Any]) -> None:
     sections = [
         f"---\n{data.to_yaml()}\n---\n\n# {name}",
         _WHAT[method],
+        f"Data: `{config.dataset_name}`. Labels: {', '.join(f'`{label}`' for label in config.labels)}.",
         _SNIPPET.format(name=name) if method != "reward" else "",
         "## Numbers of this run\n\n" + _table("split", results["splits"]),
         "## Settings\n\n" + "\n".join(f"- `{key}`: {_cell(value)}" for key, value in settings.items()),

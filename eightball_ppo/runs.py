@@ -46,13 +46,21 @@ def wait_for_everyone() -> None:
 
 
 def check_output_dir(config: StageConfig) -> None:
-    """Raises InputError if `output_dir` is a file, or holds anything and may not be replaced."""
-    path = Path(config.output_dir)
-    if path.is_file():
-        raise InputError(f"{path}: --output_dir is a file; name a directory")
-    if path.is_dir() and any(path.iterdir()) and not config.overwrite_output_dir:
+    """Raises InputError if `output_dir` cannot be a directory, or holds anything that may not be replaced.
+
+    Only a run of ours is ever replaced, and only on request.
+    """
+    path = Path(config.output_dir).absolute()
+    for part in (path, *path.parents):
+        if part.is_file():
+            raise InputError(f"{config.output_dir}: {part.name} is a file; name a directory in --output_dir")
+    if not path.is_dir() or not any(path.iterdir()):
+        return
+    if not (path / RESULTS).is_file() or not (path / "config.yaml").is_file():
+        raise InputError(f"{config.output_dir}: holds files that are no run; name another --output_dir")
+    if not config.overwrite_output_dir:
         raise InputError(
-            f"{path}: holds another run; pass --overwrite_output_dir to replace it or another --output_dir"
+            f"{config.output_dir}: holds another run; pass --overwrite_output_dir to replace it or another --output_dir"
         )
 
 
@@ -66,7 +74,7 @@ class Run:
     def __init__(self, config: StageConfig, method: str):
         check_output_dir(config)
         self.method = method
-        self.target = Path(config.output_dir)
+        self.target = Path(config.output_dir).absolute()
         self.path = self.target.with_name(self.target.name + ".unfinished")
         self.started = time.monotonic()
         if is_main_process():
@@ -102,6 +110,7 @@ class Run:
         if is_main_process():
             write_json(self.path / RESULTS, results)
             replaced = self.target.with_name(self.target.name + ".replaced")
+            shutil.rmtree(replaced, ignore_errors=True)  # of a run that was killed right here
             if self.target.exists():
                 self.target.rename(replaced)
             self.path.rename(self.target)

@@ -66,6 +66,11 @@ def whitespace_tokenizer(texts: list[str]) -> PreTrainedTokenizerFast:
     return PreTrainedTokenizerFast(tokenizer_object=backend, pad_token="<pad>", unk_token="<unk>")
 
 
+def reads_at_most(tokenizer: PreTrainedTokenizerBase) -> int:
+    """Tokens after which a question is cut: the tokenizer's own limit, or 512 where it was saved without one."""
+    return tokenizer.model_max_length if tokenizer.model_max_length < 1_000_000 else 512
+
+
 def tokenize(questions: Questions, tokenizer: PreTrainedTokenizerBase, max_length: int) -> TokenTable:
     """Token table of `questions`; longer ones are cut to `max_length` tokens, counted, and warned about once."""
     full = tokenizer(questions.texts, truncation=False, verbose=False)["input_ids"]

@@ -1,15 +1,18 @@
 """Bad input to every script: exit code 2, one line on stderr that names the thing, nothing written."""
 
 import json
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from transformers import AutoModelForSequenceClassification
 
-from conftest import small_dataset
+from conftest import REPOSITORY, small_dataset
 from eightball_ppo import cli
 from eightball_ppo.configs import DistillConfig, PPOConfig, PredictConfig, RewardConfig, SFTConfig
+from eightball_ppo.methods import ppo
 
 STAGES = {
     "sft": (SFTConfig, "eightball_ppo.methods.sft:train"),
@@ -124,8 +127,29 @@ def test_a_hub_id_that_cannot_be_read(refused: Refused) -> None:
     )
 
 
+def test_an_output_directory_that_is_an_input(refused: Refused, sft_run: Path) -> None:
+    assert "is the --sft_model_path, which would be replaced" in refused(
+        "ppo", "--output_dir", str(sft_run), "--overwrite_output_dir"
+    )
+
+
+def test_half_a_surrogate_pair_names_file_and_row(refused: Refused, data: Path) -> None:
+    lines = (data / "rl.jsonl").read_text().splitlines()
+    (data / "rl.jsonl").write_text("\n".join([lines[0], '{"question": "half \\ud83c?"}']) + "\n")
+    assert f"{data / 'rl.jsonl'}:2: column 'question' holds half a surrogate pair" in refused("ppo")
+
+
+def test_a_script_exits_with_2_and_one_line(tmp_path: Path) -> None:
+    command = [sys.executable, str(REPOSITORY / "scripts" / "ppo.py"), "--kl_coef", "-1"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == "ppo.py: --kl_coef -1.0: must not be negative; 0 switches the penalty off\n"
+    assert not list(tmp_path.iterdir())
+
+
 def test_batches_that_cannot_be(refused: Refused) -> None:
     """60 questions, twice each."""
+    assert "are too few for 121 minibatches" in refused("ppo", "--num_mini_batches", "121")
     assert "fill at most 120" in refused("ppo", "--per_device_train_batch_size", "121")
     assert "at least 8" in refused("ppo", "--per_device_train_batch_size", "4")
     assert "7 does not divide the batch of 64" in refused(
@@ -147,15 +171,20 @@ def test_flags_out_of_range(refused: Refused) -> None:
     assert "no tokenizer there" in refused("sft", "--tokenizer", "/nowhere")
     assert "--model_name_or_path" in refused("reward", "--model_name_or_path", "/nowhere")
     assert "between 0 and 1" in refused("reward", "--validation_fraction", "1")
-    assert "not a valid" in refused("sft", "--lr_scheduler_type", "sideways")
-    assert "not a valid" in refused("ppo", "--lr_scheduler_type", "sideways")
+    for stage in ("sft", "ppo"):
+        assert "invalid choice: 'sideways'" in refused(stage, "--lr_scheduler_type", "sideways")
+        assert "--weight_decay -1.0: must not be negative" in refused(stage, "--weight_decay", "-1")
+    for name in ("kl_coef", "learning_rate", "vf_coef"):
+        assert f"--{name} inf: must be a finite number" in refused("ppo", f"--{name}", "inf")
+    assert "--vf_coef -1.0: must not be negative" in refused("ppo", "--vf_coef", "-1")
+    assert "--max_length 600: minilm reads at most 512 tokens" in refused("reward", "--max_length", "600")
     assert "unknown tracker 'banana'" in refused("ppo", "--report_to", "banana")
     assert "unknown tracker 'banana'" in refused("sft", "--report_to", "banana")
     assert "clearml is not installed" in refused("distill", "--report_to", "clearml")
 
 
 def test_weak_grader_is_refused_unless_allowed(
-    refused: Refused, data: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    refused: Refused, data: Path, tmp_path: Path, sft_run: Path, reward_run: Path
 ) -> None:
     """The held-out wishes turned round: the same reward model is now wrong about most of them."""
     file = data / "heldout.jsonl"
@@ -165,12 +194,23 @@ def test_weak_grader_is_refused_unless_allowed(
     for stage in ("ppo", "distill"):
         line = refused(stage)
         assert "is not above 0.6" in line and "--allow_weak_grader" in line
+    allowed = PPOConfig(
+        output_dir=str(tmp_path / "allowed"),
+        dataset_name=str(data),
+        sft_model_path=str(sft_run),
+        reward_model_path=str(reward_run),
+        total_episodes=120,
+        disable_tqdm=True,
+        allow_weak_grader=True,
+    )
+    assert (ppo.train(allowed) / "results.json").exists()
 
 
 @pytest.mark.parametrize("stage", ["sft", "reward", "ppo", "distill"])
 def test_an_output_directory_that_holds_another_run(refused: Refused, tmp_path: Path, stage: str) -> None:
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "results.json").write_text("{}")
+    (tmp_path / "out" / "config.yaml").write_text("{}")
     assert f"{tmp_path / 'out'}: holds another run; pass --overwrite_output_dir" in refused(stage)
 
 

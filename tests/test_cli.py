@@ -15,10 +15,11 @@ from eightball_ppo.errors import InputError
 
 def test_flags_beat_yaml_beats_defaults(tmp_path: Path) -> None:
     file = tmp_path / "recipe.yaml"
-    file.write_text("kl_coef: 0.5\nlearning_rate: 1e-3\nlabels: [a, b]\nmax_grad_norm: 2\n")
+    file.write_text("kl_coef: 0.5\nlearning_rate: 1e-3\nlabels: [a, b]\nmax_grad_norm: 2\nnum_mini_batches: 16.0\n")
     config = parse(PPOConfig, ["--config", str(file), "--kl_coef=0.7", "--per_device_train_batch_size", "64"])
     assert (config.kl_coef, config.learning_rate, config.labels) == (0.7, 1e-3, ["a", "b"])
     assert (config.per_device_train_batch_size, config.max_grad_norm, config.cliprange) == (64, 2.0, 0.1)
+    assert isinstance(config.num_mini_batches, int) and config.num_mini_batches == 16
     assert parse(PPOConfig, []) == PPOConfig()
 
 
@@ -42,7 +43,7 @@ def test_defaults_parse(config_class: type) -> None:
         (["--score", "vibes"], "invalid choice: 'vibes'"),
         (["--output_dir", ""], "--output_dir: empty"),
         (["--num_ppo_epochs", "0"], "--num_ppo_epochs 0: at least 1"),
-        (["--lr_scheduler_type", "reduce_lr_on_plateau"], "gives it no metric"),
+        (["--lr_scheduler_type", "reduce_lr_on_plateau"], "invalid choice"),
         (["--kl_estimator", "k3"], "--kl_estimator k3: refused (only k1): k3 inside the reward has the wrong gradient"),
         (["--gradient_accumulation_steps", "4"], "refused (only 1)"),
         (["--temperature", "0.7"], "refused (only 1.0)"),
@@ -66,6 +67,8 @@ def test_bad_flags_are_one_clear_line(argv: list[str], message: str) -> None:
         ("temperature: 0.7", "recipe.yaml: temperature: not an option here: another value trains the tempered policy"),
         ("- a\n- b", "recipe.yaml: a YAML mapping of options is needed"),
         ("a: b: c", "recipe.yaml: unreadable YAML"),
+        ("kl_coef: true", "recipe.yaml: kl_coef True: no yes or no is meant here"),
+        ("num_mini_batches: 8.5", "recipe.yaml: num_mini_batches 8.5: Input should be a valid integer"),
         ("labels: 7", "recipe.yaml: labels 7: Input should be a valid list"),
     ],
 )

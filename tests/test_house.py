@@ -23,8 +23,10 @@ def imports(file: Path) -> set[str]:
     for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
             names.update(alias.name for alias in node.names)
-        elif isinstance(node, ast.ImportFrom) and node.module and node.level == 0:
-            names.update({node.module, *(f"{node.module}.{alias.name}" for alias in node.names)})
+        elif isinstance(node, ast.ImportFrom):
+            package = list(file.relative_to(REPOSITORY).with_suffix("").parts[: -node.level or None])
+            module = ".".join([*(package if node.level else []), *([node.module] if node.module else [])])
+            names.update({module, *(f"{module}.{alias.name}" for alias in node.names)})
     return names
 
 
@@ -50,8 +52,9 @@ def test_only_the_ppo_method_and_the_flag_parser_import_trl() -> None:
         ("data.py", ("errors", "labels", "locations")),
         ("evaluation.py", ("objective", "data", "labels")),
         ("models", ("data", "errors", "labels", "locations", "models", "tokenization")),
-        ("graders", ("configs", "errors", "graders", "labels", "models", "packaged")),
+        ("graders", ("configs", "data", "errors", "graders", "labels", "models", "packaged", "tokenization")),
         ("report", ("errors", "labels")),
+        ("hub.py", ("configs", "locations")),
     ],
 )
 def test_arrows_go_one_way(room: str, may_import: tuple[str, ...]) -> None:
@@ -79,7 +82,8 @@ def test_no_file_over_300_lines_and_no_function_over_60() -> None:
 
 def test_modelling_files_travel_alone() -> None:
     for name in ("configuration_eightball.py", "modeling_eightball.py"):
-        assert not ours(PACKAGE / "models" / name)
+        own = "eightball_ppo.models.configuration_eightball"
+        assert not [module for module in ours(PACKAGE / "models" / name) if not module.startswith(own)]
 
 
 def test_every_package_of_ours_is_listed_and_datasets_is_no_package() -> None:

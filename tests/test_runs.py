@@ -56,7 +56,26 @@ def test_another_run_is_replaced_only_on_request_and_only_by_a_whole_one(tmp_pat
     assert [path.name for path in tmp_path.iterdir()] == ["run"]
 
 
-def test_a_file_is_no_output_directory(tmp_path: Path) -> None:
-    (tmp_path / "run").write_text("")
-    with pytest.raises(InputError, match="is a file"):
-        Run(config(tmp_path / "run"), "sft")
+def test_a_file_is_no_output_directory_and_has_none_below_it(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    for path in (tmp_path / "file", tmp_path / "file" / "run"):
+        with pytest.raises(InputError, match="file is a file; name a directory"):
+            Run(config(path), "sft")
+
+
+def test_only_a_run_is_ever_replaced(tmp_path: Path) -> None:
+    (tmp_path / "precious").mkdir()
+    (tmp_path / "precious" / "thesis.txt").write_text("years of work")
+    for path in (tmp_path / "precious", tmp_path):
+        with pytest.raises(InputError, match="holds files that are no run"):
+            Run(config(path, overwrite_output_dir=True), "sft")
+    assert (tmp_path / "precious" / "thesis.txt").read_text() == "years of work"
+
+
+def test_what_a_killed_replacement_left_is_cleared_away(tmp_path: Path) -> None:
+    (tmp_path / "run.replaced").mkdir()
+    (tmp_path / "run.replaced" / "old").write_text("")
+    for number in (1, 2):
+        with Run(config(tmp_path / "run", overwrite_output_dir=True), "sft") as run:
+            run.finish({"run": number})
+    assert [path.name for path in tmp_path.iterdir()] == ["run"]

@@ -65,7 +65,8 @@ def test_reward_run_is_a_stock_bert_with_the_temperature_folded_in(reward_run: P
     model = AutoModelForSequenceClassification.from_pretrained(reward_run)
     assert isinstance(model, BertForSequenceClassification) and model.config.id2label == {0: "Yes", 1: "No", 2: "Maybe"}
     record = results(reward_run)["splits"]["heldout"]
-    assert set(record) == {"questions", "accuracy", "f1", "ece_before_scaling", "ece"}
+    assert set(record) >= {"accuracy", "f1", "ece_before_scaling", "ece", "expected_score", "label_histogram"}
+    assert AutoTokenizer.from_pretrained(reward_run).model_max_length == 48  # the grader reads no further
 
 
 def test_folding_divides_the_logits(reward_run: Path) -> None:
@@ -149,6 +150,14 @@ def test_distill_with_a_threshold_keeps_exactly_the_confident(graded: Callable[.
     assert record["threshold"] == 0.9 and record["thresholds_tried"] == []
     grades = torch.tensor([[0.89, 0.11], [0.91, 0.09], [0.2, 0.8]]).log()
     assert distill.kept_rows(grades, [0, 1, 2], 0.9) == [1] and distill.kept_rows(grades, [2, 0], 0.8) == [2, 0]
+
+
+def test_an_untrained_head_teaches_one_answer_for_every_question(graded: Callable[..., Any]) -> None:
+    """What the original found, with steps enough for it to show: the policy ends where its noisy grader's taste lies."""
+    run = distill.train(graded(DistillConfig, grader="random-head", threshold=0.4, num_train_epochs=20))
+    record = results(run)["splits"]["heldout"]
+    answer = max(record["grader_histogram"], key=lambda name: record["grader_histogram"][name])
+    assert record["greedy_histogram"][answer] >= 0.95
 
 
 def test_original_preset_has_the_originals_numbers(graded: Callable[..., Any]) -> None:

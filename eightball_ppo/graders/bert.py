@@ -4,14 +4,15 @@ import hashlib
 from collections.abc import Sequence
 
 import torch
+from accelerate import PartialState
 from torch import Tensor
 from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
+from eightball_ppo.data import Questions
 from eightball_ppo.labels import LabelSet
 from eightball_ppo.models.loading import label_set, load_classifier, load_encoder, text_logits_NK
 from eightball_ppo.packaged import checked_minilm_dir
-
-MAX_LENGTH = 64
+from eightball_ppo.tokenization import reads_at_most
 
 # MiniLM's summary vector is short: an untrained head of BERT's own initialisation (standard deviation 0.02) gives every
 # label 0.33 to 0.35, and the original's threshold of 0.4 keeps nothing. At 0.2 the threshold keeps some and drops some.
@@ -36,9 +37,9 @@ class BertGrader:
         self.tokenizer = tokenizer
         self.labels = label_set(model)
         self.deliberate = deliberate
-        self.fingerprint = f"{kind}:{weights_fingerprint(model)}"
-        if torch.cuda.is_available():
-            self.model.to("cuda")
+        reads = f"{reads_at_most(tokenizer)} tokens"
+        self.fingerprint = ":".join([kind, weights_fingerprint(model), reads, *self.labels.names])
+        self.model.to(PartialState().device)
 
     @classmethod
     def from_directory(cls, reward_model_path: str) -> "BertGrader":
@@ -61,5 +62,5 @@ class BertGrader:
 
     def score(self, questions: Sequence[str]) -> Tensor:
         """See `Grader.score`."""
-        logits_BK = text_logits_NK(self.model, self.tokenizer, list(questions), MAX_LENGTH)
+        logits_BK = text_logits_NK(self.model, self.tokenizer, Questions("grader", list(questions)))
         return torch.log_softmax(logits_BK, dim=-1)

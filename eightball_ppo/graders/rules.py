@@ -24,7 +24,7 @@ class RuleGrader:
         if label not in labels.names:
             raise InputError(f"--grader rule:{label}: unknown label; known: {list(labels.names)}")
         self.labels = labels
-        self.fingerprint = f"rule:{label}:{CONFIDENCE}"
+        self.fingerprint = ":".join(["rule", label, str(CONFIDENCE), *labels.names])
         others = (1 - CONFIDENCE) / (len(labels) - 1)
         probability_K = torch.full((len(labels),), others)
         probability_K[labels.id_of(label)] = CONFIDENCE

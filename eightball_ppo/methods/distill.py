@@ -16,7 +16,7 @@ from eightball_ppo.errors import InputError
 from eightball_ppo.methods.fitting import fit
 from eightball_ppo.methods.task import Task, finish, load_splits, load_task
 from eightball_ppo.models.loading import table_logits_NK
-from eightball_ppo.runs import Run, check_output_dir
+from eightball_ppo.runs import Run, check_output_dir, num_processes
 
 THRESHOLDS = (0.0, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99)  # tried on the validation questions
 
@@ -70,6 +70,8 @@ def with_preset(config: DistillConfig) -> DistillConfig:
     """
     if config.preset != "original":
         return config
+    if num_processes() > 1:
+        raise InputError("--preset original: takes one question a step, so one process; launch it with one")
     defaults = DistillConfig()
     for name, value in ORIGINAL.items():
         if getattr(config, name) not in (getattr(defaults, name), value):

@@ -141,6 +141,7 @@ def fit(
             disable_tqdm=config.disable_tqdm,
             dataloader_pin_memory=torch.cuda.is_available(),
         )
+        arguments._n_gpu = min(1, arguments.n_gpu)  # a process uses one device, or DataParallel would widen the batch
     except ValueError as error:
         raise InputError(f"{stage}: {str(error).splitlines()[0]}") from None
     trainer = Trainer(

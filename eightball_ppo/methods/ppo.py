@@ -63,6 +63,12 @@ def batch_size(config: PPOConfig, num_questions: int, world_size: int) -> int:
     if batch is None:
         batch = min(LARGEST_DEFAULT_BATCH, available)
         batch -= batch % config.num_mini_batches
+        if batch < SMALLEST_BATCH:
+            raise InputError(
+                f"{num_questions} questions x --num_generations {config.num_generations} on {world_size} process(es): "
+                f"are too few for {config.num_mini_batches} minibatches and at least {SMALLEST_BATCH} episodes; raise "
+                "--num_generations or lower --num_mini_batches"
+            )
     if batch > available:
         raise InputError(
             f"--per_device_train_batch_size {batch}: {num_questions} questions x --num_generations "

@@ -11,7 +11,7 @@ from eightball_ppo.configs import PredictConfig
 from eightball_ppo.data import Questions
 from eightball_ppo.errors import InputError
 from eightball_ppo.models.loading import label_set, load_classifier, table_logits_NK
-from eightball_ppo.tokenization import tokenize
+from eightball_ppo.tokenization import reads_at_most, tokenize
 
 
 def answers(config: PredictConfig) -> list[tuple[str, str, dict[str, float]]]:
@@ -23,7 +23,7 @@ def answers(config: PredictConfig) -> list[tuple[str, str, dict[str, float]]]:
     questions = _questions(config)
     model, tokenizer = load_classifier(config.model_name_or_path, "--model_name_or_path")
     labels = label_set(model)
-    probability_NK = table_logits_NK(model, tokenize(questions, tokenizer, config.max_length)).softmax(-1)
+    probability_NK = table_logits_NK(model, tokenize(questions, tokenizer, reads_at_most(tokenizer))).softmax(-1)
     if config.sample:
         generator = torch.Generator().manual_seed(config.seed)
         action_N = torch.multinomial(probability_NK, 1, generator=generator).squeeze(1)

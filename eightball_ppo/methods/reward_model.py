@@ -17,9 +17,10 @@ from eightball_ppo.calibration import expected_calibration_error, fit_temperatur
 from eightball_ppo.configs import RewardConfig
 from eightball_ppo.data import Questions, load_questions, split_by_question
 from eightball_ppo.errors import InputError
+from eightball_ppo.evaluation import describe
 from eightball_ppo.labels import LabelSet
 from eightball_ppo.methods.fitting import fit
-from eightball_ppo.models.loading import load_encoder, text_logits_NK
+from eightball_ppo.models.loading import first_line, load_encoder, text_logits_NK
 from eightball_ppo.packaged import PACKAGED_MINILM, checked_minilm_dir
 from eightball_ppo.report.tables import print_record
 from eightball_ppo.runs import Run, is_main_process
@@ -40,7 +41,8 @@ def train(config: RewardConfig) -> Path:
     heldout = load_questions(config.dataset_name, "heldout", config.text_column, config.label_column, labels)
     training, validation = split_by_question(preferences, config.validation_fraction, config.seed)
     set_seed(config.seed)
-    model, tokenizer = _load_encoder(config.model_name_or_path, labels)
+    model, tokenizer = _load_encoder(config.model_name_or_path, labels, config.max_length)
+    tokenizer.model_max_length = config.max_length  # the grader cuts where the reward model was cut
     tokenize(preferences, tokenizer, config.max_length)  # warns of questions that are cut
     if config.use_peft:
         model = _with_lora(model, config)
@@ -49,11 +51,15 @@ def train(config: RewardConfig) -> Path:
         fit(model, tokenizer, training.texts, training.label_ids, config, run, "reward")
         if config.use_peft:
             model = model.merge_and_unload()
-        temperature = fit_temperature(_logits_NK(model, tokenizer, validation, config), _gold_N(validation))
-        before_NK = _logits_NK(model, tokenizer, heldout, config)
+        temperature = fit_temperature(text_logits_NK(model, tokenizer, validation), _gold_N(validation))
+        before_NK = text_logits_NK(model, tokenizer, heldout)
         fold_temperature(model, temperature)
-        after_NK = _logits_NK(model, tokenizer, heldout, config)
+        after_NK = before_NK / temperature
+        logp_NK = after_NK.log_softmax(-1)
         record = {
+            **dict.fromkeys(("expected_score", "objective", "optimum_objective", "optimum_fraction")),
+            **describe(logp_NK, logp_NK, heldout, labels),
+            "kl": None,
             **accuracy_record(after_NK, _gold_N(heldout), labels),
             "ece_before_scaling": expected_calibration_error(before_NK.softmax(-1), _gold_N(heldout)),
             "ece": expected_calibration_error(after_NK.softmax(-1), _gold_N(heldout)),
@@ -61,6 +67,9 @@ def train(config: RewardConfig) -> Path:
         results = {
             "method": "reward",
             "seed": config.seed,
+            "beta": None,
+            "episodes": 0,
+            "grader_calls": 0,
             "model_name_or_path": config.model_name_or_path,
             "temperature": temperature,
             "training_questions": len(training),
@@ -71,7 +80,7 @@ def train(config: RewardConfig) -> Path:
         if is_main_process():
             model.save_pretrained(run.path)
             tokenizer.save_pretrained(run.path)
-            hub.write_card(run.path, "reward", results)
+            hub.write_card(run.path, results, config)
             print_record("reward", "heldout", record)
         return run.finish(results)
 
@@ -81,7 +90,6 @@ def accuracy_record(logits_NK: torch.Tensor, gold_N: torch.Tensor, labels: Label
     predicted_N = logits_NK.argmax(-1)
     f1_K = f1_score(gold_N.numpy(), predicted_N.numpy(), labels=list(range(len(labels))), average=None, zero_division=0)
     return {
-        "questions": len(gold_N),
         "accuracy": (predicted_N == gold_N).float().mean().item(),
         "f1": dict(zip(labels.names, f1_K.tolist(), strict=True)),
     }
@@ -94,16 +102,18 @@ def fold_temperature(model: PreTrainedModel, temperature: float) -> None:
     model.classifier.bias /= temperature
 
 
-def _load_encoder(name: str, labels: LabelSet) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+def _load_encoder(name: str, labels: LabelSet, max_length: int) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     path = str(checked_minilm_dir()) if name == PACKAGED_MINILM else name
     try:
         tokenizer = AutoTokenizer.from_pretrained(path)
         model = load_encoder(path, labels)
-    except (OSError, ValueError, KeyError) as error:
-        first_line = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise InputError(f"--model_name_or_path {name}: no loadable encoder there ({first_line})") from None
+    except Exception as error:  # every library below raises its own, as in `load_classifier`
+        raise InputError(f"--model_name_or_path {name}: no loadable encoder there ({first_line(error)})") from error
     if not isinstance(getattr(model, "classifier", None), torch.nn.Linear):
         raise InputError(f"--model_name_or_path {name}: {type(model).__name__} has no linear `classifier`; use a BERT")
+    longest = getattr(model.config, "max_position_embeddings", max_length)
+    if max_length > longest:
+        raise InputError(f"--max_length {max_length}: {name} reads at most {longest} tokens")
     return model, tokenizer
 
 
@@ -122,9 +132,3 @@ def _with_lora(model: PreTrainedModel, config: RewardConfig) -> PreTrainedModel:
 
 def _gold_N(questions: Questions) -> torch.Tensor:
     return torch.tensor(questions.label_ids)
-
-
-def _logits_NK(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, questions: Questions, config: RewardConfig
-) -> torch.Tensor:
-    return text_logits_NK(model, tokenizer, questions.texts, config.max_length)

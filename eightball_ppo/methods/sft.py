@@ -31,6 +31,7 @@ def train(config: SFTConfig) -> Path:
     questions = load_questions(config.dataset_name, "sft", config.text_column, config.label_column, labels)
     heldout = load_questions(config.dataset_name, "heldout", config.text_column, config.label_column, labels)
     tokenizer = load_tokenizer(config.tokenizer, questions)
+    tokenizer.model_max_length = config.max_length  # whoever loads the policy cuts where it was cut
     tokenize(questions, tokenizer, config.max_length)  # warns of questions that are cut
 
     set_seed(config.seed)
@@ -50,7 +51,7 @@ def train(config: SFTConfig) -> Path:
         if is_main_process():
             model.save_pretrained(run.path)
             tokenizer.save_pretrained(run.path)
-            hub.write_card(run.path, "sft", results)
+            hub.write_card(run.path, results, config)
             print_record("sft", "heldout", results["splits"]["heldout"])
         return run.finish(results)
 

@@ -167,6 +167,7 @@ def finish(task: Task, policy: PreTrainedModel, run: Run, episodes: int, extra: 
     }
     if is_main_process():
         policy.save_pretrained(run.path)
+        task.tokenizer.model_max_length = task.config.max_length
         task.tokenizer.save_pretrained(run.path)
         table = before_after(
             graded["heldout"], task.ref_logits_NK["heldout"], logits_NK["heldout"], task.labels, task.config.seed
@@ -174,7 +175,7 @@ def finish(task: Task, policy: PreTrainedModel, run: Run, episodes: int, extra: 
         table.to_parquet(run.path / "before_after.parquet")
         plots.label_histogram(results, run.path / "labels.png")
         plots.curves(read_metrics(run.path), run.path / "curves.png", run.method)
-        hub.write_card(run.path, run.method, results)
+        hub.write_card(run.path, results, task.config)
         tables.print_before_after(table, task.labels)
         tables.print_results(results)
     return run.finish(results)

@@ -14,7 +14,7 @@ from eightball_ppo.data import Questions
 from eightball_ppo.errors import InputError
 from eightball_ppo.labels import LabelSet
 from eightball_ppo.locations import local_path
-from eightball_ppo.tokenization import TokenTable, tokenize
+from eightball_ppo.tokenization import TokenTable, reads_at_most, tokenize
 
 
 def check_checkpoint(name: str, flag: str) -> Path | None:
@@ -43,7 +43,7 @@ def load_classifier(name: str, flag: str) -> tuple[PreTrainedModel, PreTrainedTo
         model = AutoModelForSequenceClassification.from_pretrained(source, use_safetensors=True, dtype=torch.float32)
         tokenizer = AutoTokenizer.from_pretrained(source)
     except Exception as error:  # every library below raises its own: OSError, ValueError, SafetensorError, KeyError ...
-        raise InputError(f"{flag} {name}: not a loadable checkpoint ({_first_line(error)})") from error
+        raise InputError(f"{flag} {name}: not a loadable checkpoint ({first_line(error)})") from error
     return model.eval(), tokenizer
 
 
@@ -58,12 +58,14 @@ def load_encoder(path: str, labels: LabelSet, **overrides: float) -> PreTrainedM
         id2label=labels.id2label,
         label2id=labels.label2id,
         use_safetensors=True,
+        ignore_mismatched_sizes=True,  # a head of another size is replaced, too
         dtype=torch.float32,
         **overrides,
     )
 
 
-def _first_line(error: Exception) -> str:
+def first_line(error: Exception) -> str:
+    """The first line of an exception's text, at most 200 characters; its type's name where it has none."""
     text = str(error).strip()
     return text.splitlines()[0][:200] if text else type(error).__name__
 
@@ -87,13 +89,18 @@ def table_logits_NK(model: torch.nn.Module, tokens: TokenTable, batch_size: int 
 
 
 def text_logits_NK(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, texts: list[str], max_length: int, batch_size: int = 64
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, questions: Questions, batch_size: int = 64
 ) -> torch.Tensor:
-    """Logits [N, K] of texts, in length-sorted batches so that little is spent on padding; the order is the texts'."""
-    order = sorted(range(len(texts)), key=lambda i: len(texts[i]))
+    """Logits [N, K] of questions, in batches of like length so that little is spent on padding; in the order given.
+
+    Questions are cut where `reads_at_most` says: where the model's training cut them.
+    """
+    table = tokenize(questions, tokenizer, reads_at_most(tokenizer))
+    length_N = table.attention_mask_NT.sum(1)
+    order_N = length_N.argsort(stable=True)
     parts = []
-    for start in range(0, len(order), batch_size):
-        batch = Questions("texts", [texts[i] for i in order[start : start + batch_size]])
-        parts.append(table_logits_NK(model, tokenize(batch, tokenizer, max_length)))
-    logits_NK = torch.cat(parts)
-    return logits_NK[torch.argsort(torch.tensor(order))]
+    for rows_B in order_N.split(batch_size):
+        longest = int(length_N[rows_B].max())
+        batch = TokenTable(table.input_ids_NT[rows_B, :longest], table.attention_mask_NT[rows_B, :longest])
+        parts.append(table_logits_NK(model, batch))
+    return torch.cat(parts)[order_N.argsort()]

@@ -4,6 +4,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from eightball_ppo.errors import InputError
 
 _METRICS = {
@@ -18,6 +20,15 @@ _GRADED_METRICS = (
     "heldout: kl",
     "heldout: gold_accuracy",
     "seconds",
+)
+_NO_SETTINGS = (
+    "seed",
+    "output_dir",
+    "overwrite_output_dir",
+    "sft_model_path",
+    "reward_model_path",
+    "report_to",
+    "disable_tqdm",
 )
 
 
@@ -49,25 +60,43 @@ def _cell(values: list[float | None]) -> str:
     return f"{mean:.3f}" if len(known) == 1 else f"{mean:.3f} ({min(known):.3f} to {max(known):.3f})"
 
 
+def _settings(directory: Path) -> dict[str, Any]:
+    """What makes two runs alike but for the seed: the resolved options that are neither seed nor path nor display."""
+    try:
+        options = yaml.safe_load((directory / "config.yaml").read_text(encoding="utf-8"))
+        return {name: value for name, value in options.items() if name not in _NO_SETTINGS}
+    except (OSError, UnicodeDecodeError, yaml.YAMLError, AttributeError):
+        raise InputError(f"{directory}: no finished run, config.yaml is missing or damaged") from None
+
+
 def markdown_tables(directories: list[Path]) -> str:
-    """One table per kind of run (sft, reward, graded methods); a row per method, grader, beta, threshold and preset."""
-    groups: dict[tuple[str, str], list[dict[str, Any]]] = {}
+    """One table per kind of run (sft, reward, graded methods); a row per group of runs that differ in the seed alone.
+
+    Raises:
+        InputError: a directory that holds no finished run, or a seed that stands twice in a group.
+    """
+    groups: dict[str, list[dict[str, Any]]] = {}
+    settings: dict[str, dict[str, Any]] = {}
     for directory in directories:
-        results = read_results(directory)
-        kind = results["method"] if results["method"] in _METRICS else "graded"
-        grader = str(results.get("grader", "")).split(":")[0]
-        label = " ".join([results["method"], *([f"{grader} beta {results['beta']:g}"] if kind == "graded" else [])])
-        if results.get("preset") == "original":
-            label += " (original preset)"
-        groups.setdefault((kind, label), []).append(results)
-    tables = []
-    for kind in dict.fromkeys(kind for kind, _ in groups):
+        results, own = read_results(directory), _settings(directory)
+        key = json.dumps([results["method"], own], sort_keys=True)
+        if any(run["seed"] == results["seed"] for run in groups.get(key, [])):
+            raise InputError(f"{directory}: seed {results['seed']} of this run stands twice")
+        groups.setdefault(key, []).append(results)
+        settings[key] = own
+    tables: dict[str, list[str]] = {}
+    for key, runs in groups.items():
+        kind = runs[0]["method"] if runs[0]["method"] in _METRICS else "graded"
         metrics = _METRICS.get(kind, _GRADED_METRICS)
-        lines = ["| run | seeds | " + " | ".join(metrics) + " |", "|---" * (len(metrics) + 2) + "|"]
-        for (own, label), runs in groups.items():
-            if own == kind:
-                seeds = ", ".join(str(run["seed"]) for run in runs)
-                cells = [_cell([_value(run, metric) for run in runs]) for metric in metrics]
-                lines.append(f"| {label} | {seeds} | " + " | ".join(cells) + " |")
-        tables.append("\n".join(lines))
-    return "\n\n".join(tables)
+        head = ["| run | seeds | " + " | ".join(metrics) + " |", "|---" * (len(metrics) + 2) + "|"]
+        peers = [other for name, other in settings.items() if json.loads(name)[0] == runs[0]["method"]]
+        label = " ".join([runs[0]["method"], *_differing(settings[key], peers)])
+        cells = [_cell([_value(run, metric) for run in runs]) for metric in metrics]
+        seeds = ", ".join(str(run["seed"]) for run in runs)
+        tables.setdefault(kind, head).append(f"| {label} | {seeds} | " + " | ".join(cells) + " |")
+    return "\n\n".join("\n".join(lines) for lines in tables.values())
+
+
+def _differing(own: dict[str, Any], peers: list[dict[str, Any]]) -> list[str]:
+    """`name=value` of the settings in which a run differs from another run of its method."""
+    return [f"{name}={value}" for name, value in own.items() if any(peer.get(name) != value for peer in peers)]
