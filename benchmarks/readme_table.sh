@@ -5,7 +5,7 @@ cd "$(dirname "$0")/.."
 export OMP_NUM_THREADS=1
 PYTHON=${PYTHON:-.venv/bin/python}
 OUT=${OUT:-runs/table}
-for seed in 0 1 2; do
+for seed in ${SEEDS:-0 1 2}; do
   at="$OUT/seed$seed"
   flags="--seed $seed --disable_tqdm"
   models="--sft_model_path $at/sft --reward_model_path $at/reward"

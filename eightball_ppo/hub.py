@@ -10,8 +10,8 @@ from eightball_ppo.locations import local_path
 
 _WHAT = {
     "sft": "A small text classifier fine-tuned on the answers of its data: the reference of the methods that follow.",
-    "reward": "A classifier that says which label the author of a text wants. Its softmax is calibrated: the temperature "
-    "is folded into the last layer.",
+    "reward": "A classifier that says which label the author of a text wants. Its softmax is calibrated: the "
+    "temperature is folded into the last layer.",
     "distill": "A small text classifier trained by cross-entropy on a grader's confident labels (thresholded "
     "distillation).",
     "ppo": "A small text classifier trained by PPO (TRL's `PPOTrainer`) on a grader's scores, with a KL penalty to its "
@@ -24,8 +24,8 @@ from transformers import pipeline
 classify = pipeline("text-classification", model="{name}", top_k=None)
 ```"""
 _LIMITS = (
-    "Its labels say what its grader or its training answers prefer, not what is true. The numbers above hold for the data "
-    "named above."
+    "Its labels say what its grader or its training answers prefer, not what is true. The numbers above hold for the "
+    "data named above."
 )
 
 

@@ -153,7 +153,7 @@ def test_distill_with_a_threshold_keeps_exactly_the_confident(graded: Callable[.
 
 
 def test_an_untrained_head_teaches_one_answer_for_every_question(graded: Callable[..., Any]) -> None:
-    """What the original found, with steps enough for it to show: the policy ends where its noisy grader's taste lies."""
+    """What the original found, with steps enough to show it in the policy."""
     run = distill.train(graded(DistillConfig, grader="random-head", threshold=0.4, num_train_epochs=20))
     record = results(run)["splits"]["heldout"]
     answer = max(record["grader_histogram"], key=lambda name: record["grader_histogram"][name])
