@@ -1,18 +1,39 @@
 #!/usr/bin/env bash
-# docs/LOG.md: PPO without the two settings that decide the result, on seed 0's models of readme_table.sh (4 minutes).
+# The numbers of docs/LOG.md, on seed 0's models of readme_table.sh (about 6 minutes on one core).
 set -euo pipefail
 cd "$(dirname "$0")/.."
 export OMP_NUM_THREADS=1
 PYTHON=${PYTHON:-.venv/bin/python}
 OUT=${OUT:-runs/table}
 models="--disable_tqdm --sft_model_path $OUT/seed0/sft --reward_model_path $OUT/seed0/reward"
-trl_like="--value_learning_rate 0.012 --adam_beta2 0.999 --cliprange 0.2 --num_mini_batches 4"
+at="$OUT/ablation"
+run() { # NAME SCRIPT FLAGS...
+  local name=$1 script=$2
+  shift 2
+  [ -e "$at/$name" ] || $PYTHON "scripts/$script.py" $models "$@" --output_dir "$at/$name" >/dev/null
+}
 for beta in 0.1 0.5; do
-  $PYTHON scripts/ppo.py $models --kl_coef $beta $trl_like --output_dir "$OUT/ablation/trl-like-$beta" >/dev/null
-  $PYTHON scripts/ppo.py $models --kl_coef $beta --value_learning_rate 0.012 --output_dir "$OUT/ablation/fast-critic-$beta" >/dev/null
-  $PYTHON scripts/ppo.py $models --kl_coef $beta --adam_beta2 0.999 --output_dir "$OUT/ablation/long-memory-$beta" >/dev/null
+  run "trl-like-$beta" ppo --kl_coef $beta --value_learning_rate 0.012 --adam_beta2 0.999 --cliprange 0.2 --num_mini_batches 4
+  run "fast-critic-$beta" ppo --kl_coef $beta --value_learning_rate 0.012
+  run "long-memory-$beta" ppo --kl_coef $beta --adam_beta2 0.999
 done
-for run in "$OUT"/ablation/*; do
-  echo "$(basename "$run")"
-  $PYTHON scripts/summarize.py "$run" | tail -1
+run dear-fixed-rate ppo --grader rule:Yes --kl_coef 100 --learning_rate 0.012
+for seed in 0 1 2 3 4 5; do
+  run "noise-$seed" distill --preset original --grader "random-head:$seed"
 done
+$PYTHON - "$at" <<'PYTHON_CODE'
+import json, pathlib, sys
+
+for directory in sorted(pathlib.Path(sys.argv[1]).iterdir()):
+    results = json.loads((directory / "results.json").read_text())
+    train, heldout, before = results["splits"]["train"], results["splits"]["heldout"], results["reference"]["heldout"]
+    line = f"{directory.name:20} train optimum_fraction {train['optimum_fraction']:.3f}  held-out KL {heldout['kl']:.4f}"
+    for who, histogram in (
+        ("grader", heldout["grader_histogram"]),
+        ("policy before", before["greedy_histogram"]),
+        ("policy after", heldout["greedy_histogram"]),
+    ):
+        answer = max(histogram, key=histogram.get)
+        line += f"  {who}: {answer} {histogram[answer]:.2f}"
+    print(line + (f"  coverage {results['coverage']:.2f}" if "coverage" in results else ""))
+PYTHON_CODE
