@@ -149,7 +149,7 @@ def test_a_script_exits_with_2_and_one_line(tmp_path: Path) -> None:
 
 def test_batches_that_cannot_be(refused: Refused) -> None:
     """60 questions, twice each."""
-    assert "are too few for 121 minibatches" in refused("ppo", "--num_mini_batches", "121")
+    assert "too few for 121 minibatches" in refused("ppo", "--num_mini_batches", "121")
     assert "fill at most 120" in refused("ppo", "--per_device_train_batch_size", "121")
     assert "at least 8" in refused("ppo", "--per_device_train_batch_size", "4")
     assert "7 does not divide the batch of 64" in refused(

@@ -42,9 +42,9 @@ def train(config: PPOConfig) -> Path:
     with Run(config, "ppo") as run:
         set_seed(config.seed)
         models = build_models(task.classifier, task.tokens["train"], task.score_rows)
-        trainer = build_trainer(config, models, batch, run.path, [])
         classifier = models.policy.by_row.classifier
-        trainer.add_callback(MetricsCallback(run, "ppo", lambda: task.exact_metrics(classifier)))
+        metrics = MetricsCallback(run, "ppo", lambda: task.exact_metrics(classifier))
+        trainer = build_trainer(config, models, batch, run.path, [metrics])
         run_trainer(trainer, config)
         updates = trainer.state.global_step
         extra = {"updates": updates, "per_device_train_batch_size": batch, "world_size": world_size}
@@ -66,7 +66,7 @@ def batch_size(config: PPOConfig, num_questions: int, world_size: int) -> int:
         if batch < SMALLEST_BATCH:
             raise InputError(
                 f"{num_questions} questions x --num_generations {config.num_generations} on {world_size} process(es): "
-                f"are too few for {config.num_mini_batches} minibatches and at least {SMALLEST_BATCH} episodes; raise "
+                f"too few for {config.num_mini_batches} minibatches and at least {SMALLEST_BATCH} episodes; raise "
                 "--num_generations or lower --num_mini_batches"
             )
     if batch > available:
