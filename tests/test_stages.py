@@ -136,6 +136,23 @@ def test_rule_grader_teaches_its_label_and_a_high_price_forbids_it(graded: Calla
     assert held["splits"]["heldout"]["kl"] < 0.01 and held["splits"]["train"]["kl"] < 0.01
 
 
+@pytest.mark.parametrize(("score", "low", "high"), [("probability", 0, 1), ("logit_margin", -20, 20)])
+def test_every_score_kind_trains(graded: Callable[..., Any], score: str, low: float, high: float) -> None:
+    record = results(ppo.train(graded(PPOConfig, score=score, kl_coef=0.02, total_episodes=1200)))
+    train, reference = record["splits"]["train"], record["reference"]["train"]
+    assert low <= reference["expected_score"] < train["expected_score"] <= high
+    assert train["objective"] > reference["objective"]
+
+
+def test_questions_that_are_cut_are_counted_and_warned_about_once_per_file(
+    graded: Callable[..., Any], caplog: pytest.LogCaptureFixture
+) -> None:
+    record = results(ppo.train(graded(PPOConfig, max_length=8, grader="rule:No", total_episodes=120)))
+    warnings = [entry.getMessage() for entry in caplog.records if "were cut" in entry.getMessage()]
+    assert sorted(line.split(":")[0].rsplit("/", 1)[-1] for line in warnings) == ["heldout.jsonl", "rl.jsonl"]
+    assert record["truncated_questions"] == sum(int(line.split(": ")[1].split()[0]) for line in warnings) > 40
+
+
 def test_distill_chooses_a_threshold_on_validation_and_reports_coverage(graded: Callable[..., Any]) -> None:
     run = distill.train(graded(DistillConfig, num_train_epochs=2))
     assert {path.name for path in run.iterdir()} >= EVERY_RUN | POLICY | FIGURES

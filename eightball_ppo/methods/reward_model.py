@@ -43,7 +43,7 @@ def train(config: RewardConfig) -> Path:
     set_seed(config.seed)
     model, tokenizer = _load_encoder(config.model_name_or_path, labels, config.max_length)
     tokenizer.model_max_length = config.max_length  # the grader cuts where the reward model was cut
-    tokenize(preferences, tokenizer, config.max_length)  # warns of questions that are cut
+    truncated = tokenize(preferences, tokenizer, config.max_length).truncated
     if config.use_peft:
         model = _with_lora(model, config)
     assert training.label_ids is not None
@@ -72,6 +72,7 @@ def train(config: RewardConfig) -> Path:
             "grader_calls": 0,
             "model_name_or_path": config.model_name_or_path,
             "temperature": temperature,
+            "truncated_questions": truncated,
             "training_questions": len(training),
             "validation_questions": len(validation),
             "seconds": run.seconds,

@@ -32,7 +32,7 @@ def train(config: SFTConfig) -> Path:
     heldout = load_questions(config.dataset_name, "heldout", config.text_column, config.label_column, labels)
     tokenizer = load_tokenizer(config.tokenizer, questions)
     tokenizer.model_max_length = config.max_length  # whoever loads the policy cuts where it was cut
-    tokenize(questions, tokenizer, config.max_length)  # warns of questions that are cut
+    truncated = tokenize(questions, tokenizer, config.max_length).truncated
 
     set_seed(config.seed)
     model = EightBallForSequenceClassification(
@@ -48,6 +48,7 @@ def train(config: SFTConfig) -> Path:
         fit(model, tokenizer, questions.texts, questions.label_ids, config, run, "sft")
         logits_NK = table_logits_NK(model, tokenize(heldout, tokenizer, config.max_length))
         results = _results(logits_NK, heldout, questions.label_ids, labels, config, run)
+        results["truncated_questions"] = truncated
         if is_main_process():
             model.save_pretrained(run.path)
             tokenizer.save_pretrained(run.path)

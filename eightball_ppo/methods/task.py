@@ -158,6 +158,7 @@ def finish(task: Task, policy: PreTrainedModel, run: Run, episodes: int, extra: 
         "grader_calls": task.book.calls,
         "grader": task.book.grader.fingerprint,
         "score": task.config.score,
+        "truncated_questions": sum(table.truncated for table in task.tokens.values()),
         **extra,
         "splits": {
             split: evaluate(logits_NK[split].log_softmax(-1), graded[split], beta, task.labels) for split in graded
