@@ -39,8 +39,9 @@ def test_a_table_of_logits_reaches_the_optimum(tmp_path: Path) -> None:
     assert regret < 0.005 and distance < 0.01
 
 
-@pytest.mark.parametrize("labels", [2, 5])
-def test_the_small_classifier_gets_near_it(tmp_path: Path, labels: int) -> None:
+@pytest.mark.parametrize(("labels", "bound"), [(2, 0.02), (5, 0.08)])
+def test_the_small_classifier_gets_near_it(tmp_path: Path, labels: int, bound: float) -> None:
+    """Seeds 0 to 2 end at 0.0004 to 0.001 with 2 labels, at 0.036 to 0.044 with 5 (the network is 8 wide)."""
     regret, _ = regret_and_distance(
         tiny.classifier(labels),
         tiny.tokens(32),
@@ -53,7 +54,7 @@ def test_the_small_classifier_gets_near_it(tmp_path: Path, labels: int) -> None:
         learning_rate=0.02,
         value_learning_rate=0.004,
     )
-    assert regret < 0.05
+    assert regret < bound
 
 
 def test_a_high_price_keeps_the_reference(tmp_path: Path) -> None:

@@ -83,14 +83,14 @@ def test_lora_reward_model_is_saved_merged(tmp_path: Path, small_data: Path) -> 
         dataset_name=str(small_data),
         use_peft=True,
         learning_rate=2e-3,
-        num_train_epochs=2,
+        num_train_epochs=8,
         disable_tqdm=True,
     )
     run = reward_model.train(config)
     assert not (run / "adapter_config.json").exists()
     model = AutoModelForSequenceClassification.from_pretrained(run)
     assert type(model) is BertForSequenceClassification and not any("lora" in name for name in model.state_dict())
-    assert results(run)["splits"]["heldout"]["accuracy"] > 0.4
+    assert results(run)["splits"]["heldout"]["accuracy"] > 0.6
 
 
 def test_ppo_run_is_whole(ppo_run: Path) -> None:
