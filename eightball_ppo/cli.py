@@ -8,9 +8,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar, get_type_hints
 
-from eightball_ppo.configs import TRL_OPTIONS, PPOConfig
+from eightball_ppo.configs import TRL_OPTIONS, PPOConfig, StageConfig
 from eightball_ppo.errors import InputError
-from eightball_ppo.runs import is_main_process
+from eightball_ppo.runs import check_output_dir, is_main_process
 
 C = TypeVar("C")
 
@@ -37,10 +37,9 @@ def parse(config_class: type[C], argv: Sequence[str]) -> C:
             raise InputError("--config: names no file")
         parser.set_defaults_with_config(**_read_yaml(Path(arguments[position + 1]), config_class))
         arguments = arguments[:position] + arguments[position + 2 :]
-    try:
-        (config,) = parser.parse_args_and_config(arguments)
-    except ValueError as error:
-        raise InputError(str(error).splitlines()[0]) from None
+    config, unknown = parser.parse_args_and_config(arguments, return_remaining_strings=True)
+    if unknown:
+        raise InputError(f"unknown option {' '.join(unknown)}; see --help")
     return config
 
 
@@ -112,6 +111,8 @@ def main(config_class: type[Any], stage: str, argv: Sequence[str] | None = None)
     _quiet()
     try:
         config = parse(config_class, sys.argv[1:] if argv is None else argv)
+        if isinstance(config, StageConfig):
+            check_output_dir(config)  # before the heavy imports
         module, _, function = stage.partition(":")
         run: Callable[[Any], Any] = getattr(importlib.import_module(module), function)
         _quiet_transformers()

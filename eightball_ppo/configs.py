@@ -219,7 +219,7 @@ class PredictConfig:
     def __post_init__(self) -> None:
         require(
             (self.question is None) != (self.file is None),
-            'predict: pass one question ("Will I be rich?") or --file FILE, not both and not neither',
+            'pass either one question ("Will I be rich?") or --file FILE',
         )
 
 

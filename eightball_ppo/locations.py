@@ -3,14 +3,17 @@
 import os
 from pathlib import Path
 
+OUR_FOLDERS = ("datasets", "runs")  # where the defaults lie: asked for from another directory, they are not the Hub's
+
 
 def local_path(name: str) -> Path | None:
     """The local path that `name` means, whether or not it exists, or None where it can only be a Hub id.
 
-    A name is local if it exists, starts like a path (`.`, `/`, `~`), has more than one `/`, or its first part is a
-    directory here; `google-bert/bert-base-uncased` is a Hub id unless such a directory stands in the way.
+    A name is local if it exists, starts like a path (`.`, `/`, `~`), has more than one `/`, its first part is a
+    directory here, or it lies in one of the folders of this project; `google-bert/bert-base-uncased` is a Hub id.
     """
     path = Path(os.path.expanduser(name))
     if path.exists() or name.startswith((".", "/", "~")) or name.count("/") > 1:
         return path
-    return path if len(path.parts) > 1 and Path(path.parts[0]).is_dir() else None
+    first = path.parts[0]
+    return path if len(path.parts) > 1 and (first in OUR_FOLDERS or Path(first).is_dir()) else None

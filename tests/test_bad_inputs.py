@@ -216,8 +216,8 @@ def test_an_output_directory_that_holds_another_run(refused: Refused, tmp_path: 
 
 def test_predict(refused: Refused, tmp_path: Path, sft_run: Path) -> None:
     policy = ("--model_name_or_path", str(sft_run))
-    assert "pass one question" in refused("predict", *policy)
-    assert "pass one question" in refused("predict", *policy, "--question", "a?", "--file", "b")
+    assert "pass either one question" in refused("predict", *policy)
+    assert "pass either one question" in refused("predict", *policy, "--question", "a?", "--file", "b")
     assert "the question is blank" in refused("predict", *policy, "--question", " ")
     assert "No such file" in refused("predict", *policy, "--file", str(tmp_path / "nowhere"))
     (tmp_path / "empty.txt").write_text("\n")

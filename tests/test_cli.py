@@ -39,7 +39,7 @@ def test_defaults_parse(config_class: type) -> None:
     [
         (["--kl_coef", "-1"], "--kl_coef -1.0: must not be negative"),
         (["--kl_coef", "much"], "argument --kl_coef/--kl-coef: invalid float value: 'much'"),
-        (["--no_such_flag", "1"], "--no_such_flag"),
+        (["--no_such_flag", "1"], "unknown option --no_such_flag 1; see --help"),
         (["--score", "vibes"], "invalid choice: 'vibes'"),
         (["--output_dir", ""], "--output_dir: empty"),
         (["--num_ppo_epochs", "0"], "--num_ppo_epochs 0: at least 1"),

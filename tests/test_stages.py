@@ -1,6 +1,7 @@
 """The stages end to end on small data: what a run directory holds, and that it can be used."""
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -230,6 +231,17 @@ def test_defaults_train_what_is_missing_and_reuse_what_is_there(
     assert not (tmp_path / "runs/reward").exists()  # a rule needs none
     ppo.train(PPOConfig(**shared, total_episodes=120, output_dir="runs/again"))
     assert (tmp_path / "runs/sft/model.safetensors").stat().st_mtime_ns == weights.st_mtime_ns
+
+
+def test_a_default_run_on_other_data_is_not_reused_in_silence(
+    tmp_path: Path, small_data: Path, sft_run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(sft_run, "runs/sft")
+    other = shutil.copytree(small_data, "other")
+    config = PPOConfig(dataset_name=str(other), grader="rule:No", total_episodes=120, disable_tqdm=True)
+    with pytest.raises(InputError, match=r"runs/sft: was trained on .*small, not on --dataset_name other"):
+        ppo.train(config)
 
 
 def test_other_labels_and_columns_need_only_flags(tmp_path: Path) -> None:

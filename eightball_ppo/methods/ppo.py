@@ -18,7 +18,7 @@ from eightball_ppo.configs import PPOConfig
 from eightball_ppo.errors import InputError
 from eightball_ppo.methods.fitting import MetricsCallback, replace_progress, reporting
 from eightball_ppo.methods.task import finish, load_splits, load_task
-from eightball_ppo.runs import Run, check_output_dir, num_processes
+from eightball_ppo.runs import Run, check_output_dir, is_main_process, num_processes
 from eightball_ppo.tokenization import TokenTable
 
 logger = logging.getLogger(__name__)
@@ -38,6 +38,11 @@ def train(config: PPOConfig) -> Path:
     questions = load_splits(config)
     world_size = num_processes()
     batch = batch_size(config, len(questions["train"]), world_size)
+    episodes_per_update = batch * world_size
+    if config.total_episodes % episodes_per_update and is_main_process():
+        logger.warning(
+            "--total_episodes %d: rounded up to whole updates of %d", config.total_episodes, episodes_per_update
+        )
     task = load_task(config, questions)
     with Run(config, "ppo") as run:
         set_seed(config.seed)

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import yaml
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
@@ -101,6 +102,12 @@ def train_prerequisites(config: GradedConfig) -> None:
         check_checkpoint(config.sft_model_path, "--sft_model_path")
     if needs_reward_model and not reward_is_missing:
         check_checkpoint(config.reward_model_path, "--reward_model_path")
+    for path, flag, stage in (
+        (config.sft_model_path, "--sft_model_path", SFTConfig),
+        (config.reward_model_path, "--reward_model_path", RewardConfig),
+    ):
+        if path == stage.output_dir and Path(path).exists() and (needs_reward_model or stage is SFTConfig):
+            _check_same_data(Path(path), flag, config)
     inherited: dict[str, Any] = {
         name: getattr(config, name)
         for name in ("dataset_name", "text_column", "label_column", "labels", "seed", "report_to", "disable_tqdm")
@@ -109,6 +116,16 @@ def train_prerequisites(config: GradedConfig) -> None:
         sft.train(SFTConfig(**inherited, max_length=config.max_length))
     if reward_is_missing:
         reward_model.train(RewardConfig(**inherited))
+
+
+def _check_same_data(run: Path, flag: str, config: GradedConfig) -> None:
+    """Raises InputError if a run that would be reused by default was trained on other data."""
+    trained_on = yaml.safe_load((run / "config.yaml").read_text(encoding="utf-8"))["dataset_name"]
+    if Path(trained_on).absolute() != Path(config.dataset_name).absolute():
+        raise InputError(
+            f"{run}: was trained on {trained_on}, not on --dataset_name {config.dataset_name}; name another {flag}, or "
+            "this one with ./ in front to use it all the same"
+        )
 
 
 def load_task(config: GradedConfig, questions: dict[str, Questions]) -> Task:
@@ -178,5 +195,5 @@ def finish(task: Task, policy: PreTrainedModel, run: Run, episodes: int, extra: 
         plots.curves(read_metrics(run.path), run.path / "curves.png", run.method)
         hub.write_card(run.path, results, task.config)
         tables.print_before_after(table, task.labels)
-        tables.print_results(results)
+        tables.print_results(results, task.config.grader)
     return run.finish(results)

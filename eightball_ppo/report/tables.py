@@ -32,9 +32,11 @@ def _console() -> Console:
 
 def _text(value: Any) -> str:
     if isinstance(value, dict):
-        return "  ".join(f"{key} {_text(item)}" for key, item in value.items())
+        return "  ".join(
+            f"{key} {item:.3f}" if isinstance(item, float) else f"{key} {item}" for key, item in value.items()
+        )
     if isinstance(value, float):
-        return f"{value:.4g}" if abs(value) < 0.001 and value else f"{value:.3f}"
+        return f"{value:.4f}"
     return "-" if value is None else str(value)
 
 
@@ -47,10 +49,11 @@ def print_record(method: str, split: str, record: dict[str, Any]) -> None:
     _console().print(table)
 
 
-def print_results(results: dict[str, Any]) -> None:
+def print_results(results: dict[str, Any], grader: str) -> None:
     """Reference and policy side by side, on every split."""
     columns = [(split, which) for split in results["splits"] for which in ("reference", "splits")]
-    title = f"{results['method']}  beta {results['beta']}  seed {results['seed']}"
+    preset = " (original preset)" if results.get("preset") == "original" else ""
+    title = f"{results['method']}{preset}  grader {grader}  beta {results['beta']}  seed {results['seed']}"
     table = Table(
         "metric",
         *(f"{split}: {'before' if which == 'reference' else 'after'}" for split, which in columns),
