@@ -20,9 +20,9 @@ from transformers import GenerationConfig, PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutput, CausalLMOutput
 from transformers.utils import ModelOutput
 
+from eightball_ppo.ppo_math import TRL_TEMPERATURE_SHIFT
 from eightball_ppo.tokenization import TokenTable
 
-TRL_TEMPERATURE_SHIFT = 1e-7  # TRL divides logits by `temperature + 1e-7`, also at temperature 1
 NEVER = -1e4  # logit of the pad column: probability exactly 0 in float32, finite so that 0 * log 0 stays 0
 
 

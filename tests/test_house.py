@@ -48,7 +48,7 @@ def test_only_the_ppo_method_and_the_flag_parser_import_trl() -> None:
         ("ppo_math.py", ()),
         ("calibration.py", ()),
         ("labels.py", ("errors",)),
-        ("adapters.py", ("tokenization",)),
+        ("adapters.py", ("ppo_math", "tokenization")),
         ("data.py", ("errors", "labels", "locations")),
         ("evaluation.py", ("objective", "data", "labels")),
         ("models", ("data", "errors", "labels", "locations", "models", "tokenization")),
