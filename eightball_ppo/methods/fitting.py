@@ -1,9 +1,6 @@
 """Fit a classifier to labels with `transformers.Trainer`: the supervised half of every stage."""
 
-import logging
-import sys
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -24,9 +21,6 @@ from transformers.trainer_callback import PrinterCallback
 from eightball_ppo.configs import FitConfig
 from eightball_ppo.errors import InputError
 from eightball_ppo.runs import Run
-
-logger = logging.getLogger(__name__)
-
 
 Measure = Callable[[], dict[str, Any]]
 
@@ -125,7 +119,7 @@ def fit(
     steps = len(rows) * config.num_train_epochs / config.per_device_train_batch_size
     try:
         arguments = TrainingArguments(
-            output_dir=str(Path(run.path)),
+            output_dir=str(run.path),
             learning_rate=config.learning_rate,
             lr_scheduler_type=config.lr_scheduler_type,
             warmup_steps=config.warmup_steps,
@@ -153,5 +147,4 @@ def fit(
     )
     replace_progress(trainer, stage, config.disable_tqdm)
     trainer.train()
-    sys.stderr.flush()
     model.eval()
