@@ -150,44 +150,34 @@ class ValueAdapter(_StaysInEval, nn.Module):
 
 
 class _GradeLookup(nn.Module):
-    """Scores of the sampled answers from a table that fills itself with every row that is asked for the first time."""
+    """Scores of the sampled answers, from a table."""
 
     score_NK: Tensor
-    known_N: Tensor
 
-    def __init__(self, score_rows: Callable[[list[int]], Tensor], num_questions: int, ids: SequenceIds):
+    def __init__(self, score_NK: Tensor, ids: SequenceIds):
         super().__init__()
-        self.score_rows = score_rows
         self.ids = ids
-        self.num_unknown = num_questions
-        self.register_buffer("score_NK", torch.zeros(num_questions, ids.num_labels), persistent=False)
-        self.register_buffer("known_N", torch.zeros(num_questions, dtype=torch.bool), persistent=False)
+        self.register_buffer("score_NK", score_NK, persistent=False)
 
     def forward(self, input_ids: Tensor, **_: Any) -> BaseModelOutput:
-        rows_B, action_B = self.ids.rows(input_ids), self.ids.actions(input_ids)
-        if self.num_unknown:
-            unknown = rows_B[~self.known_N[rows_B]].unique()
-            if len(unknown):
-                self.score_NK[unknown] = self.score_rows(unknown.tolist()).to(self.score_NK)
-                self.known_N[unknown] = True
-                self.num_unknown -= len(unknown)
-        score_B = self.score_NK[rows_B, action_B]
+        score_B = self.score_NK[self.ids.rows(input_ids), self.ids.actions(input_ids)]
         return BaseModelOutput(hidden_states=(score_B[:, None, None].expand(-1, input_ids.shape[1], 1),))
 
 
 class RewardAdapter(_StaysInEval, nn.Module):
-    """The reward model: the grader's score of the sampled answer.
+    """The reward model: the grader's score of the sampled answer, from `score_NK` [N, K] of all questions.
 
-    Args:
-        score_rows: scores [n, K] of n question rows, finite; asked once per row in the whole training.
-        num_questions: N, rows are 0..N-1.
+    Raises:
+        ValueError: a score is not finite; TRL would whiten it into every weight.
     """
 
     base_model_prefix = "lookup"
 
-    def __init__(self, score_rows: Callable[[list[int]], Tensor], num_questions: int, ids: SequenceIds):
+    def __init__(self, score_NK: Tensor, ids: SequenceIds):
+        if not torch.isfinite(score_NK).all():
+            raise ValueError("a score is not finite")
         super().__init__()
-        self.lookup = _GradeLookup(score_rows, num_questions, ids)
+        self.lookup = _GradeLookup(score_NK, ids)
         self.score = nn.Identity()
         self.eval()
 

@@ -8,9 +8,13 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar, get_type_hints
 
-from eightball_ppo.configs import TRL_OPTIONS, PPOConfig, StageConfig
-from eightball_ppo.errors import InputError
-from eightball_ppo.runs import check_output_dir, is_main_process
+from eightball_ppo.configs import PPOConfig
+from eightball_ppo.errors import IncompleteError, InputError
+from eightball_ppo.options import StageConfig
+from eightball_ppo.ranks import is_main_process
+from eightball_ppo.redaction import redact
+from eightball_ppo.runs import check_output_dir
+from eightball_ppo.trl_options import TRL_OPTIONS
 
 C = TypeVar("C")
 
@@ -104,7 +108,9 @@ def _read_yaml(file: Path, config_class: type[Any]) -> dict[str, Any]:
 
 
 def main(config_class: type[Any], stage: str, argv: Sequence[str] | None = None) -> None:
-    """Run a script: parse, then call `stage` ("module:function") with the config. Exits with 2 on an InputError.
+    """Run a script: parse, then call `stage` ("module:function") with the config.
+
+    Exits with 2 on an InputError and with 3 on an IncompleteError.
 
     The stage's module is imported only after the flags are parsed, so `--help` answers at once.
     """
@@ -117,10 +123,10 @@ def main(config_class: type[Any], stage: str, argv: Sequence[str] | None = None)
         run: Callable[[Any], Any] = getattr(importlib.import_module(module), function)
         _quiet_transformers()
         run(config)
-    except InputError as error:
+    except (InputError, IncompleteError) as error:
         if is_main_process():
-            print(f"{Path(sys.argv[0]).name}: {error}", file=sys.stderr)
-        sys.exit(2)
+            print(redact(f"{Path(sys.argv[0]).name}: {error}"), file=sys.stderr)
+        sys.exit(2 if isinstance(error, InputError) else 3)
 
 
 def _quiet() -> None:

@@ -1,75 +1,13 @@
-"""One dataclass per stage. Names and defaults follow TRL and transformers; every field here does what it says.
+"""One dataclass per stage; every field here does what it says, and each is a flag and a line of YAML."""
 
-TRL's `PPOConfig` has some 150 options, a good part of which its PPOTrainer accepts and ignores, or which bias a
-one-step policy in silence. `PPOConfig` below therefore does not inherit them: it has those that work, and `TRL_OPTIONS`
-says, for each of the others that a user may try, why it is refused or which single value stands.
-"""
-
-import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import ClassVar, Literal
 
-from eightball_ppo.errors import InputError
-from eightball_ppo.labels import EIGHTBALL_LABELS
+from eightball_ppo.grader_options import GraderConfig
+from eightball_ppo.options import FitConfig, LearningConfig, Schedule, StageConfig, option, require
 
-Schedule = Literal["linear", "cosine", "constant", "constant_with_warmup", "inverse_sqrt", "polynomial"]
 ScoreKind = Literal["log_prob", "probability", "logit_margin"]
-
-
-def option(default, help: str):
-    """A dataclass field whose help text becomes the flag's."""
-    if isinstance(default, list):
-        return field(default_factory=lambda: list(default), metadata={"help": help})
-    return field(default=default, metadata={"help": help})
-
-
-def require(condition: bool, message: str) -> None:
-    if not condition:
-        raise InputError(message)
-
-
-@dataclass
-class StageConfig:
-    """What every training stage has."""
-
-    output_dir: str = option("", "Directory of the finished run; it must not hold another run.")
-    overwrite_output_dir: bool = option(False, "Replace a run that stands in output_dir, once the new one is whole.")
-    dataset_name: str = option("datasets/eightball", "Directory with one JSONL file per split, or a Hub dataset id.")
-    text_column: str = option("question", "Column with the text to classify.")
-    label_column: str = option("answer", "Column with the label's name.")
-    labels: list[str] = option(list(EIGHTBALL_LABELS), "The K label names, in the order of their ids.")
-    max_length: int = option(32, "Most tokens of a question, special tokens included; longer ones are cut and counted.")
-    seed: int = option(0, "Seed of torch, numpy and python.")
-    report_to: str = option("none", "Tracker that transformers logs to: none, trackio, tensorboard, wandb, all ...")
-    disable_tqdm: bool = option(False, "No progress bars.")
-
-    def __post_init__(self) -> None:
-        require(bool(self.output_dir.strip()), "--output_dir: empty; name the directory of the run")
-        require(self.max_length >= 3, f"--max_length {self.max_length}: at least 3 (start, one token, end)")
-        require(0 <= self.seed < 2**31, f"--seed {self.seed}: between 0 and {2**31 - 1}")
-        for name, value in vars(self).items():
-            finite = not isinstance(value, float) or math.isfinite(value)
-            require(finite, f"--{name} {value}: must be a finite number")
-
-
-@dataclass
-class FitConfig(StageConfig):
-    """A stage that fits a classifier to labels with `transformers.Trainer`."""
-
-    learning_rate: float = option(1e-3, "Peak learning rate.")
-    lr_scheduler_type: Schedule = option("constant", "Shape of the learning rate: constant, linear, cosine ...")
-    warmup_steps: int = option(0, "Optimizer steps of linear warm-up.")
-    weight_decay: float = option(0.0, "AdamW's decoupled weight decay; 0 makes it Adam.")
-    num_train_epochs: float = option(10, "Passes over the training questions.")
-    per_device_train_batch_size: int = option(2, "Questions per optimizer step and process.")
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        require(self.learning_rate > 0, f"--learning_rate {self.learning_rate}: must be above 0")
-        require(self.num_train_epochs > 0, f"--num_train_epochs {self.num_train_epochs}: must be above 0")
-        require(self.per_device_train_batch_size >= 1, "--per_device_train_batch_size: at least 1")
-        require(self.weight_decay >= 0, f"--weight_decay {self.weight_decay}: must not be negative")
 
 
 @dataclass
@@ -109,17 +47,15 @@ class RewardConfig(FitConfig):
 
 
 @dataclass
-class GradedConfig(StageConfig):
+class GradedConfig(GraderConfig, LearningConfig):
     """What the methods share that turn a grader's scores into a better policy."""
 
     sft_model_path: str = option("runs/sft", "Reference policy; trained with defaults if this default does not exist.")
-    reward_model_path: str = option(
-        "runs/reward", "Reward model of grader bert; trained with defaults if this default does not exist."
-    )
-    grader: str = option("bert", "Who scores answers: bert (the reward model), random-head[:SEED], rule:LABEL.")
     score: ScoreKind = option("log_prob", "Score made of the grader's probability p: log p, p, or log p/(1-p).")
     kl_coef: float = option(0.1, "beta: price of one nat of KL(policy || reference), in units of the score.")
-    allow_weak_grader: bool = option(False, "Use a grader whose held-out accuracy is not above 0.6.")
+    allow_weak_grader: bool = option(
+        False, "Use a grader whose held-out accuracy is not above 0.6, or that failed its audit."
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -207,6 +143,51 @@ class DistillConfig(FitConfig, GradedConfig):
 
 
 @dataclass
+class GradeConfig(GraderConfig):
+    """Fill the grade store with a grader's grades of a dataset, and export them as grades.parquet."""
+
+    replaces: ClassVar[str] = "grade"
+
+    output_dir: str = option("grades", "Directory for grades.parquet; grades that stand there are exported anew.")
+    splits: list[str] = option(["rl", "heldout"], "Splits of the dataset to grade.")
+
+
+@dataclass
+class AuditConfig(GraderConfig):
+    """Judge a grader against gold answers and by tricks, before anything is trained on it."""
+
+    replaces: ClassVar[str] = "audit"
+
+    output_dir: str = option("runs/audit", "Directory for audit.html; an audit that stands there is replaced.")
+    gold: str = option("datasets/eightball/heldout.jsonl", "JSONL file of questions with the answers that were wanted.")
+    audit_questions: int = option(100, "Gold questions that are asked again in variants; accuracy takes all of them.")
+    min_accuracy: float = option(
+        0.6, "Fail unless the accuracy on gold is above this; 0 is off."
+    )
+    min_kappa: float = option(0.3, "Fail unless Cohen's kappa on gold is above this; -1 is off.")
+    max_flips: float = option(
+        0.2, "Fail if more of the questions change their favourite under case, blanks or rewording; 1 is off."
+    )
+    max_order_flips: float = option(
+        0.2, "Fail if more of the questions change their favourite when the options are permuted; 1 is off."
+    )
+    max_injection_flips: float = option(
+        0.2, "Fail if an injection moves more of the questions to its label than rewording does; 1 is off."
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require(self.audit_questions >= 1, f"--audit_questions {self.audit_questions}: at least 1")
+        require(-1 <= self.min_kappa <= 1, f"--min_kappa {self.min_kappa}: between -1 and 1")
+        for name in ("min_accuracy", "max_flips", "max_order_flips", "max_injection_flips"):
+            require(0 <= getattr(self, name) <= 1, f"--{name} {getattr(self, name)}: a share, 0 to 1")
+        require(
+            self.dataset_name == StageConfig.dataset_name,
+            f"--dataset_name {self.dataset_name}: an audit reads --gold alone; pass --gold FILE.jsonl",
+        )
+
+
+@dataclass
 class PredictConfig:
     """Ask a trained policy."""
 
@@ -221,53 +202,3 @@ class PredictConfig:
             (self.question is None) != (self.file is None),
             'pass either one question ("Will I be rich?") or --file FILE',
         )
-
-
-# Options of TRL's PPOConfig that are not fields above: (the one value that stands or None, why).
-_NOT_READ = "TRL 1.12's PPOTrainer accepts this and ignores it"
-TRL_OPTIONS: dict[str, tuple[str | None, str]] = {
-    "kl_estimator": (
-        "k1",
-        "k3 inside the reward has the wrong gradient and ends below the reference (arXiv:2506.09477)",
-    ),
-    "gradient_accumulation_steps": (
-        "1",
-        "above 1 TRL's loop steps at the wrong times; num_mini_batches splits the batch",
-    ),
-    "temperature": ("1.0", "another value trains the tempered policy, not the saved one"),
-    "response_length": ("1", "an answer is one label"),
-    "num_sample_generations": (
-        "0",
-        "its samples are drawn from the training's random numbers; see before_after.parquet instead",
-    ),
-    "save_strategy": ("no", "the finished policy is saved once, whole"),
-    "fp16": ("False", f"{_NOT_READ}; use accelerate launch --mixed_precision fp16"),
-    "bf16": ("False", f"{_NOT_READ}; use accelerate launch --mixed_precision bf16"),
-    "gradient_checkpointing": ("False", f"{_NOT_READ}"),
-    "logging_steps": ("1", "every update is logged"),
-    "logging_strategy": ("steps", "every update is logged"),
-    "max_steps": (None, f"{_NOT_READ}; use --total_episodes"),
-    "num_train_epochs": (None, "use --total_episodes"),
-    "eval_strategy": ("no", f"{_NOT_READ}; every update and the finished policy are evaluated exactly"),
-    "eval_steps": (None, f"{_NOT_READ}; every update is evaluated exactly"),
-    "load_best_model_at_end": ("False", _NOT_READ),
-    "metric_for_best_model": (None, _NOT_READ),
-    "resume_from_checkpoint": (None, _NOT_READ),
-    "save_steps": (None, "the finished policy is saved once, whole"),
-    "save_total_limit": (None, "the finished policy is saved once, whole"),
-    "dataloader_num_workers": ("0", _NOT_READ),
-    "full_determinism": ("False", f"{_NOT_READ}; the same seed gives the same bits on one machine"),
-    "ddp_find_unused_parameters": (None, f"{_NOT_READ}; unused parameters are frozen instead"),
-    "remove_unused_columns": (None, _NOT_READ),
-    "data_seed": (None, f"{_NOT_READ}; use --seed"),
-    "torch_compile": ("False", _NOT_READ),
-    "auto_find_batch_size": ("False", _NOT_READ),
-    "missing_eos_penalty": (None, "no answer holds an end token, so it would lower every score alike"),
-    "stop_token": (None, "an answer is one label"),
-    "stop_token_id": (None, "an answer is one label"),
-    "gamma": (None, "an episode has one step: no effect"),
-    "lam": (None, "an episode has one step: no effect"),
-    "local_rollout_forward_batch_size": (None, "the rollout is one forward pass of the whole batch"),
-    "model_adapter_name": (None, "the policy is no multi-adapter model"),
-    "ref_adapter_name": (None, "the policy is no multi-adapter model"),
-}

@@ -5,8 +5,8 @@ from typing import Any
 
 from huggingface_hub import ModelCard, ModelCardData
 
-from eightball_ppo.configs import StageConfig
 from eightball_ppo.locations import local_path
+from eightball_ppo.options import StageConfig
 
 _WHAT = {
     "sft": "A small text classifier fine-tuned on the answers of its data: the reference of the methods that follow.",

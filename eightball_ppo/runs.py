@@ -19,36 +19,20 @@ from typing import Any
 
 import yaml
 
-from eightball_ppo.configs import StageConfig
-from eightball_ppo.errors import InputError
+from eightball_ppo.errors import IncompleteError, InputError
+from eightball_ppo.options import StageConfig
+from eightball_ppo.ranks import is_main_process, num_processes, wait_for_everyone
+from eightball_ppo.redaction import redacted
 
 RESULTS = "results.json"
 METRICS = "metrics.jsonl"
 _PACKAGES = ("eightball_ppo", "torch", "transformers", "trl", "accelerate", "datasets", "peft", "tokenizers", "numpy")
 
 
-def is_main_process() -> bool:
-    """True on the one process of a launch that prints and writes."""
-    return int(os.environ.get("RANK", "0")) == 0
-
-
-def num_processes() -> int:
-    """Processes of this launch, over all machines."""
-    return int(os.environ.get("WORLD_SIZE", "1"))
-
-
-def wait_for_everyone() -> None:
-    """Return once every process of the launch is here; at once if there is one, or none has met the others yet."""
-    from torch import distributed
-
-    if distributed.is_available() and distributed.is_initialized():
-        distributed.barrier()
-
-
 def check_output_dir(config: StageConfig) -> None:
     """Raises InputError if `output_dir` cannot be a directory, or holds anything that may not be replaced.
 
-    Only a run of ours is ever replaced, and only on request.
+    Only a run of ours is ever replaced, and only on request; a stage whose work is in the grade store replaces its own.
     """
     path = Path(config.output_dir).absolute()
     for part in (path, *path.parents):
@@ -58,16 +42,24 @@ def check_output_dir(config: StageConfig) -> None:
         return
     if not (path / RESULTS).is_file() or not (path / "config.yaml").is_file():
         raise InputError(f"{config.output_dir}: holds files that are no run; name another --output_dir")
-    if not config.overwrite_output_dir:
+    if not config.overwrite_output_dir and config.replaces != _method_of(path):
         raise InputError(
             f"{config.output_dir}: holds another run; pass --overwrite_output_dir to replace it or another --output_dir"
         )
 
 
+def _method_of(path: Path) -> str | None:
+    """The method of a finished run."""
+    try:
+        return json.loads((path / RESULTS).read_text(encoding="utf-8")).get("method")
+    except (OSError, ValueError, AttributeError):
+        return None
+
+
 class Run:
     """A run being written. Use as a context manager around the work, and call `finish(results)` as its last act.
 
-    On an InputError nothing is left behind; on any other error `<name>.unfinished` stays for a look.
+    On an InputError or IncompleteError nothing is left behind; on any other error `<name>.unfinished` stays for a look.
     Only the main process writes; `path` is where the files of the run go.
     """
 
@@ -81,7 +73,7 @@ class Run:
             if self.path.exists():
                 shutil.rmtree(self.path)
             self.path.mkdir(parents=True)
-            resolved = yaml.safe_dump(dataclasses.asdict(config), sort_keys=False)
+            resolved = yaml.safe_dump(redacted(dataclasses.asdict(config)), sort_keys=False)
             (self.path / "config.yaml").write_text(resolved, encoding="utf-8")
             write_json(self.path / "environment.json", environment())
 
@@ -91,7 +83,7 @@ class Run:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        if isinstance(error, InputError) and is_main_process():
+        if isinstance(error, InputError | IncompleteError) and is_main_process():
             shutil.rmtree(self.path, ignore_errors=True)
 
     @property
@@ -149,5 +141,5 @@ def environment() -> dict[str, Any]:
         "torch_threads": torch.get_num_threads(),
         "cuda": torch.cuda.get_device_name(0) if torch.cuda.is_available() else None,
         "processes": num_processes(),
-        "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
+        "command": redacted([Path(sys.argv[0]).name, *sys.argv[1:]]),
     }

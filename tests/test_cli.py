@@ -9,8 +9,9 @@ import pytest
 
 from conftest import REPOSITORY
 from eightball_ppo.cli import parse
-from eightball_ppo.configs import TRL_OPTIONS, DistillConfig, PPOConfig, RewardConfig, SFTConfig
+from eightball_ppo.configs import DistillConfig, PPOConfig, RewardConfig, SFTConfig
 from eightball_ppo.errors import InputError
+from eightball_ppo.trl_options import TRL_OPTIONS
 
 
 def test_flags_beat_yaml_beats_defaults(tmp_path: Path) -> None:

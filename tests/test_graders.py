@@ -1,40 +1,33 @@
 """Graders, the scores made of them, and the memo."""
 
+import math
 import re
-from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from torch import Tensor
 
 from conftest import read_rows
+from eightball_ppo.configs import GradeConfig
 from eightball_ppo.errors import InputError
-from eightball_ppo.graders.base import GradeBook, convert_scores
+from eightball_ppo.graders.base import Ask, Grade, convert_scores
 from eightball_ppo.graders.bert import BertGrader
-from eightball_ppo.graders.registry import load_grader, parse_grader
+from eightball_ppo.graders.budget import Budget
+from eightball_ppo.graders.registry import GraderSpec, check_graders, load_graders, parse_grader
 from eightball_ppo.graders.rules import RuleGrader
+from eightball_ppo.graders.sources import GradeSource
+from eightball_ppo.graders.store import GradeStore
 from eightball_ppo.labels import EIGHTBALL_LABELS, LabelSet
 
 LABELS = LabelSet.of(EIGHTBALL_LABELS)
 QUESTIONS = [row["question"] for row in read_rows("heldout")[:70]]
 
 
-class _Counting:
-    """Gives log p from the question's length, and counts."""
-
-    labels = LABELS
-    fingerprint = "counting"
-    deliberate = True
-
-    def __init__(self) -> None:
-        self.asked: list[str] = []
-
-    def score(self, questions: Sequence[str]) -> Tensor:
-        self.asked += questions
-        return torch.tensor([[len(q), 0.0, 1.0] for q in questions]).log_softmax(-1)
+def load(config: GradeConfig, directory: Path, labels: LabelSet = LABELS) -> GradeSource:
+    """The source that `config` names, on a store of its own."""
+    return load_graders(config, labels, GradeStore(directory / "grades.sqlite3"), Budget())
 
 
 @given(st.integers(2, 6), st.integers(0, 10_000))
@@ -55,40 +48,25 @@ def test_logit_margin_is_finite_where_the_probability_rounds_to_one() -> None:
     assert torch.isfinite(margin_1K).all() and margin_1K[0, 0].item() == pytest.approx(40 - 0.6931, abs=1e-3)
 
 
-def test_memo_never_asks_the_same_question_twice() -> None:
-    grader = _Counting()
-    book = GradeBook(grader)
-    first = book.logp_NK(["a", "bb", "a"])
-    assert grader.asked == ["a", "bb"] and torch.equal(first[0], first[2])
-    again = book.logp_NK(["bb", "ccc", "a"])
-    assert grader.asked == ["a", "bb", "ccc"] and book.calls == 3 and torch.equal(again[2], first[0])
-    assert book.knows(["a", "ccc"]) and not book.knows(["a", "d"])
-
-
-def test_a_grade_that_is_not_finite_is_refused() -> None:
-    grader = _Counting()
-    grader.score = lambda questions: torch.tensor([[0.0, float("nan"), 0.0]])  # type: ignore[method-assign]
-    with pytest.raises(InputError, match="'why' is not finite"):
-        GradeBook(grader).logp_NK(["why"])
-
-
 def test_rule_prefers_its_label_and_sums_to_one() -> None:
-    logp_BK = RuleGrader("No", LABELS).score(["a", "b"])
-    assert logp_BK.shape == (2, 3) and logp_BK.exp()[0].tolist() == pytest.approx([0.01, 0.98, 0.01])
+    grades: list[Grade] = []
+    RuleGrader("No", LABELS).grade([Ask("a"), Ask("b")], grades.append, Budget())
+    assert [grade.ask.question for grade in grades] == ["a", "b"] and grades[0].status == "ok"
+    assert [math.exp(score) for score in grades[1].scores] == pytest.approx([0.01, 0.98, 0.01])
 
 
 def test_random_head_is_noise_drawn_from_its_seed() -> None:
     first, again, other = (BertGrader.random_head(LABELS, seed) for seed in (0, 0, 1))
-    logp_NK = first.score(QUESTIONS)
-    assert torch.equal(logp_NK, again.score(QUESTIONS)) and first.fingerprint == again.fingerprint
-    assert not torch.allclose(logp_NK, other.score(QUESTIONS)) and first.fingerprint != other.fingerprint
+    logp_NK = first.logp_BK(QUESTIONS)
+    assert torch.equal(logp_NK, again.logp_BK(QUESTIONS)) and first.fingerprint == again.fingerprint
+    assert not torch.allclose(logp_NK, other.logp_BK(QUESTIONS)) and first.fingerprint != other.fingerprint
     torch.testing.assert_close(logp_NK.exp().sum(1), torch.ones(len(QUESTIONS)))
 
 
 def test_reward_model_grades_do_not_depend_on_the_batch(reward_run: Path) -> None:
     grader = BertGrader.from_directory(str(reward_run))
-    together_NK = grader.score(QUESTIONS)
-    alone_NK = torch.cat([grader.score([question]) for question in QUESTIONS[:10]])
+    together_NK = grader.logp_BK(QUESTIONS)
+    alone_NK = torch.cat([grader.logp_BK([question]) for question in QUESTIONS[:10]])
     torch.testing.assert_close(together_NK[:10], alone_NK, atol=1e-4, rtol=0)
 
 
@@ -96,19 +74,78 @@ def test_reward_model_grades_do_not_depend_on_the_batch(reward_run: Path) -> Non
     ("spec", "message"),
     [
         ("bret", "unknown grader; did you mean bert?"),
-        ("xyz", "unknown grader; known: bert, random-head, rule"),
+        ("xyz", "unknown grader; known: bert, llm, api, random-head, rule, noisy"),
         ("rule", "which label?"),
         ("rule:Perhaps", "unknown label; known: ['Yes', 'No', 'Maybe']"),
         ("random-head:x", "the seed must be a whole number"),
         ("bert:runs/reward", "--reward_model_path"),
+        ("llm:smol", "--grader_model"),
+        ("noisy:0.3", "noisy:RATE:GRADER is needed"),
+        ("noisy:1.5:bert", "RATE from 0 to 1"),
+        ("noisy:x:bert", "noisy:RATE:GRADER is needed"),
+        ("noisy:0.1:brt", "did you mean bert?"),
+        ("bert,", "unknown grader"),
+        ("llm", "which model? pass --grader_model"),
+        ("api", "which model? pass --grader_model"),
     ],
 )
 def test_bad_specs_are_one_clear_line(spec: str, message: str) -> None:
     with pytest.raises(InputError, match=re.escape(message)):
-        load_grader(spec, LABELS, "runs/reward")
-    assert parse_grader("random-head:7") == ("random-head", "7")
+        check_graders(GradeConfig(grader=spec), LABELS)
 
 
-def test_reward_model_with_other_labels_is_refused(reward_run: Path) -> None:
+def test_specs_are_lists_of_names_arguments_and_noise() -> None:
+    assert parse_grader("random-head:7") == [GraderSpec("random-head", "7")]
+    assert parse_grader("bert,noisy:0.3:noisy:0.1:rule:No") == [
+        GraderSpec("bert"),
+        GraderSpec("rule", "No", (0.1, 0.3)),
+    ]
+
+
+def test_reward_model_with_other_labels_is_refused(reward_run: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"labels differ: --labels has \['Yes', 'No'\]"):
-        load_grader("bert", LabelSet.of(["Yes", "No"]), str(reward_run))
+        load(GradeConfig(reward_model_path=str(reward_run)), tmp_path, LabelSet.of(["Yes", "No"]))
+
+
+def test_a_label_map_adds_up_what_shares_a_target(reward_run: Path, tmp_path: Path) -> None:
+    two = LabelSet.of(["Good", "Bad"])
+    config = GradeConfig(reward_model_path=str(reward_run), grader_label_map=["Yes=Good", "Maybe=Bad", "No=Bad"])
+    source = load(config, tmp_path, two)
+    source.fill(QUESTIONS[:5])
+    p_NK = source.read(QUESTIONS[:5]).logp_NK.exp()
+    p_NJ = BertGrader.from_directory(str(reward_run)).logp_BK(QUESTIONS[:5]).exp()
+    torch.testing.assert_close(p_NK, torch.stack([p_NJ[:, 0], p_NJ[:, 1] + p_NJ[:, 2]], dim=1), atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize(
+    ("entries", "message"),
+    [
+        (["Yes=Good", "No=Bad"], "'Maybe' is left out"),
+        (["Yes=Good", "No=Good", "Maybe=Good"], "'Bad' is left out"),
+        (["Yes=Fine"], "--grader_label_map Yes=Fine: GRADER_LABEL=LABEL is needed"),
+        (["Yes"], "GRADER_LABEL=LABEL is needed"),
+    ],
+)
+def test_bad_label_maps(reward_run: Path, tmp_path: Path, entries: list[str], message: str) -> None:
+    config = GradeConfig(reward_model_path=str(reward_run), grader_label_map=entries)
+    with pytest.raises(InputError, match=re.escape(message)):
+        load(config, tmp_path, LabelSet.of(["Good", "Bad"]))
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        (GradeConfig(grader="bert,rule:No", grader_weights=[1.0]), "1 given, --grader bert,rule:No names 2 graders"),
+        (GradeConfig(grader="bert,rule:No", grader_weights=[1.0, 0.0]), "every weight must be above 0"),
+        (GradeConfig(grader="rule:No", grader_label_map=["a=b"]), "--grader_label_map: is for grader bert"),
+        (GradeConfig(grader="api", grader_model="m"), "which server? pass --grader_base_url"),
+        (GradeConfig(grader="api", grader_model="m", grader_base_url="localhost:80"), "an address like http"),
+        (GradeConfig(grader="api", grader_model="m", grader_base_url="http://h/v1?key=k"), "no query; keys go into"),
+        (GradeConfig(grader="llm", grader_model="m", grader_prompt="nowhere"), "--grader_prompt nowhere: neither a"),
+        (GradeConfig(grader="llm", grader_model="m", grader_verbalizers=["Yes=a", "No=A"]), "'A' stands for 'Yes' and"),
+        (GradeConfig(grader="llm", grader_model="m", grader_verbalizers=["Perhaps=a"]), "LABEL=word|word is needed"),
+    ],
+)
+def test_bad_grader_options_are_found_without_loading_anything(config: GradeConfig, message: str) -> None:
+    with pytest.raises(InputError, match=re.escape(message)):
+        check_graders(config, LABELS)

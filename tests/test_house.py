@@ -47,6 +47,7 @@ def test_only_the_ppo_method_and_the_flag_parser_import_trl() -> None:
         ("objective.py", ()),
         ("ppo_math.py", ()),
         ("calibration.py", ()),
+        ("audit", ("audit", "calibration")),
         ("labels.py", ("errors",)),
         ("adapters.py", ("ppo_math", "tokenization")),
         ("data.py", ("errors", "labels", "locations")),

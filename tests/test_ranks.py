@@ -41,5 +41,6 @@ def test_the_main_script_runs_on_two_ranks_and_one_of_them_writes(
     results = json.loads((tmp_path / "ppo" / "results.json").read_text())
     assert results["world_size"] == 2 and results["episodes"] == 480 and results["updates"] == 4
     assert len((tmp_path / "ppo" / "metrics.jsonl").read_text().splitlines()) == 4
-    assert [path.name for path in tmp_path.iterdir()] == ["ppo"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["grades.sqlite3", "ppo"]
+    assert results["grades"]["calls_made"] == results["grader_calls"] == 60 + 40  # each question once in the job
     assert done.stdout.count("before and after") == 1

@@ -58,24 +58,6 @@ def test_a2_b8_eos_and_pad_are_numbers_and_no_action() -> None:
     assert not {ids.eos_token_id, ids.pad_token_id} & {1, 2, 3}
 
 
-def test_a9_a_score_that_is_nan_stops_the_run_before_the_weights(tmp_path: Path) -> None:
-    """`GradeBook` refuses it; TRL would whiten it into every weight."""
-    from eightball_ppo.graders.base import GradeBook
-    from eightball_ppo.graders.rules import RuleGrader
-    from eightball_ppo.labels import LabelSet
-
-    grader = RuleGrader("a", LabelSet.of(["a", "b", "c"]))
-    grader._logp_K[1] = float("inf")
-    book = GradeBook(grader)
-    settings, table = tiny.config(total_episodes=24), tiny.tokens(24)
-    models = ppo.build_models(tiny.classifier(), table, lambda rows: book.logp_NK([str(row) for row in rows]))
-    trainer = ppo.build_trainer(settings, models, 24, tmp_path, [])
-    before = tiny.state(models.policy)
-    with pytest.raises(InputError, match="is not finite"):
-        ppo.run_trainer(trainer, settings)
-    assert all(torch.equal(value, before[name]) for name, value in models.policy.state_dict().items())
-
-
 def test_b12_b14_the_callers_classifier_is_left_alone(tmp_path: Path) -> None:
     model = tiny.classifier()
     before = tiny.state(model)
@@ -163,16 +145,3 @@ def test_f_sampled_metrics_agree_with_exact_ones(tmp_path: Path) -> None:
         error = (variance_N.mean() / (20 * 1200)).sqrt().item()
         sampled = float(np.mean([row[key] for row in logs.rows]))
         assert abs(sampled - mean_N.mean().item()) < 4 * error, key
-
-
-def test_g_each_question_is_graded_once_over_all_updates(tmp_path: Path) -> None:
-    asked: list[int] = []
-    score_NK, table, settings = tiny.scores(24), tiny.tokens(24), tiny.config(total_episodes=10 * 24)
-
-    def score_rows(rows: list[int]) -> torch.Tensor:
-        asked.extend(rows)
-        return score_NK[rows]
-
-    models = ppo.build_models(tiny.classifier(), table, score_rows)
-    ppo.run_trainer(ppo.build_trainer(settings, models, 24, tmp_path, []), settings)
-    assert sorted(asked) == list(range(24))

@@ -79,7 +79,7 @@ def trainer(
     settings: PPOConfig, model: Any, table: TokenTable, score_NK: Tensor, output_dir: Path, callbacks: Any = ()
 ) -> tuple[Any, TRLModels]:
     """(TRL's trainer, the adapters it trains) as `methods.ppo.train` builds them; with the dtype of the scores."""
-    models = ppo.build_models(model, table, lambda rows: score_NK[rows])
+    models = ppo.build_models(model, table, score_NK)
     for adapter in (models.policy, models.reference, models.value, models.reward):
         adapter.to(score_NK.dtype)
     batch = ppo.batch_size(settings, len(table), world_size=1)

@@ -1,31 +1,93 @@
-"""The grader protocol, the scores made of a grader's probabilities, and the memo that asks each question once."""
+"""What a grader is: asks go in, grades come out one by one as they are made. And the scores made of them."""
 
-from collections.abc import Sequence
-from typing import Protocol
+import itertools
+import math
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, Literal, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
 
 from eightball_ppo.configs import ScoreKind
-from eightball_ppo.errors import InputError
+from eightball_ppo.graders.budget import Budget
 from eightball_ppo.labels import LabelSet
+
+Status = Literal["ok", "failed", "refused"]
+Scale = Literal["log_prob", "rating"]
+LONGEST_DETAIL = 200  # characters of what went wrong that are worth keeping
+
+
+class Ask(NamedTuple):
+    """One question for all labels at once or, where `label` is given, for this label alone."""
+
+    question: str
+    label: str | None = None
+
+
+class Grade(NamedTuple):
+    """What a grader said to one ask: `scores` (K log-probabilities, or one rating) if and only if `status` is ok.
+
+    `detail` says what went wrong otherwise. `calls` and `tokens` are what it took.
+    """
+
+    ask: Ask
+    status: Status
+    scores: tuple[float, ...] = ()
+    detail: str = ""
+    calls: int = 1
+    tokens: int = 0
+
+    @classmethod
+    def of(cls, ask: Ask, scores: Sequence[float], calls: int = 1, tokens: int = 0) -> "Grade":
+        """An ok grade, or a failed one where a score is not finite: that is no grade, and never becomes a number."""
+        if all(math.isfinite(score) for score in scores):
+            return cls(ask, "ok", tuple(scores), "", calls, tokens)
+        return cls(ask, "failed", (), f"scores {list(scores)} are not finite"[:LONGEST_DETAIL], calls, tokens)
+
+
+Keep = Callable[[Grade], None]
 
 
 class Grader(Protocol):
-    """Scores every label as an answer to a question.
+    """Scores labels as answers to a question.
 
-    `labels`: the K labels, in the order of the columns. `fingerprint`: equal for two graders if and only if they give
-    the same scores, so that grades can be stored and shared. `deliberate`: True for a grader that is not meant to know
-    the askers' wishes (a rule, an untrained head), so that its accuracy is nobody's business.
+    `labels`: the K labels, in the order of the columns. `scale`: "log_prob" for a grader that gives the K
+    log-probabilities of one question in one ask; "rating" for one that rates one (question, label) an ask, 1 to 10.
+    `fingerprint`: equal for two graders if and only if they grade alike, so that grades can be stored and shared.
+    `deliberate`: True for a grader that is not meant to know the askers' wishes (a rule, an untrained head), so that
+    its accuracy is nobody's business. `settings`: what the fingerprint stands for, in words, without any secret.
     """
 
     labels: LabelSet
+    scale: Scale
     fingerprint: str
     deliberate: bool
+    settings: dict[str, Any]
 
-    def score(self, questions: Sequence[str]) -> Tensor:
-        """Log-probabilities `score_BK` (float32, CPU) of the labels for B questions; each row's exp sums to 1."""
+    def grade(self, asks: Iterable[Ask], keep: Keep, budget: Budget) -> None:
+        """Ask, and call `keep` with every grade at once when it is there, in whatever order, from the calling thread.
+
+        Takes asks only as fast as it can answer them, and no more once `budget` allows no call.
+        """
         ...
+
+    def tokens(self, ask: Ask) -> int:
+        """About how many tokens one ask takes; 0 where tokens cost nothing."""
+        ...
+
+
+def asks_of(questions: Iterable[str], labels: LabelSet, scale: Scale) -> Iterable[Ask]:
+    """Every ask that it takes to grade `questions`."""
+    if scale == "log_prob":
+        return (Ask(question) for question in questions)
+    return (Ask(question, label) for question in questions for label in labels.names)
+
+
+def batched(asks: Iterable[Ask], size: int) -> Iterable[list[Ask]]:
+    """`asks` in lists of at most `size`, none of them empty."""
+    iterator = iter(asks)
+    while batch := list(itertools.islice(iterator, size)):
+        yield batch
 
 
 def convert_scores(logp_NK: Tensor, kind: ScoreKind) -> Tensor:
@@ -43,37 +105,3 @@ def convert_scores(logp_NK: Tensor, kind: ScoreKind) -> Tensor:
             others_NKK = logp_NK.unsqueeze(-2).expand(*logp_NK.shape, logp_NK.shape[-1])
             diagonal = torch.eye(logp_NK.shape[-1], dtype=torch.bool, device=logp_NK.device)
             return logp_NK - others_NKK.masked_fill(diagonal, -torch.inf).logsumexp(-1)
-
-
-class GradeBook:
-    """Grades asked for so far: each different question is put to the grader once, whoever wants it again.
-
-    `calls` counts the questions that reached the grader.
-    """
-
-    def __init__(self, grader: Grader):
-        self.grader = grader
-        self.calls = 0
-        self._logp: dict[str, Tensor] = {}
-
-    def knows(self, questions: Sequence[str]) -> bool:
-        """True if every one of `questions` has been graded."""
-        return all(question in self._logp for question in questions)
-
-    def logp_NK(self, questions: Sequence[str]) -> Tensor:
-        """The grader's log-probabilities of the labels, [N, K], asking for unknown questions only.
-
-        Raises:
-            InputError: a grade that is not finite: it would turn every weight into NaN through whitening.
-        """
-        unknown = [q for q in dict.fromkeys(questions) if q not in self._logp]
-        if unknown:
-            new_BK = self.grader.score(unknown).float()
-            for question, logp_K in zip(unknown, new_BK, strict=True):
-                if not torch.isfinite(logp_K).all():
-                    raise InputError(
-                        f"grader {self.grader.fingerprint}: score {logp_K.tolist()} for {question!r} is not finite"
-                    )
-                self._logp[question] = logp_K
-            self.calls += len(unknown)
-        return torch.stack([self._logp[q] for q in questions])

@@ -1,7 +1,7 @@
 """Graders that are BERT classifiers: the trained reward model, and the original's untrained head."""
 
-import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from typing import Any
 
 import torch
 from accelerate import PartialState
@@ -9,6 +9,9 @@ from torch import Tensor
 from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from eightball_ppo.data import Questions
+from eightball_ppo.graders.base import Ask, Grade, Keep, Scale, batched
+from eightball_ppo.graders.budget import Budget
+from eightball_ppo.graders.fingerprint import weights_fingerprint
 from eightball_ppo.labels import LabelSet
 from eightball_ppo.models.loading import label_set, load_classifier, load_encoder, text_logits_NK
 from eightball_ppo.packaged import checked_minilm_dir
@@ -19,18 +22,13 @@ from eightball_ppo.tokenization import reads_at_most
 RANDOM_HEAD_STD = 0.2
 RANDOM_HEAD_SEED = 1
 
-
-def weights_fingerprint(model: PreTrainedModel) -> str:
-    """First 16 hex digits of the sha256 over all weights, names included."""
-    digest = hashlib.sha256()
-    for name, tensor in sorted(model.state_dict().items()):
-        digest.update(name.encode())
-        digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
-    return digest.hexdigest()[:16]
+ASKS_AT_ONCE = 1024  # sorted by length within, so that little is spent on padding
 
 
 class BertGrader:
     """A sequence classifier whose softmax is the probability that an answer is the wanted one."""
+
+    scale: Scale = "log_prob"
 
     def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, kind: str, deliberate: bool):
         self.model = model.eval().requires_grad_(False)
@@ -38,7 +36,9 @@ class BertGrader:
         self.labels = label_set(model)
         self.deliberate = deliberate
         reads = f"{reads_at_most(tokenizer)} tokens"
-        self.fingerprint = ":".join([kind, weights_fingerprint(model), reads, *self.labels.names])
+        weights = weights_fingerprint(model)
+        self.fingerprint = ":".join([kind, weights, reads, *self.labels.names])
+        self.settings: dict[str, Any] = {"grader": kind, "weights": weights, "reads": reads}
         self.model.to(PartialState().device)
 
     @classmethod
@@ -60,7 +60,17 @@ class BertGrader:
             model = load_encoder(path, labels, initializer_range=RANDOM_HEAD_STD)
         return cls(model, AutoTokenizer.from_pretrained(path), f"random-head:{seed}", deliberate=True)
 
-    def score(self, questions: Sequence[str]) -> Tensor:
-        """See `Grader.score`."""
+    def logp_BK(self, questions: Sequence[str]) -> Tensor:
+        """Log-probabilities [B, K] (float32, CPU) of the labels."""
         logits_BK = text_logits_NK(self.model, self.tokenizer, Questions("grader", list(questions)))
         return torch.log_softmax(logits_BK, dim=-1)
+
+    def grade(self, asks: Iterable[Ask], keep: Keep, budget: Budget) -> None:
+        """See `Grader.grade`."""
+        for batch in batched(budget.allowed(asks), ASKS_AT_ONCE):
+            for ask, logp_K in zip(batch, self.logp_BK([ask.question for ask in batch]).tolist(), strict=True):
+                keep(Grade.of(ask, logp_K))
+
+    def tokens(self, ask: Ask) -> int:
+        """See `Grader.tokens`."""
+        return 0

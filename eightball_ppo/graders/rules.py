@@ -1,11 +1,12 @@
 """A grader that always prefers one label: the "say yes more often" of the original, and a wire to test methods with."""
 
-from collections.abc import Sequence
-
-import torch
-from torch import Tensor
+import math
+from collections.abc import Iterable
+from typing import Any
 
 from eightball_ppo.errors import InputError
+from eightball_ppo.graders.base import Ask, Grade, Keep, Scale
+from eightball_ppo.graders.budget import Budget
 from eightball_ppo.labels import LabelSet
 
 CONFIDENCE = 0.98  # probability on the preferred label; the others share the rest, so that every log is finite
@@ -19,16 +20,22 @@ class RuleGrader:
     """
 
     deliberate = True
+    scale: Scale = "log_prob"
 
     def __init__(self, label: str, labels: LabelSet):
         if label not in labels.names:
             raise InputError(f"--grader rule:{label}: unknown label; known: {list(labels.names)}")
         self.labels = labels
         self.fingerprint = ":".join(["rule", label, str(CONFIDENCE), *labels.names])
-        others = (1 - CONFIDENCE) / (len(labels) - 1)
-        probability_K = torch.full((len(labels),), others)
-        probability_K[labels.id_of(label)] = CONFIDENCE
-        self._logp_K = probability_K.log()
+        self.settings: dict[str, Any] = {"grader": "rule", "label": label, "probability": CONFIDENCE}
+        others = math.log((1 - CONFIDENCE) / (len(labels) - 1))
+        self._logp_K = tuple(math.log(CONFIDENCE) if name == label else others for name in labels.names)
 
-    def score(self, questions: Sequence[str]) -> Tensor:
-        return self._logp_K.expand(len(questions), -1)
+    def grade(self, asks: Iterable[Ask], keep: Keep, budget: Budget) -> None:
+        """See `Grader.grade`."""
+        for ask in budget.allowed(asks):
+            keep(Grade.of(ask, self._logp_K))
+
+    def tokens(self, ask: Ask) -> int:
+        """See `Grader.tokens`."""
+        return 0

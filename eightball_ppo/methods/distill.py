@@ -14,9 +14,10 @@ from eightball_ppo.configs import DistillConfig
 from eightball_ppo.data import split_by_question
 from eightball_ppo.errors import InputError
 from eightball_ppo.methods.fitting import fit
-from eightball_ppo.methods.task import Task, finish, load_splits, load_task
+from eightball_ppo.methods.task import Task, finish, load_splits, load_task, print_outlook
 from eightball_ppo.models.loading import table_logits_NK
-from eightball_ppo.runs import Run, check_output_dir, num_processes
+from eightball_ppo.ranks import num_processes
+from eightball_ppo.runs import Run, check_output_dir
 
 THRESHOLDS = (0.0, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99)  # tried on the validation questions
 
@@ -32,17 +33,23 @@ ORIGINAL: dict[str, Any] = {
 }
 
 
-def train(config: DistillConfig) -> Path:
+def train(config: DistillConfig) -> Path | None:
     """Distil the grader into the policy, write the run to `config.output_dir` and return it.
+
+    On a dry run it prints what grading would cost, and returns None.
 
     Raises:
         InputError: bad input as in `load_task`, or a threshold that no question reaches.
     """
     check_output_dir(config)
     config = with_preset(config)
-    task = load_task(config, load_splits(config))
+    questions = load_splits(config)
+    if config.dry_run:
+        print_outlook(config, questions)
+        return None
+    task = load_task(config, questions)
     with Run(config, "distill") as run:
-        grader_logp_NK = task.logp_NK("train")
+        grader_logp_NK = task.grader_logp_NK["train"]
         rows = list(range(len(grader_logp_NK)))
         if config.preset == "original":
             order = torch.randperm(len(rows), generator=torch.Generator().manual_seed(config.seed))

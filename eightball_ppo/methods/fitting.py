@@ -18,8 +18,8 @@ from transformers import (
 from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK, get_available_reporting_integrations
 from transformers.trainer_callback import PrinterCallback
 
-from eightball_ppo.configs import FitConfig
 from eightball_ppo.errors import InputError
+from eightball_ppo.options import FitConfig
 from eightball_ppo.runs import Run
 
 Measure = Callable[[], dict[str, Any]]

@@ -17,8 +17,9 @@ from eightball_ppo.adapters import PolicyAdapter, RewardAdapter, SequenceIds, TR
 from eightball_ppo.configs import PPOConfig
 from eightball_ppo.errors import InputError
 from eightball_ppo.methods.fitting import MetricsCallback, replace_progress, reporting
-from eightball_ppo.methods.task import finish, load_splits, load_task
-from eightball_ppo.runs import Run, check_output_dir, is_main_process, num_processes
+from eightball_ppo.methods.task import finish, load_splits, load_task, print_outlook
+from eightball_ppo.ranks import is_main_process, num_processes
+from eightball_ppo.runs import Run, check_output_dir
 from eightball_ppo.tokenization import TokenTable
 
 logger = logging.getLogger(__name__)
@@ -28,25 +29,31 @@ SMALLEST_BATCH = 8  # whitening divides by the batch's standard deviation; a bat
 RANK_SEED_STEP = 100_003  # TRL's own distance between the seeds of two ranks
 
 
-def train(config: PPOConfig) -> Path:
+def train(config: PPOConfig) -> Path | None:
     """Train the policy into `config.output_dir` and return it; trains the default SFT and reward models if missing.
+
+    On a dry run it prints what grading would cost, and returns None.
 
     Raises:
         InputError: bad data, checkpoint, grader, batch or output directory; nothing is written then.
     """
     check_output_dir(config)
     questions = load_splits(config)
+    if config.dry_run:
+        print_outlook(config, questions)
+        return None
     world_size = num_processes()
-    batch = batch_size(config, len(questions["train"]), world_size)
+    batch_size(config, len(questions["train"]), world_size)  # says what is wrong before anything is trained
+    task = load_task(config, questions)
+    batch = batch_size(config, len(task.questions["train"]), world_size)
     episodes_per_update = batch * world_size
     if config.total_episodes % episodes_per_update and is_main_process():
         logger.warning(
             "--total_episodes %d: rounded up to whole updates of %d", config.total_episodes, episodes_per_update
         )
-    task = load_task(config, questions)
     with Run(config, "ppo") as run:
         set_seed(config.seed)
-        models = build_models(task.classifier, task.tokens["train"], task.score_rows)
+        models = build_models(task.classifier, task.tokens["train"], task.graded("train").score_NK)
         classifier = models.policy.by_row.classifier
         metrics = MetricsCallback(run, "ppo", lambda: task.exact_metrics(classifier))
         trainer = build_trainer(config, models, batch, run.path, [metrics])
@@ -92,8 +99,8 @@ def batch_size(config: PPOConfig, num_questions: int, world_size: int) -> int:
     return batch
 
 
-def build_models(classifier: PreTrainedModel, tokens: TokenTable, score_rows: Any) -> TRLModels:
-    """Policy, reference and value model, all starting from `classifier`, and the reward model over `score_rows`.
+def build_models(classifier: PreTrainedModel, tokens: TokenTable, score_NK: Tensor) -> TRLModels:
+    """Policy, reference and value model, all starting from `classifier`, and the reward model over `score_NK`.
 
     `classifier` itself becomes none of them: it is copied, and stays as it is.
     """
@@ -104,7 +111,7 @@ def build_models(classifier: PreTrainedModel, tokens: TokenTable, score_rows: An
         policy=PolicyAdapter(policy.requires_grad_(True), tokens, ids),
         reference=PolicyAdapter(reference.requires_grad_(False), tokens, ids),
         value=ValueAdapter(value.requires_grad_(True), tokens, ids),
-        reward=RewardAdapter(score_rows, len(tokens), ids),
+        reward=RewardAdapter(score_NK, ids),
     )
 
 
@@ -113,7 +120,7 @@ def build_trainer(config: PPOConfig, models: TRLModels, batch: int, output_dir: 
     from datasets import Dataset
     from trl.experimental import ppo as trl_ppo
 
-    num_questions = models.reward.lookup.known_N.shape[0]
+    num_questions = len(models.reward.lookup.score_NK)
     rows = torch.arange(num_questions).repeat(config.num_generations)
     trainer = trl_ppo.PPOTrainer(
         args=_trl_arguments(config, batch, output_dir),

@@ -22,8 +22,9 @@ from eightball_ppo.labels import LabelSet
 from eightball_ppo.methods.fitting import fit
 from eightball_ppo.models.loading import first_line, load_encoder, text_logits_NK
 from eightball_ppo.packaged import PACKAGED_MINILM, checked_minilm_dir
+from eightball_ppo.ranks import is_main_process
 from eightball_ppo.report.tables import print_record
-from eightball_ppo.runs import Run, is_main_process
+from eightball_ppo.runs import Run
 from eightball_ppo.tokenization import tokenize
 
 

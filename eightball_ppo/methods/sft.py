@@ -16,8 +16,9 @@ from eightball_ppo.methods.fitting import fit
 from eightball_ppo.models.configuration_eightball import EightBallConfig
 from eightball_ppo.models.loading import table_logits_NK
 from eightball_ppo.models.modeling_eightball import EightBallForSequenceClassification
+from eightball_ppo.ranks import is_main_process
 from eightball_ppo.report.tables import print_record
-from eightball_ppo.runs import Run, is_main_process
+from eightball_ppo.runs import Run
 from eightball_ppo.tokenization import load_tokenizer, tokenize
 
 

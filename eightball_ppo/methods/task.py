@@ -1,11 +1,10 @@
 """What every graded method starts from: the reference, the questions, the grades. And what each one ends with."""
 
-import logging
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
+import numpy as np
 import yaml
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -15,53 +14,40 @@ from eightball_ppo.configs import GradedConfig, RewardConfig, SFTConfig
 from eightball_ppo.data import Questions, load_questions
 from eightball_ppo.errors import InputError
 from eightball_ppo.evaluation import SplitGrades, before_after, evaluate
-from eightball_ppo.graders.base import GradeBook, convert_scores
-from eightball_ppo.graders.registry import load_grader, parse_grader
+from eightball_ppo.graders.base import convert_scores
+from eightball_ppo.graders.registry import check_graders, parse_grader
 from eightball_ppo.labels import LabelSet
+from eightball_ppo.methods.grading import JobGrades, estimate, grade_job
 from eightball_ppo.models.loading import check_checkpoint, label_set, load_classifier, table_logits_NK
+from eightball_ppo.ranks import is_main_process
 from eightball_ppo.report import plots, tables
-from eightball_ppo.runs import Run, is_main_process, read_metrics
+from eightball_ppo.runs import Run, read_metrics
 from eightball_ppo.tokenization import TokenTable, tokenize
 
-logger = logging.getLogger(__name__)
-
-WEAK_GRADER_ACCURACY = 0.6
 EXACT_METRICS = ("expected_score", "kl", "entropy", "objective", "optimum_fraction")
 
 
 @dataclass(frozen=True)
 class Task:
-    """One reference, two splits of questions and one grader; `train` is the split that methods may learn from."""
+    """One reference, and two splits of questions with whole grades; methods may learn from the split `train`."""
 
     labels: LabelSet
     classifier: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase
-    book: GradeBook
     questions: dict[str, Questions]
     tokens: dict[str, TokenTable]
     ref_logits_NK: dict[str, Tensor]
+    grader_logp_NK: dict[str, Tensor]
+    job: JobGrades
     config: GradedConfig
 
-    def logp_NK(self, split: str) -> Tensor:
-        """The grader's log-probabilities of all labels on one split."""
-        return self.book.logp_NK(self.questions[split].texts)
-
-    def score_rows(self, rows: list[int]) -> Tensor:
-        """Scores [n, K] of training questions, asking the grader for those that nobody asked for yet."""
-        texts = self.questions["train"].texts
-        return convert_scores(self.book.logp_NK([texts[row] for row in rows]), self.config.score)
-
     def graded(self, split: str) -> SplitGrades:
-        score_NK = convert_scores(self.logp_NK(split), self.config.score)
+        """The split with the scores that training maximises."""
+        score_NK = convert_scores(self.grader_logp_NK[split], self.config.score)
         return SplitGrades(self.questions[split], score_NK, self.ref_logits_NK[split].log_softmax(-1))
 
     def exact_metrics(self, policy: PreTrainedModel) -> dict[str, Any]:
-        """`exact/*` of `policy` as it is now: sums over all labels of all training questions.
-
-        Empty until every training question has been graded: measuring asks the grader nothing.
-        """
-        if not self.book.knows(self.questions["train"].texts):
-            return {}
+        """`exact/*` of `policy` as it is now: sums over all labels of all training questions."""
         logp_NK = table_logits_NK(policy, self.tokens["train"]).log_softmax(-1)
         record = evaluate(logp_NK, self.graded("train"), self.config.kl_coef, self.labels)
         return {f"exact/{name}": record[name] for name in EXACT_METRICS}
@@ -71,16 +57,19 @@ def load_splits(config: GradedConfig) -> dict[str, Questions]:
     """The questions to learn from ("train", unlabelled) and those to measure on ("heldout", labelled).
 
     Raises:
-        InputError: bad data, labels or grader name; cheap, so that it comes before any stage is trained.
+        InputError: bad data, labels or grader options; cheap, so that it comes before any stage is trained.
     """
     labels = LabelSet.of(config.labels)
-    name, argument = parse_grader(config.grader)
-    if name == "rule" and argument not in labels.names:
-        raise InputError(f"--grader {config.grader}: unknown label; known: {list(labels.names)}")
+    check_graders(config, labels)
     return {
         "train": load_questions(config.dataset_name, "rl", config.text_column),
         "heldout": load_questions(config.dataset_name, "heldout", config.text_column, config.label_column, labels),
     }
+
+
+def asks_reward_model(config: GradedConfig) -> bool:
+    """Whether the reward model is asked for grades."""
+    return config.grade_table is None and any(spec.name == "bert" for spec in parse_grader(config.grader))
 
 
 def train_prerequisites(config: GradedConfig) -> None:
@@ -91,7 +80,7 @@ def train_prerequisites(config: GradedConfig) -> None:
     """
     from eightball_ppo.methods import reward_model, sft
 
-    needs_reward_model = parse_grader(config.grader)[0] == "bert"
+    needs_reward_model = asks_reward_model(config)
     sft_is_missing = config.sft_model_path == SFTConfig.output_dir and not Path(config.sft_model_path).exists()
     reward_is_missing = (
         needs_reward_model
@@ -128,38 +117,41 @@ def _check_same_data(run: Path, flag: str, config: GradedConfig) -> None:
         )
 
 
+def print_outlook(config: GradedConfig, questions: dict[str, Questions]) -> None:
+    """Print what grading would cost; trains nothing and asks nobody."""
+    texts = [text for split in questions.values() for text in split.texts]
+    if asks_reward_model(config) and not Path(config.reward_model_path).exists():
+        print(f"{len(set(texts))} questions for --grader {config.grader}: its reward model would be trained first")
+    else:
+        print(estimate(config, LabelSet.of(config.labels), texts))
+
+
 def load_task(config: GradedConfig, questions: dict[str, Questions]) -> Task:
-    """Reference, questions and grader of a method, training the defaults where they are missing.
+    """Reference, questions and grades of a method, training the defaults where they are missing.
 
     Raises:
         InputError: bad checkpoint or grader, labels that differ between them, or a grader that is too weak.
+        IncompleteError: too many grades failed.
     """
     train_prerequisites(config)
     labels = LabelSet.of(config.labels)
     classifier, tokenizer = load_classifier(config.sft_model_path, "--sft_model_path")
     labels.require_same(label_set(classifier), "--labels", f"--sft_model_path {config.sft_model_path}")
-    book = GradeBook(load_grader(config.grader, labels, config.reward_model_path))
+    job = grade_job(config, labels, questions)
+    whole = {split: np.flatnonzero(own.whole_N).tolist() for split, own in job.grades.items()}
+    questions = {split: own.subset(whole[split]) for split, own in questions.items()}
     tokens = {split: tokenize(own, tokenizer, config.max_length) for split, own in questions.items()}
-    ref_logits_NK = {split: table_logits_NK(classifier, table) for split, table in tokens.items()}
-    task = Task(labels, classifier, tokenizer, book, questions, tokens, ref_logits_NK, config)
-    check_grader(task)
-    return task
-
-
-def check_grader(task: Task) -> None:
-    """Raises InputError if the grader's accuracy on the held-out wishes is not above 0.6, unless that is allowed."""
-    if task.book.grader.deliberate:
-        return
-    gold_N = torch.tensor(task.questions["heldout"].label_ids)
-    accuracy = (task.logp_NK("heldout").argmax(-1) == gold_N).float().mean().item()
-    if accuracy <= WEAK_GRADER_ACCURACY:
-        message = (
-            f"grader {task.config.grader}: held-out accuracy {accuracy:.3f} is not above {WEAK_GRADER_ACCURACY}; "
-            "it would teach its mistakes"
-        )
-        if not task.config.allow_weak_grader:
-            raise InputError(f"{message}; train a better one or pass --allow_weak_grader")
-        logger.warning("%s (allowed by --allow_weak_grader)", message)
+    return Task(
+        labels,
+        classifier,
+        tokenizer,
+        questions,
+        tokens,
+        ref_logits_NK={split: table_logits_NK(classifier, table) for split, table in tokens.items()},
+        grader_logp_NK={split: job.grades[split].logp_NK[whole[split]] for split in questions},
+        job=job,
+        config=config,
+    )
 
 
 def finish(task: Task, policy: PreTrainedModel, run: Run, episodes: int, extra: dict[str, Any]) -> Path:
@@ -172,8 +164,9 @@ def finish(task: Task, policy: PreTrainedModel, run: Run, episodes: int, extra: 
         "seed": task.config.seed,
         "beta": beta,
         "episodes": episodes,
-        "grader_calls": task.book.calls,
-        "grader": task.book.grader.fingerprint,
+        "grader_calls": task.job.calls,
+        "grader": task.job.fingerprint,
+        "grades": task.job.record,
         "score": task.config.score,
         "truncated_questions": sum(table.truncated for table in task.tokens.values()),
         **extra,

@@ -1,0 +1,186 @@
+"""A local language model as judge: a label's probability as the next words of its reply. Nothing is generated."""
+
+import math
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from accelerate import PartialState
+from jinja2 import TemplateError
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+
+from eightball_ppo.errors import InputError
+from eightball_ppo.grader_options import GraderConfig
+from eightball_ppo.graders.base import Ask, Grade, Keep, batched
+from eightball_ppo.graders.budget import Budget
+from eightball_ppo.graders.fingerprint import settings_fingerprint, weights_fingerprint
+from eightball_ppo.graders.next_words import NextWords, token_sequences
+from eightball_ppo.graders.prompts import CONTENT_FREE, Messages, Prompt
+from eightball_ppo.graders.verbalizers import (
+    MOST_MISSING,
+    RATINGS,
+    expected_rating,
+    normalised_logp,
+    parse_verbalizers,
+)
+from eightball_ppo.labels import LabelSet
+from eightball_ppo.models.loading import check_checkpoint, first_line
+
+LEAST_MASS = 1e-12  # so that every logarithm is finite
+
+
+class CausalLMGrader:
+    """`llm`: a chat or base model in this process, read by label log-probabilities.
+
+    Raises:
+        InputError: labels that its tokenizer cannot tell apart.
+    """
+
+    deliberate = False
+
+    def __init__(
+        self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, config: GraderConfig, labels: LabelSet
+    ):
+        model.eval().requires_grad_(False)
+        self.tokenizer = tokenizer
+        self.labels = labels
+        self._batch_size = config.grader_batch_size
+        self._prompt = Prompt.load(config.grader_prompt, labels)
+        self.scale = self._prompt.scale
+        words = parse_verbalizers(config.grader_verbalizers, labels)
+        if self.scale == "rating":
+            words = tuple((str(rating),) for rating in RATINGS)
+        sequences_K = token_sequences(tokenizer, words, may_continue=self.scale == "rating")
+        self._length_K = [min(map(len, own)) for own in sequences_K]
+        self._system_role = _takes_system(tokenizer)
+        examples = [self._input_ids(Ask(question, labels.names[0])) for question in ("Is it so?", "will they", "9")]
+        self._next_words = NextWords(model, sequences_K, examples)
+        self.settings: dict[str, Any] = {
+            "grader": "llm",
+            "model": config.grader_model,
+            "weights": getattr(model.config, "_commit_hash", None) or weights_fingerprint(model),
+            "dtype": str(model.dtype),
+            "quantization": config.grader_quantization,
+            "prompt": config.grader_prompt,
+            "prompt_sha256": self._prompt.sha,
+            "contextual_calibration": config.contextual_calibration,
+            "labels": list(labels.names),
+            "words": [list(own) for own in words],
+        }
+        identity = {name: value for name, value in self.settings.items() if name not in ("model", "prompt")}
+        self.fingerprint = settings_fingerprint(identity)  # where the model and the prompt lie does not matter
+        self._content_free_K: list[float] | None = None
+        if config.contextual_calibration:
+            self._content_free_K = self._content_free()
+
+    @classmethod
+    def load(cls, config: GraderConfig, labels: LabelSet) -> "CausalLMGrader":
+        """The model of `--grader_model`, a directory or Hub id.
+
+        Raises:
+            InputError: it cannot be loaded, or quantization is asked for and bitsandbytes is not there.
+        """
+        assert config.grader_model is not None
+        name = config.grader_model
+        path = check_checkpoint(name, "--grader_model")
+        source = name if path is None else str(path)
+        device = PartialState().device
+        dtype = torch.bfloat16 if device.type == "cuda" and torch.cuda.is_bf16_supported() else torch.float32
+        try:
+            tokenizer = AutoTokenizer.from_pretrained(source)
+            model = AutoModelForCausalLM.from_pretrained(
+                source, use_safetensors=True, dtype=dtype, **_quantization(config.grader_quantization, dtype)
+            )
+        except InputError:
+            raise
+        except Exception as error:  # every library below raises its own
+            raise InputError(f"--grader_model {name}: not a loadable language model ({first_line(error)})") from error
+        if config.grader_quantization == "none":
+            model.to(device)
+        return cls(model, tokenizer, config, labels)
+
+    def grade(self, asks: Iterable[Ask], keep: Keep, budget: Budget) -> None:
+        """See `Grader.grade`."""
+        for batch in batched(budget.allowed(asks), self._batch_size):
+            for ask, mass_K in zip(batch, self._mass_BK(batch), strict=True):
+                missing = 1.0 - math.fsum(mass_K)
+                if missing > MOST_MISSING:
+                    wanted = "the labels" if ask.label is None else "1 to 10"
+                    keep(Grade(ask, "failed", (), f"{missing:.2f} of the probability is on other than {wanted}"))
+                else:
+                    keep(Grade.of(ask, self._scores(mass_K)))
+
+    def tokens(self, ask: Ask) -> int:
+        """See `Grader.tokens`."""
+        return 0
+
+    def _mass_BK(self, batch: list[Ask]) -> list[list[float]]:
+        return self._next_words.mass_BK([self._input_ids(ask) for ask in batch]).tolist()
+
+    def _scores(self, mass_K: list[float]) -> list[float]:
+        """Of the masses of the words: log-probabilities of the labels, or one rating."""
+        if self.scale == "rating":
+            return [expected_rating(mass_K)]
+        per_token = [math.log(max(m, LEAST_MASS)) / length for m, length in zip(mass_K, self._length_K, strict=True)]
+        if self._content_free_K is not None:
+            per_token = [value - free for value, free in zip(per_token, self._content_free_K, strict=True)]
+        return normalised_logp([math.exp(value - max(per_token)) for value in per_token])
+
+    def _content_free(self) -> list[float]:
+        """The scores of a question without content, which contextual calibration subtracts.
+
+        Raises:
+            InputError: the prompt rates.
+        """
+        if self.scale == "rating":
+            raise InputError("--contextual_calibration: is for prompts that choose a label, not for those that rate")
+        return self._scores(self._mass_BK([Ask(CONTENT_FREE)])[0])
+
+    def _input_ids(self, ask: Ask) -> list[int]:
+        """The tokens of the prompt of one ask, as far as the judge's reply."""
+        messages = self._prompt.render(ask.question, self.labels, ask.label)
+        if self.tokenizer.chat_template is None:
+            text = f"{messages.system}\n\n{messages.user}\n{messages.reply}"
+            return self.tokenizer(text)["input_ids"]
+        chat = _chat(messages, self._system_role)
+        text = self.tokenizer.apply_chat_template(chat, tokenize=False, add_generation_prompt=True) + messages.reply
+        return self.tokenizer(text, add_special_tokens=False)["input_ids"]
+
+
+def _chat(messages: Messages, system_role: bool) -> list[dict[str, str]]:
+    """The prompt as a chat; without a system role the instruction stands in front of the data."""
+    if system_role:
+        return [{"role": "system", "content": messages.system}, {"role": "user", "content": messages.user}]
+    return [{"role": "user", "content": f"{messages.system}\n\n{messages.user}"}]
+
+
+def _takes_system(tokenizer: PreTrainedTokenizerBase) -> bool:
+    """Whether the tokenizer's chat template knows a system role."""
+    if tokenizer.chat_template is None:
+        return False
+    try:
+        text = tokenizer.apply_chat_template(_chat(Messages("instruction", "data", ""), True), tokenize=False)
+    except TemplateError:
+        return False
+    return "instruction" in text
+
+
+def _quantization(kind: str, dtype: torch.dtype) -> dict[str, Any]:
+    """What `from_pretrained` is told for `--grader_quantization`.
+
+    Raises:
+        InputError: bitsandbytes is not installed.
+    """
+    if kind == "none":
+        return {}
+    try:
+        import bitsandbytes  # noqa: F401
+    except ImportError:
+        raise InputError(
+            f"--grader_quantization {kind}: bitsandbytes is not installed; pip install bitsandbytes, or leave it out"
+        ) from None
+    from transformers import BitsAndBytesConfig
+
+    if kind == "8bit":
+        return {"quantization_config": BitsAndBytesConfig(load_in_8bit=True)}
+    return {"quantization_config": BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_compute_dtype=dtype)}

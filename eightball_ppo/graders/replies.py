@@ -1,0 +1,153 @@
+"""What a judge's reply says: pure functions from text or log-probabilities to a label, a distribution or a rating.
+
+Strict: a reply that is not exactly what was asked for is no grade. `BadReplyError` says why, and if it is a refusal.
+"""
+
+import json
+import math
+import re
+from collections.abc import Sequence
+from typing import Any
+
+from eightball_ppo.graders.base import Status
+from eightball_ppo.graders.verbalizers import (
+    MOST_MISSING,
+    RATINGS,
+    Words,
+    expected_rating,
+    label_masses,
+    normalised_logp,
+)
+
+LEAST_MASS = 1e-9  # of a label whose token is not even listed, so that its logarithm is finite
+TopTokens = Sequence[tuple[str, float]]
+
+_REFUSALS = re.compile(
+    r"\b(i('m| am) (sorry|unable|not able)|i (can('|no)t|can not|won't|will not|must decline)|as an ai\b|"
+    r"i('d| would) rather not|(cannot|can't) (help|assist|answer|comply))",
+    re.IGNORECASE,
+)
+_AROUND = " \t\r\n\"'`*_.!:"
+
+
+class BadReplyError(Exception):
+    """A reply that is no grade; `status` is "refused" where the judge declined, else "failed"."""
+
+    def __init__(self, why: str, status: Status = "failed"):
+        super().__init__(why)
+        self.status = status
+
+
+def looks_refused(text: str) -> bool:
+    """True for the usual words of declining."""
+    return _REFUSALS.search(text.replace("\u2019", "'")) is not None
+
+
+def _bad_text(text: str, wanted: str) -> BadReplyError:
+    status: Status = "refused" if looks_refused(text) else "failed"
+    return BadReplyError(f"reply {text[:80]!r} is not {wanted}", status)
+
+
+def label_of_text(text: str, words: Words) -> int:
+    """The label that the whole reply names, whatever its case and the quotes or full stop around it.
+
+    Raises:
+        BadReplyError: it names none.
+    """
+    plain = text.strip(_AROUND).casefold()
+    for k, own in enumerate(words):
+        if any(word.strip(_AROUND).casefold() == plain for word in own):
+            return k
+    raise _bad_text(text, "one of the labels alone")
+
+
+def rating_of_text(text: str) -> int:
+    """The whole number from 1 to 10 that is all of the reply, also as `7/10`.
+
+    Raises:
+        BadReplyError: it is none.
+    """
+    match = re.fullmatch(r"(10|[1-9])(\s*/\s*10)?", text.strip(_AROUND), flags=re.ASCII)
+    if match is None:
+        raise _bad_text(text, "a whole number from 1 to 10 alone")
+    return int(match[1])
+
+
+def json_value(text: str, key: str) -> Any:
+    """The value of `key`, which must be the only one, in a reply that is one JSON object.
+
+    Raises:
+        BadReplyError: it is none.
+    """
+    try:
+        content = json.loads(text)
+    except (ValueError, RecursionError):
+        raise _bad_text(text, "JSON") from None
+    if not isinstance(content, dict) or set(content) != {key}:
+        raise _bad_text(text, f"a JSON object with {key!r} alone")
+    return content[key]
+
+
+def checked_logps(top: TopTokens) -> TopTokens:
+    """`top` if every entry is a token with a log-probability.
+
+    Raises:
+        BadReplyError: one is not, e.g. NaN or above 0.
+    """
+    for token, logp in top:
+        if not math.isfinite(logp) or logp > 1e-3:
+            raise BadReplyError(f"log-probability {logp} of token {token[:20]!r} is none")
+    if not top:
+        raise BadReplyError("no log-probabilities in the reply")
+    return top
+
+
+def logp_of_tokens(top: TopTokens, words: Words, text: str = "") -> list[float]:
+    """Log-probabilities of the K labels among themselves, of those of the reply's first token.
+
+    A label of which no token is listed gets the smallest listed probability, or what the listed ones leave over if that
+    is less: as much as it can have. `text` is the reply, to tell a refusal.
+
+    Raises:
+        BadReplyError: a log-probability that is none, or more than half of the probability on other than the labels.
+    """
+    mass_K, smallest = label_masses(checked_logps(top), words)
+    missing = 1.0 - math.fsum(mass for mass in mass_K if mass is not None)
+    if missing > MOST_MISSING:
+        status: Status = "refused" if looks_refused(text) else "failed"
+        raise BadReplyError(
+            f"{missing:.2f} of the probability is on other than the labels; the reply is {text[:60]!r}", status
+        )
+    left = max(1.0 - math.fsum(math.exp(logp) for _, logp in top), LEAST_MASS)
+    unlisted = max(min(smallest, left), LEAST_MASS)
+    return normalised_logp([max(mass, LEAST_MASS) if mass is not None else unlisted for mass in mass_K])
+
+
+def rating_of_tokens(positions: Sequence[TopTokens], text: str = "") -> float:
+    """The expected rating, 1 to 10, of the log-probabilities of the reply's first tokens.
+
+    Where "10" is two tokens, the second position says how much of the mass on a first "1" is a 10; without one, none.
+
+    Raises:
+        BadReplyError: a log-probability that is none, or more than half of the probability on other than ratings.
+    """
+    mass_R = [0.0] * len(RATINGS)
+    for token, logp in checked_logps(positions[0] if positions else ()):
+        if token.strip() in map(str, RATINGS):
+            mass_R[int(token.strip()) - 1] += math.exp(logp)
+    missing = 1.0 - math.fsum(mass_R)
+    if missing > MOST_MISSING:
+        status: Status = "refused" if looks_refused(text) else "failed"
+        raise BadReplyError(
+            f"{missing:.2f} of the probability is on other than 1 to 10; the reply is {text[:60]!r}", status
+        )
+    if len(positions) > 1 and text.strip().startswith("1"):
+        zero = math.fsum(math.exp(logp) for token, logp in checked_logps(positions[1]) if token == "0")
+        mass_R[9] += mass_R[0] * min(zero, 1.0)
+        mass_R[0] *= 1.0 - min(zero, 1.0)
+    return expected_rating(mass_R)
+
+
+def logp_of_counts(label_S: Sequence[int], num_labels: int) -> list[float]:
+    """Log-frequencies of the K labels among S samples with Laplace's one more each."""
+    return [math.log((label_S.count(k) + 1) / (len(label_S) + num_labels)) for k in range(num_labels)]

@@ -1,0 +1,222 @@
+"""Where a method's grades come from: a stored grader, or grades made of other grades (noisy, averaged, remapped).
+
+A source is filled with questions first, which costs, and read as often as one likes, which does not. What is made of
+other grades is made while reading: ten noise rates on a paid judge cost one grading.
+"""
+
+import hashlib
+import random
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from eightball_ppo.graders.base import Ask, Grade, Grader, Scale, asks_of
+from eightball_ppo.graders.budget import Budget
+from eightball_ppo.graders.store import GradeStore
+from eightball_ppo.labels import LabelSet
+
+STATUSES = ("ok", "failed", "refused", "skipped")  # skipped: never asked, because no call was allowed any more
+OK = STATUSES.index("ok")
+SKIPPED = STATUSES.index("skipped")
+
+
+@dataclass(frozen=True)
+class Grades:
+    """Grades of N questions: `score_NK` (NaN where there is none), `status_NK` (positions in STATUSES), `graded_at_NK`
+    (seconds since 1970), `calls` that they took in all, and some of what went wrong in `details`."""
+
+    scale: Scale
+    score_NK: Tensor
+    status_NK: np.ndarray
+    graded_at_NK: np.ndarray
+    calls: int
+    details: tuple[str, ...] = ()
+
+    @property
+    def whole_N(self) -> np.ndarray:
+        """True where every label of the question has a grade."""
+        return (self.status_NK == OK).all(1)
+
+    @property
+    def logp_NK(self) -> Tensor:
+        """Log-probabilities of the labels, float32; NaN rows where a question is not whole.
+
+        Ratings become the softmax that gives a label with one point more e times the probability. That moves every
+        rating of a question by one number, so the best policy of a price of KL is that of the ratings themselves.
+        """
+        score_NK = self.score_NK if self.scale == "log_prob" else self.score_NK.log_softmax(-1)
+        return score_NK.masked_fill(~torch.from_numpy(self.whole_N)[:, None], torch.nan).float()
+
+    def count(self) -> Counter[str]:
+        """How many (question, label) pairs have each status."""
+        return Counter({status: int((self.status_NK == code).sum()) for code, status in enumerate(STATUSES)})
+
+
+class GradeSource(Protocol):
+    """What methods see of graders; see the module's docstring. `fingerprint`, `deliberate`: as in `Grader`."""
+
+    labels: LabelSet
+    fingerprint: str
+    deliberate: bool
+
+    def fill(self, questions: Sequence[str]) -> None:
+        """Ask for whatever is missing, as far as the budget allows."""
+        ...
+
+    def outlook(self, questions: Sequence[str]) -> tuple[int, int]:
+        """(calls, tokens) that `fill` would take if nothing failed, the tokens estimated."""
+        ...
+
+    def read(self, questions: Sequence[str]) -> Grades:
+        """The grades there are. Asks nobody."""
+        ...
+
+
+class StoredGrader:
+    """A grader behind the grade store: asked for what the store lacks, and heard at once by the store."""
+
+    # From so many failures on, a share of failures above the limit stops the grading before everything is paid for.
+    FEWEST_FAILURES = 20
+
+    def __init__(self, grader: Grader, store: GradeStore, budget: Budget, max_failures: float, progress: bool):
+        self.grader = grader
+        self.labels, self.fingerprint, self.deliberate = grader.labels, grader.fingerprint, grader.deliberate
+        self._store, self._budget, self._max_failures, self._progress = store, budget, max_failures, progress
+        self._id = store.register(grader.fingerprint, grader.settings)
+
+    def _missing(self, unique: Iterable[str]) -> Iterable[Ask]:
+        return self._store.missing(self._id, asks_of(unique, self.labels, self.grader.scale))
+
+    def outlook(self, questions: Sequence[str]) -> tuple[int, int]:
+        tokens = [self.grader.tokens(ask) for ask in self._missing(dict.fromkeys(questions))]
+        return len(tokens), sum(tokens)
+
+    def fill(self, questions: Sequence[str]) -> None:
+        from tqdm import tqdm
+
+        unique = dict.fromkeys(questions)
+        asks = len(unique) * (1 if self.grader.scale == "log_prob" else len(self.labels))
+        bad = 0
+
+        def keep(grade: Grade) -> None:
+            nonlocal bad
+            self._store.keep(self._id, grade)
+            bar.update()
+            bad += grade.status != "ok"
+            if bad >= self.FEWEST_FAILURES and bad > self._max_failures * asks:
+                self._budget.stop(f"{bad} of {asks} grades failed")
+
+        with tqdm(total=asks, desc=f"grading: {self.fingerprint[:24]}", disable=not self._progress, leave=False) as bar:
+            self.grader.grade(self._missing(unique), keep, self._budget)
+
+    def read(self, questions: Sequence[str]) -> Grades:
+        shape = (len(questions), len(self.labels))
+        score_NK = np.full(shape, np.nan)
+        status_NK = np.full(shape, SKIPPED, dtype=np.int8)
+        graded_at_NK = np.zeros(shape)
+        calls = 0
+        details: dict[str, None] = {}
+        for row, question in enumerate(questions):
+            for ask in asks_of([question], self.labels, self.grader.scale):
+                grade = self._store.read(self._id, ask)
+                if grade is None:
+                    continue
+                columns = slice(None) if ask.label is None else self.labels.id_of(ask.label)
+                status_NK[row, columns] = STATUSES.index(grade.status)
+                graded_at_NK[row, columns] = grade.graded_at
+                calls += grade.calls
+                if grade.status == "ok":
+                    score_NK[row, columns] = grade.scores if ask.label is None else grade.scores[0]
+                elif len(details) < 3:
+                    details[f"{ask.question[:60]!r}: {grade.detail}"] = None
+        return Grades(self.grader.scale, torch.from_numpy(score_NK), status_NK, graded_at_NK, calls, tuple(details))
+
+
+class _Made:
+    """A source made of other sources, which are filled in turn."""
+
+    def __init__(self, members: Sequence[GradeSource], labels: LabelSet, fingerprint: str):
+        self.members = members
+        self.labels = labels
+        self.fingerprint = fingerprint
+        self.deliberate = any(member.deliberate for member in members)
+
+    def outlook(self, questions: Sequence[str]) -> tuple[int, int]:
+        calls, tokens = zip(*(member.outlook(questions) for member in self.members), strict=True)
+        return sum(calls), sum(tokens)
+
+    def fill(self, questions: Sequence[str]) -> None:
+        for member in self.members:
+            member.fill(questions)
+
+    def _join(self, parts: Sequence[Grades], score_NK: Tensor) -> Grades:
+        """Log-probabilities `score_NK` that rest on `parts`: as whole as the least whole of them."""
+        status_NK = np.stack([part.status_NK.max(1, keepdims=True) for part in parts]).max(0)
+        graded_at_NK = np.stack([part.graded_at_NK.max(1, keepdims=True) for part in parts]).max(0)
+        shape = (len(score_NK), len(self.labels))
+        return Grades(
+            "log_prob",
+            score_NK,
+            np.broadcast_to(status_NK, shape).copy(),
+            np.broadcast_to(graded_at_NK, shape).copy(),
+            sum(part.calls for part in parts),
+            tuple(detail for part in parts for detail in part.details)[:3],
+        )
+
+
+class Averaged(_Made):
+    """The weighted mean of several graders' probabilities; a question is whole where all of them graded it."""
+
+    def __init__(self, members: Sequence[GradeSource], weights: Sequence[float]):
+        total = sum(weights)
+        self._share_M = [weight / total for weight in weights]
+        inner = ",".join(f"{share:g}*{m.fingerprint}" for share, m in zip(self._share_M, members, strict=True))
+        super().__init__(members, members[0].labels, f"mean({inner})")
+
+    def read(self, questions: Sequence[str]) -> Grades:
+        parts = [member.read(questions) for member in self.members]
+        logp_MNK = torch.stack([part.logp_NK.double() for part in parts])
+        share_M11 = torch.tensor(self._share_M, dtype=torch.float64)[:, None, None]
+        return self._join(parts, (logp_MNK + share_M11.log()).logsumexp(0))
+
+
+class Noisy(_Made):
+    """A grader whose call about a question is wrong with probability `rate`: its scores then move on by 1..K-1 labels,
+    so that another one is its favourite. Which calls, and by how much, is drawn from `seed` and the question."""
+
+    def __init__(self, inner: GradeSource, rate: float, seed: int):
+        self._rate, self._seed = rate, seed
+        super().__init__([inner], inner.labels, f"noisy:{rate:g}:seed{seed}({inner.fingerprint})")
+
+    def read(self, questions: Sequence[str]) -> Grades:
+        grades = self.members[0].read(questions)
+        logp_NK = grades.logp_NK
+        for row, question in enumerate(questions):
+            digest = hashlib.sha256(f"{self._seed}:{question}".encode()).digest()
+            draw = random.Random(digest)
+            if draw.random() < self._rate:
+                logp_NK[row] = logp_NK[row].roll(draw.randrange(1, len(self.labels)))
+        return self._join([grades], logp_NK)
+
+
+class Remapped(_Made):
+    """A grader with other labels: the probabilities of its labels that share one of ours are added up.
+
+    `target_J`: for each of its J labels, the position of ours. Every one of ours has at least one of its.
+    """
+
+    def __init__(self, inner: GradeSource, target_J: Sequence[int], labels: LabelSet):
+        self._target_J = torch.tensor(target_J)
+        names = ",".join(f"{name}={labels.names[k]}" for name, k in zip(inner.labels.names, target_J, strict=True))
+        super().__init__([inner], labels, f"remapped:{names}({inner.fingerprint})")
+
+    def read(self, questions: Sequence[str]) -> Grades:
+        grades = self.members[0].read(questions)
+        p_NJ = grades.logp_NK.double().exp()
+        p_NK = torch.zeros(len(p_NJ), len(self.labels), dtype=torch.float64).index_add_(1, self._target_J, p_NJ)
+        return self._join([grades], p_NK.log())

@@ -1,0 +1,172 @@
+"""The grade store: one SQLite file that keeps every grade the moment it is made, for all methods and runs.
+
+WAL mode and one transaction a grade: whatever kills the process, what was kept stays, and several processes may read
+and write at once. A grade that is ok is never replaced; one that is not is asked again by the next run.
+"""
+
+import json
+import sqlite3
+import struct
+import time
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from eightball_ppo.errors import InputError
+from eightball_ppo.graders.base import LONGEST_DETAIL, Ask, Grade, Status
+
+APPLICATION_ID = 0x38424C4C  # "8BLL"
+SCHEMA_VERSION = 1
+_SCHEMA = """
+CREATE TABLE graders (
+    id INTEGER PRIMARY KEY, fingerprint TEXT NOT NULL UNIQUE, settings TEXT NOT NULL, audit TEXT
+) STRICT;
+CREATE TABLE grades (
+    grader INTEGER NOT NULL REFERENCES graders(id), question TEXT NOT NULL, label TEXT NOT NULL, status TEXT NOT NULL,
+    scores BLOB NOT NULL, detail TEXT NOT NULL, calls INTEGER NOT NULL, tokens INTEGER NOT NULL,
+    graded_at REAL NOT NULL, PRIMARY KEY (grader, question, label)
+) STRICT, WITHOUT ROWID;
+"""
+_KEEP = """
+INSERT INTO grades VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO UPDATE SET
+    status = excluded.status, scores = excluded.scores, detail = excluded.detail, calls = calls + excluded.calls,
+    tokens = tokens + excluded.tokens, graded_at = excluded.graded_at
+WHERE status != 'ok'
+"""
+_ALL_LABELS = ""  # the `label` of a grade that scores all labels at once
+
+
+class StoredGrade(NamedTuple):
+    """A row of the store; `graded_at` in seconds since 1970."""
+
+    status: Status
+    scores: tuple[float, ...]
+    detail: str
+    calls: int
+    tokens: int
+    graded_at: float
+
+
+class GradeStore:
+    """Grades by (grader's fingerprint, question, label or all labels). Close it, or use it as a context manager.
+
+    A file that is not there is made by the first thing that is kept.
+
+    Raises:
+        InputError: the file cannot be opened, is no grade store, or one of another version.
+    """
+
+    def __init__(self, path: str | Path):
+        self.path = Path(path)
+        self._connection: sqlite3.Connection | None = None
+        if self.path.exists():
+            self._open()
+
+    @property
+    def _db(self) -> sqlite3.Connection:
+        if self._connection is None:
+            self._open()
+        assert self._connection is not None
+        return self._connection
+
+    def _open(self) -> None:
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            self._connection = sqlite3.connect(self.path, timeout=60, isolation_level=None)
+            self._connection.execute("PRAGMA journal_mode = WAL")
+            self._connection.execute("PRAGMA synchronous = NORMAL")
+            self._check_schema(self._connection)
+        except (OSError, sqlite3.Error) as error:
+            raise InputError(f"--grade_store {self.path}: not a grade store that can be opened ({error})") from None
+
+    def _check_schema(self, db: sqlite3.Connection) -> None:
+        """Make the tables in an empty file; raises InputError for a file of something or somebody else."""
+        db.execute("BEGIN IMMEDIATE")  # of two processes that open a new file, one makes the tables
+        try:
+            (application,), (version,) = (
+                db.execute(f"PRAGMA {name}").fetchone() for name in ("application_id", "user_version")
+            )
+            tables = db.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]
+            if application == 0 and version == 0 and not tables:
+                for statement in _SCHEMA.strip().split(";\n"):
+                    db.execute(statement)
+                db.execute(f"PRAGMA application_id = {APPLICATION_ID}")
+                db.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
+            elif application != APPLICATION_ID:
+                raise InputError(f"--grade_store {self.path}: a database of something else; name another file")
+            elif version != SCHEMA_VERSION:
+                raise InputError(
+                    f"--grade_store {self.path}: written with schema {version}, this version reads {SCHEMA_VERSION}; "
+                    "name another file"
+                )
+        finally:
+            db.execute("COMMIT")
+
+    def __enter__(self) -> "GradeStore":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        if self._connection is not None:
+            self._connection.close()
+
+    def settings_of(self, fingerprint: str) -> dict[str, Any] | None:
+        """What `register` was told of this grader; None if it never was."""
+        return self._of("settings", fingerprint)
+
+    def _of(self, column: str, fingerprint: str) -> dict[str, Any] | None:
+        if self._connection is None:
+            return None
+        row = self._db.execute(f"SELECT {column} FROM graders WHERE fingerprint = ?", (fingerprint,)).fetchone()
+        return None if row is None or row[0] is None else json.loads(row[0])
+
+    def register(self, fingerprint: str, settings: dict[str, Any]) -> int:
+        """The id of a grader, new or known."""
+        self._db.execute(
+            "INSERT INTO graders (fingerprint, settings) VALUES (?, ?) ON CONFLICT DO NOTHING",
+            (fingerprint, json.dumps(settings, sort_keys=True, ensure_ascii=False)),
+        )
+        return self._db.execute("SELECT id FROM graders WHERE fingerprint = ?", (fingerprint,)).fetchone()[0]
+
+    def keep(self, grader: int, grade: Grade) -> None:
+        """Store one grade, durably against the death of the process."""
+        self._db.execute(
+            _KEEP,
+            (
+                *(grader, grade.ask.question, grade.ask.label or _ALL_LABELS, grade.status),
+                struct.pack(f"<{len(grade.scores)}d", *grade.scores),
+                *(grade.detail[:LONGEST_DETAIL], grade.calls, grade.tokens, time.time()),
+            ),
+        )
+
+    def missing(self, grader: int, asks: Iterable[Ask]) -> Iterator[Ask]:
+        """Those of `asks` without an ok grade, each looked up when it is taken."""
+        for ask in asks:
+            row = self._db.execute(
+                "SELECT status FROM grades WHERE grader = ? AND question = ? AND label = ?",
+                (grader, ask.question, ask.label or _ALL_LABELS),
+            ).fetchone()
+            if row is None or row[0] != "ok":
+                yield ask
+
+    def read(self, grader: int, ask: Ask) -> StoredGrade | None:
+        """The grade of one ask, ok or not; None if it was never asked."""
+        row = self._db.execute(
+            "SELECT status, scores, detail, calls, tokens, graded_at FROM grades "
+            "WHERE grader = ? AND question = ? AND label = ?",
+            (grader, ask.question, ask.label or _ALL_LABELS),
+        ).fetchone()
+        if row is None:
+            return None
+        return StoredGrade(row[0], struct.unpack(f"<{len(row[1]) // 8}d", row[1]), *row[2:])
+
+    def record_audit(self, fingerprint: str, audit: dict[str, Any]) -> None:
+        """Remember the last audit of a grader, registered or not."""
+        self.register(fingerprint, {})
+        self._db.execute("UPDATE graders SET audit = ? WHERE fingerprint = ?", (json.dumps(audit), fingerprint))
+
+    def audit_of(self, fingerprint: str) -> dict[str, Any] | None:
+        """The last audit of a grader, or None."""
+        return self._of("audit", fingerprint)

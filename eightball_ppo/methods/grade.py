@@ -1,0 +1,72 @@
+"""Grade a dataset: fill the grade store, export the table."""
+
+from pathlib import Path
+from typing import Any
+
+from eightball_ppo.configs import GradeConfig
+from eightball_ppo.data import load_questions
+from eightball_ppo.errors import IncompleteError, InputError
+from eightball_ppo.graders.registry import check_graders, load_graders
+from eightball_ppo.graders.store import GradeStore
+from eightball_ppo.graders.table import write_table
+from eightball_ppo.labels import LabelSet
+from eightball_ppo.methods.grading import budget_of, check_failures, estimate, store_path
+from eightball_ppo.ranks import from_main_process
+from eightball_ppo.runs import Run, check_output_dir
+
+TABLE = "grades.parquet"
+
+
+def run(config: GradeConfig) -> Path | None:
+    """Grade every question of the splits, once, into the store; write the run with `grades.parquet` and return it.
+
+    On a dry run it prints what that would cost, and returns None.
+
+    Raises:
+        InputError: bad data, grader or output directory.
+        IncompleteError: too many grades failed, or calls were no longer allowed; the store keeps what was made.
+    """
+    check_output_dir(config)
+    labels = LabelSet.of(config.labels)
+    check_graders(config, labels)
+    if config.grade_table is not None:
+        raise InputError(f"--grade_table {config.grade_table}: is a finished table; there is nothing to grade")
+    texts = [
+        text for split in config.splits for text in load_questions(config.dataset_name, split, config.text_column).texts
+    ]
+    if config.dry_run:
+        print(estimate(config, labels, texts))
+        return None
+    with Run(config, "grade") as own:
+        results = from_main_process(lambda: _grade(config, labels, texts, own))
+        return own.finish(results)
+
+
+def _grade(config: GradeConfig, labels: LabelSet, texts: list[str], own: Run) -> dict[str, Any]:
+    """Fill and export; returns the record of the run and prints its one line."""
+    budget = budget_of(config)
+    with GradeStore(store_path(config)) as store:
+        source = load_graders(config, labels, store, budget)
+        source.fill(texts)
+        count, details = write_table(source, texts, own.path / TABLE)
+    check_failures(config, count, details, budget)
+    if count["skipped"]:
+        raise IncompleteError(
+            f"grader {config.grader}: {budget.stopped}; {count['skipped']} of {count.total()} grades are missing and "
+            f"{count['ok']} are kept in {store_path(config)}; run the same command again to ask for what is missing"
+        )
+    speed = budget.calls / own.seconds
+    print(
+        f"{config.grader}: {count['ok']} ok, {count['failed']} failed, {count['refused']} refused; {budget.calls} "
+        f"calls in {own.seconds:.1f} s ({speed:.0f}/s), {budget.tokens} tokens -> {own.target / TABLE}"
+    )
+    return {
+        "method": "grade",
+        "seed": config.seed,
+        "grader": source.fingerprint,
+        "grades": {status: count[status] for status in ("ok", "failed", "refused", "skipped")},
+        "calls_made": budget.calls,
+        "tokens": budget.tokens,
+        "cost": budget.cost if config.price_per_1k_tokens is not None else None,
+        "seconds": own.seconds,
+    }

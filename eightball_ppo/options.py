@@ -1,0 +1,77 @@
+"""What the options of every stage are made of. Names and defaults follow TRL and transformers."""
+
+import math
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Literal
+
+from eightball_ppo.errors import InputError
+from eightball_ppo.labels import EIGHTBALL_LABELS
+
+Schedule = Literal["linear", "cosine", "constant", "constant_with_warmup", "inverse_sqrt", "polynomial"]
+
+
+def option(default: Any, help: str) -> Any:
+    """A dataclass field whose help text becomes the flag's."""
+    if isinstance(default, list):
+        return field(default_factory=lambda: list(default), metadata={"help": help})
+    return field(default=default, metadata={"help": help})
+
+
+def require(condition: bool, message: str) -> None:
+    """Raises InputError with `message` unless `condition` holds."""
+    if not condition:
+        raise InputError(message)
+
+
+@dataclass
+class StageConfig:
+    """What every stage has that writes a directory. `replaces`: the method whose runs it may replace unasked."""
+
+    replaces: ClassVar[str] = "nothing"
+
+    output_dir: str = option("", "Directory of the finished run; it must not hold another run.")
+    overwrite_output_dir: bool = option(False, "Replace a run that stands in output_dir, once the new one is whole.")
+    dataset_name: str = option("datasets/eightball", "Directory with one JSONL file per split, or a Hub dataset id.")
+    text_column: str = option("question", "Column with the text to classify.")
+    label_column: str = option("answer", "Column with the label's name.")
+    labels: list[str] = option(list(EIGHTBALL_LABELS), "The K label names, in the order of their ids.")
+    seed: int = option(0, "Seed of torch, numpy and python.")
+    disable_tqdm: bool = option(False, "No progress bars.")
+
+    def __post_init__(self) -> None:
+        require(bool(self.output_dir.strip()), "--output_dir: empty; name the directory of the run")
+        require(0 <= self.seed < 2**31, f"--seed {self.seed}: between 0 and {2**31 - 1}")
+        for name, value in vars(self).items():
+            finite = not isinstance(value, float) or math.isfinite(value)
+            require(finite, f"--{name} {value}: must be a finite number")
+
+
+@dataclass
+class LearningConfig(StageConfig):
+    """A stage that trains a classifier."""
+
+    max_length: int = option(32, "Most tokens of a question, special tokens included; longer ones are cut and counted.")
+    report_to: str = option("none", "Tracker that transformers logs to: none, trackio, tensorboard, wandb, all ...")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require(self.max_length >= 3, f"--max_length {self.max_length}: at least 3 (start, one token, end)")
+
+
+@dataclass
+class FitConfig(LearningConfig):
+    """A stage that fits a classifier to labels with `transformers.Trainer`."""
+
+    learning_rate: float = option(1e-3, "Peak learning rate.")
+    lr_scheduler_type: Schedule = option("constant", "Shape of the learning rate: constant, linear, cosine ...")
+    warmup_steps: int = option(0, "Optimizer steps of linear warm-up.")
+    weight_decay: float = option(0.0, "AdamW's decoupled weight decay; 0 makes it Adam.")
+    num_train_epochs: float = option(10, "Passes over the training questions.")
+    per_device_train_batch_size: int = option(2, "Questions per optimizer step and process.")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require(self.learning_rate > 0, f"--learning_rate {self.learning_rate}: must be above 0")
+        require(self.num_train_epochs > 0, f"--num_train_epochs {self.num_train_epochs}: must be above 0")
+        require(self.per_device_train_batch_size >= 1, "--per_device_train_batch_size: at least 1")
+        require(self.weight_decay >= 0, f"--weight_decay {self.weight_decay}: must not be negative")

@@ -1,0 +1,54 @@
+"""The processes of one launch: which one prints and writes, how the others wait for it and get what it made."""
+
+import os
+from collections.abc import Callable
+from datetime import timedelta
+from typing import Any, TypeVar
+
+from eightball_ppo.errors import IncompleteError, InputError
+
+T = TypeVar("T")
+LONGEST_WAIT = timedelta(days=14)  # for a judge that takes its time; a process that dies ends the launch at once
+
+
+def is_main_process() -> bool:
+    """True on the one process of a launch that prints and writes."""
+    return int(os.environ.get("RANK", "0")) == 0
+
+
+def num_processes() -> int:
+    """Processes of this launch, over all machines."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def wait_for_everyone() -> None:
+    """Return once every process of the launch is here; at once if there is one, or none has met the others yet."""
+    from torch import distributed
+
+    if distributed.is_available() and distributed.is_initialized():
+        distributed.barrier()
+
+
+def from_main_process(work: Callable[[], T]) -> T:
+    """What `work` returns on the main process, on every process; the others do nothing but wait for it.
+
+    Raises:
+        InputError, IncompleteError: on every process, if `work` raises it on the main one.
+    """
+    if num_processes() == 1:
+        return work()
+    from accelerate import PartialState
+    from torch import distributed
+
+    PartialState()  # meets the other processes, as the trainers would do a little later
+    patient = distributed.new_group(backend="gloo", timeout=LONGEST_WAIT)
+    outcome: list[Any] = [None, None]
+    if is_main_process():
+        try:
+            outcome[0] = work()
+        except (InputError, IncompleteError) as error:
+            outcome[1] = error
+    distributed.broadcast_object_list(outcome, src=0, group=patient)
+    if outcome[1] is not None:
+        raise outcome[1]
+    return outcome[0]

@@ -1,0 +1,12 @@
+"""Judge a grader before anything is trained on it: accuracy, calibration, stability, order, tricks, cost, on one page.
+
+python scripts/audit.py --grader bert --gold datasets/eightball/heldout.jsonl
+python scripts/audit.py --grader llm --grader_model models/judge --gold heldout.jsonl --output_dir runs/audit-judge
+EIGHTBALL_API_KEY=... python scripts/audit.py --grader api --grader_model NAME --grader_base_url https://HOST/v1 --dry_run
+"""
+
+from eightball_ppo.cli import main
+from eightball_ppo.configs import AuditConfig
+
+if __name__ == "__main__":
+    main(AuditConfig, "eightball_ppo.methods.audit:run")
