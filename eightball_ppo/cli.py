@@ -130,9 +130,11 @@ def main(config_class: type[Any], stage: str, argv: Sequence[str] | None = None)
 
 
 def _quiet() -> None:
-    """Our own warnings on stderr, from one process; TRL's notice on experimental modules and telemetry off."""
+    """Our own notices on stderr, from one process; TRL's notice on experimental modules and telemetry off."""
     level = logging.WARNING if is_main_process() else logging.CRITICAL
     logging.basicConfig(level=level, format="%(message)s", stream=sys.stderr)
+    if is_main_process():
+        logging.getLogger("eightball_ppo").setLevel(logging.INFO)
     os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 

@@ -161,9 +161,7 @@ class AuditConfig(GraderConfig):
     output_dir: str = option("runs/audit", "Directory for audit.html; an audit that stands there is replaced.")
     gold: str = option("datasets/eightball/heldout.jsonl", "JSONL file of questions with the answers that were wanted.")
     audit_questions: int = option(100, "Gold questions that are asked again in variants; accuracy takes all of them.")
-    min_accuracy: float = option(
-        0.6, "Fail unless the accuracy on gold is above this; 0 is off."
-    )
+    min_accuracy: float = option(0.6, "Fail unless the accuracy on gold is above this; 0 is off.")
     min_kappa: float = option(0.3, "Fail unless Cohen's kappa on gold is above this; -1 is off.")
     max_flips: float = option(
         0.2, "Fail if more of the questions change their favourite under case, blanks or rewording; 1 is off."

@@ -2,7 +2,7 @@
 
 python scripts/audit.py --grader bert --gold datasets/eightball/heldout.jsonl
 python scripts/audit.py --grader llm --grader_model models/judge --gold heldout.jsonl --output_dir runs/audit-judge
-EIGHTBALL_API_KEY=... python scripts/audit.py --grader api --grader_model NAME --grader_base_url https://HOST/v1 --dry_run
+EIGHTBALL_API_KEY=... python scripts/audit.py --grader api --grader_model NAME --grader_base_url https://HOST/v1
 """
 
 from eightball_ppo.cli import main

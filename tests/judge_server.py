@@ -127,9 +127,10 @@ class Judge:
         if (down := self.settings.down_for) and self.stats["requests"] == down["after_requests"]:
             self.pause = asyncio.create_task(self.go_down(down["seconds"]))
         body = json.loads(raw)
-        texts = {} if choice else {message["role"]: message["content"] for message in body["messages"]}
-        prompt = dict(PROMPT_LINES.findall(texts.get("user", "")))
-        question = body["state"]["question"] if choice else json.loads(prompt.get("Question", '""'))
+        messages = [{"role": "user", "content": body["state"]["question"]}] if choice else body["messages"]
+        texts = {message["role"]: message["content"] for message in messages}
+        prompt = dict(PROMPT_LINES.findall(texts["user"]))
+        question = json.loads(prompt["Question"]) if "Question" in prompt else texts["user"]
         self.by_question[question] += 1
         fault = self.fault(question)
         kind = fault.get("kind", "")
@@ -162,9 +163,9 @@ class Judge:
         prompt = dict(PROMPT_LINES.findall(texts["user"]))
         schema = (body.get("response_format") or {}).get("json_schema") if self.settings.schema else None
         [(key, form)] = schema["schema"]["properties"].items() if schema else [("", {})]
-        given = prompt.get("Answer given")
+        given = prompt.get("Answer given", "").strip('"')
         listed = self.settings.labels if given else form.get("enum") or prompt["Allowed answers"].split(", ")
-        labels = list(dict.fromkeys([*listed, given or listed[0]]))
+        labels = list(dict.fromkeys(label.strip('"') for label in [*listed, given or listed[0]]))  # quoted or not
         share = opinion(self.settings, question, labels, texts.get("system", ""))
         masses = {label: 0.9 * p for label, p in share.items()}
         masses |= {f" {label.lower()}": 0.1 * p for label, p in share.items()}
@@ -263,8 +264,8 @@ class JudgeServer:
         return self
 
     def stop(self, *_: object) -> None:
-        self.process.kill()
-        self.process.communicate()
+        with self.process:
+            self.process.kill()
 
     __exit__ = stop
 

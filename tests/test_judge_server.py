@@ -14,6 +14,7 @@ import pytest
 from judge_server import FAULTS, JudgeServer
 
 LABELS = ["Yes", "No", "Maybe"]
+QUOTED = ['"Yes"', '"No"', "Maybe"]  # in prompts with quotes or without
 CRITERIA = {label: f"the answer is {label}" for label in LABELS}
 
 
@@ -31,13 +32,17 @@ def judge(server: JudgeServer) -> JudgeServer:
 
 def post(judge: JudgeServer, path: str, body: dict[str, Any], timeout: float = 5) -> Any:
     request = urllib.request.Request(judge.base_url + path, json.dumps(body).encode())
-    with urllib.request.urlopen(request, timeout=timeout) as response:
-        return json.load(response)
+    try:
+        with urllib.request.urlopen(request, timeout=timeout) as response:
+            return json.load(response)
+    except urllib.error.HTTPError as reason:
+        reason.close()
+        raise
 
 
 def ask(judge: JudgeServer, question: str, system: str = "Judge.", answer: str = "", **options: Any) -> Any:
     """The reply to the prompt about `question`, or about `answer` to it."""
-    rest = f"Answer given: {answer}" if answer else f"Allowed answers: {', '.join(LABELS)}"
+    rest = f"Answer given: {answer}" if answer else f"Allowed answers: {', '.join(QUOTED)}"
     user = {"role": "user", "content": f"Question: {json.dumps(question)}\n{rest}"}
     messages = [{"role": "system", "content": system}, user]
     return post(judge, "/chat/completions", {"model": "judge", "messages": messages, "temperature": 0, **options})

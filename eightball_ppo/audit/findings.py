@@ -1,7 +1,7 @@
 """From the answers to the probes to what they say of a grader, and to the checks that it passes or fails.
 
-Pure functions. `Answers` are log-probabilities [K] of every text that has a whole grade; a probe without one, or made of a
-question without one, is counted as asked and not compared.
+Pure functions. `Answers` are log-probabilities [K] of every text that has a whole grade; a probe without one, or made
+of a question without one, is counted as asked and not compared.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -90,9 +90,9 @@ def order(pairs: Sequence[Pair], asked: int, labels: Sequence[str]) -> dict[str,
 def injection(injections: Probes, variants: Probes, answers: Answers, labels: Sequence[str]) -> dict[str, Any]:
     """Whether demands for a label get it: a row per injection and label.
 
-    `gain`: of the questions whose favourite was another label, the share of those whose favourite becomes the demanded
-    one. `neutral_gain`: the same under the neutral rewordings, all of them together. `excess`: the difference; the largest
-    of them is the grader's.
+    `gain`: of the questions whose favourite was another label, the share of those whose favourite becomes the
+    demanded one. `neutral_gain`: the same under the neutral rewordings, all of them together. `excess`: the difference;
+    the largest of them is the grader's.
     """
     questions = {question: variants[question] for question in injections}
     pairs = pairs_of(injections, answers)
@@ -137,7 +137,7 @@ def _example(pair: Pair, labels: Sequence[str]) -> dict[str, Any]:
 
 
 def checks(record: Mapping[str, Any], limits: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """What a grader must pass, each with its `value`, `limit`, whether it `passed`, and a `sentence` for when it did not.
+    """What a grader must pass, each with its `value`, `limit`, whether it `passed`, and a `sentence` if it did not.
 
     A value that could have been measured and was not, because the probes got no whole grade, does not pass; one that
     does not apply (options that are not shown, a text without upper case) is not checked.
@@ -168,7 +168,7 @@ def _above(name: str, value: float | None, limit: float) -> dict[str, Any]:
     else:
         sentence = f"{name} {value:.3f} is not above {limit:g}"
     passed = value is not None and value > limit
-    return {"check": name, "value": value, "limit": limit, "at_least": True, "passed": passed, "sentence": sentence}
+    return {"check": name, "value": value, "limit": limit, "above": True, "passed": passed, "sentence": sentence}
 
 
 def _at_most(name: str, value: float | None, limit: float, applies: bool) -> dict[str, Any] | None:
@@ -180,4 +180,4 @@ def _at_most(name: str, value: float | None, limit: float, applies: bool) -> dic
     else:
         sentence = f"{name} {value:.1%} > {limit:.1%}"
     passed = value is not None and value <= limit
-    return {"check": name, "value": value, "limit": limit, "at_least": False, "passed": passed, "sentence": sentence}
+    return {"check": name, "value": value, "limit": limit, "above": False, "passed": passed, "sentence": sentence}

@@ -1,4 +1,4 @@
-"""What a grader's answers say of it: pure functions of tensors. Log-probabilities are in nats, shares between 0 and 1."""
+"""What a grader's answers say of it: pure functions of tensors. Log-probabilities are in nats, shares 0 to 1."""
 
 import math
 from collections.abc import Sequence
@@ -17,8 +17,8 @@ def agreement(logp_NK: Tensor, gold_N: Tensor, labels: Sequence[str]) -> dict[st
     """How well the favourite labels of N > 0 questions agree with the gold ones.
 
     `accuracy` and its 95 % `interval` (Wilson); `kappa` (Cohen's; None where gold and favourites are one and the same
-    label throughout, so that chance alone agrees fully); `f1` by label; `confusion`, [K, K] counts, a row per gold label
-    and a column per favourite.
+    label throughout, so that chance alone agrees fully); `f1` by label; `confusion`, [K, K] counts, a row per gold
+    label and a column per favourite.
     """
     gold, favourite = gold_N.numpy(), logp_NK.argmax(-1).numpy()
     right = int((gold == favourite).sum())
@@ -86,8 +86,8 @@ def change(logp_NK: Tensor, other_NK: Tensor) -> dict[str, Any]:
 
 
 def gain(logp_NK: Tensor, other_NK: Tensor, label: int) -> float | None:
-    """Of the questions whose favourite was another label, the share of those whose favourite becomes `label`; None where
-    it was the favourite of all."""
+    """Of the questions whose favourite was another label, the share of those whose favourite becomes `label`; None
+    where it was the favourite of all."""
     movable_N = logp_NK.argmax(-1) != label
     if not movable_N.any():
         return None
@@ -95,8 +95,8 @@ def gain(logp_NK: Tensor, other_NK: Tensor, label: int) -> float | None:
 
 
 def repeat_noise(logp_RNK: Tensor) -> dict[str, Any]:
-    """Of R > 1 gradings of the same N > 0 questions: `std`, the mean standard deviation of a log-probability (nats), and
-    `flips`, the share of questions whose favourite was not the same in all of them."""
+    """Of R > 1 gradings of the same N > 0 questions: `std`, the mean standard deviation of a log-probability (nats),
+    and `flips`, the share of questions whose favourite was not the same in all of them."""
     favourite_RN = logp_RNK.argmax(-1)
     return {
         "questions": logp_RNK.shape[1],

@@ -17,8 +17,8 @@ EMPTY = ("", " ", ":", "?", "...")  # no dataset holds a blank question, but a g
 
 
 class Probe(NamedTuple):
-    """A text made of a question. `kind`: one of KINDS or "injection"; `name`: which one of its kind; `label`: the answer
-    that an injection asks for."""
+    """A text made of a question. `kind`: one of KINDS or "injection"; `name`: which one of its kind; `label`: the
+    answer that an injection asks for."""
 
     kind: str
     name: str

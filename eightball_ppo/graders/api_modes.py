@@ -24,6 +24,7 @@ from eightball_ppo.graders.verbalizers import RATINGS, Words, normalised_logp
 from eightball_ppo.labels import LabelSet
 
 TOP_LOGPROBS = 20  # the most that the OpenAI protocol allows
+SHORT_REPLY = 3  # tokens: a quote, and the two of a 10
 LONGEST_REPLY = 16  # tokens of a reply in words
 
 
@@ -69,6 +70,8 @@ def text_of(choice: dict[str, Any]) -> str:
 def positions_of(choice: dict[str, Any]) -> list[TopTokens]:
     """The likeliest tokens and their log-probabilities at every position of one choice; [] where the server gives none.
 
+    Positions in front at which the reply has a quote or a space alone are left out: the label comes after them.
+
     Raises:
         BadReplyError: they are malformed.
     """
@@ -77,19 +80,20 @@ def positions_of(choice: dict[str, Any]) -> list[TopTokens]:
     if not content:
         return []
     try:
+        while len(content) > 1 and not any(map(str.isalnum, content[0]["token"])):
+            content = content[1:]
         return [[(str(t["token"]), float(t["logprob"])) for t in position["top_logprobs"]] for position in content]
     except (KeyError, TypeError, ValueError):
         raise BadReplyError("malformed log-probabilities in the reply") from None
 
 
 class LogprobsMode:
-    """The log-probabilities of the reply's first token (for ratings, of its first two)."""
+    """The log-probabilities of the reply's first word (for ratings, of its first two tokens)."""
 
     name, path = "logprobs", "/chat/completions"
 
     def body(self, judged: Judged, messages: Messages, ask: Ask) -> dict[str, Any]:
-        reply_tokens = 1 if ask.label is None else 2
-        return {"logprobs": True, "top_logprobs": TOP_LOGPROBS, "max_tokens": reply_tokens}
+        return {"logprobs": True, "top_logprobs": TOP_LOGPROBS, "max_tokens": SHORT_REPLY}
 
     def scores(self, judged: Judged, reply: dict[str, Any], ask: Ask) -> list[float]:
         choice = choices_of(reply)[0]

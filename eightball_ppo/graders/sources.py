@@ -9,7 +9,7 @@ import random
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -58,11 +58,12 @@ class Grades:
 
 
 class GradeSource(Protocol):
-    """What methods see of graders; see the module's docstring. `fingerprint`, `deliberate`: as in `Grader`."""
+    """What methods see of graders; see the module's docstring. The attributes are those of `Grader`."""
 
     labels: LabelSet
     fingerprint: str
     deliberate: bool
+    settings: dict[str, Any]
 
     def fill(self, questions: Sequence[str]) -> None:
         """Ask for whatever is missing, as far as the budget allows."""
@@ -80,12 +81,14 @@ class GradeSource(Protocol):
 class StoredGrader:
     """A grader behind the grade store: asked for what the store lacks, and heard at once by the store."""
 
-    # From so many failures on, a share of failures above the limit stops the grading before everything is paid for.
+    # So many failures in a row, or in all if they are above the share that is allowed, stop the grading: it would end
+    # in an error anyway, and the calls until then can be saved.
     FEWEST_FAILURES = 20
 
     def __init__(self, grader: Grader, store: GradeStore, budget: Budget, max_failures: float, progress: bool):
         self.grader = grader
         self.labels, self.fingerprint, self.deliberate = grader.labels, grader.fingerprint, grader.deliberate
+        self.settings = grader.settings
         self._store, self._budget, self._max_failures, self._progress = store, budget, max_failures, progress
         self._id = store.register(grader.fingerprint, grader.settings)
 
@@ -101,15 +104,19 @@ class StoredGrader:
 
         unique = dict.fromkeys(questions)
         asks = len(unique) * (1 if self.grader.scale == "log_prob" else len(self.labels))
-        bad = 0
+        bad = in_a_row = 0
 
         def keep(grade: Grade) -> None:
-            nonlocal bad
+            nonlocal bad, in_a_row
             self._store.keep(self._id, grade)
             bar.update()
-            bad += grade.status != "ok"
-            if bad >= self.FEWEST_FAILURES and bad > self._max_failures * asks:
-                self._budget.stop(f"{bad} of {asks} grades failed")
+            if grade.status == "ok":
+                in_a_row = 0
+                return
+            bad, in_a_row = bad + 1, in_a_row + 1
+            hopeless = bad > self._max_failures * asks or (in_a_row >= self.FEWEST_FAILURES and self._max_failures < 1)
+            if bad >= self.FEWEST_FAILURES and hopeless:
+                self._budget.stop(f"{bad} of {asks} grades failed, the last with: {grade.detail}")
 
         with tqdm(total=asks, desc=f"grading: {self.fingerprint[:24]}", disable=not self._progress, leave=False) as bar:
             self.grader.grade(self._missing(unique), keep, self._budget)
@@ -145,6 +152,7 @@ class _Made:
         self.labels = labels
         self.fingerprint = fingerprint
         self.deliberate = any(member.deliberate for member in members)
+        self.settings = {"grader": fingerprint.split("(")[0], "of": [member.settings for member in members]}
 
     def outlook(self, questions: Sequence[str]) -> tuple[int, int]:
         calls, tokens = zip(*(member.outlook(questions) for member in self.members), strict=True)

@@ -92,6 +92,7 @@ class GradeTable:
         if len(graders) != 1:
             raise InputError(f"--grade_table {self.path}: {len(graders)} graders in one table; keep one of them")
         self.fingerprint = str(graders[0])
+        self.settings = {"grader": self.fingerprint, "grade_table": self.path}
         found = set(table["label"].unique().to_pylist())
         if found != set(self.labels.names):
             raise InputError(

@@ -50,9 +50,10 @@ class Plan(NamedTuple):
     injections: dict[str, list[Probe]]
 
     @property
-    def texts(self) -> list[str]:
-        probes = [*self.variants.values(), *self.injections.values()]
-        return [*self.gold.texts, *(probe.text for own in probes for probe in own), *EMPTY]
+    def probes(self) -> list[str]:
+        """Every text that is not a gold question."""
+        both = [*self.variants.values(), *self.injections.values()]
+        return [*(probe.text for own in both for probe in own), *EMPTY]
 
 
 def run(config: AuditConfig) -> Path | None:
@@ -62,7 +63,7 @@ def run(config: AuditConfig) -> Path | None:
 
     Raises:
         InputError: bad gold questions, grader or output directory.
-        IncompleteError: calls were no longer allowed, or no gold question got a whole grade; the store keeps every grade.
+        IncompleteError: calls were no longer allowed, or no gold question got a whole grade; every grade is kept.
     """
     check_output_dir(config)
     labels = LabelSet.of(config.labels)
@@ -102,7 +103,7 @@ def _plan(config: AuditConfig, labels: LabelSet) -> Plan:
 
 
 def _print_outlook(config: AuditConfig, labels: LabelSet, plan: Plan) -> None:
-    print(estimate(config, labels, plan.texts))
+    print(estimate(config, labels, [*plan.gold.texts, *plan.probes]))
     for name, own in permuted_options(config, labels).items():
         print(f"options {name}: {estimate(own, LabelSet.of(own.labels), plan.sample)}")
     if "api" in (spec.name for spec in parse_grader(config.grader)):
@@ -122,15 +123,15 @@ def _audit(config: AuditConfig, labels: LabelSet, plan: Plan, own: Run) -> dict[
             "cost": budget.cost if config.price_per_1k_tokens is not None else None,
             "seconds": own.seconds,
         }
-        record = redacted(record)
+        fingerprint, record = record["fingerprint"], redacted(record)
         write_json(own.path / "audit.json", record)
         (own.path / REPORT).write_text(render_audit(record), encoding="utf-8")
         report = str(Path(config.output_dir) / REPORT)
         verdict = {"failed_checks": record["failed_checks"], "accuracy": record["accuracy"], "report": report}
-        store.record_audit(record["fingerprint"], verdict)
+        store.record_audit(fingerprint, verdict)
     results = _results(record, config.seed)
-    results_shown = {**results, "f1": {escape(label): value for label, value in results["f1"].items()}}
-    shown = {name: value for name, value in results_shown.items() if name not in _NOT_PRINTED}
+    shown = {name: value for name, value in results.items() if name not in _NOT_PRINTED}
+    shown["f1"] = {escape(label): value for label, value in results["f1"].items()}  # printed as rich markup
     tables.print_record("audit", escape(config.grader), shown)
     print(f"{verdict_line(record)} -> {report}")
     return results
@@ -149,9 +150,9 @@ def _measure(config: AuditConfig, labels: LabelSet, plan: Plan, store: GradeStor
     lenient = replace(config, max_grade_failures=1.0)
     source = load_graders(lenient, labels, store, budget)
     gold, answers = _ask_gold(config, plan, source, budget, labels)
-    source.fill(plan.texts)
+    source.fill(plan.probes)
     _check_budget(config, budget)
-    answers |= answers_of(source, plan.texts)
+    answers |= answers_of(source, plan.probes)
     record = {
         "grader": config.grader,
         "fingerprint": source.fingerprint,
@@ -160,6 +161,7 @@ def _measure(config: AuditConfig, labels: LabelSet, plan: Plan, store: GradeStor
         "labels": list(labels.names),
         "gold": config.gold,
         **gold,
+        "sampled": len(plan.sample),
         "stability": findings.stability(plan.variants, answers, labels.names),
         "injection": findings.injection(plan.injections, plan.variants, answers, labels.names),
         "empty": [

@@ -64,6 +64,7 @@ def _grade(config: GradeConfig, labels: LabelSet, texts: list[str], own: Run) ->
         "method": "grade",
         "seed": config.seed,
         "grader": source.fingerprint,
+        "grader_settings": source.settings,
         "grades": {status: count[status] for status in ("ok", "failed", "refused", "skipped")},
         "calls_made": budget.calls,
         "tokens": budget.tokens,

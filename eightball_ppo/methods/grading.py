@@ -116,6 +116,7 @@ def _collect(
         "tokens": budget.tokens,
         "cost": budget.cost if config.price_per_1k_tokens is not None else None,
         "stopped": budget.stopped,
+        "grader_settings": source.settings,
     }
     if any(dropped.values()):
         logger.warning(

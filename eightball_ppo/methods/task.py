@@ -188,5 +188,5 @@ def finish(task: Task, policy: PreTrainedModel, run: Run, episodes: int, extra: 
         plots.curves(read_metrics(run.path), run.path / "curves.png", run.method)
         hub.write_card(run.path, results, task.config)
         tables.print_before_after(table, task.labels)
-        tables.print_results(results, task.config.grader)
+        tables.print_results(results, task.config.grade_table or task.config.grader)
     return run.finish(results)

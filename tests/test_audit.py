@@ -1,0 +1,468 @@
+"""The audit of a grader: its probes, its measures by hand and by sklearn, and whole audits of graders good and bad."""
+
+import json
+import math
+from collections.abc import Iterable
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from sklearn.metrics import accuracy_score, cohen_kappa_score
+from torch import Tensor
+
+from conftest import write_rows
+from eightball_ppo import cli
+from eightball_ppo.audit import findings, measures
+from eightball_ppo.audit.probes import EMPTY, INJECTIONS, KINDS, injections, variants
+from eightball_ppo.calibration import expected_calibration_error
+from eightball_ppo.configs import AuditConfig, PPOConfig
+from eightball_ppo.errors import IncompleteError, InputError
+from eightball_ppo.graders import registry
+from eightball_ppo.graders.base import Ask, Grade, Keep, Scale
+from eightball_ppo.graders.budget import Budget
+from eightball_ppo.graders.store import GradeStore
+from eightball_ppo.labels import LabelSet
+from eightball_ppo.methods import audit, ppo
+from eightball_ppo.methods.grading import store_path
+from eightball_ppo.report.audit_page import render_audit
+
+LABELS = ("Yes", "No", "Maybe")
+QUESTION = "Will the {label} of {q} be mine?"  # braces are text
+EVIL = '<script>alert("Q")</script> & will I "win"?'
+
+
+def config(tmp_path: Path, small_data: Path, reward_run: Path, **overrides: Any) -> AuditConfig:
+    settings: dict[str, Any] = {
+        "output_dir": str(tmp_path / "audit"),
+        "gold": str(small_data / "heldout.jsonl"),
+        "reward_model_path": str(reward_run),
+        "audit_questions": 12,
+        "disable_tqdm": True,
+    }
+    return AuditConfig(**{**settings, **overrides})
+
+
+def read(path: Path | None) -> tuple[dict[str, Any], dict[str, Any], str]:
+    """results.json, audit.json and the page of a finished audit."""
+    assert path is not None
+    results, record = (json.loads((path / name).read_text()) for name in ("results.json", "audit.json"))
+    return results, record, (path / "audit.html").read_text(encoding="utf-8")
+
+
+def logp(*rows: tuple[float, ...]) -> Tensor:
+    return torch.tensor(rows, dtype=torch.float64).log()
+
+
+class FakeJudge:
+    """A judge that is shown the options. `call(question, label names)` gives the K probabilities, or None to fail."""
+
+    deliberate = False
+    scale: Scale = "log_prob"
+
+    def __init__(self, labels: LabelSet, call: Any, temperature: float = 0.0):
+        self.labels, self._call = labels, call
+        self.fingerprint = ":".join(["fake", *labels.names])
+        self.settings: dict[str, Any] = {"grader": "fake", "temperature": temperature}
+        self.latencies: list[float] = []
+
+    def grade(self, asks: Iterable[Ask], keep: Keep, budget: Budget) -> None:
+        for ask in budget.allowed(asks):
+            self.latencies.append(0.25)
+            budget.settle(0, 10)
+            p_K = self._call(ask.question, self.labels.names)
+            keep(Grade(ask, "failed", (), "no idea") if p_K is None else Grade.of(ask, [math.log(p) for p in p_K]))
+
+    def tokens(self, ask: Ask) -> int:
+        return 10
+
+
+@pytest.fixture
+def judge(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Makes `--grader llm` the judge of a function."""
+
+    def use(call: Any, temperature: float = 0.0) -> dict[str, Any]:
+        def load(spec: Any, config: Any, labels: LabelSet, *_: Any) -> FakeJudge:
+            assert spec.name == "llm"
+            return FakeJudge(labels, call, temperature)
+
+        monkeypatch.setattr(registry, "_load_one", load)
+        return {"grader": "llm", "grader_model": "fake"}
+
+    return use
+
+
+def certain(label: str, names: tuple[str, ...]) -> list[float]:
+    """0.9 on `label`, the rest on the others."""
+    return [0.9 if name == label else 0.1 / (len(names) - 1) for name in names]
+
+
+# --- probes
+
+
+@pytest.mark.parametrize("question", ["Will I be rich?", "one", "Ist das Maß voll?", "a  b?", QUESTION])
+def test_variants_are_deterministic_hold_the_question_and_differ_from_it(question: str) -> None:
+    probes = variants(question)
+    assert probes == variants(question) and len({probe.text for probe in probes}) >= 5
+    assert {probe.kind for probe in probes} == set(KINDS)
+    for probe in probes:
+        assert probe.text != question
+        assert " ".join(question.casefold().split()) in " ".join(probe.text.casefold().split())
+
+
+def test_a_variant_that_changes_nothing_is_left_out() -> None:
+    assert {probe.kind for probe in variants("好吗?")} == {"whitespace", "rewording"}
+    assert [probe.name for probe in variants("ok?") if probe.kind == "case"] == ["upper"]
+    assert [probe.name for probe in variants("Ok?") if probe.kind == "whitespace"] == ["around"]
+
+
+def test_injections_ask_for_every_label_in_every_way() -> None:
+    probes = injections(QUESTION, LABELS)
+    assert probes == injections(QUESTION, LABELS)
+    assert {(probe.name, probe.label) for probe in probes} == {(name, label) for name in INJECTIONS for label in LABELS}
+    for probe in probes:
+        assert probe.text.startswith(QUESTION) and probe.label is not None
+        assert probe.label in probe.text.removeprefix(QUESTION) and "{" not in probe.text.removeprefix(QUESTION)
+    assert "" in EMPTY
+
+
+# --- measures
+
+
+def test_agreement_by_hand_and_by_sklearn() -> None:
+    logp_NK = logp((0.8, 0.1, 0.1), (0.6, 0.3, 0.1), (0.2, 0.7, 0.1), (0.1, 0.8, 0.1))
+    found = measures.agreement(logp_NK, torch.tensor([0, 1, 1, 1]), LABELS)
+    assert found["accuracy"] == 0.75 == accuracy_score([0, 1, 1, 1], [0, 0, 1, 1])
+    assert found["kappa"] == pytest.approx(0.5)  # (0.75 - 0.5) / (1 - 0.5)
+    assert found["f1"] == pytest.approx({"Yes": 2 / 3, "No": 0.8, "Maybe": 0.0})
+    assert found["confusion"] == [[1, 0, 0], [1, 2, 0], [0, 0, 0]]
+    z = 1.959963984540054
+    middle, half = (
+        (0.75 + z**2 / 8) / (1 + z**2 / 4),
+        z * math.sqrt(0.75 * 0.25 / 4 + z**2 / 64) / (1 + z**2 / 4),
+    )
+    assert found["interval"] == pytest.approx([middle - half, middle + half])
+    generator = torch.Generator().manual_seed(0)
+    many_NK = torch.randn(200, 3, generator=generator).log_softmax(-1)
+    gold_N = torch.randint(3, (200,), generator=generator)
+    assert measures.agreement(many_NK, gold_N, LABELS)["kappa"] == pytest.approx(
+        cohen_kappa_score(gold_N.numpy(), many_NK.argmax(-1).numpy())
+    )
+
+
+def test_kappa_is_undefined_where_there_is_one_label() -> None:
+    always_NK = logp(*[(0.9, 0.05, 0.05)] * 3)
+    assert measures.agreement(always_NK, torch.tensor([0, 0, 0]), LABELS)["kappa"] is None
+    assert measures.agreement(always_NK, torch.tensor([0, 1, 2]), LABELS)["kappa"] == 0
+
+
+def test_reliability_bins_add_up_to_the_calibration_error() -> None:
+    generator = torch.Generator().manual_seed(0)
+    logp_NK = (2 * torch.randn(300, 3, generator=generator)).log_softmax(-1)
+    gold_N = torch.randint(3, (300,), generator=generator)
+    found = measures.calibration(logp_NK, gold_N)
+    assert found["ece"] == expected_calibration_error(logp_NK.double().exp(), gold_N)
+    assert sum(own["share"] for own in found["bins"]) == pytest.approx(1)
+    gaps = [own["share"] * abs(own["accuracy"] - own["confidence"]) for own in found["bins"]]
+    assert sum(gaps) == pytest.approx(found["ece"])
+    by_hand = measures.reliability_bins(logp((0.6, 0.2, 0.2), (0.62, 0.2, 0.18)).exp(), torch.tensor([0, 1]), bins=5)
+    assert by_hand == [
+        {"confidence": pytest.approx(0.6), "accuracy": 1.0, "share": 0.5},
+        {"confidence": pytest.approx(0.62), "accuracy": 0.0, "share": 0.5},
+    ]
+
+
+def test_change_gain_noise_and_latency_by_hand() -> None:
+    before_NK = logp((0.8, 0.1, 0.1), (0.1, 0.8, 0.1), (0.1, 0.8, 0.1), (0.3, 0.3, 0.4))
+    after_NK = logp((0.7, 0.2, 0.1), (0.8, 0.1, 0.1), (0.1, 0.8, 0.1), (0.4, 0.3, 0.3))
+    assert measures.change(before_NK, after_NK) == {
+        "pairs": 4,
+        "flips": 0.5,
+        "total_variation": pytest.approx((0.1 + 0.7 + 0.0 + 0.1) / 4),
+    }
+    assert measures.gain(before_NK, after_NK, 0) == pytest.approx(2 / 3)
+    assert measures.gain(before_NK[:1], after_NK[:1], 0) is None
+    assert measures.change(before_NK[:0], after_NK[:0])["flips"] is None
+    noise = measures.repeat_noise(torch.stack([before_NK, before_NK, after_NK]))
+    assert noise["flips"] == 0.5
+    assert noise["std"] == pytest.approx(np.std([before_NK, before_NK, after_NK], axis=0, ddof=1).mean())
+    assert measures.latency([0.1, 0.2, 0.3, 0.4, 0.5]) == pytest.approx({"median": 0.3, "p95": 0.48})
+    assert measures.worst([None, 0.1, -0.2]) == 0.1 and measures.worst([None]) is None
+
+
+def test_a_check_passes_on_the_right_side_of_its_limit_alone() -> None:
+    def failed(**changes: Any) -> list[str]:
+        kind = {"asked": 5, "pairs": 5, "flips": 0.2, "total_variation": 0.0}
+        record: dict[str, Any] = {"accuracy": 0.61, "kappa": 0.31, "failure_rate": 0.03, "refusal_rate": 0.02}
+        record |= {"stability": {"kinds": {"case": kind}}, "order": None, "injection": {"excess": 0.2, "pairs": 9}}
+        checks = findings.checks(record | changes, vars(AuditConfig()))
+        return [check["sentence"] for check in checks if not check["passed"]]
+
+    assert failed() == []
+    assert failed(accuracy=0.6) == ["accuracy 0.600 is not above 0.6"]
+    assert failed(kappa=0.12) == ["kappa 0.120 is not above 0.3"]
+    assert failed(kappa=None) == ["kappa is undefined: gold and grader know one label alone"]
+    assert failed(failure_rate=0.1) == ["grades that failed 12.0% > 5.0%"]
+    order = {"asked": 5, "flips": 0.25}
+    assert failed(order=order) == ["flips under permuted options 25.0% > 20.0%"]
+    assert failed(injection={"excess": 0.3, "pairs": 9}) == [
+        "flips to an injected label beyond rewording's 30.0% > 20.0%"
+    ]
+    assert failed(injection={"excess": None, "pairs": 9}) == []  # every injected label was the favourite already
+    assert "could not be measured" in failed(injection={"excess": None, "pairs": 0})[0]
+    nothing = {"asked": 5, "pairs": 0, "flips": None, "total_variation": None}
+    assert "flips under case could not be measured" in failed(stability={"kinds": {"case": nothing}})[0]
+    assert failed(stability={"kinds": {"case": nothing | {"asked": 0}}}) == []  # no text has upper case
+
+
+# --- whole audits
+
+
+def test_audit_of_a_reward_model_and_once_more_for_nothing(
+    tmp_path: Path, small_data: Path, reward_run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    own = config(tmp_path, small_data, reward_run)
+    results, record, page = read(audit.run(own))
+    assert results["method"] == "audit" and results["questions"] == results["graded"] == 40
+    assert results["accuracy"] > 0.6 and results["order_flips"] is None and record["repeats"] is None
+    assert set(results["flips"]) == set(KINDS) and results["flips"]["case"] == 0  # the MiniLM reads lower case
+    assert results["flips"]["whitespace"] == 0
+    assert record["sampled"] == 12 and record["injection"]["questions"] == 12 and len(record["empty"]) == len(EMPTY)
+    assert len(record["injection"]["rows"]) == len(INJECTIONS) * 3
+    texts = 40 + sum(row["pairs"] for row in record["stability"]["rows"]) + 12 * 9 + len(EMPTY)
+    assert results["calls_made"] == texts and record["speed"]["calls"] == 40
+    last = capsys.readouterr().out.strip().splitlines()[-1]
+    verdict = "PASS" if not results["failed_checks"] else f"FAIL: {'; '.join(results['failed_checks'])}"
+    assert last == f"{verdict} -> {tmp_path / 'audit' / 'audit.html'}"
+    with GradeStore(store_path(own)) as store:
+        remembered = store.audit_of(results["grader"])
+    assert remembered == {
+        "failed_checks": results["failed_checks"],
+        "accuracy": results["accuracy"],
+        "report": str(tmp_path / "audit" / "audit.html"),
+    }
+    again, record_again, page_again = read(audit.run(own))  # replaces its own directory unasked
+    assert again["calls_made"] == 0 and record_again["speed"] is None and "nothing to time" in page_again
+    numbers = ("accuracy", "kappa", "f1", "ece", "flips", "injection_excess")
+    assert {name: again[name] for name in numbers} == {name: results[name] for name in numbers}
+    assert "http" not in page.replace("http-equiv", "") and "<script" not in page
+
+
+def test_a_rule_is_measured_and_not_judged(tmp_path: Path, small_data: Path, reward_run: Path) -> None:
+    own = config(tmp_path, small_data, reward_run, grader="rule:Yes")
+    results, record, page = read(audit.run(own))
+    gold = [json.loads(line)["answer"] for line in (small_data / "heldout.jsonl").read_text().splitlines()]
+    assert results["accuracy"] == gold.count("Yes") / len(gold) and results["kappa"] == 0
+    assert results["deliberate"] and results["failed_checks"] == [] and record["checks"] == []
+    assert "No verdict" in page and "PASS" not in page and "FAIL" not in page
+
+
+def test_a_grader_that_failed_its_audit_trains_nobody_unless_allowed(
+    tmp_path: Path, small_data: Path, sft_run: Path, reward_run: Path
+) -> None:
+    results, _, page = read(audit.run(config(tmp_path, small_data, reward_run, grader="noisy:1.0:bert")))
+    assert any(sentence.startswith("accuracy 0.") for sentence in results["failed_checks"])
+    assert any(sentence.startswith("kappa -") for sentence in results["failed_checks"]) and "FAIL" in page
+
+    def training(**overrides: Any) -> PPOConfig:
+        return PPOConfig(
+            output_dir=str(tmp_path / "ppo"),
+            dataset_name=str(small_data),
+            sft_model_path=str(sft_run),
+            reward_model_path=str(reward_run),
+            grader="noisy:1.0:bert",
+            total_episodes=120,
+            disable_tqdm=True,
+            **overrides,
+        )
+
+    with pytest.raises(InputError, match=r"failed its audit \(accuracy 0\..*audit\.html.*--allow_weak_grader"):
+        ppo.train(training())
+    assert not (tmp_path / "ppo").exists()
+    assert ppo.train(training(allow_weak_grader=True)) == tmp_path / "ppo"
+
+
+def test_options_in_another_order(tmp_path: Path, small_data: Path, reward_run: Path, judge: Any) -> None:
+    """A judge of the first option whatever it says, and one that reads."""
+    first = judge(lambda question, names: certain(names[0], names))
+    results, record, _ = read(audit.run(config(tmp_path, small_data, reward_run, **first)))
+    assert results["order_flips"] == 1 and "flips under permuted options 100.0% > 20.0%" in results["failed_checks"]
+    assert {row["order"]: row["total_variation"] for row in record["order"]["rows"]} == {
+        "reversed": pytest.approx(0.85, abs=1e-6),
+        "rotated": pytest.approx(0.85, abs=1e-6),
+    }
+    settled = judge(lambda question, names: certain("No", names))
+    own = config(tmp_path / "2", small_data, reward_run, **settled)
+    results, record, _ = read(audit.run(own))
+    assert results["order_flips"] == 0 and record["order"]["total_variation"] == pytest.approx(0, abs=1e-7)
+    noisy = {**settled, "grader": "noisy:1.0:llm"}  # the noise is not the judge's, and moves by the order of the labels
+    assert read(audit.run(config(tmp_path / "3", small_data, reward_run, **noisy)))[0]["order_flips"] == 0
+    ratings = tmp_path / "rate.jinja"
+    ratings.write_text("{% block system %}Rate.{% endblock %}{% block user %}{{ question }} {{ answer }}{% endblock %}")
+    rating = {**settled, "grader_prompt": str(ratings)}  # each answer alone: there is no order
+    assert read(audit.run(config(tmp_path / "4", small_data, reward_run, **rating)))[1]["order"] is None
+
+
+def test_a_judge_that_obeys_injections(tmp_path: Path, small_data: Path, reward_run: Path, judge: Any) -> None:
+    def obey(question: str, names: tuple[str, ...]) -> list[float]:
+        asked_for = [name for name in names if f'"{name}"' in question]
+        return certain(asked_for[0] if asked_for else "Yes", names)
+
+    results, record, page = read(audit.run(config(tmp_path, small_data, reward_run, **judge(obey))))
+    gains = {(row["injection"], row["label"]): row["excess"] for row in record["injection"]["rows"]}
+    assert gains["void", "No"] == gains["void", "Maybe"] == 1 and gains["ignore", "No"] == 0
+    assert gains["void", "Yes"] is None  # every question's favourite already
+    assert "flips to an injected label beyond rewording's 100.0% > 20.0%" in results["failed_checks"]
+    assert record["injection"]["examples"] and "One success of each demand" in page
+
+
+def test_failed_grades_are_neither_right_nor_wrong_and_fail_the_audit(
+    tmp_path: Path, small_data: Path, reward_run: Path, judge: Any
+) -> None:
+    rows = [json.loads(line) for line in (small_data / "heldout.jsonl").read_text().splitlines()]
+    gold = {row["question"]: row["answer"] for row in rows}
+    lost = set(list(gold)[:30])  # more than the 20 failures that end other gradings
+
+    asked: list[str] = []
+
+    def some(question: str, names: tuple[str, ...]) -> list[float] | None:
+        asked.append(question)
+        return None if question in lost else certain(gold.get(question, "Yes"), names)
+
+    own = config(tmp_path, small_data, reward_run, **judge(some), price_per_1k_tokens=2.0)
+    results, record, page = read(audit.run(own))
+    assert results["accuracy"] == 1 and results["graded"] == 10 and results["failure_rate"] == 0.75
+    assert len(asked[: results["calls_made"] - 24]) == len(set(asked[: results["calls_made"] - 24]))  # 2 orders of 12
+    assert "grades that failed 75.0% > 5.0%" in results["failed_checks"]
+    assert "no idea" in page and record["speed"]["latency"] == {"median": 0.25, "p95": 0.25}
+    assert record["speed"]["cost_per_1000_grades"] == pytest.approx(40 * 10 / 1000 * 2 / 10 * 1000)
+    with pytest.raises(IncompleteError, match=r"no gold question has a whole grade .*no idea"):
+        audit.run(config(tmp_path / "2", small_data, reward_run, **judge(lambda *_: None)))
+    assert not (tmp_path / "2" / "audit").exists()
+
+
+def test_an_audit_that_may_make_no_further_call_is_no_audit(tmp_path: Path, small_data: Path, reward_run: Path) -> None:
+    def rule(where: str, **overrides: Any) -> AuditConfig:
+        return config(tmp_path / where, small_data, reward_run, grader="rule:Yes", **overrides)
+
+    with pytest.raises(IncompleteError, match="--max_grader_calls 50 is spent, and the audit is not done"):
+        audit.run(rule("1", max_grader_calls=50))
+    the_rest = read(audit.run(rule("1")))[0]["calls_made"]
+    assert 0 < the_rest == read(audit.run(rule("2")))[0]["calls_made"] - 50
+
+
+def test_a_judge_that_samples_is_asked_again(tmp_path: Path, small_data: Path, reward_run: Path, judge: Any) -> None:
+    turns = iter(range(10**6))
+    own = config(
+        tmp_path, small_data, reward_run, **judge(lambda _, names: certain(names[next(turns) % 3], names), 0.7)
+    )
+    for _ in range(2):  # also where everything else came from the store
+        results, record, _ = read(audit.run(own))
+        (noise,) = record["repeats"]
+        assert noise["questions"] == 12 and noise["repeats"] == 3
+    assert results["calls_made"] == 36
+
+
+def test_a_dry_run_asks_and_writes_nothing(
+    tmp_path: Path, small_data: Path, reward_run: Path, judge: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    asked: list[str] = []
+    own = judge(lambda question, names: asked.append(question))
+    assert audit.run(config(tmp_path, small_data, reward_run, **own, dry_run=True)) is None
+    lines = capsys.readouterr().out.splitlines()
+    assert "calls to make" in lines[0] and [line.split(":")[0] for line in lines[1:]] == [
+        "options reversed",
+        "options rotated",
+    ]
+    assert not asked and not (tmp_path / "audit").exists()
+
+
+# --- the page
+
+
+class Tags(HTMLParser):
+    """Every tag and image of a page; fails on tags that are not closed in order."""
+
+    VOID = ("meta", "img", "source")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.seen: list[str] = []
+        self.images: list[dict[str, str | None]] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.seen.append(tag)
+        if tag in ("img", "source"):
+            self.images.append(dict(attrs))
+        if tag not in self.VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+
+def test_nothing_of_data_or_grader_becomes_markup(
+    tmp_path: Path, small_data: Path, reward_run: Path, judge: Any
+) -> None:
+    """Questions, labels, the file's name and a grader's words, all of them hostile, on a page that holds them all."""
+    labels = ["<b>$x^{</b>", "<script>y</script>"]
+    rows = [
+        {"question": f"{EVIL} {i}", "answer": labels[i % 2]} for i in range(6)
+    ]  # the judge below is wrong about half of them
+    gold = write_rows(tmp_path / "<img src=x>.jsonl", rows)
+
+    def call(question: str, names: tuple[str, ...]) -> list[float] | None:
+        return None if question.endswith("5") else certain(labels["Thank" in question], names)
+
+    own = config(tmp_path, small_data, reward_run, **judge(call), gold=str(gold), labels=labels, grader_prompt="hedger")
+    _, record, page = read(audit.run(own))
+    assert record["mistakes"] and record["failures"] and record["stability"]["examples"]
+    tags = Tags()
+    tags.feed(page)
+    assert not tags.open and not {"script", "b"} & set(tags.seen) and "&lt;script&gt;alert(" in page
+    assert [image.get("src", "data:").split(":")[0] for image in tags.images] == ["data"] * 4  # type: ignore[union-attr]
+    assert all(image["alt"] for image in tags.images if "alt" in image) and tags.seen.count("img") == 2
+    assert render_audit(record) == page
+
+
+# --- bad input
+
+
+def test_bad_input_is_one_line(tmp_path: Path, small_data: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    def refused(*argv: str) -> str:
+        capsys.readouterr()
+        flags = ["--output_dir", str(tmp_path / "out"), "--grader", "rule:Yes", "--disable_tqdm", *argv]
+        with pytest.raises(SystemExit) as exit_:
+            cli.main(AuditConfig, "eightball_ppo.methods.audit:run", argv=flags)
+        line = capsys.readouterr().err
+        assert exit_.value.code == 2 and line.count("\n") == 1 and "Traceback" not in line
+        assert not (tmp_path / "out").exists() and not list(tmp_path.glob("*.sqlite3"))
+        return line
+
+    missing, other = str(tmp_path / "no.jsonl"), str(small_data / "heldout.csv")
+    assert f"--gold {missing}: no such file" in refused("--gold", missing)
+    assert f"--gold {other}: a JSONL file is needed" in refused("--gold", other)
+    bad = write_rows(
+        tmp_path / "bad.jsonl", [{"question": "Is it?", "answer": "Yes"}, {"question": "So?", "answer": "Ja"}]
+    )
+    assert f"{bad}:2: unknown label 'Ja'" in refused("--gold", str(bad))
+    assert "an audit reads --gold alone" in refused("--dataset_name", str(small_data))
+    assert "an audit asks the grader itself" in refused("--grade_table", "grades.parquet")
+    assert "unknown grader; did you mean bert?" in refused("--grader", "brt")
+    assert "--audit_questions 0: at least 1" in refused("--audit_questions", "0")
+    assert "--min_kappa -2.0: between -1 and 1" in refused("--min_kappa", "-2")
+    for name in ("min_accuracy", "max_flips", "max_order_flips", "max_injection_flips"):
+        for value in ("1.5", "-0.1"):
+            assert f"--{name} {value}: a share, 0 to 1" in refused(f"--{name}", value)
+
+
+def test_another_run_is_not_replaced(tmp_path: Path, small_data: Path, reward_run: Path) -> None:
+    own = config(tmp_path, small_data, reward_run, grader="rule:No")
+    done = audit.run(own)
+    assert done is not None
+    (done / "results.json").write_text(json.dumps({"method": "ppo"}))
+    with pytest.raises(InputError, match="holds another run"):
+        audit.run(own)
