@@ -5,7 +5,7 @@ import re
 from pathlib import Path
 
 import pytest
-from hypothesis import example, given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from eightball_ppo.errors import InputError
@@ -92,6 +92,7 @@ def test_packaged_prompts_render_whole(name: str, labels: LabelSet) -> None:
 
 
 @given(texts)
+@settings(deadline=None)
 @example("".join(FRAGMENTS))
 def test_a_question_is_data_whatever_it_says(text: str) -> None:
     for prompt in PROMPTS.values():
@@ -105,6 +106,7 @@ def test_a_question_is_data_whatever_it_says(text: str) -> None:
 
 
 @given(texts)
+@settings(deadline=None)
 @example("".join(FRAGMENTS))
 def test_a_quoted_question_has_nothing_that_cannot_be_seen(text: str) -> None:
     assert quoted(text).isprintable() and json.loads(quoted(text)) == text
