@@ -244,6 +244,15 @@ def test_averages_by_hand() -> None:
     }
 
 
+def test_what_is_made_of_a_deliberate_grader_is_deliberate() -> None:
+    honest, rule = filled(random_logp), filled(random_logp, name="rule")
+    rule.deliberate = True
+    made = Averaged([honest, Noisy(rule, 0.5, 0)], [1.0, 1.0])
+    assert made.deliberate and not Averaged([honest, honest], [1.0, 1.0]).deliberate
+    of = [{"grader": "scripted"}, {"grader": "noisy:0.5:seed0", "of": [{"grader": "rule"}]}]
+    assert made.settings == {"grader": "mean", "of": of}
+
+
 def test_averages_of_ratings_and_log_probabilities() -> None:
     """Ratings 8, 7 and 7 are worth e : 1 : 1."""
     rates = filled(lambda ask: [8.0 if ask.label == "Yes" else 7.0], scale="rating")
