@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, NoReturn, TypeVar, get_type_hints
 
 from eightball_ppo.configs import PPOConfig
-from eightball_ppo.errors import IncompleteError, InputError
+from eightball_ppo.errors import DryRun, IncompleteError, InputError
 from eightball_ppo.options import StageConfig
 from eightball_ppo.ranks import is_main_process
 from eightball_ppo.redaction import redact
@@ -123,6 +123,9 @@ def main(config_class: type[Any], stage: str, argv: Sequence[str] | None = None)
         run: Callable[[Any], Any] = getattr(importlib.import_module(module), function)
         _quiet_transformers()
         run(config)
+    except DryRun as estimate:
+        if is_main_process():
+            print(estimate)
     except (InputError, IncompleteError) as error:
         if is_main_process():
             print(redact(f"{Path(sys.argv[0]).name}: {error}"), file=sys.stderr)
@@ -135,6 +138,7 @@ def _quiet() -> None:
     logging.basicConfig(level=level, format="%(message)s", stream=sys.stderr)
     if is_main_process():
         logging.getLogger("eightball_ppo").setLevel(logging.INFO)
+    logging.getLogger("stamina").setLevel(logging.ERROR)  # a line for every retry of a call; its end is what counts
     os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 

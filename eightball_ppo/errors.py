@@ -1,9 +1,13 @@
-"""The two exceptions a user is meant to see; each is one line."""
+"""The exceptions a user is meant to see; their text is for the user, and scripts end with the code they name."""
 
 
 class InputError(Exception):
-    """Bad usage or bad input: names the thing and says how to mend it. Scripts exit with 2."""
+    """Bad usage or bad input: names the thing and says how to mend it. Exit code 2, one line."""
 
 
 class IncompleteError(Exception):
-    """Stopped on the way, with everything paid for kept: says what is missing and how to go on. Scripts exit with 3."""
+    """Stopped on the way, what was paid for kept: says what is missing and how to go on. Exit code 3, one line."""
+
+
+class DryRun(Exception):  # noqa: N818  nothing went wrong
+    """The end of a dry run: what the stage would have cost. Exit code 0, printed on stdout."""

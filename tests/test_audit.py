@@ -13,7 +13,7 @@ from conftest import write_rows
 from eightball_ppo import cli
 from eightball_ppo.audit.probes import EMPTY, INJECTIONS, KINDS
 from eightball_ppo.configs import AuditConfig, PPOConfig
-from eightball_ppo.errors import IncompleteError, InputError
+from eightball_ppo.errors import DryRun, IncompleteError, InputError
 from eightball_ppo.graders import registry
 from eightball_ppo.graders.base import Ask, Grade, Keep, Scale
 from eightball_ppo.graders.budget import Budget
@@ -37,9 +37,8 @@ def config(tmp_path: Path, small_data: Path, reward_run: Path, **overrides: Any)
     return AuditConfig(**{**settings, **overrides})
 
 
-def read(path: Path | None) -> tuple[dict[str, Any], dict[str, Any], str]:
+def read(path: Path) -> tuple[dict[str, Any], dict[str, Any], str]:
     """results.json, audit.json and the page of a finished audit."""
-    assert path is not None
     results, record = (json.loads((path / name).read_text()) for name in ("results.json", "audit.json"))
     return results, record, (path / "audit.html").read_text(encoding="utf-8")
 
@@ -236,13 +235,12 @@ def test_a_judge_that_samples_is_asked_again(tmp_path: Path, small_data: Path, r
     assert results["calls_made"] == 36
 
 
-def test_a_dry_run_asks_and_writes_nothing(
-    tmp_path: Path, small_data: Path, reward_run: Path, judge: Any, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_dry_run_asks_and_writes_nothing(tmp_path: Path, small_data: Path, reward_run: Path, judge: Any) -> None:
     asked: list[str] = []
     own = judge(lambda question, names: asked.append(question))
-    assert audit.run(config(tmp_path, small_data, reward_run, **own, dry_run=True)) is None
-    lines = capsys.readouterr().out.splitlines()
+    with pytest.raises(DryRun) as estimate:
+        audit.run(config(tmp_path, small_data, reward_run, **own, dry_run=True))
+    lines = str(estimate.value).splitlines()
     assert "calls to make" in lines[0] and [line.split(":")[0] for line in lines[1:]] == [
         "options reversed",
         "options rotated",
@@ -333,7 +331,6 @@ def test_bad_input_is_one_line(tmp_path: Path, small_data: Path, capsys: pytest.
 def test_another_run_is_not_replaced(tmp_path: Path, small_data: Path, reward_run: Path) -> None:
     own = config(tmp_path, small_data, reward_run, grader="rule:No")
     done = audit.run(own)
-    assert done is not None
     (done / "results.json").write_text(json.dumps({"method": "ppo"}))
     with pytest.raises(InputError, match="holds another run"):
         audit.run(own)

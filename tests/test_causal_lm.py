@@ -79,7 +79,7 @@ def grades_of(judge: CausalLMGrader, asks: list[Ask]) -> list[Grade]:
 def by_force(lm: LlamaForCausalLM, prompt: list[int], sequence: tuple[int, ...]) -> float:
     """Probability of `sequence` after `prompt`, in one plain pass."""
     logp_TV = lm(torch.tensor([[*prompt, *sequence]])).logits[0].double().log_softmax(-1)
-    return sum(logp_TV[len(prompt) - 1 + i, token] for i, token in enumerate(sequence)).exp().item()  # type: ignore[union-attr]
+    return sum(logp_TV[len(prompt) - 1 + i, token] for i, token in enumerate(sequence)).exp().item()
 
 
 def test_masses_are_the_models_own_probabilities_whatever_the_batch() -> None:

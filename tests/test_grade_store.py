@@ -76,7 +76,7 @@ def test_a_good_grade_is_never_replaced(store: GradeStore) -> None:
     store.keep(grader, good(ASK, -1.0, calls=2, tokens=20))
     before = kept(store, grader)
     for status in ("failed", "refused"):
-        store.keep(grader, Grade(ASK, status, (), "no", calls=5, tokens=50))  # type: ignore[arg-type]
+        store.keep(grader, Grade(ASK, status, (), "no", calls=5, tokens=50))
     store.keep(grader, good(ASK, -9.0, calls=5, tokens=50))
     assert kept(store, grader) == before
 

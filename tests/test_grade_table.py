@@ -4,7 +4,7 @@ import json
 import math
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +33,7 @@ class Made:
     settings: dict[str, Any] = {}  # noqa: RUF012 - an attribute of the protocol
 
     def __init__(
-        self, scale: Scale = "log_prob", bad: dict[str, Sequence[str]] | None = None, deliberate: bool = False
+        self, scale: Scale = "log_prob", bad: Mapping[str, Sequence[str]] | None = None, deliberate: bool = False
     ):
         self.scale, self.bad, self.deliberate = scale, bad or {}, deliberate
         self.reads: list[int] = []
@@ -74,7 +74,7 @@ def same(first: Grades, second: Grades) -> None:
 
 
 @pytest.mark.parametrize(("scale", "bad"), [("log_prob", BAD), ("rating", BAD_RATINGS)])
-def test_what_is_written_is_read_back(tmp_path: Path, scale: Scale, bad: dict[str, Sequence[str]]) -> None:
+def test_what_is_written_is_read_back(tmp_path: Path, scale: Scale, bad: Mapping[str, Sequence[str]]) -> None:
     source, file = Made(scale, bad, deliberate=scale == "rating"), tmp_path / "grades.parquet"
     count, details = write_table(source, QUESTIONS, file)
     written = source.read(QUESTIONS)
@@ -149,7 +149,7 @@ ROWS: dict[str, list[Any]] = {
 }
 
 
-def write(directory: Path, about: bytes | None = None, **columns: list[Any] | None) -> str:
+def write(directory: Path, about: bytes | None = None, /, **columns: list[Any] | None) -> str:
     """A table of `ROWS` with some columns replaced, or left out where they are None."""
     content = {name: values for name, values in {**ROWS, **columns}.items() if values is not None}
     rows = pa.table(content).replace_schema_metadata({} if about is None else {b"eightball_ppo": about})

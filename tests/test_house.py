@@ -53,9 +53,15 @@ def test_only_the_ppo_method_and_the_flag_parser_import_trl() -> None:
         ("data.py", ("errors", "labels", "locations")),
         ("evaluation.py", ("objective", "data", "labels")),
         ("models", ("data", "errors", "labels", "locations", "models", "tokenization")),
-        ("graders", ("configs", "data", "errors", "graders", "labels", "models", "packaged", "tokenization")),
+        (
+            "graders",
+            (
+                *("configs", "data", "errors", "grader_options", "graders", "labels", "models", "packaged"),
+                *("redaction", "tokenization"),
+            ),
+        ),
         ("report", ("errors", "labels")),
-        ("hub.py", ("configs", "locations")),
+        ("hub.py", ("locations", "options")),
     ],
 )
 def test_arrows_go_one_way(room: str, may_import: tuple[str, ...]) -> None:
@@ -122,9 +128,19 @@ def test_documents_name_only_what_exists(document: Path) -> None:
 
 def test_every_command_of_the_readme_has_flags_that_exist() -> None:
     from eightball_ppo import cli
-    from eightball_ppo.configs import DistillConfig, PPOConfig, PredictConfig, RewardConfig, SFTConfig
+    from eightball_ppo.configs import (
+        AuditConfig,
+        DistillConfig,
+        GradeConfig,
+        PPOConfig,
+        PredictConfig,
+        RewardConfig,
+        SFTConfig,
+    )
 
     stages = {
+        "audit": AuditConfig,
+        "grade": GradeConfig,
         "sft": SFTConfig,
         "reward": RewardConfig,
         "ppo": PPOConfig,
@@ -149,7 +165,7 @@ def test_recipes_parse() -> None:
     from eightball_ppo import cli
     from eightball_ppo.configs import DistillConfig, PPOConfig
 
-    recipes: dict[str, type] = {"eightball": PPOConfig, "original": DistillConfig}
+    recipes: dict[str, type] = {"eightball": PPOConfig, "original": DistillConfig, "llm_judge": PPOConfig}
     assert {file.stem for file in (REPOSITORY / "recipes").glob("*.yaml")} == set(recipes)
     for name, config_class in recipes.items():
         config: object = cli.parse(config_class, ["--config", str(REPOSITORY / "recipes" / f"{name}.yaml")])

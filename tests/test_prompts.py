@@ -168,6 +168,7 @@ def test_a_file_that_is_no_text(tmp_path: Path) -> None:
         ("{{ question.colour.hue }}", SYSTEM, "cannot be rendered ('str object' has no attribute 'colour')"),
         ("{{ question }}{{ labels[99] }}", SYSTEM, "cannot be rendered (list object has no element 99)"),
         ("{{ question }}{{ 1 / 0 }}", SYSTEM, "cannot be rendered (division by zero)"),
+        ("{{ question }}{{ '%(a)s' | format(b=1) }}", SYSTEM, "cannot be rendered ('a')"),
         ("{{ question }}{{ labels + 1 }}", SYSTEM, "cannot be rendered ("),
         ("{{ question }}{% include '/etc/passwd' %}", SYSTEM, "cannot be rendered (no loader"),
     ],

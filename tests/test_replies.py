@@ -140,7 +140,7 @@ def test_a_rating_alone_is_read(rating: int, around: str) -> None:
     "text",
     [
         *("0", "11", "7.5", "seven", "-7", "+7", "07", "7,", "7/5", "7/100", "7 8", "1 0", "1e1", "", "/10", "7/10/10"),
-        *("\u0663", "\uff17", "三", "²", "1\u0660", "\u0667/10", "7 out of 10"),
+        *("\u0663", "\uff17", "三", "²", "1\u0660", "\u0667/10", "7\u2003/10", "7 out of 10"),
     ],
 )
 def test_anything_but_a_whole_number_from_1_to_10_is_no_rating(text: str) -> None:
@@ -191,13 +191,13 @@ def test_spellings_of_a_label_are_summed() -> None:
 
 
 def test_beginnings_of_a_label_count_as_it_unless_two_begin_so() -> None:
-    """May 0.5 + M 0.1 and Ye 0.2 are beginnings; N 0.1 begins No alone. Then Not is a label too, and N says nothing."""
-    top = logs(("May", 0.5), ("M", 0.1), (" Ye", 0.2), ("N", 0.1))
-    assert probabilities(logp_of_tokens(top, WORDS)) == pytest.approx([2 / 9, 1 / 9, 6 / 9], abs=1e-12)
+    """May 0.5 + M 0.1 and Ye 0.2 are beginnings; N 0.12 begins No alone. With Not now as a label, N says nothing."""
+    top = logs(("May", 0.5), ("M", 0.1), (" Ye", 0.2), ("N", 0.12))
+    assert probabilities(logp_of_tokens(top, WORDS)) == pytest.approx([0.2 / 0.92, 0.12 / 0.92, 0.6 / 0.92], abs=1e-12)
     four = parse_verbalizers([], LabelSet.of(["Yes", "No", "Maybe", "Not now"]))
-    p_K = probabilities(logp_of_tokens(top, four))  # No and Not now: at most the 0.1 that is left over
-    assert p_K == pytest.approx([2 / 10, 1 / 10, 6 / 10, 1 / 10], abs=1e-9)
-    assert label_of_token("No", four) == 1 and label_of_token("Not", four) == 3
+    p_K = probabilities(logp_of_tokens(top, four))  # No and Not now: at most the 0.08 that is left over
+    assert p_K == pytest.approx([0.2 / 0.96, 0.08 / 0.96, 0.6 / 0.96, 0.08 / 0.96], abs=1e-12)
+    assert [label_of_token(token, four) for token in ("N", "No", "Not")] == [None, 1, 3]
 
 
 def test_an_unlisted_label_gets_as_much_as_it_can_have() -> None:
@@ -246,10 +246,13 @@ def test_ratings_of_two_tokens_by_hand() -> None:
     assert rating_of_tokens([first, second], " 1.") == pytest.approx(0.15 + 4.5 + 3.2)
     assert rating_of_tokens([first, second], "8.") == pytest.approx(0.6 + 3.2)  # the second token follows the 8
     assert rating_of_tokens([first], "1") == pytest.approx(0.6 + 3.2)
+    twice = [("0", 0.0), ("0", 0.0)]  # listed twice: still no more than all of it
+    assert rating_of_tokens([first, twice], "10") == pytest.approx(6 + 3.2)
 
 
 def test_too_little_on_ratings_is_no_rating() -> None:
-    for positions in ([], [[]], [logs(("7", 0.49), ("I", 0.51))], [logs(("11", 0.9))], [logs(("1", 0.9)), []]):
+    bad: list[list[list[tuple[str, float]]]] = [[], [[]], [logs(("7", 0.49), ("I", 0.51))], [logs(("11", 0.9))]]
+    for positions in [*bad, [logs(("1", 0.9)), []]]:
         with pytest.raises(BadReplyError):
             rating_of_tokens(positions, "1")
 
@@ -510,7 +513,13 @@ def test_quotes_and_spaces_in_front_are_left_out_of_the_positions() -> None:
     assert positions_of(chat("", [label, quote])["choices"][0])[0] == expected
     assert positions_of(chat("", [quote, position((" \n", 1.0)), label])["choices"][0]) == [expected]
     assert positions_of(chat("", [quote])["choices"][0]) == [[('"', 0.0)]]  # and there it ends
-    for nothing in ({}, {"logprobs": None}, {"logprobs": {"content": None}}, {"logprobs": {"content": []}}):
+    nothings: list[dict[str, Any]] = [
+        {},
+        {"logprobs": None},
+        {"logprobs": {"content": None}},
+        chat("", [])["choices"][0],
+    ]
+    for nothing in nothings:
         assert positions_of(nothing) == []
 
 

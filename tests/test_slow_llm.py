@@ -79,7 +79,7 @@ def graded(questions: list[str], **options: Any) -> tuple[Grades, dict[str, Any]
 def test_the_audit_says_that_it_is_at_chance_and_ppo_refuses_it_unless_told(
     smollm2: Path, tmp_path: Path, small_data: Path, sft_run: Path
 ) -> None:
-    judge = {"grader": "llm", "grader_model": str(smollm2), "disable_tqdm": True}
+    judge: dict[str, Any] = {"grader": "llm", "grader_model": str(smollm2), "disable_tqdm": True}
     run = audit.run(
         AuditConfig(
             **judge,
@@ -88,7 +88,6 @@ def test_the_audit_says_that_it_is_at_chance_and_ppo_refuses_it_unless_told(
             audit_questions=20,
         )
     )
-    assert run is not None
     record = json.loads((run / "audit.json").read_text())
     assert any("accuracy" in check for check in record["failed_checks"]), record["failed_checks"]
     options: dict[str, Any] = {
@@ -102,7 +101,6 @@ def test_the_audit_says_that_it_is_at_chance_and_ppo_refuses_it_unless_told(
     with pytest.raises(InputError, match="failed its audit"):
         ppo.train(PPOConfig(**options))
     trained = ppo.train(PPOConfig(**options, allow_weak_grader=True))
-    assert trained is not None
     results = json.loads((trained / "results.json").read_text())
     assert (
         results["grades"]["grader_settings"]["grader"] == "llm" and results["splits"]["train"]["optimum_fraction"] > 0

@@ -82,9 +82,16 @@ def positions_of(choice: dict[str, Any]) -> list[TopTokens]:
     try:
         while len(content) > 1 and not any(map(str.isalnum, content[0]["token"])):
             content = content[1:]
-        return [[(str(t["token"]), float(t["logprob"])) for t in position["top_logprobs"]] for position in content]
-    except (KeyError, TypeError, ValueError):
+        return [[_token(entry) for entry in position["top_logprobs"]] for position in content]
+    except (KeyError, TypeError, ValueError, OverflowError):
         raise BadReplyError("malformed log-probabilities in the reply") from None
+
+
+def _token(entry: dict[str, Any]) -> tuple[str, float]:
+    token, logprob = entry["token"], entry["logprob"]
+    if not isinstance(token, str) or isinstance(logprob, bool) or not isinstance(logprob, int | float):
+        raise TypeError
+    return token, float(logprob)
 
 
 class LogprobsMode:

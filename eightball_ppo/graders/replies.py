@@ -17,6 +17,7 @@ from eightball_ppo.graders.verbalizers import (
     expected_rating,
     label_masses,
     normalised_logp,
+    plain,
 )
 
 LEAST_MASS = 1e-9  # of a label whose token is not even listed, so that its logarithm is finite
@@ -27,7 +28,6 @@ _REFUSALS = re.compile(
     r"i('d| would) rather not|(cannot|can't) (help|assist|answer|comply))",
     re.IGNORECASE,
 )
-_AROUND = " \t\r\n\"'`*_.!:"
 
 
 class BadReplyError(Exception):
@@ -36,6 +36,10 @@ class BadReplyError(Exception):
     def __init__(self, why: str, status: Status = "failed"):
         super().__init__(why)
         self.status = status
+
+
+class _Pairs(list[tuple[str, Any]]):
+    """A JSON object as it was written: a name may stand twice."""
 
 
 def looks_refused(text: str) -> bool:
@@ -54,9 +58,9 @@ def label_of_text(text: str, words: Words) -> int:
     Raises:
         BadReplyError: it names none.
     """
-    plain = text.strip(_AROUND).casefold()
+    said = plain(text)
     for k, own in enumerate(words):
-        if any(word.strip(_AROUND).casefold() == plain for word in own):
+        if any(plain(word) == said for word in own):
             return k
     raise _bad_text(text, "one of the labels alone")
 
@@ -67,7 +71,7 @@ def rating_of_text(text: str) -> int:
     Raises:
         BadReplyError: it is none.
     """
-    match = re.fullmatch(r"(10|[1-9])(\s*/\s*10)?", text.strip(_AROUND), flags=re.ASCII)
+    match = re.fullmatch(r"(10|[1-9])(\s*/\s*10)?", plain(text), flags=re.ASCII)
     if match is None:
         raise _bad_text(text, "a whole number from 1 to 10 alone")
     return int(match[1])
@@ -80,12 +84,12 @@ def json_value(text: str, key: str) -> Any:
         BadReplyError: it is none.
     """
     try:
-        content = json.loads(text)
+        content = json.loads(text, object_pairs_hook=lambda pairs: _Pairs(pairs))
     except (ValueError, RecursionError):
         raise _bad_text(text, "JSON") from None
-    if not isinstance(content, dict) or set(content) != {key}:
+    if not isinstance(content, _Pairs) or [name for name, _ in content] != [key]:
         raise _bad_text(text, f"a JSON object with {key!r} alone")
-    return content[key]
+    return content[0][1]
 
 
 def checked_logps(top: TopTokens) -> TopTokens:
@@ -141,7 +145,7 @@ def rating_of_tokens(positions: Sequence[TopTokens], text: str = "") -> float:
         raise BadReplyError(
             f"{missing:.2f} of the probability is on other than 1 to 10; the reply is {text[:60]!r}", status
         )
-    if len(positions) > 1 and text.strip().startswith("1"):
+    if len(positions) > 1 and next(filter(str.isalnum, text), "") == "1":
         zero = math.fsum(math.exp(logp) for token, logp in checked_logps(positions[1]) if token == "0")
         mass_R[9] += mass_R[0] * min(zero, 1.0)
         mass_R[0] *= 1.0 - min(zero, 1.0)

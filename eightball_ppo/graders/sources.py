@@ -90,10 +90,10 @@ class StoredGrader:
         self.labels, self.fingerprint, self.deliberate = grader.labels, grader.fingerprint, grader.deliberate
         self.settings = grader.settings
         self._store, self._budget, self._max_failures, self._progress = store, budget, max_failures, progress
-        self._id = store.register(grader.fingerprint, grader.settings)
 
     def _missing(self, unique: Iterable[str]) -> Iterable[Ask]:
-        return self._store.missing(self._id, asks_of(unique, self.labels, self.grader.scale))
+        asks = asks_of(unique, self.labels, self.grader.scale)
+        return self._store.missing(self._store.id_of(self.fingerprint), asks)
 
     def outlook(self, questions: Sequence[str]) -> tuple[int, int]:
         tokens = [self.grader.tokens(ask) for ask in self._missing(dict.fromkeys(questions))]
@@ -102,13 +102,14 @@ class StoredGrader:
     def fill(self, questions: Sequence[str]) -> None:
         from tqdm import tqdm
 
+        grader = self._store.register(self.fingerprint, self.settings)
         unique = dict.fromkeys(questions)
         asks = len(unique) * (1 if self.grader.scale == "log_prob" else len(self.labels))
         bad = in_a_row = 0
 
         def keep(grade: Grade) -> None:
             nonlocal bad, in_a_row
-            self._store.keep(self._id, grade)
+            self._store.keep(grader, grade)
             bar.update()
             if grade.status == "ok":
                 in_a_row = 0
@@ -126,11 +127,11 @@ class StoredGrader:
         score_NK = np.full(shape, np.nan)
         status_NK = np.full(shape, SKIPPED, dtype=np.int8)
         graded_at_NK = np.zeros(shape)
-        calls = 0
+        calls, grader = 0, self._store.id_of(self.fingerprint)
         details: dict[str, None] = {}
         for row, question in enumerate(questions):
             for ask in asks_of([question], self.labels, self.grader.scale):
-                grade = self._store.read(self._id, ask)
+                grade = self._store.read(grader, ask)
                 if grade is None:
                     continue
                 columns = slice(None) if ask.label is None else self.labels.id_of(ask.label)
@@ -199,13 +200,14 @@ class Noisy(_Made):
 
     def __init__(self, inner: GradeSource, rate: float, seed: int):
         self._rate, self._seed = rate, seed
+        self._depth: int = 1 + getattr(inner, "_depth", 0)  # noise on noise is noise of its own
         super().__init__([inner], inner.labels, f"noisy:{rate:g}:seed{seed}({inner.fingerprint})")
 
     def read(self, questions: Sequence[str]) -> Grades:
         grades = self.members[0].read(questions)
         logp_NK = grades.logp_NK
         for row, question in enumerate(questions):
-            digest = hashlib.sha256(f"{self._seed}:{question}".encode()).digest()
+            digest = hashlib.sha256(f"{self._depth}:{self._seed}:{question}".encode()).digest()
             draw = random.Random(digest)
             if draw.random() < self._rate:
                 logp_NK[row] = logp_NK[row].roll(draw.randrange(1, len(self.labels)))
@@ -219,12 +221,12 @@ class Remapped(_Made):
     """
 
     def __init__(self, inner: GradeSource, target_J: Sequence[int], labels: LabelSet):
-        self._target_J = torch.tensor(target_J)
+        self._sources_K = [[j for j, k in enumerate(target_J) if k == own] for own in range(len(labels))]
         names = ",".join(f"{name}={labels.names[k]}" for name, k in zip(inner.labels.names, target_J, strict=True))
         super().__init__([inner], labels, f"remapped:{names}({inner.fingerprint})")
 
     def read(self, questions: Sequence[str]) -> Grades:
         grades = self.members[0].read(questions)
-        p_NJ = grades.logp_NK.double().exp()
-        p_NK = torch.zeros(len(p_NJ), len(self.labels), dtype=torch.float64).index_add_(1, self._target_J, p_NJ)
-        return self._join([grades], p_NK.log())
+        logp_NJ = grades.logp_NK.double()
+        logp_NK = torch.stack([logp_NJ[:, sources].logsumexp(1) for sources in self._sources_K], dim=1)
+        return self._join([grades], logp_NK)

@@ -8,7 +8,7 @@ import json
 import sqlite3
 import struct
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -59,25 +59,37 @@ class GradeStore:
     def __init__(self, path: str | Path):
         self.path = Path(path)
         self._connection: sqlite3.Connection | None = None
-        if self.path.exists():
+        try:
+            found = self.path.exists()
+        except (OSError, ValueError) as error:
+            raise InputError(f"--grade_store {path}: not a grade store that can be opened ({error})") from None
+        if found:
             self._open()
 
-    @property
-    def _db(self) -> sqlite3.Connection:
+    def _execute(self, statement: str, values: Sequence[Any] = ()) -> sqlite3.Cursor:
+        """Run one statement, on a file that is made if it is not there."""
         if self._connection is None:
             self._open()
         assert self._connection is not None
-        return self._connection
+        try:
+            return self._connection.execute(statement, values)
+        except sqlite3.Error as error:
+            raise InputError(f"--grade_store {self.path}: cannot be read or written ({error})") from None
+
+    def _find(self, statement: str, values: Sequence[Any]) -> Any:
+        """The first row that a query finds, or None; None where there is no file."""
+        return None if self._connection is None else self._execute(statement, values).fetchone()
 
     def _open(self) -> None:
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            self._connection = sqlite3.connect(self.path, timeout=60, isolation_level=None)
-            self._connection.execute("PRAGMA journal_mode = WAL")
-            self._connection.execute("PRAGMA synchronous = NORMAL")
-            self._check_schema(self._connection)
+            db = sqlite3.connect(self.path, timeout=60, isolation_level=None)
+            self._check_schema(db)
+            db.execute("PRAGMA journal_mode = WAL")
+            db.execute("PRAGMA synchronous = NORMAL")
         except (OSError, sqlite3.Error) as error:
             raise InputError(f"--grade_store {self.path}: not a grade store that can be opened ({error})") from None
+        self._connection = db
 
     def _check_schema(self, db: sqlite3.Connection) -> None:
         """Make the tables in an empty file; raises InputError for a file of something or somebody else."""
@@ -117,22 +129,26 @@ class GradeStore:
         return self._of("settings", fingerprint)
 
     def _of(self, column: str, fingerprint: str) -> dict[str, Any] | None:
-        if self._connection is None:
-            return None
-        row = self._db.execute(f"SELECT {column} FROM graders WHERE fingerprint = ?", (fingerprint,)).fetchone()
+        row = self._find(f"SELECT {column} FROM graders WHERE fingerprint = ?", (fingerprint,))
         return None if row is None or row[0] is None else json.loads(row[0])
 
+    def id_of(self, fingerprint: str) -> int | None:
+        """The id of a grader that was registered, or None."""
+        row = self._find("SELECT id FROM graders WHERE fingerprint = ?", (fingerprint,))
+        return None if row is None else row[0]
+
     def register(self, fingerprint: str, settings: dict[str, Any]) -> int:
-        """The id of a grader, new or known."""
-        self._db.execute(
-            "INSERT INTO graders (fingerprint, settings) VALUES (?, ?) ON CONFLICT DO NOTHING",
+        """The id of a grader, new or known; settings stay as they were told first, unless that was none."""
+        self._execute(
+            "INSERT INTO graders (fingerprint, settings) VALUES (?, ?) "
+            "ON CONFLICT DO UPDATE SET settings = excluded.settings WHERE settings = '{}'",
             (fingerprint, json.dumps(settings, sort_keys=True, ensure_ascii=False)),
         )
-        return self._db.execute("SELECT id FROM graders WHERE fingerprint = ?", (fingerprint,)).fetchone()[0]
+        return self._execute("SELECT id FROM graders WHERE fingerprint = ?", (fingerprint,)).fetchone()[0]
 
     def keep(self, grader: int, grade: Grade) -> None:
         """Store one grade, durably against the death of the process."""
-        self._db.execute(
+        self._execute(
             _KEEP,
             (
                 *(grader, grade.ask.question, grade.ask.label or _ALL_LABELS, grade.status),
@@ -141,23 +157,23 @@ class GradeStore:
             ),
         )
 
-    def missing(self, grader: int, asks: Iterable[Ask]) -> Iterator[Ask]:
+    def missing(self, grader: int | None, asks: Iterable[Ask]) -> Iterator[Ask]:
         """Those of `asks` without an ok grade, each looked up when it is taken."""
         for ask in asks:
-            row = self._db.execute(
+            row = self._find(
                 "SELECT status FROM grades WHERE grader = ? AND question = ? AND label = ?",
                 (grader, ask.question, ask.label or _ALL_LABELS),
-            ).fetchone()
+            )
             if row is None or row[0] != "ok":
                 yield ask
 
-    def read(self, grader: int, ask: Ask) -> StoredGrade | None:
+    def read(self, grader: int | None, ask: Ask) -> StoredGrade | None:
         """The grade of one ask, ok or not; None if it was never asked."""
-        row = self._db.execute(
+        row = self._find(
             "SELECT status, scores, detail, calls, tokens, graded_at FROM grades "
             "WHERE grader = ? AND question = ? AND label = ?",
             (grader, ask.question, ask.label or _ALL_LABELS),
-        ).fetchone()
+        )
         if row is None:
             return None
         return StoredGrade(row[0], struct.unpack(f"<{len(row[1]) // 8}d", row[1]), *row[2:])
@@ -165,7 +181,7 @@ class GradeStore:
     def record_audit(self, fingerprint: str, audit: dict[str, Any]) -> None:
         """Remember the last audit of a grader, registered or not."""
         self.register(fingerprint, {})
-        self._db.execute("UPDATE graders SET audit = ? WHERE fingerprint = ?", (json.dumps(audit), fingerprint))
+        self._execute("UPDATE graders SET audit = ? WHERE fingerprint = ?", (json.dumps(audit), fingerprint))
 
     def audit_of(self, fingerprint: str) -> dict[str, Any] | None:
         """The last audit of a grader, or None."""

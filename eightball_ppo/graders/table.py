@@ -5,6 +5,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -14,6 +15,7 @@ import torch
 from eightball_ppo.errors import InputError
 from eightball_ppo.graders.base import Scale
 from eightball_ppo.graders.sources import OK, SKIPPED, STATUSES, Grades, GradeSource
+from eightball_ppo.graders.verbalizers import RATINGS
 from eightball_ppo.labels import LabelSet
 
 QUESTIONS_AT_ONCE = 2048
@@ -85,7 +87,7 @@ class GradeTable:
 
     def __post_init__(self) -> None:
         table = self._load()
-        about = json.loads((table.schema.metadata or {}).get(_METADATA, b"{}"))
+        about = self._about(table.schema.metadata)
         self.scale: Scale = "rating" if about.get("scale") == "rating" else "log_prob"
         self.deliberate = bool(about.get("deliberate", False))
         graders = table["grader"].unique().to_pylist()
@@ -99,29 +101,64 @@ class GradeTable:
                 f"--grade_table {self.path}: has the labels {sorted(map(str, found))}, --labels are "
                 f"{list(self.labels.names)}; the same are needed"
             )
-        self._rows: dict[tuple[str, str], tuple[str, float]] = {}
+        self._rows: dict[str, dict[str, tuple[int, float]]] = {}  # by question and label: position in STATUSES, score
         columns = (table[name].to_pylist() for name in ("question", "label", "status", "score"))
         for question, label, status, score in zip(*columns, strict=True):
-            if (question, label) in self._rows:
+            row = self._rows.setdefault(question, {})
+            if label in row:
                 raise InputError(f"--grade_table {self.path}: ({question!r}, {label!r}) stands twice")
-            if status not in STATUSES or (status == "ok") != (score is not None and bool(np.isfinite(score))):
-                raise InputError(
-                    f"--grade_table {self.path}: ({question!r}, {label!r}) has status {status!r} and score {score}; "
-                    "a row has a finite score if and only if its status is ok"
-                )
-            self._rows[question, label] = (status, np.nan if score is None else score)
+            row[label] = self._cell(f"({question!r}, {label!r})", status, score)
+        for question, row in self._rows.items():
+            self._check_sum(question, row)
+
+    def _cell(self, where: str, status: str, score: float | None) -> tuple[int, float]:
+        """Status and score of one row, checked."""
+        if status not in STATUSES or (status == "ok") != (score is not None and bool(np.isfinite(score))):
+            raise InputError(
+                f"--grade_table {self.path}: {where} has status {status!r} and score {score}; a row has a finite score "
+                "if and only if its status is ok"
+            )
+        if score is not None and self.scale == "rating" and not RATINGS[0] <= score <= RATINGS[-1]:
+            raise InputError(f"--grade_table {self.path}: {where} has the rating {score}; ratings are 1 to 10")
+        return STATUSES.index(status), np.nan if score is None else score
+
+    def _check_sum(self, question: str, row: dict[str, tuple[int, float]]) -> None:
+        """Raises InputError if a whole row of log-probabilities is none."""
+        whole = len(row) == len(self.labels) and all(status == OK for status, _ in row.values())
+        if self.scale == "rating" or not whole:
+            return
+        total = float(np.exp([score for _, score in row.values()]).sum())
+        if abs(total - 1) > SUMS_TO_ONE:
+            raise InputError(
+                f"--grade_table {self.path}: the scores of {question!r} are no log-probabilities, their exp sums to "
+                f"{total:.3g}"
+            )
 
     def _load(self) -> pa.Table:
         try:
             table = pq.read_table(self.path)
-        except (OSError, pa.ArrowException) as error:
+        except (OSError, ValueError, pa.ArrowException) as error:
             raise InputError(f"--grade_table {self.path}: not a readable parquet file ({error})") from None
         missing = {"question", "label", "score", "status", "grader"} - set(table.column_names)
         if missing:
             raise InputError(
                 f"--grade_table {self.path}: no column {sorted(missing)[0]!r}; scripts/grade.py writes one"
             )
+        if not (pa.types.is_floating(kind := table.schema.field("score").type) or pa.types.is_null(kind)):
+            raise InputError(
+                f"--grade_table {self.path}: column 'score' holds {kind}, floating-point numbers are needed"
+            )
         return table
+
+    def _about(self, metadata: dict[bytes, bytes] | None) -> dict[str, Any]:
+        """What `write_table` noted in the file; {} for a file of somebody else."""
+        try:
+            about = json.loads((metadata or {}).get(_METADATA, b"{}"))
+        except ValueError:
+            about = None
+        if not isinstance(about, dict):
+            raise InputError(f"--grade_table {self.path}: its metadata {_METADATA.decode()!r} are damaged")
+        return about
 
     def outlook(self, questions: Sequence[str]) -> tuple[int, int]:
         return 0, 0
@@ -132,7 +169,7 @@ class GradeTable:
         Raises:
             InputError: a question that does not.
         """
-        lost = [question for question in questions if (question, self.labels.names[0]) not in self._rows]
+        lost = [question for question in questions if question not in self._rows]
         if lost:
             raise InputError(
                 f"--grade_table {self.path}: lacks {len(lost)} of {len(questions)} questions (e.g. {lost[0]!r}): "
@@ -143,14 +180,9 @@ class GradeTable:
         shape = (len(questions), len(self.labels))
         score_NK, status_NK = np.full(shape, np.nan), np.full(shape, SKIPPED, dtype=np.int8)
         for row, question in enumerate(questions):
-            for k, label in enumerate(self.labels.names):
-                if (found := self._rows.get((question, label))) is not None:
-                    status_NK[row, k], score_NK[row, k] = STATUSES.index(found[0]), found[1]
-            total = np.exp(score_NK[row]).sum()
-            if self.scale == "log_prob" and (status_NK[row] == OK).all() and abs(total - 1) > SUMS_TO_ONE:
-                raise InputError(
-                    f"--grade_table {self.path}: the scores of {question!r} are no log-probabilities, their exp sums "
-                    f"to {total:.3g}"
-                )
-        asks = int((status_NK != SKIPPED).sum()) if self.scale == "rating" else int((status_NK[:, 0] != SKIPPED).sum())
+            for label, (status, score) in self._rows.get(question, {}).items():
+                status_NK[row, self.labels.id_of(label)] = status
+                score_NK[row, self.labels.id_of(label)] = score
+        asked_NK = status_NK != SKIPPED
+        asks = int(asked_NK.sum()) if self.scale == "rating" else int(asked_NK.any(1).sum())
         return Grades(self.scale, torch.from_numpy(score_NK), status_NK, np.zeros(shape), calls=asks)

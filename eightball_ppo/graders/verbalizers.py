@@ -10,6 +10,12 @@ Words = tuple[tuple[str, ...], ...]  # K tuples of words, in the order of the la
 
 MOST_MISSING = 0.5  # share of probability on other than the labels above which there is no grade
 RATINGS = tuple(range(1, 11))
+_QUOTES = " \t\r\n\"'`*_"
+
+
+def plain(text: str) -> str:
+    """`text` without quotes and emphasis around it and punctuation behind it, in one case: "**Yes**." is "yes"."""
+    return text.lstrip(_QUOTES).rstrip(_QUOTES + ".!:").casefold()
 
 
 def parse_verbalizers(entries: Sequence[str], labels: LabelSet) -> Words:
@@ -22,7 +28,7 @@ def parse_verbalizers(entries: Sequence[str], labels: LabelSet) -> Words:
     for entry in entries:
         name, equals, right = entry.partition("=")
         own = tuple(word.strip() for word in right.split("|"))
-        if not equals or name not in labels.names or not all(own):
+        if not equals or name not in labels.names or not all(map(plain, own)):
             raise InputError(
                 f"--grader_verbalizers {entry}: LABEL=word|word is needed, with a label of {list(labels.names)}"
             )
@@ -30,7 +36,7 @@ def parse_verbalizers(entries: Sequence[str], labels: LabelSet) -> Words:
     owner: dict[str, str] = {}
     for name, own in words.items():
         for word in own:
-            other = owner.setdefault(word.casefold(), name)
+            other = owner.setdefault(plain(word), name)
             if other != name:
                 raise InputError(
                     f"--grader_verbalizers: {word!r} stands for {other!r} and for {name!r}; give every label words of "

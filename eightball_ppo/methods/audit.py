@@ -20,7 +20,7 @@ from eightball_ppo.audit import findings, measures
 from eightball_ppo.audit.probes import EMPTY, Probe, injections, variants
 from eightball_ppo.configs import AuditConfig
 from eightball_ppo.data import Questions, load_questions
-from eightball_ppo.errors import IncompleteError, InputError
+from eightball_ppo.errors import DryRun, IncompleteError, InputError
 from eightball_ppo.graders.budget import Budget
 from eightball_ppo.graders.registry import check_graders, load_graders, parse_grader
 from eightball_ppo.graders.sources import GradeSource
@@ -56,12 +56,11 @@ class Plan(NamedTuple):
         return [*(probe.text for own in both for probe in own), *EMPTY]
 
 
-def run(config: AuditConfig) -> Path | None:
+def run(config: AuditConfig) -> Path:
     """Audit the grader; write the run with audit.json and audit.html, tell the grade store, and return the run.
 
-    On a dry run it prints what that would cost, and returns None.
-
     Raises:
+        DryRun: on a dry run, with what that would cost.
         InputError: bad gold questions, grader or output directory.
         IncompleteError: calls were no longer allowed, or no gold question got a whole grade; every grade is kept.
     """
@@ -72,8 +71,7 @@ def run(config: AuditConfig) -> Path | None:
     check_graders(config, labels)
     plan = _plan(config, labels)
     if config.dry_run:
-        _print_outlook(config, labels, plan)
-        return None
+        raise DryRun(_outlook(config, labels, plan))
     with Run(config, "audit") as own:
         results = from_main_process(lambda: _audit(config, labels, plan, own))
         return own.finish(results)
@@ -102,12 +100,14 @@ def _plan(config: AuditConfig, labels: LabelSet) -> Plan:
     return Plan(gold, sample, {question: variants(question) for question in sample}, injected)
 
 
-def _print_outlook(config: AuditConfig, labels: LabelSet, plan: Plan) -> None:
-    print(estimate(config, labels, [*plan.gold.texts, *plan.probes]))
+def _outlook(config: AuditConfig, labels: LabelSet, plan: Plan) -> str:
+    """What an audit would cost, in words."""
+    lines = [estimate(config, labels, [*plan.gold.texts, *plan.probes])]
     for name, own in permuted_options(config, labels).items():
-        print(f"options {name}: {estimate(own, LabelSet.of(own.labels), plan.sample)}")
+        lines.append(f"options {name}: {estimate(own, LabelSet.of(own.labels), plan.sample)}")
     if "api" in (spec.name for spec in parse_grader(config.grader)):
-        print(f"and {REPEATS} times {min(REPEATED, len(plan.sample))} questions again, if the judge samples")
+        lines.append(f"and {REPEATS} times {min(REPEATED, len(plan.sample))} questions again, if the judge samples")
+    return "\n".join(lines)
 
 
 def _audit(config: AuditConfig, labels: LabelSet, plan: Plan, own: Run) -> dict[str, Any]:

@@ -12,9 +12,9 @@ from transformers import PreTrainedModel, set_seed
 from eightball_ppo import objective
 from eightball_ppo.configs import DistillConfig
 from eightball_ppo.data import split_by_question
-from eightball_ppo.errors import InputError
+from eightball_ppo.errors import DryRun, InputError
 from eightball_ppo.methods.fitting import fit
-from eightball_ppo.methods.task import Task, finish, load_splits, load_task, print_outlook
+from eightball_ppo.methods.task import Task, finish, load_splits, load_task, outlook
 from eightball_ppo.models.loading import table_logits_NK
 from eightball_ppo.ranks import num_processes
 from eightball_ppo.runs import Run, check_output_dir
@@ -33,20 +33,18 @@ ORIGINAL: dict[str, Any] = {
 }
 
 
-def train(config: DistillConfig) -> Path | None:
+def train(config: DistillConfig) -> Path:
     """Distil the grader into the policy, write the run to `config.output_dir` and return it.
 
-    On a dry run it prints what grading would cost, and returns None.
-
     Raises:
+        DryRun: on a dry run, with what grading would cost.
         InputError: bad input as in `load_task`, or a threshold that no question reaches.
     """
     check_output_dir(config)
     config = with_preset(config)
     questions = load_splits(config)
     if config.dry_run:
-        print_outlook(config, questions)
-        return None
+        raise DryRun(outlook(config, questions))
     task = load_task(config, questions)
     with Run(config, "distill") as run:
         grader_logp_NK = task.grader_logp_NK["train"]

@@ -5,7 +5,7 @@ from typing import Any
 
 from eightball_ppo.configs import GradeConfig
 from eightball_ppo.data import load_questions
-from eightball_ppo.errors import IncompleteError, InputError
+from eightball_ppo.errors import DryRun, IncompleteError, InputError
 from eightball_ppo.graders.registry import check_graders, load_graders
 from eightball_ppo.graders.store import GradeStore
 from eightball_ppo.graders.table import write_table
@@ -17,12 +17,11 @@ from eightball_ppo.runs import Run, check_output_dir
 TABLE = "grades.parquet"
 
 
-def run(config: GradeConfig) -> Path | None:
+def run(config: GradeConfig) -> Path:
     """Grade every question of the splits, once, into the store; write the run with `grades.parquet` and return it.
 
-    On a dry run it prints what that would cost, and returns None.
-
     Raises:
+        DryRun: on a dry run, with what that would cost.
         InputError: bad data, grader or output directory.
         IncompleteError: too many grades failed, or calls were no longer allowed; the store keeps what was made.
     """
@@ -35,8 +34,7 @@ def run(config: GradeConfig) -> Path | None:
         text for split in config.splits for text in load_questions(config.dataset_name, split, config.text_column).texts
     ]
     if config.dry_run:
-        print(estimate(config, labels, texts))
-        return None
+        raise DryRun(estimate(config, labels, texts))
     with Run(config, "grade") as own:
         results = from_main_process(lambda: _grade(config, labels, texts, own))
         return own.finish(results)

@@ -15,9 +15,9 @@ from transformers import PreTrainedModel, set_seed
 
 from eightball_ppo.adapters import PolicyAdapter, RewardAdapter, SequenceIds, TRLModels, ValueAdapter
 from eightball_ppo.configs import PPOConfig
-from eightball_ppo.errors import InputError
+from eightball_ppo.errors import DryRun, InputError
 from eightball_ppo.methods.fitting import MetricsCallback, replace_progress, reporting
-from eightball_ppo.methods.task import finish, load_splits, load_task, print_outlook
+from eightball_ppo.methods.task import finish, load_splits, load_task, outlook
 from eightball_ppo.ranks import is_main_process, num_processes
 from eightball_ppo.runs import Run, check_output_dir
 from eightball_ppo.tokenization import TokenTable
@@ -29,19 +29,17 @@ SMALLEST_BATCH = 8  # whitening divides by the batch's standard deviation; a bat
 RANK_SEED_STEP = 100_003  # TRL's own distance between the seeds of two ranks
 
 
-def train(config: PPOConfig) -> Path | None:
+def train(config: PPOConfig) -> Path:
     """Train the policy into `config.output_dir` and return it; trains the default SFT and reward models if missing.
 
-    On a dry run it prints what grading would cost, and returns None.
-
     Raises:
+        DryRun: on a dry run, with what grading would cost.
         InputError: bad data, checkpoint, grader, batch or output directory; nothing is written then.
     """
     check_output_dir(config)
     questions = load_splits(config)
     if config.dry_run:
-        print_outlook(config, questions)
-        return None
+        raise DryRun(outlook(config, questions))
     world_size = num_processes()
     batch_size(config, len(questions["train"]), world_size)  # says what is wrong before anything is trained
     task = load_task(config, questions)

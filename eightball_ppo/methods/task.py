@@ -117,13 +117,12 @@ def _check_same_data(run: Path, flag: str, config: GradedConfig) -> None:
         )
 
 
-def print_outlook(config: GradedConfig, questions: dict[str, Questions]) -> None:
-    """Print what grading would cost; trains nothing and asks nobody."""
+def outlook(config: GradedConfig, questions: dict[str, Questions]) -> str:
+    """What grading would cost, in words; trains nothing and asks nobody."""
     texts = [text for split in questions.values() for text in split.texts]
     if asks_reward_model(config) and not Path(config.reward_model_path).exists():
-        print(f"{len(set(texts))} questions for --grader {config.grader}: its reward model would be trained first")
-    else:
-        print(estimate(config, LabelSet.of(config.labels), texts))
+        return f"{len(set(texts))} questions for --grader {config.grader}: its reward model would be trained first"
+    return estimate(config, LabelSet.of(config.labels), texts)
 
 
 def load_task(config: GradedConfig, questions: dict[str, Questions]) -> Task:

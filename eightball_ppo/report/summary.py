@@ -27,6 +27,7 @@ _NO_SETTINGS = (
     "overwrite_output_dir",
     "sft_model_path",
     "reward_model_path",
+    "grade_store",
     "report_to",
     "disable_tqdm",
 )
@@ -36,7 +37,7 @@ def read_results(directory: Path) -> dict[str, Any]:
     """The results.json of a finished run.
 
     Raises:
-        InputError: the directory holds none, or one that is no JSON object with a method.
+        InputError: the directory holds none, one that is no JSON object with a method, or one that trained nothing.
     """
     file = directory / "results.json"
     try:
@@ -44,6 +45,8 @@ def read_results(directory: Path) -> dict[str, Any]:
         results["method"]
     except (OSError, ValueError, KeyError, TypeError):
         raise InputError(f"{directory}: no finished run, {file.name} is missing or damaged") from None
+    if "splits" not in results:
+        raise InputError(f"{directory}: a run of {results['method']}, which trains nothing; leave it out")
     return results
 
 

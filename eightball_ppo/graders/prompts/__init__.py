@@ -16,7 +16,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple
 
-from jinja2 import StrictUndefined, Template, TemplateError, TemplateSyntaxError, meta
+from jinja2 import StrictUndefined, Template, TemplateSyntaxError, meta
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from eightball_ppo.errors import InputError
@@ -26,6 +26,7 @@ from eightball_ppo.labels import LabelSet
 DIRECTORY = Path(__file__).parent
 SUFFIX = ".jinja"
 CONTENT_FREE = "N/A"  # the question without content of contextual calibration (Zhao et al. 2021, arXiv:2102.09690)
+_MARK = "Is this the question?"  # put in to see where it comes out
 _VARIABLES = {"question", "labels", "answer"}
 _BLOCKS = {"system", "user", "reply"}
 # Written as JSON escapes, so that no text of a question can look like a control token (<|im_start|>, [INST], {{...}}).
@@ -61,20 +62,23 @@ class Prompt:
         Raises:
             InputError: no such prompt, one that is no jinja2, lacks a block, or uses an unknown variable.
         """
-        packaged = DIRECTORY / f"{name}{SUFFIX}"
-        file = packaged if "/" not in name and packaged.is_file() else Path(name)
         try:
+            packaged = DIRECTORY / f"{name}{SUFFIX}"
+            file = packaged if "/" not in name and packaged.is_file() else Path(name)
             prompt = cls(name, file.read_text(encoding="utf-8"))
-        except (OSError, UnicodeDecodeError) as error:
+        except (OSError, ValueError) as error:  # not UTF-8, or a name that no file can have
             known = ", ".join(sorted(p.stem for p in DIRECTORY.glob(f"*{SUFFIX}")))
             raise InputError(f"--grader_prompt {name}: neither a readable file ({error}) nor one of {known}") from None
         try:
             prompt._check()
-            prompt.render("Is it?", labels, labels.names[0])
+            prompt._check_rendered(prompt.render(_MARK, labels, labels.names[0]))
+        except InputError:
+            raise
         except TemplateSyntaxError as error:
             raise InputError(f"--grader_prompt {name}: line {error.lineno}: {error.message}") from None
-        except (TemplateError, TypeError, ValueError, ArithmeticError, LookupError) as error:
-            raise InputError(f"--grader_prompt {name}: cannot be rendered ({error})") from None
+        except Exception as error:  # a template can raise anything
+            reason = " ".join(str(error).split()) or type(error).__name__
+            raise InputError(f"--grader_prompt {name}: cannot be rendered ({reason})") from None
         return prompt
 
     def _check(self) -> None:
@@ -90,8 +94,15 @@ class Prompt:
             raise InputError(
                 f"--grader_prompt {self.name}: undefined variable {sorted(unknown)[0]!r}; known: {sorted(_VARIABLES)}"
             )
-        if "question" not in used:
-            raise InputError(f"--grader_prompt {self.name}: never mentions the question")
+
+    def _check_rendered(self, messages: Messages) -> None:
+        """Raises InputError unless the question stands among the data, and only there."""
+        if _MARK not in messages.user:
+            raise InputError(f"--grader_prompt {self.name}: the question does not reach the block user")
+        if _MARK in messages.system or _MARK in messages.reply:
+            raise InputError(
+                f"--grader_prompt {self.name}: the question stands in the block system or reply; it is data"
+            )
 
     @cached_property
     def _template(self) -> Template:
