@@ -32,7 +32,7 @@ done
 echo "== PPO refuses it, and runs when told to"
 ppo=("$PYTHON" scripts/ppo.py "${judge[@]}" --grade_store "$OUT/grades.sqlite3")
 "${ppo[@]}" --output_dir "$OUT/ppo" || echo "exit code $?"
-"${ppo[@]}" --output_dir "$OUT/ppo" --overwrite_output_dir --allow_weak_grader | tail -25
+"${ppo[@]}" --output_dir "$OUT/ppo" --allow_weak_grader | tail -25
 
 echo "== over HTTP: transformers serve"
 head -60 datasets/eightball/heldout.jsonl >"$OUT/gold60.jsonl"
@@ -43,5 +43,5 @@ until "$PYTHON" -c 'import urllib.request as u; u.urlopen("http://127.0.0.1:8765
 api=(--grader api --grader_model "$model" --grader_base_url http://127.0.0.1:8765/v1 --max_concurrency 2 --call_timeout 300)
 for mode in auto choice; do
     "$PYTHON" scripts/audit.py "${api[@]}" --api_mode "$mode" --gold "$OUT/gold60.jsonl" --audit_questions 3 \
-        --output_dir "$OUT/audit-http-$mode" --disable_tqdm
+        --output_dir "$OUT/audit-http-$mode" --disable_tqdm || echo "exit code $?"
 done

@@ -23,7 +23,7 @@ class GraderConfig(StageConfig):
         [], "GRADER_LABEL=LABEL ...: for a bert grader with other labels; those that share a target are added up."
     )
     reward_model_path: str = option(
-        "runs/reward", "Reward model of grader bert; trained with defaults if this default does not exist."
+        "runs/reward", "Reward model of grader bert; ppo and distill train this default if it does not exist."
     )
     grader_model: str | None = option(
         None, "Grader llm: directory or Hub id. Grader api: the name that the server knows."

@@ -1,5 +1,6 @@
 """The grade store: what is kept stays as it was, whoever else writes and however the process ends."""
 
+import functools
 import itertools
 import math
 import os
@@ -9,6 +10,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import example, given, settings
@@ -108,9 +110,11 @@ def test_missing_skips_good_grades_only_and_looks_when_it_is_taken(store: GradeS
 
 
 def test_settings_are_those_of_the_first_registration(store: GradeStore) -> None:
+    assert store.id_of("g") is None
     told = {"grader": "api", "words": [["Ja", "Jö"]], "samples": 3}
     first = store.register("g", told)
     assert store.register("h", {}) != first and store.register("g", {"other": 1}) == first
+    assert store.id_of("g") == first and store.id_of("i") is None
     assert store.settings_of("g") == told and store.settings_of("h") == {} and store.settings_of("i") is None
 
 
@@ -128,7 +132,6 @@ def test_audits_round_trip_and_the_last_one_counts(tmp_path: Path) -> None:
         assert store.audit_of("never registered") == {"x": 1} and store.settings_of("g") == {"grader": "rule"}
 
 
-@pytest.mark.xfail(strict=True, reason="reported: an audit registers the grader without settings, for good")
 def test_a_grader_that_is_audited_first_gets_its_settings_later(store: GradeStore) -> None:
     store.record_audit("g", {"failed_checks": []})
     store.register("g", {"grader": "rule"})
@@ -148,11 +151,11 @@ def test_no_file_is_made_by_looking(tmp_path: Path) -> None:
     assert file.is_file()
 
 
-@pytest.mark.xfail(strict=True, reason="reported: read and missing make the file that they look for")
 def test_no_file_is_made_by_reading_grades(tmp_path: Path) -> None:
     file = tmp_path / "grades.sqlite3"
     with GradeStore(file) as store:
         assert store.read(1, ASK) is None and list(store.missing(1, [ASK])) == [ASK]
+        assert store.id_of("g") is None and store.read(None, ASK) is None and list(store.missing(None, [ASK])) == [ASK]
     assert not file.exists()
 
 
@@ -207,6 +210,27 @@ def test_two_processes_that_write_at_once_and_are_killed_lose_nothing(tmp_path: 
         assert db.execute("PRAGMA integrity_check").fetchone() == ("ok",)
 
 
+class Busy(sqlite3.Connection):
+    """A connection that meets another process in the middle of switching the file to WAL mode, twice."""
+
+    left = 2
+
+    def execute(self, sql: str, *values: Any) -> sqlite3.Cursor:
+        if "journal_mode" in sql and self.left:
+            self.left -= 1
+            raise sqlite3.OperationalError("database is locked")
+        return super().execute(sql, *values)
+
+
+@pytest.mark.xfail(strict=True, reason="reported 2: SQLite's timeout does not hold for the switch to WAL mode")
+def test_opening_waits_for_others_who_open(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Seen once in 500 openings of a new file by several processes at the same moment."""
+    monkeypatch.setattr(sqlite3, "connect", functools.partial(sqlite3.connect, factory=Busy))
+    with GradeStore(tmp_path / "grades.sqlite3") as store:
+        store.keep(store.register("g", {}), good(ASK))
+        assert kept(store, 1).status == "ok"
+
+
 def test_two_stores_in_one_process_see_each_other(tmp_path: Path) -> None:
     file = tmp_path / "grades.sqlite3"
     with GradeStore(file) as first, GradeStore(file) as second:
@@ -250,7 +274,6 @@ def test_a_database_of_something_else_is_refused(tmp_path: Path) -> None:
         assert db.execute("SELECT name FROM sqlite_master").fetchall() == [("grades",)]
 
 
-@pytest.mark.xfail(strict=True, reason="reported: it is switched to WAL mode before it is looked at")
 def test_a_database_of_something_else_is_left_alone(tmp_path: Path) -> None:
     file = others_database(tmp_path / "other.db")
     before = file.read_bytes()
@@ -286,12 +309,15 @@ def test_a_directory_that_may_not_be_written_to(tmp_path: Path) -> None:
     assert "not a grade store that can be opened (" in refusal(tmp_path / "grades.sqlite3")
 
 
-@pytest.mark.xfail(strict=True, reason="reported: the path is looked at outside of the try")
 def test_a_name_that_is_too_long(tmp_path: Path) -> None:
     assert "not a grade store that can be opened (" in refusal(tmp_path / ("a" * 300))
 
 
-@pytest.mark.xfail(strict=True, reason="reported: only opening is guarded, not what is done with the file afterwards")
+@pytest.mark.xfail(strict=True, reason="reported 2: exists() says no, and what mkdir then raises is a ValueError")
+def test_a_name_that_no_file_can_have(tmp_path: Path) -> None:
+    refusal(tmp_path / "a\0b")
+
+
 def test_a_store_that_was_damaged_is_one_clear_line(store: GradeStore) -> None:
     grader = store.register("g", {})
     asks = [Ask(f"question {number}") for number in range(1000)]
@@ -300,5 +326,5 @@ def test_a_store_that_was_damaged_is_one_clear_line(store: GradeStore) -> None:
     store.close()
     content = store.path.read_bytes()
     store.path.write_bytes(content[:8192] + b"\xff" * (len(content) - 8192))
-    with pytest.raises(InputError, match="--grade_store"), GradeStore(store.path) as damaged:
+    with pytest.raises(InputError, match="cannot be read or written"), GradeStore(store.path) as damaged:
         list(damaged.missing(grader, asks))

@@ -163,8 +163,8 @@ def test_a_file_that_is_no_text(tmp_path: Path) -> None:
         ("{{ question }}", "", "lacks block 'system'"),
         ("{{ question }}", "{% block sytem %}{% endblock %}", "lacks block 'system'"),
         ("{{ question }}", SYSTEM + "{% block example %}{% endblock %}", "has an unknown block 'example'"),
-        ("Which of {{ labels }}?", SYSTEM, "never mentions the question"),
-        ("question", SYSTEM, "never mentions the question"),
+        ("Which of {{ labels }}?", SYSTEM, "the question does not reach the block user"),
+        ("question", SYSTEM, "the question does not reach the block user"),
         ("{{ question.colour.hue }}", SYSTEM, "cannot be rendered ('str object' has no attribute 'colour')"),
         ("{{ question }}{{ labels[99] }}", SYSTEM, "cannot be rendered (list object has no element 99)"),
         ("{{ question }}{{ 1 / 0 }}", SYSTEM, "cannot be rendered (division by zero)"),
@@ -200,7 +200,6 @@ def test_the_sandbox_holds(tmp_path: Path, escape: str) -> None:
     assert "is unsafe" in refusal(custom(tmp_path, "{{ question }}" + escape))
 
 
-@pytest.mark.xfail(strict=True, reason="reported: only some exceptions of a template become InputError")
 @pytest.mark.parametrize(
     "user", ["{{ labels | xmlattr }}", "{{ self.user() }}", "{% macro m() %}{{ m() }}{% endmacro %}{{ m() }}"]
 )
@@ -208,21 +207,20 @@ def test_templates_that_fail_in_other_ways(tmp_path: Path, user: str) -> None:
     assert "cannot be rendered" in refusal(custom(tmp_path, "{{ question }}" + user))
 
 
-@pytest.mark.xfail(strict=True, reason="reported: the name is looked up outside of the try")
 @pytest.mark.parametrize("name", ["a" * 300, "a\0b"])
 def test_a_name_that_is_no_file_name(name: str) -> None:
     assert "nor one of" in refusal(name)
 
 
-@pytest.mark.xfail(strict=True, reason="reported: a mention anywhere counts, also where it is never rendered")
 @pytest.mark.parametrize(
     "user", ["Well?{% endblock %}{{ question }}{% block reply %}", "{% if 0 %}{{ question }}{% endif %}"]
 )
 def test_a_question_that_never_reaches_the_judge(tmp_path: Path, user: str) -> None:
-    assert "question" in refusal(custom(tmp_path, user))
+    assert "the question does not reach the block user" in refusal(custom(tmp_path, user))
 
 
-@pytest.mark.xfail(strict=True, reason="reported: the question is let into the instruction")
 def test_a_question_in_the_instruction(tmp_path: Path) -> None:
     system = "{% block system %}Judge {{ question }}{% endblock %}"
-    assert "system" in refusal(custom(tmp_path, "{{ question }}", system))
+    assert "stands in the block system or reply" in refusal(custom(tmp_path, "{{ question }}", system))
+    reply = SYSTEM + "{% block reply %}On {{ question }} I say {% endblock %}"
+    assert "stands in the block system or reply" in refusal(custom(tmp_path, "{{ question }}", reply))

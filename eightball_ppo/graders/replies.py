@@ -30,6 +30,9 @@ _REFUSALS = re.compile(
 )
 
 
+_LEAD_IN = re.compile(r"^\W*((the|my) )?(answer|rating)\b( is)?\s*:?\s*(?=\S)", re.IGNORECASE)
+
+
 class BadReplyError(Exception):
     """A reply that is no grade; `status` is "refused" where the judge declined, else "failed"."""
 
@@ -53,25 +56,26 @@ def _bad_text(text: str, wanted: str) -> BadReplyError:
 
 
 def label_of_text(text: str, words: Words) -> int:
-    """The label that the whole reply names, whatever its case and the quotes or full stop around it.
+    """The label that the whole reply names, whatever its case and the quotes or full stop around it, and with nothing
+    in front of it but "Answer:" or "The answer is".
 
     Raises:
         BadReplyError: it names none.
     """
-    said = plain(text)
-    for k, own in enumerate(words):
-        if any(plain(word) == said for word in own):
-            return k
+    for said in (plain(text), plain(_LEAD_IN.sub("", text))):
+        for k, own in enumerate(words):
+            if any(plain(word) == said for word in own):
+                return k
     raise _bad_text(text, "one of the labels alone")
 
 
 def rating_of_text(text: str) -> int:
-    """The whole number from 1 to 10 that is all of the reply, also as `7/10`.
+    """The whole number from 1 to 10 that is all of the reply, also as `7/10` and behind "Rating:".
 
     Raises:
         BadReplyError: it is none.
     """
-    match = re.fullmatch(r"(10|[1-9])(\s*/\s*10)?", plain(text), flags=re.ASCII)
+    match = re.fullmatch(r"(10|[1-9])(\s*/\s*10)?", plain(_LEAD_IN.sub("", text)), flags=re.ASCII)
     if match is None:
         raise _bad_text(text, "a whole number from 1 to 10 alone")
     return int(match[1])

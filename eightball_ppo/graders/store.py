@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 from eightball_ppo.errors import InputError
 from eightball_ppo.graders.base import LONGEST_DETAIL, Ask, Grade, Status
 
+PATIENCE = 60.0  # seconds to wait for another process that writes
 APPLICATION_ID = 0x38424C4C  # "8BLL"
 SCHEMA_VERSION = 1
 _SCHEMA = """
@@ -83,11 +84,11 @@ class GradeStore:
     def _open(self) -> None:
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            db = sqlite3.connect(self.path, timeout=60, isolation_level=None)
+            db = sqlite3.connect(self.path, timeout=PATIENCE, isolation_level=None)
             self._check_schema(db)
-            db.execute("PRAGMA journal_mode = WAL")
+            _switch_to_wal(db)
             db.execute("PRAGMA synchronous = NORMAL")
-        except (OSError, sqlite3.Error) as error:
+        except (OSError, ValueError, sqlite3.Error) as error:
             raise InputError(f"--grade_store {self.path}: not a grade store that can be opened ({error})") from None
         self._connection = db
 
@@ -186,3 +187,16 @@ class GradeStore:
     def audit_of(self, fingerprint: str) -> dict[str, Any] | None:
         """The last audit of a grader, or None."""
         return self._of("audit", fingerprint)
+
+
+def _switch_to_wal(db: sqlite3.Connection) -> None:
+    """Once a file is in WAL mode this does nothing; until then SQLite's own patience does not hold for the switch."""
+    deadline = time.monotonic() + PATIENCE
+    while True:
+        try:
+            db.execute("PRAGMA journal_mode = WAL")
+            return
+        except sqlite3.OperationalError:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.05)

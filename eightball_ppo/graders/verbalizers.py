@@ -28,7 +28,7 @@ def parse_verbalizers(entries: Sequence[str], labels: LabelSet) -> Words:
     for entry in entries:
         name, equals, right = entry.partition("=")
         own = tuple(word.strip() for word in right.split("|"))
-        if not equals or name not in labels.names or not all(map(plain, own)):
+        if not equals or name not in labels.names or not all(own):
             raise InputError(
                 f"--grader_verbalizers {entry}: LABEL=word|word is needed, with a label of {list(labels.names)}"
             )
@@ -36,6 +36,8 @@ def parse_verbalizers(entries: Sequence[str], labels: LabelSet) -> Words:
     owner: dict[str, str] = {}
     for name, own in words.items():
         for word in own:
+            if not plain(word):
+                raise InputError(f"--grader_verbalizers: {word!r} is no word; give {name!r} one, e.g. {name}=WORD")
             other = owner.setdefault(plain(word), name)
             if other != name:
                 raise InputError(

@@ -10,7 +10,7 @@ from eightball_ppo.graders.registry import check_graders, load_graders
 from eightball_ppo.graders.store import GradeStore
 from eightball_ppo.graders.table import write_table
 from eightball_ppo.labels import LabelSet
-from eightball_ppo.methods.grading import budget_of, check_failures, estimate, store_path
+from eightball_ppo.methods.grading import budget_of, check_failures, estimate, failure_rate, store_path
 from eightball_ppo.ranks import from_main_process
 from eightball_ppo.runs import Run, check_output_dir
 
@@ -64,6 +64,7 @@ def _grade(config: GradeConfig, labels: LabelSet, texts: list[str], own: Run) ->
         "grader": source.fingerprint,
         "grader_settings": source.settings,
         "grades": {status: count[status] for status in ("ok", "failed", "refused", "skipped")},
+        "failure_rate": failure_rate(count),
         "calls_made": budget.calls,
         "tokens": budget.tokens,
         "cost": budget.cost if config.price_per_1k_tokens is not None else None,

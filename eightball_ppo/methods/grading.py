@@ -111,6 +111,7 @@ def _collect(
     dropped = {split: int((~own.whole_N).sum()) for split, own in grades.items()}
     record = {
         **{status: count[status] for status in STATUSES},
+        "failure_rate": failure_rate(count),
         "dropped_questions": dropped,
         "calls_made": budget.calls,
         "tokens": budget.tokens,
@@ -127,24 +128,30 @@ def _collect(
     return JobGrades(grades, source.fingerprint, sum(own.calls for own in grades.values()), record)
 
 
+def failure_rate(count: Counter[str]) -> float:
+    """Share of the pairs that were asked whose grade failed or was refused."""
+    asked = count.total() - count["skipped"]
+    return (count["failed"] + count["refused"]) / asked if asked else 0.0
+
+
 def check_failures(config: GraderConfig, count: Counter[str], details: Sequence[str], budget: Budget) -> None:
     """Raises IncompleteError if more grades failed than is allowed, or if there is none; what is good is kept.
 
     `count`: (question, label) pairs by status; `details`: some of what went wrong.
     """
-    bad = count["failed"] + count["refused"]
-    asked = count["ok"] + bad
+    rate, asked = failure_rate(count), count.total() - count["skipped"]
     where = "" if config.grade_table is not None else f"; every good grade is kept in {store_path(config)}"
     again = "run the same command again to ask for what is missing"
-    if asked and bad / asked > config.max_grade_failures:
-        example = f", e.g. {details[0]}" if details else ""
+    example = f", e.g. {details[0]}" if details else ""
+    if rate > config.max_grade_failures:
         raise IncompleteError(
-            f"grader {config.grader}: {bad / asked:.1%} of {asked} grades failed ({count['failed']} failed, "
+            f"grader {config.grader}: {rate:.1%} of {asked} grades failed ({count['failed']} failed, "
             f"{count['refused']} refused{example}), above --max_grade_failures {config.max_grade_failures}{where}; "
             f"{again}"
         )
     if not count["ok"]:
-        raise IncompleteError(f"grader {config.grader}: no grade was made ({budget.stopped}){where}; {again}")
+        why = f" ({budget.stopped})" if budget.stopped else example
+        raise IncompleteError(f"grader {config.grader}: no grade was made{why}{where}; {again}")
 
 
 def _check_audit(config: GradedConfig, audit: dict[str, Any] | None) -> None:
