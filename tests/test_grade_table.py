@@ -226,6 +226,16 @@ def test_questions_that_are_not_in_it_are_skipped_when_it_is_read(tmp_path: Path
     assert grades.calls == 1 and grades.score_NK[1].isnan().all()
 
 
+def test_a_question_of_which_rows_are_missing_is_not_whole(tmp_path: Path) -> None:
+    """Its rows for Yes and No are lost; what is left of it is no distribution, and is not taken for one."""
+    columns = {name: [values[0], values[1], values[2], values[5]] for name, values in ROWS.items()}
+    source = GradeTable(write(tmp_path, **columns), LABELS)
+    source.fill(["a", "b"])
+    grades = source.read(["a", "b"])
+    assert grades.status_NK.tolist() == [[0] * 3, [SKIPPED, SKIPPED, 0]] and grades.calls == 2
+    assert grades.whole_N.tolist() == [True, False] and grades.logp_NK[1].isnan().all()
+
+
 def test_rounded_scores_will_do_and_wrong_ones_will_not(tmp_path: Path) -> None:
     for total, fine in ((1.009, True), (0.991, True), (1.02, False), (0.98, False)):
         path = write(tmp_path, score=[math.log(total * p) for p in (0.5, 0.25, 0.25)] * 2)
