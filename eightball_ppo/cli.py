@@ -110,7 +110,7 @@ def _read_yaml(file: Path, config_class: type[Any]) -> dict[str, Any]:
 def main(config_class: type[Any], stage: str, argv: Sequence[str] | None = None) -> None:
     """Run a script: parse, then call `stage` ("module:function") with the config.
 
-    Exits with 2 on an InputError and with 3 on an IncompleteError.
+    Exits with 2 on an InputError and with 3 on an IncompleteError, with 130 on Ctrl-C.
 
     The stage's module is imported only after the flags are parsed, so `--help` answers at once.
     """
@@ -126,6 +126,10 @@ def main(config_class: type[Any], stage: str, argv: Sequence[str] | None = None)
     except DryRun as estimate:
         if is_main_process():
             print(estimate)
+    except KeyboardInterrupt:
+        if is_main_process():
+            print(f"{Path(sys.argv[0]).name}: interrupted; grades that were made are kept", file=sys.stderr)
+        sys.exit(130)
     except (InputError, IncompleteError) as error:
         if is_main_process():
             print(redact(f"{Path(sys.argv[0]).name}: {error}"), file=sys.stderr)

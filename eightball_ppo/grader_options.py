@@ -59,9 +59,7 @@ class GraderConfig(StageConfig):
     call_timeout: float = option(60.0, "Grader api: seconds before one call counts as failed and is retried.")
     call_attempts: int = option(6, "Grader api: tries of one call, with growing pauses or those the server asks for.")
     grading_timeout: float | None = option(None, "Seconds after which no new call is made; none: no limit.")
-    grade_store: str | None = option(
-        None, "SQLite file that keeps every grade; by default grades.sqlite3 beside output_dir, for all runs there."
-    )
+    grade_store: str = option("runs/grades.sqlite3", "SQLite file that keeps every grade, for all methods and runs.")
     grade_table: str | None = option(None, "Use the grades of this grades.parquet and ask no grader.")
     max_grader_calls: int | None = option(None, "Most calls this run may make; none: no limit.")
     max_cost: float | None = option(None, "Most that this run's calls may cost, in the unit of the price.")

@@ -27,6 +27,12 @@ def _quiet_and_single_threaded() -> None:
     transformers_logging.set_verbosity_error()
 
 
+@pytest.fixture(autouse=True)
+def _in_a_directory_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the default grade store, the default runs and whatever else is relative are the test's own."""
+    monkeypatch.chdir(tmp_path)
+
+
 @pytest.fixture(autouse=True, scope="session")
 def _no_network() -> Iterator[None]:
     """Every connection that would leave this machine fails the test that makes it."""

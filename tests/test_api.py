@@ -46,6 +46,7 @@ def config(judge: JudgeServer, directory: Path, **options: Any) -> GradeConfig:
         "grader_base_url": judge.base_url,
         "api_mode": "logprobs",
         "output_dir": str(directory / "grades"),
+        "grade_store": str(directory / "grades.sqlite3"),
         "disable_tqdm": True,
         "call_attempts": 3,
         "max_grade_failures": 1.0,

@@ -29,6 +29,7 @@ EVIL = '<script>alert("Q")</script> & will I "win"?'
 def config(tmp_path: Path, small_data: Path, reward_run: Path, **overrides: Any) -> AuditConfig:
     settings: dict[str, Any] = {
         "output_dir": str(tmp_path / "audit"),
+        "grade_store": str(tmp_path / "grades.sqlite3"),
         "gold": str(small_data / "heldout.jsonl"),
         "reward_model_path": str(reward_run),
         "audit_questions": 12,
@@ -142,6 +143,7 @@ def test_a_grader_that_failed_its_audit_trains_nobody_unless_allowed(
             sft_model_path=str(sft_run),
             reward_model_path=str(reward_run),
             grader="noisy:1.0:bert",
+            grade_store=str(tmp_path / "grades.sqlite3"),
             total_episodes=120,
             disable_tqdm=True,
             **overrides,

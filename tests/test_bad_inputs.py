@@ -42,7 +42,8 @@ def refused(tmp_path: Path, data: Path, sft_run: Path, reward_run: Path, capsys:
         if stage != "predict":
             flags = ["--output_dir", str(tmp_path / "out"), "--dataset_name", str(data), "--disable_tqdm", *flags]
         if stage in ("ppo", "distill"):
-            flags = ["--sft_model_path", str(sft_run), "--reward_model_path", str(reward_run), *flags]
+            models = ["--sft_model_path", str(sft_run), "--reward_model_path", str(reward_run)]
+            flags = [*models, "--grade_store", str(tmp_path / "grades.sqlite3"), *flags]
         before = files()
         capsys.readouterr()
         with pytest.raises(SystemExit) as exit_:

@@ -85,7 +85,7 @@ def by_force(lm: LlamaForCausalLM, prompt: list[int], sequence: tuple[int, ...])
 def test_masses_are_the_models_own_probabilities_whatever_the_batch() -> None:
     tokenizer = byte_tokenizer()
     lm = model(tokenizer)
-    sequences_K = token_sequences(tokenizer, (("Yes",), ("No",), ("Maybe",)))
+    sequences_K = token_sequences(tokenizer, (("Yes",), ("No",), ("Maybe",)), lead="")
     assert {len(sequence) for sequence in sequences_K[2]} >= {2, 5}  # May+be, and the cases in single bytes
     prompts = [tokenizer.encode(f"Shared beginning. {question} Answer:") for question in QUESTIONS]
     expected = [[sum(by_force(lm, p, s) for s in own) for own in sequences_K] for p in prompts]
@@ -100,7 +100,7 @@ def test_a_word_that_begins_another_keeps_only_its_own_share() -> None:
     """A rating of 1 is not the first half of a 10."""
     tokenizer = byte_tokenizer(words=[])
     lm = model(tokenizer)
-    ones, tens = token_sequences(tokenizer, (("1",), ("10",)), may_continue=True)
+    ones, tens = token_sequences(tokenizer, (("1",), ("10",)), lead="", may_continue=True)
     prompt = tokenizer.encode("Rating:")
     mass_K = NextWords(lm, [ones, tens], [prompt, prompt]).mass_BK([prompt])[0].tolist()
     p_one, p_ten = (sum(by_force(lm, prompt, s) for s in own) for own in (ones, tens))
@@ -165,11 +165,53 @@ def test_a_model_without_chat_template_or_system_role_reads_the_prompt_as_text()
 
 def test_words_that_the_tokenizer_cannot_tell_apart_are_refused() -> None:
     with pytest.raises(InputError, match="'No' is the beginning of another label's words for the judge's tokenizer"):
-        token_sequences(byte_tokenizer(), (("No",), ("None",)))
+        token_sequences(byte_tokenizer(), (("No",), ("None",)), lead="")
     unknowing = byte_tokenizer()
     unknowing.add_special_tokens({"unk_token": "<|end|>"})
     with pytest.raises(InputError, match="has tokens that are unknown to the judge's tokenizer"):
-        token_sequences(unknowing, (("<|end|>",), ("No",)))
+        token_sequences(unknowing, (("<|end|>",), ("No",)), lead="")
+
+
+def test_words_are_tokenised_as_they_follow_the_beginning_of_the_reply() -> None:
+    """As with SentencePiece, where a word on its own has a space in front that it has not behind a quote."""
+    from tokenizers import Tokenizer, models, pre_tokenizers
+
+    pieces = {piece: i for i, piece in enumerate(["?", "▁", "Yes", "No", "▁Yes", "▁No", "▁Answer:", '▁"', '"'])}
+    tokenizer = Tokenizer(models.Unigram([(piece, -1.0) for piece in pieces], unk_id=0))
+    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="always")
+    wrapped = PreTrainedTokenizerFast(tokenizer_object=tokenizer, unk_token="?")
+    assert wrapped.encode("Yes", add_special_tokens=False) == [pieces["▁Yes"]]
+    yes, no = token_sequences(wrapped, (("Yes",), ("No",)), lead='Answer: "')
+    assert yes == [(pieces["▁Yes"],), (pieces["Yes"],)] and (pieces["No"],) in no
+
+
+def test_a_word_that_begins_another_of_its_own_label_is_counted_once() -> None:
+    tokenizer = byte_tokenizer()
+    alone, _ = token_sequences(tokenizer, (("Yes",), ("No",)), lead="")
+    both, _ = token_sequences(tokenizer, (("Yes", "Yes indeed"), ("No",)), lead="")
+    assert set(both) == set(alone)
+
+
+def test_a_prompt_that_is_longer_than_the_model_reads_is_no_grade() -> None:
+    judge = grader()
+    kept = grades_of(judge, [Ask("why? " * 3000)])
+    assert kept[0].status == "failed" and "tokens, the model reads" in kept[0].detail
+
+
+def test_a_model_of_sliding_windows_is_read_like_any_other() -> None:
+    from transformers import MistralConfig, MistralForCausalLM
+
+    tokenizer = byte_tokenizer()
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        sizes = {"hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4}
+        settings = MistralConfig(vocab_size=len(tokenizer), num_key_value_heads=2, sliding_window=8, **sizes)
+        lm = MistralForCausalLM(settings).eval()
+    sequences_K = token_sequences(tokenizer, (("Yes",), ("Maybe",)), lead="")
+    prompts = [tokenizer.encode(f"Shared beginning. {question} Answer:") for question in QUESTIONS[:3]]
+    expected = [[sum(by_force(lm, p, s) for s in own) for own in sequences_K] for p in prompts]
+    mass_BK = NextWords(lm, sequences_K, [[1], [2]]).mass_BK([prompts[0]])
+    torch.testing.assert_close(mass_BK[0], torch.tensor(expected[0], dtype=torch.float64), atol=1e-7, rtol=1e-3)
 
 
 def test_the_fingerprint_is_that_of_weights_prompt_and_settings(tmp_path: Path) -> None:
@@ -180,6 +222,7 @@ def test_the_fingerprint_is_that_of_weights_prompt_and_settings(tmp_path: Path) 
     assert CausalLMGrader(model(tokenizer), tokenizer, config, LABELS).fingerprint == first
     assert CausalLMGrader(model(tokenizer, seed=1), tokenizer, config, LABELS).fingerprint != first
     assert grader(grader_prompt="optimist").fingerprint != first
+    assert grader(byte_tokenizer(chat=CHAT.replace("<|end|>", "\n"))).fingerprint != first
     assert grader(grader_verbalizers=["Yes=Yes|Sure"]).fingerprint != first
 
 

@@ -44,6 +44,10 @@ def api(judge: JudgeServer) -> dict[str, Any]:
     return {"grader": "api", "grader_model": "judge", "grader_base_url": judge.base_url, "disable_tqdm": True}
 
 
+def store(tmp_path: Path) -> dict[str, Any]:
+    return {"grade_store": str(tmp_path / "grades.sqlite3")}
+
+
 def flags(options: dict[str, Any]) -> list[str]:
     return [
         part
@@ -57,7 +61,12 @@ def results(run: Path) -> dict[str, Any]:
 
 
 def method_options(tmp_path: Path, small_data: Path, sft_run: Path, name: str) -> dict[str, Any]:
-    return {"output_dir": str(tmp_path / name), "dataset_name": str(small_data), "sft_model_path": str(sft_run)}
+    return {
+        "output_dir": str(tmp_path / name),
+        "dataset_name": str(small_data),
+        "sft_model_path": str(sft_run),
+        "grade_store": str(tmp_path / "grades.sqlite3"),
+    }
 
 
 def test_ppo_and_distillation_leave_out_what_has_no_grade_and_say_so(
@@ -94,7 +103,7 @@ def test_ppo_and_distillation_leave_out_what_has_no_grade_and_say_so(
 def test_a_grade_table_gives_the_run_that_its_grader_gives(
     judge: JudgeServer, tmp_path: Path, small_data: Path, sft_run: Path
 ) -> None:
-    grade.run(GradeConfig(**api(judge), output_dir=str(tmp_path / "grades"), dataset_name=str(small_data)))
+    grade.run(GradeConfig(**api(judge), **store(tmp_path), output_dir="grades", dataset_name=str(small_data)))
     table = tmp_path / "grades" / "grades.parquet"
     frame = pd.read_parquet(table)
     assert list(frame.columns) == ["question", "label", "score", "status", "grader", "graded_at"] and len(frame) == 300
@@ -127,7 +136,7 @@ def test_a_grade_table_of_other_data_is_refused(
     change: Any,
     message: str,
 ) -> None:
-    grade.run(GradeConfig(**api(judge), output_dir=str(tmp_path / "grades"), dataset_name=str(small_data)))
+    grade.run(GradeConfig(**api(judge), **store(tmp_path), output_dir="grades", dataset_name=str(small_data)))
     table = tmp_path / "other.parquet"
     change(pd.read_parquet(tmp_path / "grades" / "grades.parquet")).to_parquet(table)
     argv = flags({**method_options(tmp_path, small_data, sft_run, "ppo"), "grade_table": table})
@@ -215,7 +224,7 @@ def test_the_key_comes_from_the_environment_and_stands_nowhere(
     judge.reset(wishes=wishes(), faults=[{"kind": "400", "match": read_rows("rl")[0]["question"]}])
     environment = {**os.environ, "EIGHTBALL_API_KEY": KEY, "OMP_NUM_THREADS": "1"}
     url = judge.base_url.replace("://", "://user:hidden-password@")
-    own = {**api(judge), "grader_base_url": url}
+    own = {**api(judge), **store(tmp_path), "grader_base_url": url}
     said = ""
     for script, options in (
         ("grade", {"output_dir": tmp_path / "grades", "dataset_name": small_data}),

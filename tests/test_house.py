@@ -126,7 +126,8 @@ def test_documents_name_only_what_exists(document: Path) -> None:
         assert (document.parent / target).exists(), f"{document.name} links to {target}"
 
 
-def test_every_command_of_the_readme_has_flags_that_exist() -> None:
+def test_every_command_of_the_readme_has_flags_that_exist(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(REPOSITORY)
     from eightball_ppo import cli
     from eightball_ppo.configs import (
         AuditConfig,

@@ -210,14 +210,20 @@ def test_spellings_of_a_label_are_summed() -> None:
     assert probabilities(logp_of_tokens(top, WORDS)) == pytest.approx([6 / 9, 2 / 9, 1 / 9], abs=1e-12)
 
 
-def test_beginnings_of_a_label_count_as_it_unless_two_begin_so() -> None:
-    """May 0.5 + M 0.1 and Ye 0.2 are beginnings; N 0.12 begins No alone. With Not now as a label, N says nothing."""
+def test_beginnings_of_a_label_count_as_it() -> None:
+    """May 0.5 + M 0.1 and Ye 0.2 are beginnings; N 0.12 begins No alone."""
     top = logs(("May", 0.5), ("M", 0.1), (" Ye", 0.2), ("N", 0.12))
     assert probabilities(logp_of_tokens(top, WORDS)) == pytest.approx([0.2 / 0.92, 0.12 / 0.92, 0.6 / 0.92], abs=1e-12)
+
+
+def test_a_beginning_of_two_labels_is_of_neither_and_too_much_of_it_is_no_grade() -> None:
+    """N 0.04 begins No and Not now, which are not listed: each may have the 0.04 that is the smallest listed."""
     four = parse_verbalizers([], LabelSet.of(["Yes", "No", "Maybe", "Not now"]))
-    p_K = probabilities(logp_of_tokens(top, four))  # No and Not now: at most the 0.08 that is left over
-    assert p_K == pytest.approx([0.2 / 0.96, 0.08 / 0.96, 0.6 / 0.96, 0.08 / 0.96], abs=1e-12)
     assert [label_of_token(token, four) for token in ("N", "No", "Not")] == [None, 1, 3]
+    p_K = probabilities(logp_of_tokens(logs(("Maybe", 0.7), ("Yes", 0.2), ("N", 0.04)), four))
+    assert p_K == pytest.approx([0.2 / 0.98, 0.04 / 0.98, 0.7 / 0.98, 0.04 / 0.98], abs=1e-12)
+    with pytest.raises(BadReplyError, match=r"^0\.06 of the probability is on tokens that begin several labels"):
+        logp_of_tokens(logs(("Maybe", 0.7), ("Yes", 0.2), ("N", 0.04), (" n", 0.02)), four)
 
 
 def test_an_unlisted_label_gets_as_much_as_it_can_have() -> None:
@@ -264,10 +270,19 @@ def test_ratings_of_two_tokens_by_hand() -> None:
     first, second = logs(("1", 0.6), ("8", 0.4)), logs(("0", 0.75), (".", 0.2), ("00", 0.05))
     assert rating_of_tokens([first, second], "10") == pytest.approx(0.15 + 4.5 + 3.2)
     assert rating_of_tokens([first, second], " 1.") == pytest.approx(0.15 + 4.5 + 3.2)
-    assert rating_of_tokens([first, second], "8.") == pytest.approx(0.6 + 3.2)  # the second token follows the 8
     assert rating_of_tokens([first], "1") == pytest.approx(0.6 + 3.2)
     twice = [("0", 0.0), ("0", 0.0)]  # listed twice: still no more than all of it
     assert rating_of_tokens([first, twice], "10") == pytest.approx(6 + 3.2)
+
+
+def test_a_first_1_of_which_nobody_knows_how_it_goes_on_is_no_rating() -> None:
+    """The second token follows the 8 that was said, so that of 1 and 10 nothing is known."""
+    second = logs(("0", 0.75), (".", 0.25))
+    assert rating_of_tokens([logs(("8", 0.6), ("1", 0.4)), second], "8.") == pytest.approx(8)
+    with pytest.raises(BadReplyError, match=r"^0\.60 of the probability is on other than 1 to 10"):
+        rating_of_tokens([logs(("1", 0.6), ("8", 0.4)), second], "8.")
+    whole = logs(("8", 0.5), ("1", 0.25), ("10", 0.25))  # a judge that has 10 as one token
+    assert rating_of_tokens([whole, second], "8.") == pytest.approx(4 + 0.25 + 2.5)
 
 
 def test_too_little_on_ratings_is_no_rating() -> None:

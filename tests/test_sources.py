@@ -261,13 +261,13 @@ def test_averages_by_hand() -> None:
     }
 
 
-def test_what_is_made_of_a_deliberate_grader_is_deliberate() -> None:
+def test_what_is_made_of_deliberate_graders_alone_is_deliberate() -> None:
     honest, rule = filled(random_logp), filled(random_logp, name="rule")
     rule.deliberate = True
-    made = Averaged([honest, Noisy(rule, 0.5, 0)], [1.0, 1.0])
-    assert made.deliberate and not Averaged([honest, honest], [1.0, 1.0]).deliberate
+    mixed = Averaged([honest, Noisy(rule, 0.5, 0)], [1.0, 1.0])
+    assert not mixed.deliberate and Averaged([rule, Noisy(rule, 0.5, 0)], [1.0, 1.0]).deliberate
     of = [{"grader": "scripted"}, {"grader": "noisy:0.5:seed0", "of": [{"grader": "rule"}]}]
-    assert made.settings == {"grader": "mean", "of": of}
+    assert mixed.settings == {"grader": "mean", "of": of}
 
 
 def test_averages_of_ratings_and_log_probabilities() -> None:

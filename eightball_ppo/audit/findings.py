@@ -143,8 +143,8 @@ def checks(record: Mapping[str, Any], limits: Mapping[str, Any]) -> list[dict[st
     does not apply (options that are not shown, a text without upper case) is not checked.
     """
     found = [
-        _above("accuracy", record["accuracy"], limits["min_accuracy"]),
-        _above("kappa", record["kappa"], limits["min_kappa"]),
+        _above("accuracy", record["accuracy"], limits["min_accuracy"], off=0.0),
+        _above("kappa", record["kappa"], limits["min_kappa"], off=-1.0),
         _at_most(
             "grades that failed", record["failure_rate"] + record["refusal_rate"], limits["max_grade_failures"], True
         ),
@@ -162,12 +162,12 @@ def checks(record: Mapping[str, Any], limits: Mapping[str, Any]) -> list[dict[st
     return [check for check in found if check is not None]
 
 
-def _above(name: str, value: float | None, limit: float) -> dict[str, Any]:
+def _above(name: str, value: float | None, limit: float, off: float) -> dict[str, Any]:
     if value is None:
         sentence = f"{name} is undefined: gold and grader know one label alone"
     else:
         sentence = f"{name} {value:.3f} is not above {limit:g}"
-    passed = value is not None and value > limit
+    passed = limit <= off or (value is not None and value > limit)
     return {"check": name, "value": value, "limit": limit, "above": True, "passed": passed, "sentence": sentence}
 
 

@@ -9,19 +9,11 @@ from collections import deque
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from eightball_ppo.errors import IncompleteError, InputError
+from eightball_ppo.errors import InputError
 from eightball_ppo.grader_options import GraderConfig
-from eightball_ppo.graders.api_modes import (
-    MODES,
-    SAMPLING,
-    Judged,
-    Mode,
-    SchemaMode,
-    choices_of,
-    positions_of,
-    scores_of_verdicts,
-)
-from eightball_ppo.graders.base import LONGEST_DETAIL, Ask, Grade, Keep, asks_of
+from eightball_ppo.graders.api_modes import MODES, SAMPLING, Judged, Mode, choices_of, request_of, scores_of_verdicts
+from eightball_ppo.graders.api_probe import best_mode
+from eightball_ppo.graders.base import LONGEST_DETAIL, Ask, Grade, Keep
 from eightball_ppo.graders.budget import Budget
 from eightball_ppo.graders.fingerprint import settings_fingerprint
 from eightball_ppo.graders.prompts import CONTENT_FREE, Prompt
@@ -34,7 +26,6 @@ from eightball_ppo.redaction import redact
 
 logger = logging.getLogger(__name__)
 
-PROBE = "Will it be sunny tomorrow?"  # asked once of a new server, to see what it can do
 CHARACTERS_PER_TOKEN = 4  # a rough mean of English text, for estimates alone
 TEMPLATE_TOKENS = 16  # about what a chat template adds
 
@@ -50,8 +41,7 @@ class ApiGrader:
     def __init__(self, config: GraderConfig, labels: LabelSet, mode: Mode):
         self.labels = labels
         self._config, self._mode = config, mode
-        words = parse_verbalizers(config.grader_verbalizers, labels)
-        self._judged = Judged(Prompt.load(config.grader_prompt, labels), labels, words)
+        self._judged = _judged(config, labels)
         self.scale = self._judged.prompt.scale
         if config.contextual_calibration and (self.scale == "rating" or isinstance(mode, SAMPLING)):
             raise InputError("--contextual_calibration: needs log-probabilities of labels, not ratings or samples")
@@ -61,7 +51,10 @@ class ApiGrader:
             temperature = 1.0 if self._samples > 1 else 0.0
         self._temperature = temperature if isinstance(mode, SAMPLING) else 0.0
         self.settings = _settings(config, self._judged, mode.name, self._samples, self._temperature)
-        self.fingerprint = settings_fingerprint(self.settings)
+        # where the prompt lies does not matter, and not every mode reads words
+        unread = {"prompt"} if mode.name in ("logprobs", "text") else {"prompt", "words"}
+        self.fingerprint = settings_fingerprint({k: v for k, v in self.settings.items() if k not in unread})
+        self._content_free_K: list[float] | None = None
         self.latencies: deque[float] = deque(maxlen=10_000)
 
     @classmethod
@@ -70,18 +63,15 @@ class ApiGrader:
 
         Raises:
             InputError: a bad option, or a server that does not answer.
+            IncompleteError: no call is allowed.
         """
         check_base_url(config.grader_base_url)
         if config.api_mode != "auto":
             return cls(config, labels, MODES[config.api_mode])
-        guess = cls(config, labels, MODES["text"])
-        key = settings_fingerprint({**guess.settings, "mode": "auto", "samples": config.grader_samples})
-        known = store.settings_of(key)
-        if known is None and not config.dry_run:
-            known = {"mode": asyncio.run(_find_mode(config, labels, budget)), "auto": True}
-            store.register(key, known)
-        grader = cls(config, labels, MODES[known["mode"] if known else "logprobs"])
-        logger.info("grader api %s: asked by %s", config.grader_model, grader._mode.name)
+        mode = best_mode(config, _judged(config, labels), store, budget)
+        grader = cls(config, labels, MODES[mode or "logprobs"])
+        if mode is not None:
+            logger.info("grader api %s: asked by %s", config.grader_model, mode)
         return grader
 
     def tokens(self, ask: Ask) -> int:
@@ -125,58 +115,58 @@ class ApiGrader:
                 async with asyncio.TaskGroup() as group:
                     for _ in range(self._config.max_concurrency):
                         group.create_task(work())
+        except OutOfBudgetError:
+            return
         except TimeoutError:
             budget.stop(f"--grading_timeout {budget.timeout} is over")
 
     async def _content_free(self, client: JudgeClient) -> list[float]:
-        """The log-probabilities of a question without content.
+        """The log-probabilities of a question without content, asked once.
 
         Raises:
             InputError: the judge gives none.
+            OutOfBudgetError: no call is allowed.
         """
-        grade = await self._one(client, Ask(CONTENT_FREE), None)
-        if grade.status != "ok":
-            raise InputError(f"--contextual_calibration: the question {CONTENT_FREE!r} got no grade ({grade.detail})")
-        return list(grade.scores)
+        if self._content_free_K is None:
+            grade = await self._one(client, Ask(CONTENT_FREE), None)
+            if grade.status != "ok":
+                raise InputError(f"--contextual_calibration: {CONTENT_FREE!r} got no grade ({grade.detail})")
+            self._content_free_K = list(grade.scores)
+        return self._content_free_K
 
     async def _one(self, client: JudgeClient, ask: Ask, content_free: list[float] | None) -> Grade:
         """The grade of one ask, ok or not."""
         spent = [0, 0]  # calls, tokens
         try:
-            scores = await self._scores(client, ask, spent)
+            scores, missing = await self._scores(client, ask, spent)
         except CallFailedError as error:
-            return Grade(ask, "failed", (), error.why[:LONGEST_DETAIL], spent[0] + error.calls, spent[1])
+            return Grade(ask, error.status, (), error.why[:LONGEST_DETAIL], spent[0] + error.calls, spent[1])
         except BadReplyError as error:
             return Grade(ask, error.status, (), redact(str(error))[:LONGEST_DETAIL], *spent)
         if content_free is not None:
             scores = _calibrated(scores, content_free)
-        return Grade.of(ask, scores, *spent)
+        return Grade.of(ask, scores, spent[0], spent[1], missing)
 
-    async def _scores(self, client: JudgeClient, ask: Ask, spent: list[int]) -> list[float]:
-        messages = self._judged.prompt.render(ask.question, self.labels, ask.label)
-        own = self._mode.body(self._judged, messages, ask)
-        body = {"model": self._config.grader_model, **own}
-        if self._mode.path == "/chat/completions":
-            body["messages"] = [
-                {"role": "system", "content": messages.system},
-                {"role": "user", "content": messages.user},
-            ]
-            body["temperature"] = self._temperature
+    async def _scores(self, client: JudgeClient, ask: Ask, spent: list[int]) -> tuple[list[float], float]:
+        """(scores, the probability on other than what was asked for); calls and tokens are added to `spent`."""
+        mode, judged = self._mode, self._judged
+        body = request_of(mode, judged, ask, self._config.grader_model, self._temperature)
         tokens = self.tokens(ask)
-        if not isinstance(self._mode, SAMPLING):
-            return self._mode.scores(self._judged, await _post(client, self._mode.path, body, tokens, spent), ask)
+        if not isinstance(mode, SAMPLING):
+            reply = await _post(client, mode.path, body, tokens, spent)
+            return mode.scores(judged, reply, ask), mode.missing(judged, reply, ask)
         verdicts: list[int] = []
         bad: list[BadReplyError] = []
         while (left := self._samples - len(verdicts) - len(bad)) > 0:  # a server may give fewer than it was asked for
             several = {"n": left} if left > 1 else {}
-            for choice in choices_of(await _post(client, self._mode.path, {**body, **several}, tokens, spent))[:left]:
+            for choice in choices_of(await _post(client, mode.path, {**body, **several}, tokens, spent))[:left]:
                 try:
-                    verdicts.append(self._mode.verdict(self._judged, choice, ask))
+                    verdicts.append(mode.verdict(judged, choice, ask))
                 except BadReplyError as error:
                     bad.append(error)
         if len(bad) >= max(len(verdicts), 1):
             raise bad[0]
-        return scores_of_verdicts(verdicts, self._judged, ask)
+        return scores_of_verdicts(verdicts, judged, ask), 0.0
 
 
 async def _post(client: JudgeClient, path: str, body: dict[str, Any], tokens: int, spent: list[int]) -> dict[str, Any]:
@@ -187,43 +177,9 @@ async def _post(client: JudgeClient, path: str, body: dict[str, Any], tokens: in
     return reply
 
 
-async def _find_mode(config: GraderConfig, labels: LabelSet, budget: Budget) -> str:
-    """The best mode that the server can do, of its answers to one question.
-
-    Raises:
-        InputError: it does not answer in any.
-    """
-    why = ""
-    async with JudgeClient(config, budget) as client:
-        for name in ("logprobs", "schema", "text"):
-            grader = ApiGrader(config, labels, MODES[name])
-            ask = next(iter(asks_of([PROBE], labels, grader.scale)))
-            messages = grader._judged.prompt.render(ask.question, labels, ask.label)
-            chat = [{"role": "system", "content": messages.system}, {"role": "user", "content": messages.user}]
-            own = MODES[name].body(grader._judged, messages, ask)
-            body = {"model": config.grader_model, "messages": chat, "temperature": 0.0, **own}
-            try:
-                reply, _, _ = await client.post("/chat/completions", body, grader.tokens(ask))
-                if _can(name, grader, reply, ask):
-                    return name
-            except OutOfBudgetError:
-                raise IncompleteError(f"grader api: {budget.stopped} before the first grade; allow more") from None
-            except CallFailedError as error:
-                why = error.why
-            except BadReplyError:
-                continue
-    where, _ = split_userinfo(config.grader_base_url or "")
-    raise InputError(f"--grader_base_url {where}: no usable answer from the server ({why})")
-
-
-def _can(mode: str, grader: ApiGrader, reply: dict[str, Any], ask: Ask) -> bool:
-    """Whether the server's reply is what the mode asks for, whatever it says."""
-    choice = choices_of(reply)[0]
-    if mode == "logprobs":
-        return bool(positions_of(choice))
-    if mode == "schema":
-        SchemaMode().verdict(grader._judged, choice, ask)
-    return True
+def _judged(config: GraderConfig, labels: LabelSet) -> Judged:
+    words = parse_verbalizers(config.grader_verbalizers, labels)
+    return Judged(Prompt.load(config.grader_prompt, labels), labels, words)
 
 
 def _settings(config: GraderConfig, judged: Judged, mode: str, samples: int, temperature: float) -> dict[str, Any]:

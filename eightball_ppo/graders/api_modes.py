@@ -17,10 +17,11 @@ from eightball_ppo.graders.replies import (
     label_of_text,
     logp_of_counts,
     logp_of_tokens,
+    rating_masses,
     rating_of_text,
     rating_of_tokens,
 )
-from eightball_ppo.graders.verbalizers import RATINGS, Words, normalised_logp
+from eightball_ppo.graders.verbalizers import LEAST_MASS, RATINGS, Words, label_masses, missing_mass, normalised_logp
 from eightball_ppo.labels import LabelSet
 
 TOP_LOGPROBS = 20  # the most that the OpenAI protocol allows
@@ -94,6 +95,16 @@ def _token(entry: dict[str, Any]) -> tuple[str, float]:
     return token, float(logprob)
 
 
+def request_of(mode: "Mode", judged: Judged, ask: Ask, model: str | None, temperature: float) -> dict[str, Any]:
+    """The body of a call: the prompt of `ask`, in the shape that the mode's path takes."""
+    messages = judged.prompt.render(ask.question, judged.labels, ask.label)
+    body = {"model": model, **mode.body(judged, messages, ask)}
+    if isinstance(mode, ChoiceMode):
+        return body
+    chat = [{"role": "system", "content": messages.system}, {"role": "user", "content": messages.user}]
+    return {**body, "messages": chat, "temperature": temperature}
+
+
 class LogprobsMode:
     """The log-probabilities of the reply's first word (for ratings, of its first two tokens)."""
 
@@ -107,10 +118,18 @@ class LogprobsMode:
         positions = positions_of(choice)
         text = text_of(choice)
         if not positions:
-            raise BadReplyError("no log-probabilities in the reply; try --api_mode auto")
+            raise BadReplyError("no log-probabilities in the reply; pass --api_mode schema or text")
         if ask.label is None:
             return logp_of_tokens(positions[0], judged.words, text)
         return [rating_of_tokens(positions, text)]
+
+    def missing(self, judged: Judged, reply: dict[str, Any], ask: Ask) -> float:
+        """The probability on other than the labels, or the ratings, of a reply that is a grade."""
+        choice = choices_of(reply)[0]
+        positions = positions_of(choice)
+        if ask.label is None:
+            return missing_mass(label_masses(positions[0], judged.words)[0])
+        return missing_mass(rating_masses(positions, text_of(choice)))
 
 
 class SchemaMode:
@@ -176,7 +195,11 @@ class ChoiceMode:
             raise BadReplyError(f"probabilities {mass} do not sum to 1")
         if ask.label is not None:
             return [sum(rating * p for rating, p in zip(RATINGS, mass, strict=True)) / sum(mass)]
-        return normalised_logp([max(p, 1e-9) for p in mass])
+        return normalised_logp([max(p, LEAST_MASS) for p in mass])
+
+    def missing(self, judged: Judged, reply: dict[str, Any], ask: Ask) -> float:
+        """0: the server has renormalised."""
+        return 0.0
 
 
 SAMPLING = (SchemaMode, TextMode)

@@ -27,7 +27,8 @@ class Ask(NamedTuple):
 class Grade(NamedTuple):
     """What a grader said to one ask: `scores` (K log-probabilities, or one rating) if and only if `status` is ok.
 
-    `detail` says what went wrong otherwise. `calls` and `tokens` are what it took.
+    `detail` says what went wrong otherwise. `calls` and `tokens` are what it took. `missing` is the probability that
+    the judge put on other than what it was asked for; 0 where nobody can know.
     """
 
     ask: Ask
@@ -36,12 +37,13 @@ class Grade(NamedTuple):
     detail: str = ""
     calls: int = 1
     tokens: int = 0
+    missing: float = 0.0
 
     @classmethod
-    def of(cls, ask: Ask, scores: Sequence[float], calls: int = 1, tokens: int = 0) -> "Grade":
+    def of(cls, ask: Ask, scores: Sequence[float], calls: int = 1, tokens: int = 0, missing: float = 0.0) -> "Grade":
         """An ok grade, or a failed one where a score is not finite: that is no grade, and never becomes a number."""
         if all(math.isfinite(score) for score in scores):
-            return cls(ask, "ok", tuple(scores), "", calls, tokens)
+            return cls(ask, "ok", tuple(scores), "", calls, tokens, missing)
         return cls(ask, "failed", (), f"scores {list(scores)} are not finite"[:LONGEST_DETAIL], calls, tokens)
 
 

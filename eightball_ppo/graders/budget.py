@@ -12,8 +12,9 @@ T = TypeVar("T")
 class Budget:
     """Counts calls and tokens and says when there must be no further call.
 
-    A call is reserved before it is made and settled afterwards, so that calls in flight cannot overspend. `stopped`
-    says why no further call is allowed; it never becomes None again.
+    A call is reserved, by an estimate, before it is made and settled afterwards, so that calls in flight count as well:
+    the last of what is allowed may go unspent, and is overspent only by what a call takes above its estimate. `stopped`
+    says why no further call is allowed; it never becomes None again. `broken`: that is so because the grader fails.
     """
 
     max_calls: int | None = None
@@ -24,6 +25,7 @@ class Budget:
     calls: int = 0
     tokens: int = 0
     stopped: str | None = None
+    broken: bool = False
 
     def __post_init__(self) -> None:
         self._reserved = 0

@@ -1,7 +1,7 @@
 """A local language model as judge: a label's probability as the next words of its reply. Nothing is generated."""
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import torch
@@ -17,16 +17,19 @@ from eightball_ppo.graders.fingerprint import settings_fingerprint, weights_fing
 from eightball_ppo.graders.next_words import NextWords, token_sequences
 from eightball_ppo.graders.prompts import CONTENT_FREE, Messages, Prompt
 from eightball_ppo.graders.verbalizers import (
+    LEAST_MASS,
     MOST_MISSING,
     RATINGS,
     expected_rating,
+    missing_mass,
     normalised_logp,
     parse_verbalizers,
 )
 from eightball_ppo.labels import LabelSet
 from eightball_ppo.models.loading import check_checkpoint, first_line
 
-LEAST_MASS = 1e-12  # so that every logarithm is finite
+
+_NO_NUMBERS = ("_name_or_path", "architectures", "dtype", "transformers_version")  # of a config: names and places
 
 
 class CausalLMGrader:
@@ -50,8 +53,10 @@ class CausalLMGrader:
         words = parse_verbalizers(config.grader_verbalizers, labels)
         if self.scale == "rating":
             words = tuple((str(rating),) for rating in RATINGS)
-        sequences_K = token_sequences(tokenizer, words, may_continue=self.scale == "rating")
+        lead = self._prompt.render("", labels, labels.names[0]).reply or "\n"
+        sequences_K = token_sequences(tokenizer, words, lead, may_continue=self.scale == "rating")
         self._length_K = [min(map(len, own)) for own in sequences_K]
+        self._longest_prompt = _reads_at_most(model) - max(len(sequence) for own in sequences_K for sequence in own)
         self._system_role = _takes_system(tokenizer)
         examples = [self._input_ids(Ask(question, labels.names[0])) for question in ("Is it so?", "will they", "9")]
         self._next_words = NextWords(model, sequences_K, examples)
@@ -66,6 +71,8 @@ class CausalLMGrader:
             "contextual_calibration": config.contextual_calibration,
             "labels": list(labels.names),
             "words": [list(own) for own in words],
+            "reads": settings_fingerprint({"grader": "llm", "examples": examples, "tokens": sequences_K}),
+            "architecture": settings_fingerprint({"grader": "llm", "config": _architecture(model)}),
         }
         identity = {name: value for name, value in self.settings.items() if name not in ("model", "prompt")}
         self.fingerprint = settings_fingerprint(identity)  # where the model and the prompt lie does not matter
@@ -101,14 +108,23 @@ class CausalLMGrader:
 
     def grade(self, asks: Iterable[Ask], keep: Keep, budget: Budget) -> None:
         """See `Grader.grade`."""
-        for batch in batched(budget.allowed(asks), self._batch_size):
+        for batch in batched(self._readable(budget.allowed(asks), keep), self._batch_size):
             for ask, mass_K in zip(batch, self._mass_BK(batch), strict=True):
-                missing = 1.0 - math.fsum(mass_K)
+                missing = missing_mass(mass_K)
                 if missing > MOST_MISSING:
                     wanted = "the labels" if ask.label is None else "1 to 10"
                     keep(Grade(ask, "failed", (), f"{missing:.2f} of the probability is on other than {wanted}"))
                 else:
-                    keep(Grade.of(ask, self._scores(mass_K)))
+                    keep(Grade.of(ask, self._scores(mass_K), missing=missing))
+
+    def _readable(self, asks: Iterable[Ask], keep: Keep) -> Iterator[Ask]:
+        """Those of `asks` whose prompt the model can read; the others have failed."""
+        for ask in asks:
+            length = len(self._input_ids(ask))
+            if length <= self._longest_prompt:
+                yield ask
+            else:
+                keep(Grade(ask, "failed", (), f"a prompt of {length} tokens, the model reads {self._longest_prompt}"))
 
     def tokens(self, ask: Ask) -> int:
         """See `Grader.tokens`."""
@@ -145,6 +161,17 @@ class CausalLMGrader:
         chat = _chat(messages, self._system_role)
         text = self.tokenizer.apply_chat_template(chat, tokenize=False, add_generation_prompt=True) + messages.reply
         return self.tokenizer(text, add_special_tokens=False)["input_ids"]
+
+
+def _reads_at_most(model: PreTrainedModel) -> int:
+    """Tokens that the model's positions allow."""
+    return getattr(model.config, "max_position_embeddings", None) or 2**31
+
+
+def _architecture(model: PreTrainedModel) -> dict[str, Any]:
+    """What of a model's config can change its numbers: all but names, versions and places."""
+    told = model.config.to_dict()
+    return {name: told[name] for name in sorted(told) if name not in _NO_NUMBERS}
 
 
 def _chat(messages: Messages, system_role: bool) -> list[dict[str, str]]:

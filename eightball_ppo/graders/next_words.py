@@ -83,26 +83,29 @@ class NextWords:
         ids_BS = torch.tensor(sequence[:-1], device=first_BV.device).expand(len(first_BV), -1)
         position_BS = end_B[:, None] + torch.arange(ids_BS.shape[1], device=first_BV.device)
         longer_BT = torch.cat([mask_BT, torch.ones_like(ids_BS)], dim=1)
+        own_cache = copy.deepcopy(cache)  # a cache of sliding windows could not forget these tokens again
         output = self._model(
-            ids_BS, attention_mask=longer_BT, position_ids=position_BS, past_key_values=cache, use_cache=True
+            ids_BS, attention_mask=longer_BT, position_ids=position_BS, past_key_values=own_cache, use_cache=True
         )
-        cache.crop(-ids_BS.shape[1])  # forget them again
         logp_BSV = output.logits.float().log_softmax(-1).double()
         rest_B = sum(logp_BSV[:, step, token] for step, token in enumerate(sequence[1:]))
         return torch.where(likely_B, (first_B + rest_B).exp(), 0.0).cpu()
 
 
-def token_sequences(tokenizer: PreTrainedTokenizerBase, words: Words, may_continue: bool = False) -> list[list[Tokens]]:
-    """For each set the token sequences of its words, in several cases, with and without a space in front.
+def token_sequences(
+    tokenizer: PreTrainedTokenizerBase, words: Words, lead: str, may_continue: bool = False
+) -> list[list[Tokens]]:
+    """For each set the token sequences of its words as they follow `lead`, in several cases, with and without a space.
 
-    A spelling with which another set's word begins is left out, unless `may_continue`: it could become either.
+    A spelling with which another set's word begins is left out, unless `may_continue`: it could become either. One that
+    begins with another of its own set is left out, too: it is counted already.
 
     Raises:
         InputError: that happens to a word as it is written, or the tokenizer does not know it.
     """
     found = [
         {
-            tuple(tokenizer.encode(spelling, add_special_tokens=False)): spelling in own
+            _tokens_after(tokenizer, lead, spelling): spelling in own
             for word in own
             for spelling in reversed(variants(word))
         }
@@ -115,11 +118,20 @@ def token_sequences(tokenizer: PreTrainedTokenizerBase, words: Words, may_contin
         for sequence, as_written in own.items():
             unknown = not sequence or tokenizer.unk_token_id in sequence
             begins = any(other[: len(sequence)] == sequence for other in others) and not may_continue
-            if not unknown and not begins:
+            counted = any(sequence != shorter == sequence[: len(shorter)] for shorter in own)
+            if not unknown and not begins and not counted:
                 kept[-1].append(sequence)
-            elif as_written:
+            elif as_written and not counted:
                 why = "has tokens that are unknown to" if unknown else "is the beginning of another label's words for"
                 raise InputError(
                     f"--grader_verbalizers: {'|'.join(words[k])!r} {why} the judge's tokenizer; give it other words"
                 )
     return kept
+
+
+def _tokens_after(tokenizer: PreTrainedTokenizerBase, lead: str, text: str) -> Tokens:
+    """The tokens of `text` where it follows `lead`; on their own, if the two run into one token."""
+    before, whole = (tokenizer.encode(part, add_special_tokens=False) for part in (lead, lead + text))
+    if whole[: len(before)] == before:
+        return tuple(whole[len(before) :])
+    return tuple(tokenizer.encode(text, add_special_tokens=False))

@@ -11,16 +11,19 @@ from typing import Any
 
 from eightball_ppo.graders.base import Status
 from eightball_ppo.graders.verbalizers import (
+    LEAST_MASS,
+    MOST_AMBIGUOUS,
     MOST_MISSING,
     RATINGS,
     Words,
+    ambiguous_mass,
     expected_rating,
     label_masses,
+    missing_mass,
     normalised_logp,
     plain,
 )
 
-LEAST_MASS = 1e-9  # of a label whose token is not even listed, so that its logarithm is finite
 TopTokens = Sequence[tuple[str, float]]
 
 _REFUSALS = re.compile(
@@ -117,43 +120,63 @@ def logp_of_tokens(top: TopTokens, words: Words, text: str = "") -> list[float]:
     is less: as much as it can have. `text` is the reply, to tell a refusal.
 
     Raises:
-        BadReplyError: a log-probability that is none, or more than half of the probability on other than the labels.
+        BadReplyError: a log-probability that is none, more than half of the probability on other than the labels, or
+            more than a twentieth on tokens that begin several of them.
     """
     mass_K, smallest = label_masses(checked_logps(top), words)
-    missing = 1.0 - math.fsum(mass for mass in mass_K if mass is not None)
-    if missing > MOST_MISSING:
-        status: Status = "refused" if looks_refused(text) else "failed"
+    if (ambiguous := ambiguous_mass(top, words)) > MOST_AMBIGUOUS:
         raise BadReplyError(
-            f"{missing:.2f} of the probability is on other than the labels; the reply is {text[:60]!r}", status
+            f"{ambiguous:.2f} of the probability is on tokens that begin several labels; give them words with "
+            "beginnings of their own (--grader_verbalizers) or ask by --api_mode schema"
         )
+    _require_mass(mass_K, "the labels", text)
     left = max(1.0 - math.fsum(math.exp(logp) for _, logp in top), LEAST_MASS)
     unlisted = max(min(smallest, left), LEAST_MASS)
     return normalised_logp([max(mass, LEAST_MASS) if mass is not None else unlisted for mass in mass_K])
 
 
-def rating_of_tokens(positions: Sequence[TopTokens], text: str = "") -> float:
-    """The expected rating, 1 to 10, of the log-probabilities of the reply's first tokens.
+def rating_masses(positions: Sequence[TopTokens], text: str = "") -> list[float]:
+    """The probability of each of the ten ratings, of the log-probabilities of the reply's first tokens.
 
-    Where "10" is two tokens, the second position says how much of the mass on a first "1" is a 10; without one, none.
+    Where "10" is two tokens, the second position says how much of the mass on a first "1" is a 10; where neither is
+    known, that mass is on no rating.
 
     Raises:
-        BadReplyError: a log-probability that is none, or more than half of the probability on other than ratings.
+        BadReplyError: a log-probability that is none.
     """
     mass_R = [0.0] * len(RATINGS)
-    for token, logp in checked_logps(positions[0] if positions else ()):
+    first = checked_logps(positions[0] if positions else ())
+    for token, logp in first:
         if token.strip() in map(str, RATINGS):
             mass_R[int(token.strip()) - 1] += math.exp(logp)
-    missing = 1.0 - math.fsum(mass_R)
-    if missing > MOST_MISSING:
-        status: Status = "refused" if looks_refused(text) else "failed"
-        raise BadReplyError(
-            f"{missing:.2f} of the probability is on other than 1 to 10; the reply is {text[:60]!r}", status
-        )
     if len(positions) > 1 and next(filter(str.isalnum, text), "") == "1":
         zero = math.fsum(math.exp(logp) for token, logp in checked_logps(positions[1]) if token == "0")
         mass_R[9] += mass_R[0] * min(zero, 1.0)
         mass_R[0] *= 1.0 - min(zero, 1.0)
+    elif not any(token.strip() == "10" for token, _ in first) and plain(text) != "1":
+        mass_R[0] = 0.0
+    return mass_R
+
+
+def rating_of_tokens(positions: Sequence[TopTokens], text: str = "") -> float:
+    """The expected rating, 1 to 10, under `rating_masses`.
+
+    Raises:
+        BadReplyError: a log-probability that is none, or more than half of the probability on other than ratings.
+    """
+    mass_R = rating_masses(positions, text)
+    _require_mass(mass_R, "1 to 10", text)
     return expected_rating(mass_R)
+
+
+def _require_mass(mass: Sequence[float | None], wanted: str, text: str) -> None:
+    """Raises BadReplyError if more than half of the probability is on other than what was asked for."""
+    missing = missing_mass(mass)
+    if missing > MOST_MISSING:
+        status: Status = "refused" if looks_refused(text) else "failed"
+        raise BadReplyError(
+            f"{missing:.2f} of the probability is on other than {wanted}; the reply is {text[:60]!r}", status
+        )
 
 
 def logp_of_counts(label_S: Sequence[int], num_labels: int) -> list[float]:

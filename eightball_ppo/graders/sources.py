@@ -28,7 +28,8 @@ SKIPPED = STATUSES.index("skipped")
 @dataclass(frozen=True)
 class Grades:
     """Grades of N questions: `score_NK` (NaN where there is none), `status_NK` (positions in STATUSES), `graded_at_NK`
-    (seconds since 1970), `calls` that they took in all, and some of what went wrong in `details`."""
+    (seconds since 1970), `calls` that they took in all, some of what went wrong in `details`, and of every good grade
+    the probability that its judge put on other than the labels, `missing`."""
 
     scale: Scale
     score_NK: Tensor
@@ -36,6 +37,7 @@ class Grades:
     graded_at_NK: np.ndarray
     calls: int
     details: tuple[str, ...] = ()
+    missing: tuple[float, ...] = ()
 
     @property
     def whole_N(self) -> np.ndarray:
@@ -118,6 +120,7 @@ class StoredGrader:
             hopeless = bad > self._max_failures * asks or (in_a_row >= self.FEWEST_FAILURES and self._max_failures < 1)
             if bad >= self.FEWEST_FAILURES and hopeless:
                 self._budget.stop(f"{bad} of {asks} grades failed, the last with: {grade.detail}")
+                self._budget.broken = True
 
         with tqdm(total=asks, desc=f"grading: {self.fingerprint[:24]}", disable=not self._progress, leave=False) as bar:
             self.grader.grade(self._missing(unique), keep, self._budget)
@@ -129,6 +132,7 @@ class StoredGrader:
         graded_at_NK = np.zeros(shape)
         calls, grader = 0, self._store.id_of(self.fingerprint)
         details: dict[str, None] = {}
+        missing: list[float] = []
         for row, question in enumerate(questions):
             for ask in asks_of([question], self.labels, self.grader.scale):
                 grade = self._store.read(grader, ask)
@@ -139,10 +143,19 @@ class StoredGrader:
                 graded_at_NK[row, columns] = grade.graded_at
                 calls += grade.calls
                 if grade.status == "ok":
+                    missing.append(grade.missing)
                     score_NK[row, columns] = grade.scores if ask.label is None else grade.scores[0]
                 elif len(details) < 3:
                     details[f"{ask.question[:60]!r}: {grade.detail}"] = None
-        return Grades(self.grader.scale, torch.from_numpy(score_NK), status_NK, graded_at_NK, calls, tuple(details))
+        return Grades(
+            self.grader.scale,
+            torch.from_numpy(score_NK),
+            status_NK,
+            graded_at_NK,
+            calls,
+            tuple(details),
+            tuple(missing),
+        )
 
 
 class _Made:
@@ -152,7 +165,7 @@ class _Made:
         self.members = members
         self.labels = labels
         self.fingerprint = fingerprint
-        self.deliberate = any(member.deliberate for member in members)
+        self.deliberate = all(member.deliberate for member in members)
         self.settings = {"grader": fingerprint.split("(")[0], "of": [member.settings for member in members]}
 
     def outlook(self, questions: Sequence[str]) -> tuple[int, int]:
@@ -175,6 +188,7 @@ class _Made:
             np.broadcast_to(graded_at_NK, shape).copy(),
             sum(part.calls for part in parts),
             tuple(detail for part in parts for detail in part.details)[:3],
+            tuple(missing for part in parts for missing in part.missing),
         )
 
 
@@ -196,21 +210,24 @@ class Averaged(_Made):
 
 class Noisy(_Made):
     """A grader whose call about a question is wrong with probability `rate`: its scores then move on by 1..K-1 labels,
-    so that another one is its favourite. Which calls, and by how much, is drawn from `seed` and the question."""
+    so that another one is its favourite (unless it likes all alike). Which calls, and by how much, is drawn from
+    `seed`, the grader and the question."""
 
     def __init__(self, inner: GradeSource, rate: float, seed: int):
         self._rate, self._seed = rate, seed
-        self._depth: int = 1 + getattr(inner, "_depth", 0)  # noise on noise is noise of its own
         super().__init__([inner], inner.labels, f"noisy:{rate:g}:seed{seed}({inner.fingerprint})")
 
     def read(self, questions: Sequence[str]) -> Grades:
         grades = self.members[0].read(questions)
         logp_NK = grades.logp_NK
         for row, question in enumerate(questions):
-            digest = hashlib.sha256(f"{self._depth}:{self._seed}:{question}".encode()).digest()
-            draw = random.Random(digest)
+            own = f"{self._seed}:{self.members[0].fingerprint}:{question}"
+            draw = random.Random(hashlib.sha256(own.encode()).digest())
             if draw.random() < self._rate:
-                logp_NK[row] = logp_NK[row].roll(draw.randrange(1, len(self.labels)))
+                shifts = draw.sample(range(1, len(self.labels)), len(self.labels) - 1)
+                moved = [logp_NK[row].roll(shift) for shift in shifts]
+                favourite = logp_NK[row].argmax()
+                logp_NK[row] = next((other_K for other_K in moved if other_K.argmax() != favourite), moved[0])
         return self._join([grades], logp_NK)
 
 

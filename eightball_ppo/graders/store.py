@@ -25,13 +25,13 @@ CREATE TABLE graders (
 CREATE TABLE grades (
     grader INTEGER NOT NULL REFERENCES graders(id), question TEXT NOT NULL, label TEXT NOT NULL, status TEXT NOT NULL,
     scores BLOB NOT NULL, detail TEXT NOT NULL, calls INTEGER NOT NULL, tokens INTEGER NOT NULL,
-    graded_at REAL NOT NULL, PRIMARY KEY (grader, question, label)
+    missing REAL NOT NULL, graded_at REAL NOT NULL, PRIMARY KEY (grader, question, label)
 ) STRICT, WITHOUT ROWID;
 """
 _KEEP = """
-INSERT INTO grades VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO UPDATE SET
+INSERT INTO grades VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO UPDATE SET
     status = excluded.status, scores = excluded.scores, detail = excluded.detail, calls = calls + excluded.calls,
-    tokens = tokens + excluded.tokens, graded_at = excluded.graded_at
+    tokens = tokens + excluded.tokens, missing = excluded.missing, graded_at = excluded.graded_at
 WHERE status != 'ok'
 """
 _ALL_LABELS = ""  # the `label` of a grade that scores all labels at once
@@ -45,6 +45,7 @@ class StoredGrade(NamedTuple):
     detail: str
     calls: int
     tokens: int
+    missing: float
     graded_at: float
 
 
@@ -154,7 +155,7 @@ class GradeStore:
             (
                 *(grader, grade.ask.question, grade.ask.label or _ALL_LABELS, grade.status),
                 struct.pack(f"<{len(grade.scores)}d", *grade.scores),
-                *(grade.detail[:LONGEST_DETAIL], grade.calls, grade.tokens, time.time()),
+                *(grade.detail[:LONGEST_DETAIL], grade.calls, grade.tokens, grade.missing, time.time()),
             ),
         )
 
@@ -171,7 +172,7 @@ class GradeStore:
     def read(self, grader: int | None, ask: Ask) -> StoredGrade | None:
         """The grade of one ask, ok or not; None if it was never asked."""
         row = self._find(
-            "SELECT status, scores, detail, calls, tokens, graded_at FROM grades "
+            "SELECT status, scores, detail, calls, tokens, missing, graded_at FROM grades "
             "WHERE grader = ? AND question = ? AND label = ?",
             (grader, ask.question, ask.label or _ALL_LABELS),
         )
@@ -187,6 +188,16 @@ class GradeStore:
     def audit_of(self, fingerprint: str) -> dict[str, Any] | None:
         """The last audit of a grader, or None."""
         return self._of("audit", fingerprint)
+
+    def audits_within(self, fingerprint: str) -> list[dict[str, Any]]:
+        """The last audits of a grader and of those that it is made of, whose fingerprints are in its own."""
+        if self._connection is None:
+            return []
+        rows = self._execute(
+            "SELECT audit FROM graders WHERE audit IS NOT NULL AND instr(?, fingerprint) > 0 ORDER BY id",
+            (fingerprint,),
+        )
+        return [json.loads(audit) for (audit,) in rows]
 
 
 def _switch_to_wal(db: sqlite3.Connection) -> None:

@@ -9,6 +9,8 @@ from eightball_ppo.labels import LabelSet
 Words = tuple[tuple[str, ...], ...]  # K tuples of words, in the order of the labels
 
 MOST_MISSING = 0.5  # share of probability on other than the labels above which there is no grade
+MOST_AMBIGUOUS = 0.05  # share of probability on tokens that begin several labels above which there is no grade
+LEAST_MASS = 1e-9  # of a label, so that its logarithm is finite
 RATINGS = tuple(range(1, 11))
 _QUOTES = " \t\r\n\"'`*_"
 
@@ -53,15 +55,30 @@ def variants(word: str) -> list[str]:
     return list(dict.fromkeys(space + case for case in cases for space in ("", " ")))
 
 
-def label_of_token(token: str, words: Words) -> int | None:
-    """The label that a first token of a reply begins, if it begins one only; whole words come before beginnings."""
+def labels_of_token(token: str, words: Words) -> list[int]:
+    """The labels that a first token of a reply begins; where it is the whole word of one, that one alone."""
     text = token.strip().lstrip("\"'*`([").casefold()
     if not text:
-        return None
+        return []
     whole = [k for k, own in enumerate(words) if any(word.casefold() == text for word in own)]
-    begun = [k for k, own in enumerate(words) if any(word.casefold().startswith(text) for word in own)]
-    found = whole or begun
+    return whole or [k for k, own in enumerate(words) if any(word.casefold().startswith(text) for word in own)]
+
+
+def label_of_token(token: str, words: Words) -> int | None:
+    """The label that a first token of a reply begins, if it begins one only."""
+    found = labels_of_token(token, words)
     return found[0] if len(found) == 1 else None
+
+
+def ambiguous_mass(top: Sequence[tuple[str, float]], words: Words) -> float:
+    """The probability of the first tokens that begin several labels."""
+    return math.fsum(math.exp(logp) for token, logp in top if len(labels_of_token(token, words)) > 1)
+
+
+def share_first_word(words: Words) -> bool:
+    """Whether words of two labels begin with the same word, so that a reply's first token cannot tell them apart."""
+    first = [{word.split()[0].casefold() for word in own} for own in words]
+    return any(a & b for i, a in enumerate(first) for b in first[:i])
 
 
 def label_masses(top: Sequence[tuple[str, float]], words: Words) -> tuple[list[float | None], float]:
@@ -75,6 +92,11 @@ def label_masses(top: Sequence[tuple[str, float]], words: Words) -> tuple[list[f
         if k is not None:
             mass_K[k] = (mass_K[k] or 0.0) + math.exp(logp)
     return mass_K, min((math.exp(logp) for _, logp in top), default=0.0)
+
+
+def missing_mass(mass: Sequence[float | None]) -> float:
+    """The probability on anything but what has a mass."""
+    return 1.0 - math.fsum(own for own in mass if own is not None)
 
 
 def normalised_logp(mass_K: Sequence[float]) -> list[float]:

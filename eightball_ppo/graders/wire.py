@@ -8,6 +8,7 @@ import asyncio
 import base64
 import contextlib
 import json
+import time
 import uuid
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -22,13 +23,15 @@ from aiolimiter import AsyncLimiter
 
 from eightball_ppo.errors import InputError
 from eightball_ppo.grader_options import GraderConfig
+from eightball_ppo.graders.base import Status
 from eightball_ppo.graders.budget import Budget
 from eightball_ppo.redaction import KEY_VARIABLES, api_key, redact
 
 REQUEST_ID = "X-Client-Request-Id"
 FIRST_PAUSE, LONGEST_PAUSE = 0.25, 10.0  # seconds between two tries, doubling
 LONGEST_RETRY_AFTER = 600.0
-_NEVER = {401: "the key is refused", 403: "the key may not do this", 404: "no such address or model"}
+_NEVER = {401: "the key is refused", 404: "no such address or model"}
+_DECLINED = ("content_filter", "content_policy", "moderation")  # in an error's text: the judge was not let answer
 _AGAIN = {408, 409, 425, 429}
 TOKEN_WINDOW = 6.0  # seconds over which tokens are spread, so that a minute holds no burst
 
@@ -39,10 +42,12 @@ class OutOfBudgetError(Exception):
 
 @dataclass
 class CallFailedError(Exception):
-    """The call failed for good; `calls` were made."""
+    """The call failed for good; `calls` were made. `unable`: the server declined this request; others may pass."""
 
     why: str
     calls: int = 0
+    unable: bool = False
+    status: Status = "failed"
 
 
 @dataclass
@@ -57,8 +62,12 @@ def check_base_url(url: str | None) -> None:
     """Raises InputError unless `url` is an http(s) address without a query."""
     if url is None:
         raise InputError("--grader api: which server? pass --grader_base_url, e.g. http://127.0.0.1:8000/v1")
-    parts = urlsplit(url)
-    if parts.scheme not in ("http", "https") or not parts.hostname:
+    try:
+        parts = urlsplit(url)
+        usable = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:  # a port that is none, half an IPv6 address
+        usable = False
+    if not usable:
         raise InputError(f"--grader_base_url {redact(url)}: an address like http://127.0.0.1:8000/v1 is needed")
     if parts.query or parts.fragment:
         raise InputError(f"--grader_base_url {redact(url.split('?')[0])}: no query; keys go into {KEY_VARIABLES[0]}")
@@ -128,7 +137,10 @@ class JudgeClient(contextlib.AbstractAsyncContextManager["JudgeClient"]):
                         return reply, calls, used
                     finally:
                         self._budget.settle(tokens, used)
-        except (_TransientError, CallFailedError) as error:
+        except CallFailedError as error:
+            error.calls = calls
+            raise
+        except _TransientError as error:
             tries = f" ({calls} tries)" if calls > 1 else ""
             raise CallFailedError(redact(error.why) + tries, calls) from None
         raise AssertionError("unreachable")
@@ -181,13 +193,12 @@ def _status_error(error: openai.APIStatusError) -> Exception:
         return InputError(f"--grader_base_url: the account's quota is spent: {said}")
     if status in _AGAIN or status >= 500:
         return _TransientError(f"status {status}: {said}", retry_after(error.response.headers.get("Retry-After")))
-    return CallFailedError(f"status {status}: {said}")
+    declined = any(name in f"{error.code} {said}".lower() for name in _DECLINED)
+    return CallFailedError(f"status {status}: {said}", unable=True, status="refused" if declined else "failed")
 
 
 def retry_after(header: str | None, now: Callable[[], float] | None = None) -> float | None:
     """Seconds to wait, of a Retry-After header in either of its forms; None where it says nothing that can be used."""
-    import time
-
     if not header:
         return None
     try:
@@ -195,7 +206,7 @@ def retry_after(header: str | None, now: Callable[[], float] | None = None) -> f
     except ValueError:
         try:
             seconds = parsedate_to_datetime(header).timestamp() - (now or time.time)()
-        except ValueError:
+        except (ValueError, OverflowError):
             return None
     return min(max(seconds, 0.0), LONGEST_RETRY_AFTER) if seconds == seconds else None
 

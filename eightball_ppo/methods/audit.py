@@ -27,7 +27,7 @@ from eightball_ppo.graders.sources import GradeSource
 from eightball_ppo.graders.store import GradeStore
 from eightball_ppo.labels import LabelSet
 from eightball_ppo.methods.asking_again import REPEATS, answers_of, leaves, order_sensitivity, permuted_options, repeats
-from eightball_ppo.methods.grading import budget_of, estimate, store_path
+from eightball_ppo.methods.grading import budget_of, estimate, kept, missing_mass, spent, store_path
 from eightball_ppo.ranks import from_main_process
 from eightball_ppo.redaction import redacted
 from eightball_ppo.report import tables
@@ -118,9 +118,7 @@ def _audit(config: AuditConfig, labels: LabelSet, plan: Plan, own: Run) -> dict[
         record["checks"] = [] if record["deliberate"] else findings.checks(record, vars(config))
         record["failed_checks"] = [check["sentence"] for check in record["checks"] if not check["passed"]]
         record |= {
-            "calls_made": budget.calls,
-            "tokens": budget.tokens,
-            "cost": budget.cost if config.price_per_1k_tokens is not None else None,
+            **spent(config, budget),
             "seconds": own.seconds,
         }
         fingerprint, record = record["fingerprint"], redacted(record)
@@ -178,10 +176,7 @@ def _measure(config: AuditConfig, labels: LabelSet, plan: Plan, store: GradeStor
 def _check_budget(config: AuditConfig, budget: Budget) -> None:
     """Raises IncompleteError if calls are no longer allowed: what was not asked would be missing from every share."""
     if budget.stopped:
-        raise IncompleteError(
-            f"grader {config.grader}: {budget.stopped}, and the audit is not done; every good grade is kept in "
-            f"{store_path(config)}; run the same command again to ask for what is missing"
-        )
+        raise IncompleteError(f"grader {config.grader}: {budget.stopped}, and the audit is not done; {kept(config)}")
 
 
 def _ask_gold(
@@ -214,6 +209,7 @@ def _ask_gold(
         **measures.calibration(logp_NK, gold_N),
         "failure_rate": count["failed"] / asked,
         "refusal_rate": count["refused"] / asked,
+        "missing_mass": missing_mass([grades]),
         "failures": list(grades.details),
         "mistakes": [
             {"question": text, "gold": labels.names[g], "favourite": labels.names[k], "confidence": math.exp(-best)}

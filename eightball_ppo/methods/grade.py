@@ -10,7 +10,7 @@ from eightball_ppo.graders.registry import check_graders, load_graders
 from eightball_ppo.graders.store import GradeStore
 from eightball_ppo.graders.table import write_table
 from eightball_ppo.labels import LabelSet
-from eightball_ppo.methods.grading import budget_of, check_failures, estimate, failure_rate, store_path
+from eightball_ppo.methods.grading import budget_of, check_failures, estimate, failure_rate, kept, spent, store_path
 from eightball_ppo.ranks import from_main_process
 from eightball_ppo.runs import Run, check_output_dir
 
@@ -49,10 +49,8 @@ def _grade(config: GradeConfig, labels: LabelSet, texts: list[str], own: Run) ->
         count, details = write_table(source, texts, own.path / TABLE)
     check_failures(config, count, details, budget)
     if count["skipped"]:
-        raise IncompleteError(
-            f"grader {config.grader}: {budget.stopped}; {count['skipped']} of {count.total()} grades are missing and "
-            f"{count['ok']} are kept in {store_path(config)}; run the same command again to ask for what is missing"
-        )
+        missing = f"{count['skipped']} of {count.total()} grades are missing"
+        raise IncompleteError(f"grader {config.grader}: {budget.stopped}; {missing}; {kept(config)}")
     speed = budget.calls / own.seconds
     print(
         f"{config.grader}: {count['ok']} ok, {count['failed']} failed, {count['refused']} refused; {budget.calls} "
@@ -65,8 +63,6 @@ def _grade(config: GradeConfig, labels: LabelSet, texts: list[str], own: Run) ->
         "grader_settings": source.settings,
         "grades": {status: count[status] for status in ("ok", "failed", "refused", "skipped")},
         "failure_rate": failure_rate(count),
-        "calls_made": budget.calls,
-        "tokens": budget.tokens,
-        "cost": budget.cost if config.price_per_1k_tokens is not None else None,
+        **spent(config, budget),
         "seconds": own.seconds,
     }

@@ -2,9 +2,10 @@
 
 import logging
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import torch
@@ -24,7 +25,6 @@ from eightball_ppo.ranks import from_main_process
 logger = logging.getLogger(__name__)
 
 WEAK_GRADER_ACCURACY = 0.6
-STORE_NAME = "grades.sqlite3"
 
 
 @dataclass(frozen=True)
@@ -38,12 +38,37 @@ class JobGrades:
 
 
 def store_path(config: GraderConfig) -> Path:
-    """The grade store of a stage: the one named, or one for all runs beside this one."""
-    return Path(config.grade_store or Path(config.output_dir).absolute().parent / STORE_NAME)
+    """The grade store of a stage."""
+    return Path(config.grade_store)
+
+
+def kept(config: GraderConfig) -> str:
+    """What becomes of the grades of a run that stops, and how to go on, for the end of its message."""
+    if config.grade_table is not None:
+        return "grade what is missing (scripts/grade.py), or allow more with --max_grade_failures"
+    return f"every good grade is kept in {config.grade_store}; run the same command again to ask for what is missing"
 
 
 def budget_of(config: GraderConfig) -> Budget:
     return Budget(config.max_grader_calls, config.max_cost, config.price_per_1k_tokens, config.grading_timeout)
+
+
+def spent(config: GraderConfig, budget: Budget) -> dict[str, Any]:
+    """What a run's calls took, for its results."""
+    cost = budget.cost if config.price_per_1k_tokens is not None else None
+    return {"calls_made": budget.calls, "tokens": budget.tokens, "cost": cost}
+
+
+def check_grades(config: GraderConfig, labels: LabelSet, texts: list[str]) -> None:
+    """What can be said against the grade table or the grade store before anything is trained or asked.
+
+    Raises:
+        InputError: a table that is none or lacks a question, or a file that is no store.
+    """
+    if config.grade_table is not None:
+        GradeTable(config.grade_table, labels).fill(texts)
+    else:
+        GradeStore(store_path(config)).close()
 
 
 def estimate(config: GraderConfig, labels: LabelSet, texts: list[str]) -> str:
@@ -59,7 +84,7 @@ def estimate(config: GraderConfig, labels: LabelSet, texts: list[str]) -> str:
     )
     return (
         f"{len(unique)} questions for --grader {config.grader}: {calls} calls to make (the rest is in "
-        f"{store_path(config)}), about {tokens} tokens{cost}"
+        f"{config.grade_store}), about {tokens} tokens{cost}"
     )
 
 
@@ -76,56 +101,61 @@ def grade_job(config: GradedConfig, labels: LabelSet, questions: Mapping[str, Qu
 
 
 def _grade_job(config: GradedConfig, labels: LabelSet, questions: Mapping[str, Questions]) -> JobGrades:
-    if config.grade_table is not None:
-        table = GradeTable(config.grade_table, labels)
-        return _collect(config, table, questions, budget_of(config), audit=None)
+    budget = budget_of(config)
     with GradeStore(store_path(config)) as store:
-        budget = budget_of(config)
-        source = load_graders(config, labels, store, budget)
-        return _collect(config, source, questions, budget, store.audit_of(source.fingerprint))
+        source: GradeSource
+        if config.grade_table is not None:
+            source = GradeTable(config.grade_table, labels)
+        else:
+            source = load_graders(config, labels, store, budget)
+        if not source.deliberate:
+            _check_audits(config, store.audits_within(source.fingerprint))
+        grades: dict[str, Grades] = {}
+        for split in ("heldout", "train"):
+            source.fill(questions[split].texts)
+            grades[split] = source.read(questions[split].texts)
+            if split == "heldout" and not source.deliberate:
+                _check_accuracy(config, grades[split], questions[split])
+    return JobGrades(
+        grades, source.fingerprint, sum(own.calls for own in grades.values()), _record(config, source, grades, budget)
+    )
 
 
-def _collect(
-    config: GradedConfig,
-    source: GradeSource,
-    questions: Mapping[str, Questions],
-    budget: Budget,
-    audit: dict[str, Any] | None,
-) -> JobGrades:
-    if not source.deliberate:
-        _check_audit(config, audit)
-    grades: dict[str, Grades] = {}
-    for split in ("heldout", "train"):
-        source.fill(questions[split].texts)
-        grades[split] = source.read(questions[split].texts)
-        if split == "heldout" and not source.deliberate:
-            _check_accuracy(config, grades[split], questions[split])
+def _record(config: GradedConfig, source: GradeSource, grades: Mapping[str, Grades], budget: Budget) -> dict[str, Any]:
+    """The grades of a job in numbers, for results.json.
+
+    Raises:
+        IncompleteError: too many grades failed, or a split has no whole one.
+    """
     count: Counter[str] = sum((own.count() for own in grades.values()), Counter())
     check_failures(config, count, [detail for own in grades.values() for detail in own.details], budget)
     for split, own in grades.items():
         if not own.whole_N.any():
             raise IncompleteError(
-                f"grader {config.grader}: no {split} question has a whole grade ({budget.stopped}); every good grade "
-                f"is kept in {store_path(config)}; run the same command again to ask for what is missing"
+                f"grader {config.grader}: no {split} question has a whole grade ({budget.stopped}); {kept(config)}"
             )
     dropped = {split: int((~own.whole_N).sum()) for split, own in grades.items()}
-    record = {
-        **{status: count[status] for status in STATUSES},
-        "failure_rate": failure_rate(count),
-        "dropped_questions": dropped,
-        "calls_made": budget.calls,
-        "tokens": budget.tokens,
-        "cost": budget.cost if config.price_per_1k_tokens is not None else None,
-        "stopped": budget.stopped,
-        "grader_settings": source.settings,
-    }
     if any(dropped.values()):
         logger.warning(
             "grader %s: %d training and %d held-out questions have no whole grade and are left out%s",
             *(config.grader, dropped["train"], dropped["heldout"]),
             f" ({budget.stopped})" if budget.stopped else "",
         )
-    return JobGrades(grades, source.fingerprint, sum(own.calls for own in grades.values()), record)
+    return {
+        **{status: count[status] for status in STATUSES},
+        "failure_rate": failure_rate(count),
+        "missing_mass": missing_mass(grades.values()),
+        "dropped_questions": dropped,
+        **spent(config, budget),
+        "stopped": budget.stopped,
+        "grader_settings": source.settings,
+    }
+
+
+def missing_mass(grades: Iterable[Grades]) -> dict[str, float] | None:
+    """Mean and largest probability that good grades' judges put on other than the labels; None without any."""
+    missing = [share for own in grades for share in own.missing]
+    return {"mean": fmean(missing), "max": max(missing)} if missing else None
 
 
 def failure_rate(count: Counter[str]) -> float:
@@ -140,27 +170,29 @@ def check_failures(config: GraderConfig, count: Counter[str], details: Sequence[
     `count`: (question, label) pairs by status; `details`: some of what went wrong.
     """
     rate, asked = failure_rate(count), count.total() - count["skipped"]
-    where = "" if config.grade_table is not None else f"; every good grade is kept in {store_path(config)}"
-    again = "run the same command again to ask for what is missing"
     example = f", e.g. {details[0]}" if details else ""
     if rate > config.max_grade_failures:
         raise IncompleteError(
             f"grader {config.grader}: {rate:.1%} of {asked} grades failed ({count['failed']} failed, "
-            f"{count['refused']} refused{example}), above --max_grade_failures {config.max_grade_failures}{where}; "
-            f"{again}"
+            f"{count['refused']} refused{example}), above --max_grade_failures {config.max_grade_failures}; "
+            f"{kept(config)}"
         )
+    if budget.broken:
+        raise IncompleteError(f"grader {config.grader}: {budget.stopped}; {kept(config)}")
     if not count["ok"]:
         why = f" ({budget.stopped})" if budget.stopped else example
-        raise IncompleteError(f"grader {config.grader}: no grade was made{why}{where}; {again}")
+        raise IncompleteError(f"grader {config.grader}: no grade was made{why}; {kept(config)}")
 
 
-def _check_audit(config: GradedConfig, audit: dict[str, Any] | None) -> None:
-    if audit is None or not audit["failed_checks"]:
-        return
-    message = f"grader {config.grader}: failed its audit ({'; '.join(audit['failed_checks'])})"
-    if not config.allow_weak_grader:
-        raise InputError(f"{message}; see {audit['report']}, use another or pass --allow_weak_grader")
-    logger.warning("%s (allowed by --allow_weak_grader)", message)
+def _check_audits(config: GradedConfig, audits: list[dict[str, Any]]) -> None:
+    """Raises InputError if a grader failed its last audit, unless that is allowed."""
+    for audit in audits:
+        if not audit["failed_checks"]:
+            continue
+        message = f"grader {config.grader}: failed its audit ({'; '.join(audit['failed_checks'])})"
+        if not config.allow_weak_grader:
+            raise InputError(f"{message}; see {audit['report']}, use another or pass --allow_weak_grader")
+        logger.warning("%s (allowed by --allow_weak_grader)", message)
 
 
 def _check_accuracy(config: GradedConfig, grades: Grades, heldout: Questions) -> None:

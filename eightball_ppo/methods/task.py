@@ -17,7 +17,7 @@ from eightball_ppo.evaluation import SplitGrades, before_after, evaluate
 from eightball_ppo.graders.base import convert_scores
 from eightball_ppo.graders.registry import check_graders, parse_grader
 from eightball_ppo.labels import LabelSet
-from eightball_ppo.methods.grading import JobGrades, estimate, grade_job
+from eightball_ppo.methods.grading import JobGrades, check_grades, estimate, grade_job
 from eightball_ppo.models.loading import check_checkpoint, label_set, load_classifier, table_logits_NK
 from eightball_ppo.ranks import is_main_process
 from eightball_ppo.report import plots, tables
@@ -57,14 +57,16 @@ def load_splits(config: GradedConfig) -> dict[str, Questions]:
     """The questions to learn from ("train", unlabelled) and those to measure on ("heldout", labelled).
 
     Raises:
-        InputError: bad data, labels or grader options; cheap, so that it comes before any stage is trained.
+        InputError: bad data, labels, grader options, table or store; cheap, so that it comes before any training.
     """
     labels = LabelSet.of(config.labels)
     check_graders(config, labels)
-    return {
+    splits = {
         "train": load_questions(config.dataset_name, "rl", config.text_column),
         "heldout": load_questions(config.dataset_name, "heldout", config.text_column, config.label_column, labels),
     }
+    check_grades(config, labels, [text for own in splits.values() for text in own.texts])
+    return splits
 
 
 def asks_reward_model(config: GradedConfig) -> bool:
