@@ -12,9 +12,13 @@ os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 
 import pytest
 import torch
+from hypothesis import settings
 from transformers.utils import logging as transformers_logging
 
 from eightball_ppo.configs import RewardConfig, SFTConfig
+
+settings.register_profile("any time", deadline=None)  # a busy machine, and first imports, are no failures
+settings.load_profile("any time")
 
 REPOSITORY = Path(__file__).parents[1]
 EIGHTBALL = REPOSITORY / "datasets" / "eightball"

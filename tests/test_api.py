@@ -10,9 +10,10 @@ import pytest
 import torch
 
 from conftest import read_rows
+from eightball_ppo import redaction
 from eightball_ppo.configs import GradeConfig
 from eightball_ppo.errors import IncompleteError, InputError
-from eightball_ppo.graders import wire
+from eightball_ppo.graders import prompts, wire
 from eightball_ppo.graders.budget import Budget
 from eightball_ppo.graders.registry import load_graders
 from eightball_ppo.graders.sources import Grades
@@ -300,3 +301,70 @@ def test_user_and_password_of_an_address_are_sent_and_never_written(
     graded(config(judge, tmp_path, grader_base_url=secret))
     assert judge.stats()["keys"] == len(QUESTIONS)
     assert not [file for file in tmp_path.rglob("*") if file.is_file() and b"pa%40ss" in file.read_bytes()]
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        "http://[::1:8000/v1",
+        "http://127.0.0.1:99999999/v1",
+        "http://127.0.0.1:x/v1",
+        "ftp://127.0.0.1/v1",
+        "http:///v1",
+    ],
+)
+def test_an_address_that_cannot_be(judge: JudgeServer, tmp_path: Path, address: str) -> None:
+    with pytest.raises(InputError, match="an address like http"):
+        graded(config(judge, tmp_path, grader_base_url=address))
+
+
+def test_auto_does_not_take_a_bad_moment_for_what_the_server_can_do(judge: JudgeServer, tmp_path: Path) -> None:
+    judge.reset(faults=[{"kind": "503", "times": 2}])
+    settings = config(judge, tmp_path, api_mode="auto", call_attempts=2)
+    with pytest.raises(InputError, match=r"no usable answer from the server \(status 503.*\(2 tries\)"):
+        graded(settings)
+    judge.reset()
+    graded(settings)
+    with GradeStore(grade.store_path(settings)) as store:
+        assert load_graders(settings, LABELS, store, Budget()).settings["mode"] == "logprobs"
+
+
+def test_auto_asks_labels_that_begin_alike_by_schema(judge: JudgeServer, tmp_path: Path) -> None:
+    labels = LabelSet.of(["Very likely", "Very unlikely", "Unsure"])
+    settings = config(judge, tmp_path, api_mode="auto")
+    with GradeStore(grade.store_path(settings)) as store:
+        source = load_graders(settings, labels, store, Budget())
+        source.fill(QUESTIONS)
+        assert source.settings["mode"] == "schema" and source.read(QUESTIONS).whole_N.all()
+
+
+def test_auto_and_contextual_calibration(judge: JudgeServer, tmp_path: Path) -> None:
+    grades = graded(config(judge, tmp_path, api_mode="auto", contextual_calibration=True))
+    assert grades.whole_N.all()
+    budget = Budget(max_calls=1)
+    grades = graded(config(judge, tmp_path / "spent", contextual_calibration=True, api_mode="logprobs"), budget)
+    assert grades.count()["skipped"] == 3 * len(QUESTIONS)
+
+
+def test_the_prompt_by_name_and_by_path_is_one_grader(judge: JudgeServer, tmp_path: Path) -> None:
+    graded(config(judge, tmp_path))
+    asked = judge.stats()["requests"]
+    (tmp_path / "mine.jinja").write_text((prompts.DIRECTORY / "wanted_answer.jinja").read_text())
+    graded(config(judge, tmp_path, grader_prompt=str(tmp_path / "mine.jinja")))
+    assert judge.stats()["requests"] == asked
+
+
+def test_the_mass_on_other_words_is_kept(judge: JudgeServer, tmp_path: Path) -> None:
+    judge.reset(missing_mass=0.3)
+    assert graded(config(judge, tmp_path)).missing == pytest.approx([0.3] * len(QUESTIONS), abs=1e-3)
+
+
+def test_secrets_are_taken_out_and_nothing_else(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("EIGHTBALL_API_KEY", " sk-0123456789\n")
+    monkeypatch.setenv("OPENAI_API_KEY", "ollama")
+    assert redaction.api_key() == "sk-0123456789"
+    text = "key sk-0123456789 at http://user:se@cret@127.0.0.1/v1 of ollama/llama3, a@b"
+    assert redaction.redact(text) == "key *** at http://***@127.0.0.1/v1 of ollama/llama3, a@b"
+    monkeypatch.setenv("EIGHTBALL_API_KEY", "sk-\u00e9")
+    with pytest.raises(InputError, match="EIGHTBALL_API_KEY: holds characters that no key has"):
+        redaction.api_key()

@@ -138,12 +138,10 @@ def test_a_grader_that_is_audited_first_gets_its_settings_later(store: GradeStor
     assert store.settings_of("g") == {"grader": "rule"}
 
 
-@pytest.mark.xfail(strict=True, reason="reported 3: audits of any grader whose fingerprint is somewhere in the text")
-def test_audits_within_are_of_whole_fingerprints(store: GradeStore) -> None:
-    for fingerprint in ("rule:Yes:0.98:Yes:No", "rule:Yes:0.98:Yes:No:Maybe", "llm"):
+def test_audits_are_of_whole_fingerprints(store: GradeStore) -> None:
+    for fingerprint in ("rule:1", "rule:12", "llm"):
         store.record_audit(fingerprint, {"of": fingerprint})
-    (audit,) = store.audits_within("noisy:0.3:seed0(rule:Yes:0.98:Yes:No:Maybe)")
-    assert audit == {"of": "rule:Yes:0.98:Yes:No:Maybe"}
+    assert store.audits_of(["noisy:0.3(rule:12)", "rule:12"]) == [{"of": "rule:12"}]
 
 
 # --- the file

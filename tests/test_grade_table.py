@@ -30,6 +30,7 @@ class Made:
 
     labels = LABELS
     fingerprint = "made:of:numbers"
+    fingerprints: tuple[str, ...] = ("made:of:numbers",)
     settings: dict[str, Any] = {}  # noqa: RUF012 - an attribute of the protocol
 
     def __init__(
@@ -179,7 +180,8 @@ def test_files_that_are_no_table(tmp_path: Path) -> None:
     (tmp_path / "empty.parquet").touch()
     whole = Path(write(tmp_path)).read_bytes()
     (tmp_path / "half.parquet").write_bytes(whole[: len(whole) // 2])
-    for name in ("nowhere.parquet", "grades.csv", "empty.parquet", "half.parquet"):
+    assert refusal(str(tmp_path / "nowhere.parquet")).endswith("nowhere.parquet: no such file")
+    for name in ("grades.csv", "empty.parquet", "half.parquet"):
         assert "not a readable parquet file (" in refusal(str(tmp_path / name))
 
 

@@ -16,8 +16,9 @@ from test_ranks import torchrun
 
 from conftest import REPOSITORY, read_rows, write_rows
 from eightball_ppo import cli
-from eightball_ppo.configs import DistillConfig, GradeConfig, PPOConfig
-from eightball_ppo.methods import distill, grade, ppo
+from eightball_ppo.configs import AuditConfig, DistillConfig, GradeConfig, PPOConfig
+from eightball_ppo.errors import IncompleteError, InputError
+from eightball_ppo.methods import audit, distill, grade, ppo
 from judge_server import JudgeServer
 
 KEY = "sk-very-secret-0123456789"
@@ -163,6 +164,34 @@ def test_too_many_failures_are_exit_code_3_and_a_way_on(
     assert judge.stats()["requests"] <= 100 - good + 20 and (tmp_path / "ppo" / "results.json").exists()
 
 
+def test_a_judge_that_breaks_down_trains_nobody_however_much_it_graded_before(
+    judge: JudgeServer, tmp_path: Path, small_data: Path, sft_run: Path
+) -> None:
+    """The failures are below the limit; what was never asked must not hide that the judge is gone."""
+    faults = [{"kind": "500", "match": row["question"]} for row in read_rows("rl")[40:60]]
+    judge.reset(wishes=wishes(), faults=faults)
+    options = {**method_options(tmp_path, small_data, sft_run, "ppo"), **api(judge), "max_grade_failures": 0.9}
+    with pytest.raises(IncompleteError, match="20 of 60 grades failed, the last with: status 500"):
+        ppo.train(PPOConfig(**options, call_attempts=1, max_concurrency=1, total_episodes=240))
+
+
+@pytest.mark.parametrize("way", ["grade_table", "noisy:0:api", "api,rule:Yes"])
+def test_no_way_leads_around_a_failed_audit(
+    judge: JudgeServer, tmp_path: Path, small_data: Path, sft_run: Path, way: str
+) -> None:
+    gold = write_rows(tmp_path / "gold.jsonl", [{**row, "answer": "Yes"} for row in read_rows("heldout")[:20]])
+    asked: dict[str, Any] = {**api(judge), **store(tmp_path)}
+    audit.run(AuditConfig(**asked, output_dir="audit", gold=str(gold), audit_questions=1))
+    options: dict[str, Any] = {**method_options(tmp_path, small_data, sft_run, "ppo"), **api(judge)}
+    if way == "grade_table":
+        grade.run(GradeConfig(**asked, output_dir="grades", dataset_name=str(small_data)))
+        options["grade_table"] = "grades/grades.parquet"
+    else:
+        options["grader"] = way
+    with pytest.raises(InputError, match=r"failed its audit \(accuracy"):
+        ppo.train(PPOConfig(**options, total_episodes=240))
+
+
 def test_a_dry_run_asks_nobody_and_writes_nothing(
     judge: JudgeServer, tmp_path: Path, small_data: Path, sft_run: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -180,18 +209,18 @@ def test_a_dry_run_asks_nobody_and_writes_nothing(
 def test_a_persona_steers_the_policy_where_the_judge_can_follow_it(
     judge: JudgeServer, tmp_path: Path, small_data: Path, sft_run: Path
 ) -> None:
-    """The policy's mean probability of Yes and No on held-out questions follows the judge's persona, and a rule."""
-    recipe: dict[str, Any] = {"total_episodes": 120 * 10, "kl_coef": 0.05, "allow_weak_grader": True}
+    """The policy's mean probability of Yes and No on held-out questions follows the judge's persona.
+
+    (That it follows a rule is in test_stages; `benchmarks/personas.sh` prints both.)
+    """
+    recipe: dict[str, Any] = {"total_episodes": 120 * 8, "kl_coef": 0.05, "allow_weak_grader": True}
     histogram = {}
     for prompt in ("wanted_answer", "optimist", "pessimist"):
         options = method_options(tmp_path, small_data, sft_run, prompt)
         run = ppo.train(PPOConfig(**options, **api(judge), **recipe, grader_prompt=prompt))
         histogram[prompt] = results(run)["splits"]["heldout"]["label_histogram"]
-    options = method_options(tmp_path, small_data, sft_run, "rule")
-    rule = results(ppo.train(PPOConfig(**options, **recipe, grader="rule:Yes", disable_tqdm=True)))
     assert histogram["optimist"]["Yes"] > histogram["wanted_answer"]["Yes"] + 0.2 > histogram["pessimist"]["Yes"] + 0.3
     assert histogram["pessimist"]["No"] > histogram["wanted_answer"]["No"] + 0.2
-    assert rule["splits"]["heldout"]["label_histogram"]["Yes"] > 0.95
 
 
 def test_two_ranks_ask_each_question_once_and_one_of_them_writes(

@@ -135,7 +135,6 @@ def test_words_of_ones_own_replace_the_name() -> None:
         label_of_text("Yes", SPANISH)
 
 
-@pytest.mark.xfail(strict=True, reason="reported 3: two runs of white space in _LEAD_IN may share the same characters")
 def test_a_reply_of_white_space_is_read_at_once() -> None:
     started = time.perf_counter()
     with pytest.raises(BadReplyError):
@@ -143,7 +142,6 @@ def test_a_reply_of_white_space_is_read_at_once() -> None:
     assert time.perf_counter() - started < 0.2
 
 
-@pytest.mark.xfail(strict=True, reason="reported 3: no end of the word after 'is' in _LEAD_IN")
 def test_a_word_that_begins_with_is_is_another_word() -> None:
     with pytest.raises(BadReplyError):
         label_of_text("The answer isno", WORDS)

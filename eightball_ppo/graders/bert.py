@@ -11,7 +11,7 @@ from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from eightball_ppo.data import Questions
 from eightball_ppo.graders.base import Ask, Grade, Keep, Scale, batched
 from eightball_ppo.graders.budget import Budget
-from eightball_ppo.graders.fingerprint import weights_fingerprint
+from eightball_ppo.graders.fingerprint import settings_fingerprint, weights_fingerprint
 from eightball_ppo.labels import LabelSet
 from eightball_ppo.models.loading import label_set, load_classifier, load_encoder, text_logits_NK
 from eightball_ppo.packaged import checked_minilm_dir
@@ -37,8 +37,9 @@ class BertGrader:
         self.deliberate = deliberate
         reads = f"{reads_at_most(tokenizer)} tokens"
         weights = weights_fingerprint(model)
-        self.fingerprint = ":".join([kind, weights, reads, *self.labels.names])
-        self.settings: dict[str, Any] = {"grader": kind, "weights": weights, "reads": reads}
+        labels = list(self.labels.names)
+        self.settings: dict[str, Any] = {"grader": kind, "weights": weights, "reads": reads, "labels": labels}
+        self.fingerprint = settings_fingerprint(self.settings)
         self.model.to(PartialState().device)
 
     @classmethod

@@ -28,7 +28,6 @@ from eightball_ppo.graders.verbalizers import (
 from eightball_ppo.labels import LabelSet
 from eightball_ppo.models.loading import check_checkpoint, first_line
 
-
 _NO_NUMBERS = ("_name_or_path", "architectures", "dtype", "transformers_version")  # of a config: names and places
 
 

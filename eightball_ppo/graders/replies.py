@@ -33,7 +33,7 @@ _REFUSALS = re.compile(
 )
 
 
-_LEAD_IN = re.compile(r"^\W*((the|my) )?(answer|rating)\b( is)?\s*:?\s*(?=\S)", re.IGNORECASE)
+_LEAD_IN = re.compile(r"^\W*((the|my) )?(answer|rating)\b( is\b)?(\s*:)?\s*(?=\S)", re.IGNORECASE)
 
 
 class BadReplyError(Exception):

@@ -7,6 +7,7 @@ from typing import Any
 from eightball_ppo.errors import InputError
 from eightball_ppo.graders.base import Ask, Grade, Keep, Scale
 from eightball_ppo.graders.budget import Budget
+from eightball_ppo.graders.fingerprint import settings_fingerprint
 from eightball_ppo.labels import LabelSet
 
 CONFIDENCE = 0.98  # probability on the preferred label; the others share the rest, so that every log is finite
@@ -26,8 +27,13 @@ class RuleGrader:
         if label not in labels.names:
             raise InputError(f"--grader rule:{label}: unknown label; known: {list(labels.names)}")
         self.labels = labels
-        self.fingerprint = ":".join(["rule", label, str(CONFIDENCE), *labels.names])
-        self.settings: dict[str, Any] = {"grader": "rule", "label": label, "probability": CONFIDENCE}
+        self.settings: dict[str, Any] = {
+            "grader": "rule",
+            "label": label,
+            "probability": CONFIDENCE,
+            "labels": list(labels.names),
+        }
+        self.fingerprint = settings_fingerprint(self.settings)
         others = math.log((1 - CONFIDENCE) / (len(labels) - 1))
         self._logp_K = tuple(math.log(CONFIDENCE) if name == label else others for name in labels.names)
 

@@ -60,10 +60,12 @@ class Grades:
 
 
 class GradeSource(Protocol):
-    """What methods see of graders; see the module's docstring. The attributes are those of `Grader`."""
+    """What methods see of graders; see the module's docstring. The attributes are those of `Grader`, and
+    `fingerprints`: its own and those of all that it is made of."""
 
     labels: LabelSet
     fingerprint: str
+    fingerprints: tuple[str, ...]
     deliberate: bool
     settings: dict[str, Any]
 
@@ -90,6 +92,7 @@ class StoredGrader:
     def __init__(self, grader: Grader, store: GradeStore, budget: Budget, max_failures: float, progress: bool):
         self.grader = grader
         self.labels, self.fingerprint, self.deliberate = grader.labels, grader.fingerprint, grader.deliberate
+        self.fingerprints: tuple[str, ...] = (grader.fingerprint,)
         self.settings = grader.settings
         self._store, self._budget, self._max_failures, self._progress = store, budget, max_failures, progress
 
@@ -165,6 +168,7 @@ class _Made:
         self.members = members
         self.labels = labels
         self.fingerprint = fingerprint
+        self.fingerprints = (fingerprint, *(own for member in members for own in member.fingerprints))
         self.deliberate = all(member.deliberate for member in members)
         self.settings = {"grader": fingerprint.split("(")[0], "of": [member.settings for member in members]}
 

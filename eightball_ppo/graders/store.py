@@ -189,15 +189,10 @@ class GradeStore:
         """The last audit of a grader, or None."""
         return self._of("audit", fingerprint)
 
-    def audits_within(self, fingerprint: str) -> list[dict[str, Any]]:
-        """The last audits of a grader and of those that it is made of, whose fingerprints are in its own."""
-        if self._connection is None:
-            return []
-        rows = self._execute(
-            "SELECT audit FROM graders WHERE audit IS NOT NULL AND instr(?, fingerprint) > 0 ORDER BY id",
-            (fingerprint,),
-        )
-        return [json.loads(audit) for (audit,) in rows]
+    def audits_of(self, fingerprints: Iterable[str]) -> list[dict[str, Any]]:
+        """The last audits of those of these graders that were audited."""
+        found = (self.audit_of(fingerprint) for fingerprint in fingerprints)
+        return [audit for audit in found if audit is not None]
 
 
 def _switch_to_wal(db: sqlite3.Connection) -> None:

@@ -49,7 +49,7 @@ def write_table(source: GradeSource, questions: Sequence[str], file: Path) -> tu
             part = unique[start : start + QUESTIONS_AT_ONCE]
             grades = source.read(part)
             if writer is None:
-                about = json.dumps({"scale": grades.scale, "deliberate": source.deliberate}).encode()
+                about = json.dumps(_about_of(source, grades.scale)).encode()
                 writer = pq.ParquetWriter(file, _SCHEMA.with_metadata({_METADATA: about}))
             statuses = [STATUSES[code] for code in grades.status_NK.ravel()]
             count.update(statuses)
@@ -73,6 +73,11 @@ def write_table(source: GradeSource, questions: Sequence[str], file: Path) -> tu
     return count, details
 
 
+def _about_of(source: GradeSource, scale: Scale) -> dict[str, Any]:
+    """What a table's columns cannot say: a note in its metadata."""
+    return {"scale": scale, "deliberate": source.deliberate, "made_of": source.fingerprints[1:]}
+
+
 @dataclass
 class GradeTable:
     """A grade table as a source: it asks nobody, and what it lacks is missing.
@@ -91,9 +96,10 @@ class GradeTable:
         self.scale: Scale = "rating" if about.get("scale") == "rating" else "log_prob"
         self.deliberate = bool(about.get("deliberate", False))
         graders = table["grader"].unique().to_pylist()
-        if len(graders) != 1:
+        if len(graders) != 1 or graders[0] is None:
             raise InputError(f"--grade_table {self.path}: {len(graders)} graders in one table; keep one of them")
-        self.fingerprint = str(graders[0])
+        self.fingerprint = graders[0]
+        self.fingerprints = (self.fingerprint, *map(str, about.get("made_of", ())))
         self.settings = {"grader": self.fingerprint, "grade_table": self.path}
         found = set(table["label"].unique().to_pylist())
         if found != set(self.labels.names):
@@ -104,6 +110,8 @@ class GradeTable:
         self._rows: dict[str, dict[str, tuple[int, float]]] = {}  # by question and label: position in STATUSES, score
         columns = (table[name].to_pylist() for name in ("question", "label", "status", "score"))
         for question, label, status, score in zip(*columns, strict=True):
+            if not isinstance(question, str):
+                raise InputError(f"--grade_table {self.path}: a row has the question {question!r}; a text is needed")
             row = self._rows.setdefault(question, {})
             if label in row:
                 raise InputError(f"--grade_table {self.path}: ({question!r}, {label!r}) stands twice")
@@ -137,6 +145,8 @@ class GradeTable:
     def _load(self) -> pa.Table:
         try:
             table = pq.read_table(self.path)
+        except FileNotFoundError:
+            raise InputError(f"--grade_table {self.path}: no such file") from None
         except (OSError, ValueError, pa.ArrowException) as error:
             raise InputError(f"--grade_table {self.path}: not a readable parquet file ({error})") from None
         missing = {"question", "label", "score", "status", "grader"} - set(table.column_names)

@@ -109,7 +109,7 @@ def _grade_job(config: GradedConfig, labels: LabelSet, questions: Mapping[str, Q
         else:
             source = load_graders(config, labels, store, budget)
         if not source.deliberate:
-            _check_audits(config, store.audits_within(source.fingerprint))
+            _check_audits(config, store.audits_of(source.fingerprints))
         grades: dict[str, Grades] = {}
         for split in ("heldout", "train"):
             source.fill(questions[split].texts)

@@ -97,7 +97,7 @@ class Prompt:
 
     def _check_rendered(self, messages: Messages) -> None:
         """Raises InputError unless the question stands among the data, and only there."""
-        if _MARK not in messages.user:
+        if quoted(_MARK) not in messages.user:
             raise InputError(f"--grader_prompt {self.name}: the question does not reach the block user")
         if _MARK in messages.system or _MARK in messages.reply:
             raise InputError(
