@@ -175,6 +175,16 @@ def test_a_judge_that_breaks_down_trains_nobody_however_much_it_graded_before(
         ppo.train(PPOConfig(**options, call_attempts=1, max_concurrency=1, total_episodes=240))
 
 
+def test_a_weak_judge_is_found_out_before_the_training_questions_are_paid_for(
+    judge: JudgeServer, tmp_path: Path, small_data: Path, sft_run: Path
+) -> None:
+    judge.reset(wishes=dict.fromkeys(wishes(), "Maybe"))
+    options = {**method_options(tmp_path, small_data, sft_run, "ppo"), **api(judge), "api_mode": "logprobs"}
+    with pytest.raises(InputError, match=r"held-out accuracy .* is not above 0\.6"):
+        ppo.train(PPOConfig(**options, total_episodes=240))
+    assert judge.stats()["requests"] == 40
+
+
 @pytest.mark.parametrize("way", ["grade_table", "noisy:0:api", "api,rule:Yes"])
 def test_no_way_leads_around_a_failed_audit(
     judge: JudgeServer, tmp_path: Path, small_data: Path, sft_run: Path, way: str

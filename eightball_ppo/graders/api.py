@@ -103,8 +103,6 @@ class ApiGrader:
 
                 async def work() -> None:
                     for ask in asks:
-                        if budget.stopped:
-                            return
                         started = time.monotonic()
                         try:
                             keep(await self._one(client, ask, content_free))
