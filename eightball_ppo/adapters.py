@@ -149,35 +149,31 @@ class ValueAdapter(_StaysInEval, nn.Module):
         nn.init.zeros_(self.score.bias)
 
 
+Scores = Callable[[Tensor, Tensor], Tensor]
+"""(question rows [B], labels [B]) -> scores [B]: the grader, as far as a trainer is concerned."""
+
+
 class _GradeLookup(nn.Module):
-    """Scores of the sampled answers, from a table."""
+    """Scores of the sampled answers."""
 
-    score_NK: Tensor
-
-    def __init__(self, score_NK: Tensor, ids: SequenceIds):
+    def __init__(self, scores: Scores, ids: SequenceIds):
         super().__init__()
         self.ids = ids
-        self.register_buffer("score_NK", score_NK, persistent=False)
+        self.scores = scores
 
     def forward(self, input_ids: Tensor, **_: Any) -> BaseModelOutput:
-        score_B = self.score_NK[self.ids.rows(input_ids), self.ids.actions(input_ids)]
+        score_B = self.scores(self.ids.rows(input_ids), self.ids.actions(input_ids))
         return BaseModelOutput(hidden_states=(score_B[:, None, None].expand(-1, input_ids.shape[1], 1),))
 
 
 class RewardAdapter(_StaysInEval, nn.Module):
-    """The reward model: the grader's score of the sampled answer, from `score_NK` [N, K] of all questions.
-
-    Raises:
-        ValueError: a score is not finite; TRL would whiten it into every weight.
-    """
+    """The reward model: the grader's score of the sampled answer."""
 
     base_model_prefix = "lookup"
 
-    def __init__(self, score_NK: Tensor, ids: SequenceIds):
-        if not torch.isfinite(score_NK).all():
-            raise ValueError("a score is not finite")
+    def __init__(self, scores: Scores, ids: SequenceIds):
         super().__init__()
-        self.lookup = _GradeLookup(score_NK, ids)
+        self.lookup = _GradeLookup(scores, ids)
         self.score = nn.Identity()
         self.eval()
 

@@ -19,17 +19,22 @@ _AUTO_MODEL = "transformers.models.auto.modeling_auto"
 
 def _register(name: str, module: Any) -> None:
     from eightball_ppo.models.configuration_eightball import EightBallConfig
+    from eightball_ppo.models.configuration_recall import RecallConfig
 
     if name == _AUTO_CONFIG:
-        module.AutoConfig.register(EightBallConfig.model_type, EightBallConfig, exist_ok=True)
-        EightBallConfig.register_for_auto_class()
+        for config in (EightBallConfig, RecallConfig):
+            module.AutoConfig.register(config.model_type, config, exist_ok=True)
+            config.register_for_auto_class()
         return
     from eightball_ppo.models.modeling_eightball import EightBallForSequenceClassification
+    from eightball_ppo.models.modeling_recall import RecallForSequenceClassification
 
-    module.AutoModelForSequenceClassification.register(
-        EightBallConfig, EightBallForSequenceClassification, exist_ok=True
-    )
-    EightBallForSequenceClassification.register_for_auto_class("AutoModelForSequenceClassification")
+    for config, model in (
+        (EightBallConfig, EightBallForSequenceClassification),
+        (RecallConfig, RecallForSequenceClassification),
+    ):
+        module.AutoModelForSequenceClassification.register(config, model, exist_ok=True)
+        model.register_for_auto_class("AutoModelForSequenceClassification")
 
 
 class _RegisterAfterImport(importlib.abc.MetaPathFinder, importlib.abc.Loader):

@@ -1,13 +1,38 @@
 """One dataclass per stage; every field here does what it says, and each is a flag and a line of YAML."""
 
 from dataclasses import dataclass
-from pathlib import Path
-from typing import ClassVar, Literal
+from typing import ClassVar
 
 from eightball_ppo.grader_options import GraderConfig
-from eightball_ppo.options import FitConfig, LearningConfig, Schedule, StageConfig, option, require
+from eightball_ppo.method_options import (
+    BestOfNConfig,
+    DistillConfig,
+    ExactConfig,
+    GradedConfig,
+    GRPOConfig,
+    PPOConfig,
+    ReferenceConfig,
+    RLOOConfig,
+    ScoreKind,
+)
+from eightball_ppo.options import FitConfig, Schedule, StageConfig, option, require
 
-ScoreKind = Literal["log_prob", "probability", "logit_margin"]
+__all__ = [
+    "AuditConfig",
+    "BestOfNConfig",
+    "DistillConfig",
+    "ExactConfig",
+    "GRPOConfig",
+    "GradeConfig",
+    "GradedConfig",
+    "PPOConfig",
+    "PredictConfig",
+    "RLOOConfig",
+    "ReferenceConfig",
+    "RewardConfig",
+    "SFTConfig",
+    "ScoreKind",
+]
 
 
 @dataclass
@@ -44,102 +69,6 @@ class RewardConfig(FitConfig):
         super().__post_init__()
         require(0 < self.validation_fraction < 1, f"--validation_fraction {self.validation_fraction}: between 0 and 1")
         require(self.lora_r >= 1, f"--lora_r {self.lora_r}: at least 1")
-
-
-@dataclass
-class GradedConfig(GraderConfig, LearningConfig):
-    """What the methods share that turn a grader's scores into a better policy."""
-
-    sft_model_path: str = option("runs/sft", "Reference policy; trained with defaults if this default does not exist.")
-    score: ScoreKind = option("log_prob", "Score made of the grader's probability p: log p, p, or log p/(1-p).")
-    kl_coef: float = option(0.1, "beta: price of one nat of KL(policy || reference), in units of the score.")
-    allow_weak_grader: bool = option(
-        False, "Use a grader whose held-out accuracy is not above 0.6, or that failed its audit."
-    )
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        require(self.kl_coef >= 0, f"--kl_coef {self.kl_coef}: must not be negative; 0 switches the penalty off")
-        for name in ("sft_model_path", "reward_model_path"):
-            same = Path(self.output_dir).absolute() == Path(getattr(self, name)).absolute()
-            require(not same, f"--output_dir {self.output_dir}: is the --{name}, which would be replaced")
-
-
-@dataclass
-class PPOConfig(GradedConfig):
-    """True policy gradients: TRL's PPOTrainer on the small classifier. Flags are those of `trl.experimental.ppo`."""
-
-    output_dir: str = option("runs/ppo", "Directory of the finished run; it must not hold another run.")
-    total_episodes: int = option(48_000, "Answers sampled in all, over all processes; rounded up to whole batches.")
-    num_generations: int = option(2, "How often a question stands in one pass over the data.")
-    per_device_train_batch_size: int | None = option(
-        None, "Episodes per update and process; by default one pass, 1200 at most."
-    )
-    num_mini_batches: int = option(8, "Minibatches, so optimizer steps, per PPO epoch; must divide the batch.")
-    num_ppo_epochs: int = option(4, "Passes over each batch.")
-    learning_rate: float | None = option(
-        None, "Peak learning rate of the policy; by default 0.012, divided by kl_coef where that is above 1."
-    )
-    value_learning_rate: float = option(
-        0.0012, "Peak learning rate of the value model; a slow critic keeps wrong answers surprising."
-    )
-    lr_scheduler_type: Schedule = option(
-        "linear", "Shape of the learning rate over updates; linear decay to 0 reaches the optimum."
-    )
-    warmup_steps: int = option(0, "Updates of linear warm-up; the first of them learns nothing.")
-    weight_decay: float = option(0.0, "AdamW's decoupled weight decay.")
-    adam_beta2: float = option(
-        0.9, "AdamW's decay of squared gradients; PPO's shrink a hundredfold, so the usual 0.999 is too slow."
-    )
-    max_grad_norm: float | None = option(None, "Clip the gradient's norm at every optimizer step; none: no clipping.")
-    cliprange: float = option(0.1, "Clip range of the probability ratio.")
-    cliprange_value: float = option(
-        10.0, "Clip range of the value, in units of the score; 10 is off for log-probabilities."
-    )
-    vf_coef: float = option(0.1, "Weight of the value loss.")
-    whiten_rewards: bool = option(False, "Whiten rewards, too (advantages always are).")
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.learning_rate is None:
-            # The optimum's logits lie score / kl_coef away from the reference's. TRL whitens that scale out of the
-            # advantages, so without smaller steps a high price would be drowned in the noise of the steps themselves.
-            self.learning_rate = 0.012 / max(1.0, self.kl_coef)
-        for name in ("total_episodes", "num_generations", "num_mini_batches", "num_ppo_epochs"):
-            require(getattr(self, name) >= 1, f"--{name} {getattr(self, name)}: at least 1")
-        for name in ("learning_rate", "value_learning_rate", "weight_decay", "vf_coef"):
-            require(getattr(self, name) >= 0, f"--{name} {getattr(self, name)}: must not be negative")
-        require(0 <= self.adam_beta2 < 1, f"--adam_beta2 {self.adam_beta2}: at least 0 and below 1")
-        require(self.cliprange > 0 and self.cliprange_value > 0, "--cliprange and --cliprange_value: must be above 0")
-        require(
-            self.max_grad_norm is None or self.max_grad_norm > 0,
-            f"--max_grad_norm {self.max_grad_norm}: must be above 0",
-        )
-
-
-@dataclass
-class DistillConfig(FitConfig, GradedConfig):
-    """Thresholded distillation: keep the grader's confident labels, drop the rest, cross-entropy."""
-
-    output_dir: str = option("runs/distill", "Directory of the finished run; it must not hold another run.")
-    preset: Literal["tuned", "original"] = option(
-        "tuned", "original: threshold 0.4, AdamW 2e-5, 100 single-question steps."
-    )
-    threshold: float | None = option(
-        None, "Keep a question if the grader's best probability reaches this; by default chosen on validation."
-    )
-    validation_fraction: float = option(0.2, "Share of the questions on which the threshold is chosen.")
-    learning_rate: float = option(0.02, "Peak learning rate.")
-    lr_scheduler_type: Schedule = option("linear", "Shape of the learning rate: constant, linear, cosine ...")
-    num_train_epochs: float = option(20, "Passes over the kept questions.")
-    per_device_train_batch_size: int = option(16, "Questions per optimizer step and process.")
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        require(
-            self.threshold is None or 0 <= self.threshold <= 1, f"--threshold {self.threshold}: a probability, 0 to 1"
-        )
-        require(0 < self.validation_fraction < 1, f"--validation_fraction {self.validation_fraction}: between 0 and 1")
 
 
 @dataclass

@@ -50,17 +50,24 @@ def describe(logp_NK: Tensor, ref_logp_NK: Tensor, questions: Questions, labels:
 
 def evaluate(logp_NK: Tensor, split: SplitGrades, beta: float, labels: LabelSet) -> dict[str, Any]:
     """The record of one policy on one graded split: `describe`, and `expected_score`, `objective` (J),
-    `optimum_objective` (J*), `optimum_fraction`, and `grader_histogram` (share of questions whose best-scored label it
-    is). Every number is an exact sum over labels, averaged over questions.
+    `optimum_objective` (J*), `optimum_fraction`, `frontier_distance` (what is missing to the best expected score at the
+    policy's own KL), `win_rate` (the policy's answer scores higher than the reference's, a tie counting half),
+    `tie_rate`, and `grader_histogram` (share of questions whose best-scored label it is). Every number is an exact sum
+    over labels, averaged over questions.
     """
     # in float64: at a high beta the gain to measure is a thousandth of the numbers it is the difference of
-    logp_NK, ref_logp_NK, score_NK = logp_NK.double(), split.ref_logp_NK.double(), split.score_NK.double()
+    score_NK, ref_logp_NK = split.score_NK.double(), split.ref_logp_NK.double().log_softmax(-1)
+    logp_NK = logp_NK.double().log_softmax(-1)
     best_share_K = torch.bincount(score_NK.argmax(-1), minlength=len(labels)) / len(score_NK)
+    win_N, tie_N = objective.win_and_tie_N(logp_NK, ref_logp_NK, score_NK)
     return {
         "expected_score": objective.expected_score_N(logp_NK, score_NK).mean().item(),
         "objective": objective.objective_N(logp_NK, ref_logp_NK, score_NK, beta).mean().item(),
         "optimum_objective": objective.optimum_objective_N(ref_logp_NK, score_NK, beta).mean().item(),
         "optimum_fraction": objective.optimum_fraction(logp_NK, ref_logp_NK, score_NK, beta),
+        "frontier_distance": objective.frontier_distance_N(logp_NK, ref_logp_NK, score_NK).mean().item(),
+        "win_rate": (win_N + tie_N / 2).mean().item(),
+        "tie_rate": tie_N.mean().item(),
         **describe(logp_NK, ref_logp_NK, split.questions, labels),
         "grader_histogram": dict(zip(labels.names, best_share_K.tolist(), strict=True)),
     }

@@ -14,8 +14,18 @@ _WHAT = {
     "temperature is folded into the last layer.",
     "distill": "A small text classifier trained by cross-entropy on a grader's confident labels (thresholded "
     "distillation).",
+    "distill_soft": "A small text classifier trained by cross-entropy to a grader's distribution over the labels.",
+    "distill_boltzmann": "A small text classifier trained by cross-entropy to `ref * exp(score / beta) / Z`, the best "
+    "policy at its price of KL.",
     "ppo": "A small text classifier trained by PPO (TRL's `PPOTrainer`) on a grader's scores, with a KL penalty to its "
     "SFT reference.",
+    "rloo": "A small text classifier trained by RLOO (TRL's `RLOOTrainer`) on a grader's scores, with a KL penalty to "
+    "its SFT reference.",
+    "grpo": "A small text classifier trained by GRPO (TRL's `GRPOTrainer`) on a grader's scores, with a KL penalty to "
+    "its SFT reference.",
+    "best_of_n": "The best-scored of n answers of its SFT reference, as the policy that it amounts to: it knows the "
+    "questions that were graded, and answers all others as the reference does.",
+    "exact": "A small text classifier trained by the exact gradient of its objective, a sum over all labels.",
 }
 _SNIPPET = """```python
 import eightball_ppo  # or pass trust_remote_code=True
@@ -36,7 +46,7 @@ def write_card(directory: Path, results: dict[str, Any], config: StageConfig) ->
         library_name="transformers",
         pipeline_tag="text-classification",
         datasets=None if local_path(config.dataset_name) else config.dataset_name,
-        tags=["eightball-ppo", *(["trl", "ppo"] if method == "ppo" else [method])],
+        tags=["eightball-ppo", *(["trl"] if method in ("ppo", "rloo", "grpo") else []), method],
     )
     name = directory.name.removesuffix(".unfinished")
     settings = {key: value for key, value in results.items() if not isinstance(value, dict | list) and key != "method"}

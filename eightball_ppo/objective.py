@@ -9,8 +9,13 @@ The optimum is the standard one of KL-regularised reward maximisation (Ziegler e
 Rafailov et al. 2023, arXiv:2305.18290, equation 4).
 """
 
+import math
+
 import torch
+from scipy.optimize import brentq
 from torch import Tensor
+
+CHEAPEST, DEAREST = 1e-4, 1e8  # prices of KL between which the frontier is searched, in units of the scores' range
 
 
 def expected_score_N(logp_NK: Tensor, score_NK: Tensor) -> Tensor:
@@ -80,3 +85,62 @@ def frontier(ref_logp_NK: Tensor, score_NK: Tensor, betas: list[float]) -> list[
         kl, score = kl_exact_N(logp_NK, ref_logp_NK).mean(), expected_score_N(logp_NK, score_NK).mean()
         points.append((float(kl), float(score)))
     return points
+
+
+def frontier_price(ref_logp_NK: Tensor, score_NK: Tensor, kl: float) -> float:
+    """The beta whose optimum has a mean KL of `kl` nats (the frontier's slope there): 0 where no optimum has as much.
+
+    Never above `DEAREST` times the range of the scores, which stands for infinity: the reference itself.
+    """
+    unit = max((score_NK.max() - score_NK.min()).item(), 1e-12)
+
+    def excess(log_price: float) -> float:
+        logp_NK = optimum_logp_NK(ref_logp_NK, score_NK, unit * math.exp(log_price))
+        return kl_exact_N(logp_NK, ref_logp_NK).mean().item() - kl
+
+    low, high = math.log(CHEAPEST), math.log(DEAREST)
+    if excess(low) <= 0:
+        return 0.0
+    if excess(high) >= 0:
+        return unit * DEAREST
+    return unit * math.exp(brentq(excess, low, high, xtol=1e-12))
+
+
+def frontier_distance_N(logp_NK: Tensor, ref_logp_NK: Tensor, score_NK: Tensor) -> Tensor:
+    """How far each question lies below the frontier at the policy's own mean KL, in units of the score; shape [N].
+
+    The mean is the best mean score that any policy of that mean KL reaches, minus the policy's own. By duality it is
+    `E_q[beta log Z] - J(pi)` at the frontier's price beta there, which is `beta KL(pi || pi*)`: no question is below 0.
+    """
+    kl = kl_exact_N(logp_NK, ref_logp_NK).mean().item()
+    if kl <= 0:
+        return expected_score_N(ref_logp_NK, score_NK) - expected_score_N(logp_NK, score_NK)
+    beta = frontier_price(ref_logp_NK, score_NK, kl)
+    return optimum_objective_N(ref_logp_NK, score_NK, beta) - objective_N(logp_NK, ref_logp_NK, score_NK, beta)
+
+
+def _reference_below_NK(ref_logp_NK: Tensor, score_NK: Tensor) -> tuple[Tensor, Tensor]:
+    """Of every label, the reference's probability of the labels scored lower, and of those scored lower or the same."""
+    sorted_NK, order_NK = score_NK.sort(-1)
+    cumulative_NK1 = torch.nn.functional.pad(ref_logp_NK.exp().gather(-1, order_NK).cumsum(-1), (1, 0))
+    score_NK = score_NK.contiguous()
+    below_NK = cumulative_NK1.gather(-1, torch.searchsorted(sorted_NK, score_NK, right=False))
+    return below_NK, cumulative_NK1.gather(-1, torch.searchsorted(sorted_NK, score_NK, right=True))
+
+
+def win_and_tie_N(logp_NK: Tensor, ref_logp_NK: Tensor, score_NK: Tensor) -> tuple[Tensor, Tensor]:
+    """(P(win), P(tie)) of each question: an answer drawn from the policy scores higher than, or the same as, one drawn
+    from the reference on its own; both of shape [N]."""
+    below_NK, at_most_NK = _reference_below_NK(ref_logp_NK, score_NK)
+    return (logp_NK.exp() * below_NK).sum(-1), (logp_NK.exp() * (at_most_NK - below_NK)).sum(-1)
+
+
+def best_of_n_logp_NK(ref_logp_NK: Tensor, score_NK: Tensor, n: int) -> Tensor:
+    """Log-probabilities of the best-scored of `n` answers drawn from the reference, ties broken at random; exact.
+
+    P(best is scored s) = at_most(s)^n - below(s)^n, shared among the labels scored s as the reference shares it. With
+    a^n - b^n = (a - b) (a^(n-1) + ... + b^(n-1)) that is ref(a) times the sum, and a rare label loses no digits.
+    """
+    below_NK, at_most_NK = _reference_below_NK(ref_logp_NK, score_NK)
+    powers_NK = sum((at_most_NK ** (n - 1 - i) * below_NK**i for i in range(n)), torch.zeros_like(below_NK))
+    return (ref_logp_NK + powers_NK.log()).log_softmax(-1)

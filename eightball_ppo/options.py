@@ -66,6 +66,7 @@ class FitConfig(LearningConfig):
     lr_scheduler_type: Schedule = option("constant", "Shape of the learning rate: constant, linear, cosine ...")
     warmup_steps: int = option(0, "Optimizer steps of linear warm-up.")
     weight_decay: float = option(0.0, "AdamW's decoupled weight decay; 0 makes it Adam.")
+    adam_beta2: float = option(0.999, "AdamW's decay of squared gradients.")
     num_train_epochs: float = option(10, "Passes over the training questions.")
     per_device_train_batch_size: int = option(2, "Questions per optimizer step and process.")
 
@@ -75,3 +76,4 @@ class FitConfig(LearningConfig):
         require(self.num_train_epochs > 0, f"--num_train_epochs {self.num_train_epochs}: must be above 0")
         require(self.per_device_train_batch_size >= 1, "--per_device_train_batch_size: at least 1")
         require(self.weight_decay >= 0, f"--weight_decay {self.weight_decay}: must not be negative")
+        require(0 <= self.adam_beta2 < 1, f"--adam_beta2 {self.adam_beta2}: at least 0 and below 1")

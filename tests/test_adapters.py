@@ -9,6 +9,7 @@ from trl.experimental.utils import get_reward
 
 import tiny
 from eightball_ppo.adapters import PolicyAdapter, RewardAdapter, SequenceIds, ValueAdapter
+from eightball_ppo.methods.training_grades import TrainingGrades
 
 N, K = 12, 3
 IDS = SequenceIds(K)
@@ -85,7 +86,7 @@ def test_value_trunk_freezes_what_it_does_not_use() -> None:
 
 def test_reward_is_the_score_of_the_action() -> None:
     score_NK = tiny.scores(N)
-    reward = RewardAdapter(score_NK, IDS)
+    reward = RewardAdapter(TrainingGrades(score_NK), IDS)
     rows, actions = torch.tensor([3, 3, 7, 3]), torch.tensor([0, 1, 2, 0])
     _, score_B, _ = get_reward(reward, sequences(rows, actions), 0, 1)
     assert torch.equal(score_B, score_NK[rows, actions]) and score_B.dtype == torch.float32
@@ -96,7 +97,7 @@ def test_a_score_that_is_not_finite_is_refused() -> None:
     score_NK = tiny.scores(N)
     score_NK[2, 1] = torch.nan
     with pytest.raises(ValueError, match="not finite"):
-        RewardAdapter(score_NK, IDS)
+        TrainingGrades(score_NK)
 
 
 class _WithDropout(nn.Module):

@@ -1,4 +1,4 @@
-"""Thresholded distillation, what people usually do instead of RL: keep the grader's confident labels, drop the rest."""
+"""Distillation: cross-entropy to what a grader says. Hard targets with a threshold are what people do instead of RL."""
 
 import copy
 import dataclasses
@@ -13,13 +13,15 @@ from eightball_ppo import objective
 from eightball_ppo.configs import DistillConfig
 from eightball_ppo.data import split_by_question
 from eightball_ppo.errors import DryRun, InputError
-from eightball_ppo.methods.fitting import fit
+from eightball_ppo.methods.fitting import fit, nothing
 from eightball_ppo.methods.task import Task, finish, load_splits, load_task, outlook
 from eightball_ppo.models.loading import table_logits_NK
 from eightball_ppo.ranks import num_processes
 from eightball_ppo.runs import Run, check_output_dir
 
-THRESHOLDS = (0.0, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99)  # tried on the validation questions
+THRESHOLDS = (0.0, 0.5, 0.7, 0.9, 0.99)  # tried on the validation questions
+
+METHODS = {"hard": "distill", "soft": "distill_soft", "boltzmann": "distill_boltzmann"}
 
 # The original experiment: one question a step, 100 steps, AdamW 2e-5, skip where the grader's best is below 0.4.
 ORIGINAL_QUESTIONS = 100
@@ -38,7 +40,7 @@ def train(config: DistillConfig) -> Path:
 
     Raises:
         DryRun: on a dry run, with what grading would cost.
-        InputError: bad input as in `load_task`, or a threshold that no question reaches.
+        InputError: bad input as in `load_task`, a threshold that no question reaches, or a budget below one question.
     """
     check_output_dir(config)
     config = with_preset(config)
@@ -46,18 +48,18 @@ def train(config: DistillConfig) -> Path:
     if config.dry_run:
         raise DryRun(outlook(config, questions))
     task = load_task(config, questions)
-    with Run(config, "distill") as run:
-        grader_logp_NK = task.grader_logp_NK["train"]
-        rows = list(range(len(grader_logp_NK)))
+    with Run(config, METHODS[config.target]) as run:
+        rows = task.lessons.whole_rows()
         if config.preset == "original":
             order = torch.randperm(len(rows), generator=torch.Generator().manual_seed(config.seed))
-            rows = order[:ORIGINAL_QUESTIONS].tolist()
-        if config.threshold is None:
-            threshold, tried = choose_threshold(task, grader_logp_NK, config, run)
-        else:
-            threshold, tried = config.threshold, []
-        policy, kept = distil(task, grader_logp_NK, rows, threshold, config, run, "distill")
+            rows = [rows[i] for i in order[:ORIGINAL_QUESTIONS].tolist()]
+        threshold = config.threshold
+        tried: list[dict[str, float]] = []
+        if threshold is None and config.target == "hard":
+            threshold, tried = choose_threshold(task, rows, config, run)
+        policy, kept = distil(task, rows, threshold or 0.0, config, run, run.method)
         extra = {
+            "target": config.target,
             "preset": config.preset,
             "threshold": threshold,
             "coverage": len(kept) / len(rows),
@@ -92,44 +94,65 @@ def kept_rows(grader_logp_NK: Tensor, rows: list[int], threshold: float) -> list
     return [row for row in rows if confidence_N[row] >= threshold]
 
 
+def targets_NK(task: Task, config: DistillConfig) -> Tensor:
+    """The distributions that are distilled, of all training questions: one-hot, the grader's, or the optimum's."""
+    logp_NK = task.lessons_logp_NK
+    if config.target == "hard":
+        return torch.nn.functional.one_hot(logp_NK.argmax(-1), logp_NK.shape[1]).float()
+    if config.target == "soft":
+        return logp_NK.exp()
+    ref_logp_NK = task.ref_logits_NK["train"].log_softmax(-1)
+    return objective.optimum_logp_NK(ref_logp_NK, task.lessons.score_NK, config.kl_coef).exp()
+
+
 def distil(
-    task: Task, grader_logp_NK: Tensor, rows: list[int], threshold: float, config: DistillConfig, run: Run, stage: str
+    task: Task, rows: list[int], threshold: float, config: DistillConfig, run: Run, stage: str
 ) -> tuple[PreTrainedModel, list[int]]:
-    """(a copy of the reference trained on the grader's best label of the kept rows, those rows)."""
-    kept = kept_rows(grader_logp_NK, rows, threshold)
+    """(a copy of the reference trained on the targets of the kept rows, those rows), logged as `stage`."""
+    kept = kept_rows(task.lessons_logp_NK, rows, threshold)
     if not kept:
-        best = grader_logp_NK[rows].exp().max().item()
+        best = task.lessons_logp_NK[rows].exp().max().item()
         raise InputError(
             f"--threshold {threshold}: no question reaches it, the grader's highest probability is {best:.3f}"
         )
     set_seed(config.seed)
     policy = copy.deepcopy(task.classifier)
     texts = [task.questions["train"].texts[row] for row in kept]
-    wanted = grader_logp_NK[kept].argmax(-1).tolist()
-    fit(policy, task.tokenizer, texts, wanted, config, run, stage, lambda: task.exact_metrics(policy))
+    target_NK = targets_NK(task, config)
+
+    def loss(logits_BK: Tensor, rows_B: Tensor) -> Tensor:
+        return torch.nn.functional.cross_entropy(logits_BK, target_NK.to(logits_BK.device)[rows_B])
+
+    measure = (lambda: task.exact_metrics(policy)) if stage == run.method else nothing
+    fit(policy, task.tokenizer, texts, kept, config, run, stage, measure, loss)
     return policy, kept
 
 
 def choose_threshold(
-    task: Task, grader_logp_NK: Tensor, config: DistillConfig, run: Run
+    task: Task, rows: list[int], config: DistillConfig, run: Run
 ) -> tuple[float, list[dict[str, float]]]:
     """(threshold with the best expected score on validation questions, every one that was tried).
 
-    The validation questions are a part of the training questions; for each threshold a policy is trained on the others.
-    Ties go to the lower threshold, which keeps more questions.
+    The validation questions are a part of `rows`; for each threshold a policy is trained on the others, once for
+    thresholds that keep the same questions. Ties go to the lower threshold, which keeps more.
     """
     texts = task.questions["train"].texts
-    training, validation = split_by_question(task.questions["train"], config.validation_fraction, config.seed)
+    training, validation = split_by_question(
+        task.questions["train"].subset(rows), config.validation_fraction, config.seed
+    )
     position = {text: row for row, text in enumerate(texts)}
     train_rows, validation_rows = [position[t] for t in training.texts], [position[t] for t in validation.texts]
-    graded = task.graded("train")
+    score_NK = task.lessons.score_NK[validation_rows]
     tried: list[dict[str, float]] = []
+    kept: list[int] = []
     for threshold in THRESHOLDS:
-        if not kept_rows(grader_logp_NK, train_rows, threshold):
+        now = kept_rows(task.lessons_logp_NK, train_rows, threshold)
+        if not now:
             break
-        policy, kept = distil(task, grader_logp_NK, train_rows, threshold, config, run, f"threshold {threshold}")
-        logp_NK = table_logits_NK(policy, task.tokens["train"]).log_softmax(-1)[validation_rows]
-        score = objective.expected_score_N(logp_NK, graded.score_NK[validation_rows]).mean().item()
+        if now != kept:
+            policy, kept = distil(task, train_rows, threshold, config, run, f"threshold {threshold}")
+            logp_NK = table_logits_NK(policy, task.tokens["train"]).log_softmax(-1)[validation_rows]
+            score = objective.expected_score_N(logp_NK, score_NK).mean().item()
         tried.append({"threshold": threshold, "coverage": len(kept) / len(train_rows), "validation_score": score})
     best = max(tried, key=lambda row: row["validation_score"])
     return best["threshold"], tried

@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
+from torch import Tensor
 from transformers import (
     DataCollatorWithPadding,
     PreTrainedModel,
@@ -23,6 +24,8 @@ from eightball_ppo.options import FitConfig
 from eightball_ppo.runs import Run
 
 Measure = Callable[[], dict[str, Any]]
+Loss = Callable[[Tensor, Tensor], Tensor]
+"""(logits [B, K], what stands for labels [B]) -> a number to minimise."""
 
 
 def nothing() -> dict[str, Any]:
@@ -103,8 +106,12 @@ def fit(
     run: Run,
     stage: str,
     measure: Measure = nothing,
+    loss: Loss | None = None,
 ) -> None:
-    """Cross-entropy of `model` on (texts, label_ids), in place, with the recipe of `config`, logged as `stage`.
+    """Minimise `loss` of `model` on (texts, label_ids), in place, with the recipe of `config`, logged as `stage`.
+
+    By default that is cross-entropy; otherwise `label_ids` may be whatever `loss` makes of them, such as rows of a
+    table of targets.
 
     Raises:
         InputError: no rows, or a tracker or scheduler that transformers does not know.
@@ -124,11 +131,13 @@ def fit(
             lr_scheduler_type=config.lr_scheduler_type,
             warmup_steps=config.warmup_steps,
             weight_decay=config.weight_decay,
+            adam_beta2=config.adam_beta2,
             num_train_epochs=config.num_train_epochs,
             per_device_train_batch_size=config.per_device_train_batch_size,
             optim="adamw_torch",
             seed=config.seed,
             save_strategy="no",
+            average_tokens_across_devices=False,  # the loss is a mean already
             logging_steps=max(1, round(steps / 50)),
             report_to=reporting(config.report_to),
             run_name=f"{run.target.name}-{stage}",
@@ -144,6 +153,7 @@ def fit(
         data_collator=DataCollatorWithPadding(tokenizer),
         train_dataset=rows,
         callbacks=[MetricsCallback(run, stage, measure)],
+        compute_loss_func=None if loss is None else lambda outputs, labels, **_: loss(outputs.logits, labels),
     )
     replace_progress(trainer, stage, config.disable_tqdm)
     trainer.train()

@@ -16,7 +16,7 @@ from eightball_ppo.errors import IncompleteError, InputError
 from eightball_ppo.grader_options import GraderConfig
 from eightball_ppo.graders.budget import Budget
 from eightball_ppo.graders.registry import load_graders
-from eightball_ppo.graders.sources import STATUSES, Grades, GradeSource
+from eightball_ppo.graders.sources import STATUSES, Grades, GradeSource, Noisy
 from eightball_ppo.graders.store import GradeStore
 from eightball_ppo.graders.table import GradeTable
 from eightball_ppo.labels import LabelSet
@@ -29,11 +29,14 @@ WEAK_GRADER_ACCURACY = 0.6
 
 @dataclass(frozen=True)
 class JobGrades:
-    """Grades by split, who made them, and what they took: `calls` rest in the grades, `record` is for results.json."""
+    """Grades by split, who made them, and `record`, what they took, for results.json.
+
+    `lessons`: what training is to learn from, the grades of the training questions with `--grader_noise` in them.
+    """
 
     grades: dict[str, Grades]
+    lessons: Grades
     fingerprint: str
-    calls: int
     record: dict[str, Any]
 
 
@@ -116,9 +119,10 @@ def _grade_job(config: GradedConfig, labels: LabelSet, questions: Mapping[str, Q
             grades[split] = source.read(questions[split].texts)
             if split == "heldout" and not source.deliberate:
                 _check_accuracy(config, grades[split], questions[split])
-    return JobGrades(
-        grades, source.fingerprint, sum(own.calls for own in grades.values()), _record(config, source, grades, budget)
-    )
+        lessons = grades["train"]
+        if config.grader_noise:
+            lessons = Noisy(source, config.grader_noise, config.seed).read(questions["train"].texts)
+    return JobGrades(grades, lessons, source.fingerprint, _record(config, source, grades, budget))
 
 
 def _record(config: GradedConfig, source: GradeSource, grades: Mapping[str, Grades], budget: Budget) -> dict[str, Any]:
@@ -146,6 +150,7 @@ def _record(config: GradedConfig, source: GradeSource, grades: Mapping[str, Grad
         "failure_rate": failure_rate(count),
         "missing_mass": missing_mass(grades.values()),
         "dropped_questions": dropped,
+        "calls": sum(own.calls for own in grades.values()),
         **spent(config, budget),
         "stopped": budget.stopped,
         "grader_settings": source.settings,

@@ -3,6 +3,7 @@
 import contextlib
 import copy
 import gc
+import importlib
 import logging
 import sys
 from collections.abc import Iterator
@@ -18,6 +19,7 @@ from eightball_ppo.configs import PPOConfig
 from eightball_ppo.errors import DryRun, InputError
 from eightball_ppo.methods.fitting import MetricsCallback, replace_progress, reporting
 from eightball_ppo.methods.task import finish, load_splits, load_task, outlook
+from eightball_ppo.methods.training_grades import TrainingGrades, check_one_till
 from eightball_ppo.ranks import is_main_process, num_processes
 from eightball_ppo.runs import Run, check_output_dir
 from eightball_ppo.tokenization import TokenTable
@@ -41,6 +43,7 @@ def train(config: PPOConfig) -> Path:
     if config.dry_run:
         raise DryRun(outlook(config, questions))
     world_size = num_processes()
+    check_one_till(config)
     batch_size(config, len(questions["train"]), world_size)  # says what is wrong before anything is trained
     task = load_task(config, questions)
     batch = batch_size(config, len(task.questions["train"]), world_size)
@@ -51,7 +54,7 @@ def train(config: PPOConfig) -> Path:
         )
     with Run(config, "ppo") as run:
         set_seed(config.seed)
-        models = build_models(task.classifier, task.tokens["train"], task.graded("train").score_NK)
+        models = build_models(task.classifier, task.tokens["train"], task.lessons)
         classifier = models.policy.by_row.classifier
         metrics = MetricsCallback(run, "ppo", lambda: task.exact_metrics(classifier))
         trainer = build_trainer(config, models, batch, run.path, [metrics])
@@ -97,8 +100,8 @@ def batch_size(config: PPOConfig, num_questions: int, world_size: int) -> int:
     return batch
 
 
-def build_models(classifier: PreTrainedModel, tokens: TokenTable, score_NK: Tensor) -> TRLModels:
-    """Policy, reference and value model, all starting from `classifier`, and the reward model over `score_NK`.
+def build_models(classifier: PreTrainedModel, tokens: TokenTable, lessons: TrainingGrades) -> TRLModels:
+    """Policy, reference and value model, all starting from `classifier`, and the reward model over `lessons`.
 
     `classifier` itself becomes none of them: it is copied, and stays as it is.
     """
@@ -109,7 +112,7 @@ def build_models(classifier: PreTrainedModel, tokens: TokenTable, score_NK: Tens
         policy=PolicyAdapter(policy.requires_grad_(True), tokens, ids),
         reference=PolicyAdapter(reference.requires_grad_(False), tokens, ids),
         value=ValueAdapter(value.requires_grad_(True), tokens, ids),
-        reward=RewardAdapter(score_NK, ids),
+        reward=RewardAdapter(lessons, ids),
     )
 
 
@@ -118,7 +121,7 @@ def build_trainer(config: PPOConfig, models: TRLModels, batch: int, output_dir: 
     from datasets import Dataset
     from trl.experimental import ppo as trl_ppo
 
-    num_questions = len(models.reward.lookup.score_NK)
+    num_questions = len(models.policy.by_row.tokens)
     rows = torch.arange(num_questions).repeat(config.num_generations)
     trainer = trl_ppo.PPOTrainer(
         args=_trl_arguments(config, batch, output_dir),
@@ -222,26 +225,26 @@ def run_trainer(trainer: Any, config: PPOConfig) -> None:
     gc.collect()
     gc.freeze()
     try:
-        with contextlib.redirect_stdout(sys.stderr), vectorised_log_softmax():
+        with contextlib.redirect_stdout(sys.stderr), vectorised_log_softmax("trl.experimental.ppo.ppo_trainer"):
             trainer.train()
     finally:
         gc.unfreeze()
 
 
 @contextlib.contextmanager
-def vectorised_log_softmax() -> Iterator[None]:
+def vectorised_log_softmax(trainer_module: str) -> Iterator[None]:
     """TRL's `selective_log_softmax` without its Python loop over rows, which costs half of an update of 1200 episodes.
 
     The same numbers bit for bit (`tests/test_trl_parity.py`), and TRL's own function is back in place afterwards.
     """
-    from trl.experimental.ppo import ppo_trainer
+    module: Any = importlib.import_module(trainer_module)
 
     def selective_log_softmax(logits: Tensor, index: Tensor) -> Tensor:
         return logits.gather(-1, index.unsqueeze(-1)).squeeze(-1) - torch.logsumexp(logits, dim=-1)
 
-    original = ppo_trainer.selective_log_softmax
-    ppo_trainer.selective_log_softmax = selective_log_softmax
+    original = module.selective_log_softmax
+    module.selective_log_softmax = selective_log_softmax
     try:
         yield
     finally:
-        ppo_trainer.selective_log_softmax = original
+        module.selective_log_softmax = original

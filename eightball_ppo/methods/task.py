@@ -18,6 +18,7 @@ from eightball_ppo.graders.base import convert_scores
 from eightball_ppo.graders.registry import check_graders, parse_grader
 from eightball_ppo.labels import LabelSet
 from eightball_ppo.methods.grading import JobGrades, check_grades, estimate, grade_job
+from eightball_ppo.methods.training_grades import TrainingGrades
 from eightball_ppo.models.loading import check_checkpoint, label_set, load_classifier, table_logits_NK
 from eightball_ppo.ranks import is_main_process
 from eightball_ppo.report import plots, tables
@@ -29,7 +30,11 @@ EXACT_METRICS = ("expected_score", "kl", "entropy", "objective", "optimum_fracti
 
 @dataclass(frozen=True)
 class Task:
-    """One reference, and two splits of questions with whole grades; methods may learn from the split `train`."""
+    """One reference, and two splits of questions with whole grades; methods may learn from the split `train`.
+
+    `grader_logp_NK` are the grader's log-probabilities, which results are measured with; `lessons_logp_NK` are those of
+    the training questions as training gets to see them, and `lessons` the scores made of them, behind a till.
+    """
 
     labels: LabelSet
     classifier: PreTrainedModel
@@ -38,19 +43,22 @@ class Task:
     tokens: dict[str, TokenTable]
     ref_logits_NK: dict[str, Tensor]
     grader_logp_NK: dict[str, Tensor]
+    lessons_logp_NK: Tensor
+    lessons: TrainingGrades
     job: JobGrades
     config: GradedConfig
 
     def graded(self, split: str) -> SplitGrades:
         """The split with the scores that training maximises."""
-        score_NK = convert_scores(self.grader_logp_NK[split], self.config.score)
-        return SplitGrades(self.questions[split], score_NK, self.ref_logits_NK[split].log_softmax(-1))
+        score_NK = convert_scores(self.grader_logp_NK[split].double(), self.config.score)
+        return SplitGrades(self.questions[split], score_NK, self.ref_logits_NK[split].double().log_softmax(-1))
 
     def exact_metrics(self, policy: PreTrainedModel) -> dict[str, Any]:
-        """`exact/*` of `policy` as it is now: sums over all labels of all training questions."""
-        logp_NK = table_logits_NK(policy, self.tokens["train"]).log_softmax(-1)
+        """`exact/*` of `policy` as it is now, sums over all labels of all training questions; `grader_calls` so far."""
+        logp_NK = table_logits_NK(policy, self.tokens["train"]).double().log_softmax(-1)
         record = evaluate(logp_NK, self.graded("train"), self.config.kl_coef, self.labels)
-        return {f"exact/{name}": record[name] for name in EXACT_METRICS}
+        exact = {f"exact/{name}": record[name] for name in EXACT_METRICS}
+        return {**exact, "grader_calls": self.lessons.calls}
 
 
 def load_splits(config: GradedConfig) -> dict[str, Questions]:
@@ -142,6 +150,8 @@ def load_task(config: GradedConfig, questions: dict[str, Questions]) -> Task:
     whole = {split: np.flatnonzero(own.whole_N).tolist() for split, own in job.grades.items()}
     questions = {split: own.subset(whole[split]) for split, own in questions.items()}
     tokens = {split: tokenize(own, tokenizer, config.max_length) for split, own in questions.items()}
+    lessons_logp_NK = job.lessons.logp_NK[whole["train"]]
+    lessons_NK = convert_scores(lessons_logp_NK, config.score)
     return Task(
         labels,
         classifier,
@@ -150,6 +160,8 @@ def load_task(config: GradedConfig, questions: dict[str, Questions]) -> Task:
         tokens,
         ref_logits_NK={split: table_logits_NK(classifier, table) for split, table in tokens.items()},
         grader_logp_NK={split: job.grades[split].logp_NK[whole[split]] for split in questions},
+        lessons_logp_NK=lessons_logp_NK,
+        lessons=TrainingGrades(lessons_NK, config.grader_call_budget, config.seed),
         job=job,
         config=config,
     )
@@ -157,6 +169,7 @@ def load_task(config: GradedConfig, questions: dict[str, Questions]) -> Task:
 
 def finish(task: Task, policy: PreTrainedModel, run: Run, episodes: int, extra: dict[str, Any]) -> Path:
     """Evaluate the trained policy, write everything a run directory holds, print the tables, give the run its name."""
+    task.lessons.join_processes()
     logits_NK = {split: table_logits_NK(policy, table) for split, table in task.tokens.items()}
     graded = {split: task.graded(split) for split in task.tokens}
     beta = task.config.kl_coef
@@ -165,14 +178,17 @@ def finish(task: Task, policy: PreTrainedModel, run: Run, episodes: int, extra: 
         "seed": task.config.seed,
         "beta": beta,
         "episodes": episodes,
-        "grader_calls": task.job.calls,
+        "grader_calls": task.lessons.calls,
+        "grader_call_budget": task.config.grader_call_budget,
+        "grader_noise": task.config.grader_noise,
         "grader": task.job.fingerprint,
         "grades": task.job.record,
         "score": task.config.score,
         "truncated_questions": sum(table.truncated for table in task.tokens.values()),
         **extra,
         "splits": {
-            split: evaluate(logits_NK[split].log_softmax(-1), graded[split], beta, task.labels) for split in graded
+            split: evaluate(logits_NK[split].double().log_softmax(-1), graded[split], beta, task.labels)
+            for split in graded
         },
         "reference": {split: evaluate(own.ref_logp_NK, own, beta, task.labels) for split, own in graded.items()},
         "seconds": run.seconds,

@@ -1,0 +1,74 @@
+"""Best of n: nothing is trained; n answers are drawn from the reference and the grader's favourite is given.
+
+The distribution of that answer is a closed form, so it is saved as a policy: `RecallForSequenceClassification`, which
+knows it for the questions that were graded and answers all others as the reference does.
+"""
+
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from eightball_ppo import objective
+from eightball_ppo.configs import BestOfNConfig
+from eightball_ppo.errors import DryRun
+from eightball_ppo.evaluation import SplitGrades
+from eightball_ppo.methods.task import Task, finish, load_splits, load_task, outlook
+from eightball_ppo.models.modeling_recall import RecallForSequenceClassification
+from eightball_ppo.runs import Run, check_output_dir
+
+CANDIDATES = tuple(2**power for power in range(8))
+
+
+def train(config: BestOfNConfig) -> Path:
+    """Write the best-of-n policy as a run to `config.output_dir` and return that.
+
+    The grader is asked for held-out questions, too, as it would be in use; under a budget there are no calls left for
+    them, and they get the reference's answers.
+
+    Raises:
+        DryRun: on a dry run, with what grading would cost.
+        InputError: bad input as in `load_task`, or a budget that pays for no question.
+    """
+    check_output_dir(config)
+    questions = load_splits(config)
+    if config.dry_run:
+        raise DryRun(outlook(config, questions))
+    task = load_task(config, questions)
+    with Run(config, "best_of_n") as run:
+        rows = task.lessons.whole_rows()
+        ref_logp_NK, score_NK = task.ref_logits_NK["train"].double().log_softmax(-1)[rows], _lessons(task)[rows]
+        n = config.best_of or choose_n(ref_logp_NK, score_NK, config.kl_coef)
+        texts = [task.questions["train"].texts[row] for row in rows]
+        logp_NK = objective.best_of_n_logp_NK(ref_logp_NK, score_NK, n)
+        if config.grader_call_budget is None:
+            heldout = task.graded("heldout")
+            texts += heldout.questions.texts
+            logp_NK = torch.cat([logp_NK, _best_of(heldout, n)])
+        policy = RecallForSequenceClassification.around(task.classifier, _token_rows(task, texts), logp_NK.float())
+        run.log({"stage": run.method, "step": 0, **task.exact_metrics(policy)})
+        return finish(task, policy, run, episodes=0, extra={"best_of": n})
+
+
+def _lessons(task: Task) -> Tensor:
+    return task.lessons.score_NK.double()
+
+
+def _best_of(split: SplitGrades, n: int) -> Tensor:
+    return objective.best_of_n_logp_NK(split.ref_logp_NK, split.score_NK, n)
+
+
+def _token_rows(task: Task, texts: list[str]) -> list[list[int]]:
+    """The token ids under which the policy will meet each question."""
+    encoded = task.tokenizer(texts, truncation=True, max_length=task.config.max_length, verbose=False)
+    return encoded["input_ids"]
+
+
+def choose_n(ref_logp_NK: Tensor, score_NK: Tensor, beta: float) -> int:
+    """The candidate whose best-of-n has the highest mean objective; ties go to the smaller one."""
+
+    def mean_objective(n: int) -> float:
+        logp_NK = objective.best_of_n_logp_NK(ref_logp_NK, score_NK, n)
+        return objective.objective_N(logp_NK, ref_logp_NK, score_NK, beta).mean().item()
+
+    return max(CANDIDATES, key=mean_objective)

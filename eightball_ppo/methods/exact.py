@@ -1,0 +1,62 @@
+"""The exact gradient of the objective, a sum over all labels: the ceiling of what any sampled gradient can reach."""
+
+import copy
+from pathlib import Path
+
+from torch import Tensor
+from transformers import set_seed
+
+from eightball_ppo import objective
+from eightball_ppo.configs import ExactConfig
+from eightball_ppo.errors import DryRun
+from eightball_ppo.methods.fitting import fit
+from eightball_ppo.methods.task import finish, load_splits, load_task, outlook
+from eightball_ppo.runs import Run, check_output_dir
+
+DEAREST = 0.001  # the least share of 1/kl_coef that annealing starts from
+
+
+class AnnealedObjective:
+    """`-J / beta` of rows of a table, with a beta that falls to its own value: a loss for `fit`, called once a step.
+
+    Where the reference hardly gives the best label, the gradient there is as small as its probability, and plain ascent
+    gets stuck. While 1/beta rises linearly from 0 the optimum moves from the reference to its place, and the policy
+    keeps up with it: `pi*_beta = ref * exp(score / beta)` raises a rare label before it counts on it.
+    """
+
+    def __init__(self, ref_logp_NK: Tensor, score_NK: Tensor, beta: float, annealing_steps: float):
+        self.ref_logp_NK, self.score_NK = ref_logp_NK, score_NK
+        self.beta, self.annealing_steps = beta, annealing_steps
+        self.step = 0
+
+    def __call__(self, logits_BK: Tensor, rows_B: Tensor) -> Tensor:
+        share = 1.0 if not self.annealing_steps else min(1.0, max(self.step / self.annealing_steps, DEAREST))
+        self.step += 1
+        beta = self.beta / share
+        ref_logp_BK, score_BK = (own.to(logits_BK.device)[rows_B] for own in (self.ref_logp_NK, self.score_NK))
+        objective_B = objective.objective_N(logits_BK.log_softmax(-1), ref_logp_BK, score_BK, beta)
+        return -objective_B.mean() / (beta or 1.0)
+
+
+def train(config: ExactConfig) -> Path:
+    """Maximise the objective by its exact gradient, write the run to `config.output_dir` and return it.
+
+    Raises:
+        DryRun: on a dry run, with what grading would cost.
+        InputError: bad input as in `load_task`, or a budget that pays for no question.
+    """
+    check_output_dir(config)
+    questions = load_splits(config)
+    if config.dry_run:
+        raise DryRun(outlook(config, questions))
+    task = load_task(config, questions)
+    with Run(config, "exact") as run:
+        rows = task.lessons.whole_rows()
+        set_seed(config.seed)
+        policy = copy.deepcopy(task.classifier)
+        ref_logp_NK = task.ref_logits_NK["train"].log_softmax(-1)
+        steps = config.num_train_epochs * -(-len(rows) // config.per_device_train_batch_size)
+        loss = AnnealedObjective(ref_logp_NK, task.lessons.score_NK, config.kl_coef, config.anneal * steps)
+        texts = [task.questions["train"].texts[row] for row in rows]
+        fit(policy, task.tokenizer, texts, rows, config, run, "exact", lambda: task.exact_metrics(policy), loss)
+        return finish(task, policy, run, episodes=0, extra={"anneal": config.anneal})

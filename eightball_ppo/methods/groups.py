@@ -1,0 +1,219 @@
+"""RLOO and GRPO: TRL's own trainers, untouched, on the adapters of the small classifier.
+
+A group whose answers are all the same teaches these methods nothing, and a reference that is sure of itself gives
+little else. So sampling starts hot and at a high price of KL, and both fall to what is asked for. Policy and reference
+are always read at one temperature, and at the end it is 1.
+"""
+
+import contextlib
+import copy
+import gc
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import TrainerCallback, set_seed
+
+from eightball_ppo.adapters import SequenceIds
+from eightball_ppo.configs import GRPOConfig
+from eightball_ppo.errors import DryRun, InputError
+from eightball_ppo.group_adapters import GroupPolicyAdapter, RowTokenizer
+from eightball_ppo.method_options import GroupConfig
+from eightball_ppo.methods.fitting import MetricsCallback, replace_progress, reporting
+from eightball_ppo.methods.ppo import RANK_SEED_STEP, vectorised_log_softmax
+from eightball_ppo.methods.task import Task, finish, load_splits, load_task, outlook
+from eightball_ppo.methods.training_grades import check_one_till
+from eightball_ppo.ranks import num_processes
+from eightball_ppo.runs import Run, check_output_dir
+
+LARGEST_DEFAULT_BATCH = 1200
+DEAREST = 0.02  # the least share of 1/kl_coef that annealing starts from
+
+
+def train(config: GroupConfig, method: str) -> Path:
+    """Train the policy by `method` ("rloo" or "grpo") into `config.output_dir` and return that.
+
+    Raises:
+        DryRun: on a dry run, with what grading would cost.
+        InputError: bad data, checkpoint, grader, batch or output directory; nothing is written then.
+    """
+    check_output_dir(config)
+    questions = load_splits(config)
+    if config.dry_run:
+        raise DryRun(outlook(config, questions))
+    check_one_till(config)
+    generation_batch_size(config, len(questions["train"]), num_processes())
+    task = load_task(config, questions)
+    batch = generation_batch_size(config, len(task.questions["train"]), num_processes())
+    with Run(config, method) as run:
+        set_seed(config.seed)
+        job = GroupJob(config, method, task, batch)
+        trainer = job.build_trainer(run)
+        run_trainer(trainer, config.seed, method)
+        extra = {"updates": job.updates, "generation_batch_size": batch, "world_size": num_processes()}
+        return finish(task, job.classifier.to("cpu"), run, episodes=job.updates * batch, extra=extra)
+
+
+def generation_batch_size(config: GroupConfig, num_questions: int, world_size: int) -> int:
+    """Answers sampled at once: the configured number, or the largest sensible one.
+
+    Raises:
+        InputError: groups, parts and processes do not divide it, or the questions cannot fill it (TRL would end at
+            once and learn nothing).
+    """
+    parts = config.steps_per_generation * world_size
+    batch = config.generation_batch_size
+    if batch is None:
+        batch = min(LARGEST_DEFAULT_BATCH, num_questions * config.num_generations)
+        while batch and (batch % config.num_generations or batch % parts):
+            batch -= 1
+        if not batch:
+            raise InputError(
+                f"{num_questions} questions x --num_generations {config.num_generations}: too few for "
+                f"--steps_per_generation {config.steps_per_generation} on {world_size} process(es); lower it"
+            )
+    if batch < 1 or batch % config.num_generations or batch % parts:
+        raise InputError(
+            f"--generation_batch_size {batch}: must be a multiple of --num_generations {config.num_generations} and of "
+            f"--steps_per_generation {config.steps_per_generation} x {world_size} process(es)"
+        )
+    if batch > num_questions * config.num_generations:
+        raise InputError(
+            f"--generation_batch_size {batch}: {num_questions} questions x --num_generations {config.num_generations} "
+            f"fill at most {num_questions * config.num_generations}"
+        )
+    return batch
+
+
+class GroupJob:
+    """The models of one training, and what is read while it runs: price, temperature, episodes."""
+
+    def __init__(self, config: GroupConfig, method: str, task: Task, batch: int):
+        self.config, self.method, self.task, self.batch = config, method, task, batch
+        self.updates = -(-config.total_episodes // batch)
+        self.steps_per_update = config.steps_per_generation * config.num_iterations
+        self.ids = SequenceIds(len(task.labels))
+        tokens = task.tokens["train"]
+        self.policy, self.reference = (
+            GroupPolicyAdapter(copy.deepcopy(task.classifier).requires_grad_(trained), tokens, self.ids)
+            for trained in (True, False)
+        )
+        self.classifier = self.policy.by_row.classifier
+        self.kl_in_reward = isinstance(config, GRPOConfig) and config.kl_in_reward
+        self.beta = config.kl_coef
+
+    def reward(self, prompts: list[str], completion_ids: list[list[int]], **_: Any) -> list[float]:
+        """TRL's reward function: the grader's scores, less the price of KL where it is paid here."""
+        rows_B = torch.tensor([int(row) for row in prompts])
+        actions_B = torch.tensor([ids[-1] - 1 for ids in completion_ids])
+        score_B = self.task.lessons(rows_B, actions_B)
+        if self.kl_in_reward and self.beta:
+            kl_B = self.policy.logp_B(rows_B, actions_B) - self.reference.logp_B(rows_B, actions_B)
+            score_B = score_B - self.beta * kl_B.to(score_B.device)
+        return score_B.tolist()
+
+    def anneal(self, update: int) -> None:
+        """Price and temperature of an update."""
+        passed = update / (self.updates * self.config.anneal) if self.config.anneal else 1.0
+        self.beta = self.config.kl_coef / min(1.0, max(passed, DEAREST))
+        hot = self.config.initial_temperature if self.config.anneal else 1.0
+        temperature = max(1.0, hot + (1.0 - hot) * passed)
+        self.policy.temperature = self.reference.temperature = temperature
+
+    def build_trainer(self, run: Run) -> Any:
+        """TRL's trainer, ready to `train()`."""
+        from datasets import Dataset
+
+        trainer_class, arguments = _trl_classes(self.method)
+        learning_rate = self.config.learning_rate
+        assert learning_rate is not None
+        optimizer = torch.optim.AdamW(
+            self.policy.parameters(),
+            lr=learning_rate,
+            betas=(0.9, self.config.adam_beta2),
+            weight_decay=self.config.weight_decay,
+        )
+        trainer = trainer_class(
+            model=self.policy,
+            reward_funcs=self.reward,
+            args=arguments(**self._arguments(run)),
+            train_dataset=Dataset.from_dict({"prompt": [str(row) for row in range(len(self.task.lessons))]}),
+            processing_class=RowTokenizer(self.ids),
+            optimizers=(optimizer, None),
+            callbacks=[MetricsCallback(run, self.method, lambda: self._measure(trainer))],
+        )
+        # TRL loads its reference by name, which an adapter has not; and reads both from here while it trains
+        trainer.ref_model = trainer.accelerator.prepare_model(self.reference, evaluation_mode=True)
+        trainer.add_callback(_annealing(self, trainer))
+        replace_progress(trainer, self.method, self.config.disable_tqdm)
+        return trainer
+
+    def _arguments(self, run: Run) -> dict[str, Any]:
+        config = self.config
+        shared: dict[str, Any] = {
+            "output_dir": str(run.path),
+            "run_name": run.target.name,
+            "seed": config.seed,
+            "report_to": reporting(config.report_to),
+            "disable_tqdm": config.disable_tqdm,
+            "save_strategy": "no",
+            "logging_steps": self.steps_per_update,
+            # precision and memory: said, because TRL's defaults switch on what a small classifier has no use for
+            "bf16": False,
+            "activation_checkpointing": False,
+            "dataloader_pin_memory": False,
+            "beta": 0.0,  # of TRL's own reference; ours and its price are set on the trainer
+            "temperature": 1.0,
+            "max_completion_length": 1,
+            "gradient_accumulation_steps": 1,
+            "max_grad_norm": 0.0,
+            "per_device_train_batch_size": self.batch // config.steps_per_generation // num_processes(),
+            "steps_per_generation": config.steps_per_generation,
+            "num_iterations": config.num_iterations,
+            "num_generations": config.num_generations,
+            "max_steps": self.updates * self.steps_per_update,
+            "learning_rate": config.learning_rate,
+            "lr_scheduler_type": config.lr_scheduler_type,
+            "epsilon": config.epsilon,
+        }
+        if isinstance(config, GRPOConfig):
+            shared |= {"loss_type": "grpo", "scale_rewards": config.scale_rewards, "use_bias_correction_kl": True}
+        return shared
+
+    def _measure(self, trainer: Any) -> dict[str, Any]:
+        done = trainer.state.global_step // self.steps_per_update
+        return {"episode": done * self.batch, **self.task.exact_metrics(self.classifier)}
+
+
+def _trl_classes(method: str) -> tuple[Any, Callable[..., Any]]:
+    """(trainer, arguments) of TRL."""
+    import trl
+
+    return {"rloo": (trl.RLOOTrainer, trl.RLOOConfig), "grpo": (trl.GRPOTrainer, trl.GRPOConfig)}[method]
+
+
+def _annealing(job: GroupJob, trainer: Any) -> TrainerCallback:
+    """Sets price and temperature where TRL reads them, before every batch of answers is drawn."""
+
+    class Annealing(TrainerCallback):
+        def on_step_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+            if state.global_step % job.steps_per_update == 0:
+                job.anneal(state.global_step // job.steps_per_update)
+                trainer.temperature = job.policy.temperature
+                trainer.beta = 0.0 if job.kl_in_reward else job.beta
+
+    return Annealing()
+
+
+def run_trainer(trainer: Any, seed: int, method: str) -> None:
+    """TRL's `train()`, seeded, with cheap garbage collections and its prints on stderr."""
+    set_seed(seed + RANK_SEED_STEP * trainer.accelerator.process_index)
+    gc.collect()
+    gc.freeze()
+    try:
+        with contextlib.redirect_stdout(sys.stderr), vectorised_log_softmax(f"trl.trainer.{method}_trainer"):
+            trainer.train()
+    finally:
+        gc.unfreeze()

@@ -1,0 +1,11 @@
+"""GRPO: TRL's `GRPOTrainer` on adapters of the small classifier; see `groups.py`."""
+
+from pathlib import Path
+
+from eightball_ppo.configs import GRPOConfig
+from eightball_ppo.methods import groups
+
+
+def train(config: GRPOConfig) -> Path:
+    """Train the policy into `config.output_dir` and return it. Raises as `groups.train`."""
+    return groups.train(config, "grpo")
