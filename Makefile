@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: setup setup-judge run test test-slow audit-llm quality clean
+.PHONY: setup setup-judge run compare test test-slow audit-llm quality clean
 
 setup: .venv/.ready
 
@@ -20,6 +20,9 @@ setup-judge: .venv/.ready-judge # a small language model and `transformers serve
 
 run: setup
 	$(BIN)/accelerate launch --config_file accelerate_config.yaml scripts/ppo.py
+
+compare: setup
+	$(BIN)/python scripts/compare.py
 
 test: setup
 	$(BIN)/python -m pytest

@@ -121,7 +121,7 @@ def main(config_class: type[Any], stage: str, argv: Sequence[str] | None = None)
             check_output_dir(config)  # before the heavy imports
         module, _, function = stage.partition(":")
         run: Callable[[Any], Any] = getattr(importlib.import_module(module), function)
-        _quiet_transformers()
+        quiet_libraries()
         run(config)
     except DryRun as estimate:
         if is_main_process():
@@ -147,7 +147,7 @@ def _quiet() -> None:
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 
 
-def _quiet_transformers() -> None:
+def quiet_libraries() -> None:
     """No bars and reports for loading and writing weights: a stage's own bar is the one that matters."""
     from transformers.utils import logging as transformers_logging
 

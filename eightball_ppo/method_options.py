@@ -12,15 +12,27 @@ Target = Literal["hard", "soft", "boltzmann"]
 
 
 @dataclass
-class GradedConfig(GraderConfig, LearningConfig):
-    """What the methods share that turn a grader's scores into a better policy."""
+class TermsConfig(GraderConfig, LearningConfig):
+    """The terms on which anything is learned from a grader: where from, what a score is, and whom to trust."""
 
     sft_model_path: str = option("runs/sft", "Reference policy; trained with defaults if this default does not exist.")
     score: ScoreKind = option("log_prob", "Score made of the grader's probability p: log p, p, or log p/(1-p).")
-    kl_coef: float = option(0.1, "beta: price of one nat of KL(policy || reference), in units of the score.")
     allow_weak_grader: bool = option(
         False, "Use a grader whose held-out accuracy is not above 0.6, or that failed its audit."
     )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in ("sft_model_path", "reward_model_path"):
+            same = Path(self.output_dir).absolute() == Path(getattr(self, name)).absolute()
+            require(not same, f"--output_dir {self.output_dir}: is the --{name}, which would be replaced")
+
+
+@dataclass
+class GradedConfig(TermsConfig):
+    """What the methods share that turn a grader's scores into a better policy."""
+
+    kl_coef: float = option(0.1, "beta: price of one nat of KL(policy || reference), in units of the score.")
     grader_noise: float = option(
         0.0, "Share of the training questions whose grades are shifted to another label; results use the clean ones."
     )
@@ -34,9 +46,6 @@ class GradedConfig(GraderConfig, LearningConfig):
         require(0 <= self.grader_noise <= 1, f"--grader_noise {self.grader_noise}: a share, 0 to 1")
         budget = self.grader_call_budget
         require(budget is None or budget >= 1, f"--grader_call_budget {budget}: at least 1")
-        for name in ("sft_model_path", "reward_model_path"):
-            same = Path(self.output_dir).absolute() == Path(getattr(self, name)).absolute()
-            require(not same, f"--output_dir {self.output_dir}: is the --{name}, which would be replaced")
 
 
 @dataclass
@@ -121,15 +130,15 @@ class GroupConfig(GradedConfig):
     generation_batch_size: int | None = option(
         None, "Answers sampled at once, over all processes; by default about 1200, or all questions if they are fewer."
     )
-    steps_per_generation: int = option(8, "Parts of the batch, an optimizer step each.")
+    steps_per_generation: int = option(4, "Parts of the batch, an optimizer step each.")
     num_iterations: int = option(4, "Passes over each batch.")
     epsilon: float = option(0.05, "Clip range of the probability ratio.")
-    learning_rate: float | None = option(None, "Peak learning rate; by default 0.006, divided by kl_coef above 1.")
+    learning_rate: float | None = option(None, "Peak learning rate; by default 0.01, divided by kl_coef above 1.")
     lr_scheduler_type: Schedule = option("linear", "Shape of the learning rate over optimizer steps.")
     weight_decay: float = option(0.0, "AdamW's decoupled weight decay.")
     adam_beta2: float = option(0.9, "AdamW's decay of squared gradients; those of a policy shrink as it learns.")
     initial_temperature: float = option(
-        5.0, "Temperature of the first answers, falling to 1; at 1 from the start, rare answers are never tried."
+        20.0, "Temperature of the first answers, falling to 1; at 1 from the start, rare answers are never tried."
     )
     anneal: float = option(
         0.9,
@@ -139,7 +148,7 @@ class GroupConfig(GradedConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.learning_rate is None:
-            self.learning_rate = 0.006 / max(1.0, self.kl_coef)
+            self.learning_rate = 0.01 / max(1.0, self.kl_coef)
         for name in ("total_episodes", "steps_per_generation", "num_iterations"):
             require(getattr(self, name) >= 1, f"--{name} {getattr(self, name)}: at least 1")
         require(self.num_generations >= 2, f"--num_generations {self.num_generations}: at least 2, to compare")

@@ -25,9 +25,11 @@ def require(condition: bool, message: str) -> None:
 
 @dataclass
 class StageConfig:
-    """What every stage has that writes a directory. `replaces`: the method whose runs it may replace unasked."""
+    """What every stage has that writes a directory. `replaces`: the method whose runs it may replace unasked;
+    `resumes`: it goes on in a directory of its own."""
 
     replaces: ClassVar[str] = "nothing"
+    resumes: ClassVar[bool] = False
 
     output_dir: str = option("", "Directory of the finished run; it must not hold another run.")
     overwrite_output_dir: bool = option(False, "Replace a run that stands in output_dir, once the new one is whole.")

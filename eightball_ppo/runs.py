@@ -26,21 +26,23 @@ from eightball_ppo.redaction import redacted
 
 RESULTS = "results.json"
 METRICS = "metrics.jsonl"
+CONFIG = "config.yaml"
 _PACKAGES = ("eightball_ppo", "torch", "transformers", "trl", "accelerate", "datasets", "peft", "tokenizers", "numpy")
 
 
 def check_output_dir(config: StageConfig) -> None:
     """Raises InputError if `output_dir` cannot be a directory, or holds anything that may not be replaced.
 
-    Only a run of ours is ever replaced, and only on request; a stage whose work is in the grade store replaces its own.
+    Only a run of ours is ever replaced, and only on request; a stage whose work is in the grade store replaces its own,
+    and one that resumes looks for itself.
     """
     path = Path(config.output_dir).absolute()
     for part in (path, *path.parents):
         if part.is_file():
             raise InputError(f"{config.output_dir}: {part.name} is a file; name a directory in --output_dir")
-    if not path.is_dir() or not any(path.iterdir()):
+    if config.resumes or not path.is_dir() or not any(path.iterdir()):
         return
-    if not (path / RESULTS).is_file() or not (path / "config.yaml").is_file():
+    if not (path / RESULTS).is_file() or not (path / CONFIG).is_file():
         raise InputError(f"{config.output_dir}: holds files that are no run; name another --output_dir")
     if not config.overwrite_output_dir and config.replaces != _method_of(path):
         raise InputError(
@@ -73,8 +75,7 @@ class Run:
             if self.path.exists():
                 shutil.rmtree(self.path)
             self.path.mkdir(parents=True)
-            resolved = yaml.safe_dump(redacted(dataclasses.asdict(config)), sort_keys=False)
-            (self.path / "config.yaml").write_text(resolved, encoding="utf-8")
+            write_config(self.path, config)
             write_json(self.path / "environment.json", environment())
 
     def __enter__(self) -> "Run":
@@ -117,6 +118,39 @@ def _finite(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [_finite(item) for item in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def write_config(directory: Path, config: StageConfig) -> None:
+    """`config.yaml`: every option as it was resolved, without keys or passwords."""
+    resolved = yaml.safe_dump(redacted(dataclasses.asdict(config)), sort_keys=False)
+    (directory / CONFIG).write_text(resolved, encoding="utf-8")
+
+
+def read_config(directory: Path) -> dict[str, Any]:
+    """The options that a run was made with.
+
+    Raises:
+        InputError: there is no readable `config.yaml`.
+    """
+    try:
+        options = yaml.safe_load((directory / CONFIG).read_text(encoding="utf-8"))
+        return dict(options)
+    except (OSError, UnicodeDecodeError, yaml.YAMLError, TypeError, ValueError):
+        raise InputError(f"{directory}: no finished run, {CONFIG} is missing or damaged") from None
+
+
+def read_results(directory: Path) -> dict[str, Any]:
+    """The results of a finished run.
+
+    Raises:
+        InputError: there is no readable `results.json` with a method in it.
+    """
+    try:
+        results = json.loads((directory / RESULTS).read_text(encoding="utf-8"))
+        results["method"]
+    except (OSError, ValueError, KeyError, TypeError):
+        raise InputError(f"{directory}: no finished run, {RESULTS} is missing or damaged") from None
+    return results
 
 
 def write_json(path: Path, content: dict[str, Any]) -> None:

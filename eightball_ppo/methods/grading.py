@@ -20,6 +20,7 @@ from eightball_ppo.graders.sources import STATUSES, Grades, GradeSource, Noisy
 from eightball_ppo.graders.store import GradeStore
 from eightball_ppo.graders.table import GradeTable
 from eightball_ppo.labels import LabelSet
+from eightball_ppo.method_options import TermsConfig
 from eightball_ppo.ranks import from_main_process
 
 logger = logging.getLogger(__name__)
@@ -60,6 +61,13 @@ def spent(config: GraderConfig, budget: Budget) -> dict[str, Any]:
     """What a run's calls took, for its results."""
     cost = budget.cost if config.price_per_1k_tokens is not None else None
     return {"calls_made": budget.calls, "tokens": budget.tokens, "cost": cost}
+
+
+def source_of(config: GraderConfig, labels: LabelSet, store: GradeStore, budget: Budget) -> GradeSource:
+    """The grade table that is named, or the grader behind the store."""
+    if config.grade_table is not None:
+        return GradeTable(config.grade_table, labels)
+    return load_graders(config, labels, store, budget)
 
 
 def check_grades(config: GraderConfig, labels: LabelSet, texts: list[str]) -> None:
@@ -106,11 +114,7 @@ def grade_job(config: GradedConfig, labels: LabelSet, questions: Mapping[str, Qu
 def _grade_job(config: GradedConfig, labels: LabelSet, questions: Mapping[str, Questions]) -> JobGrades:
     budget = budget_of(config)
     with GradeStore(store_path(config)) as store:
-        source: GradeSource
-        if config.grade_table is not None:
-            source = GradeTable(config.grade_table, labels)
-        else:
-            source = load_graders(config, labels, store, budget)
+        source = source_of(config, labels, store, budget)
         if not source.deliberate:
             _check_audits(config, store.audits_of(source.fingerprints))
         grades: dict[str, Grades] = {}
@@ -125,7 +129,7 @@ def _grade_job(config: GradedConfig, labels: LabelSet, questions: Mapping[str, Q
     return JobGrades(grades, lessons, source.fingerprint, _record(config, source, grades, budget))
 
 
-def _record(config: GradedConfig, source: GradeSource, grades: Mapping[str, Grades], budget: Budget) -> dict[str, Any]:
+def _record(config: TermsConfig, source: GradeSource, grades: Mapping[str, Grades], budget: Budget) -> dict[str, Any]:
     """The grades of a job in numbers, for results.json.
 
     Raises:
@@ -189,7 +193,7 @@ def check_failures(config: GraderConfig, count: Counter[str], details: Sequence[
         raise IncompleteError(f"grader {config.grader}: no grade was made{why}; {kept(config)}")
 
 
-def _check_audits(config: GradedConfig, audits: list[dict[str, Any]]) -> None:
+def _check_audits(config: TermsConfig, audits: list[dict[str, Any]]) -> None:
     """Raises InputError if a grader failed its last audit, unless that is allowed."""
     for audit in audits:
         if not audit["failed_checks"]:
@@ -200,7 +204,7 @@ def _check_audits(config: GradedConfig, audits: list[dict[str, Any]]) -> None:
         logger.warning("%s (allowed by --allow_weak_grader)", message)
 
 
-def _check_accuracy(config: GradedConfig, grades: Grades, heldout: Questions) -> None:
+def _check_accuracy(config: TermsConfig, grades: Grades, heldout: Questions) -> None:
     """Raises InputError if the accuracy on the held-out wishes is not above 0.6, unless that is allowed."""
     whole_N = torch.from_numpy(grades.whole_N)
     if not whole_N.any():

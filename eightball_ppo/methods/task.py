@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import yaml
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
@@ -17,12 +16,13 @@ from eightball_ppo.evaluation import SplitGrades, before_after, evaluate
 from eightball_ppo.graders.base import convert_scores
 from eightball_ppo.graders.registry import check_graders, parse_grader
 from eightball_ppo.labels import LabelSet
+from eightball_ppo.method_options import TermsConfig
 from eightball_ppo.methods.grading import JobGrades, check_grades, estimate, grade_job
 from eightball_ppo.methods.training_grades import TrainingGrades
 from eightball_ppo.models.loading import check_checkpoint, label_set, load_classifier, table_logits_NK
 from eightball_ppo.ranks import is_main_process
 from eightball_ppo.report import plots, tables
-from eightball_ppo.runs import Run, read_metrics
+from eightball_ppo.runs import Run, read_config, read_metrics
 from eightball_ppo.tokenization import TokenTable, tokenize
 
 EXACT_METRICS = ("expected_score", "kl", "entropy", "objective", "optimum_fraction")
@@ -61,7 +61,7 @@ class Task:
         return {**exact, "grader_calls": self.lessons.calls}
 
 
-def load_splits(config: GradedConfig) -> dict[str, Questions]:
+def load_splits(config: TermsConfig) -> dict[str, Questions]:
     """The questions to learn from ("train", unlabelled) and those to measure on ("heldout", labelled).
 
     Raises:
@@ -77,12 +77,12 @@ def load_splits(config: GradedConfig) -> dict[str, Questions]:
     return splits
 
 
-def asks_reward_model(config: GradedConfig) -> bool:
+def asks_reward_model(config: TermsConfig) -> bool:
     """Whether the reward model is asked for grades."""
     return config.grade_table is None and any(spec.name == "bert" for spec in parse_grader(config.grader))
 
 
-def train_prerequisites(config: GradedConfig) -> None:
+def train_prerequisites(config: TermsConfig) -> None:
     """Train the default reference and the default reward model where their directories do not exist yet.
 
     Raises:
@@ -117,9 +117,9 @@ def train_prerequisites(config: GradedConfig) -> None:
         reward_model.train(RewardConfig(**inherited))
 
 
-def _check_same_data(run: Path, flag: str, config: GradedConfig) -> None:
+def _check_same_data(run: Path, flag: str, config: TermsConfig) -> None:
     """Raises InputError if a run that would be reused by default was trained on other data."""
-    trained_on = yaml.safe_load((run / "config.yaml").read_text(encoding="utf-8"))["dataset_name"]
+    trained_on = read_config(run)["dataset_name"]
     if Path(trained_on).absolute() != Path(config.dataset_name).absolute():
         raise InputError(
             f"{run}: was trained on {trained_on}, not on --dataset_name {config.dataset_name}; name another {flag}, or "
@@ -127,7 +127,7 @@ def _check_same_data(run: Path, flag: str, config: GradedConfig) -> None:
         )
 
 
-def outlook(config: GradedConfig, questions: dict[str, Questions]) -> str:
+def outlook(config: TermsConfig, questions: dict[str, Questions]) -> str:
     """What grading would cost, in words; trains nothing and asks nobody."""
     texts = [text for split in questions.values() for text in split.texts]
     if asks_reward_model(config) and not Path(config.reward_model_path).exists():
@@ -185,13 +185,13 @@ def finish(task: Task, policy: PreTrainedModel, run: Run, episodes: int, extra: 
         "grades": task.job.record,
         "score": task.config.score,
         "truncated_questions": sum(table.truncated for table in task.tokens.values()),
-        **extra,
         "splits": {
             split: evaluate(logits_NK[split].double().log_softmax(-1), graded[split], beta, task.labels)
             for split in graded
         },
         "reference": {split: evaluate(own.ref_logp_NK, own, beta, task.labels) for split, own in graded.items()},
         "seconds": run.seconds,
+        **extra,
     }
     if is_main_process():
         policy.save_pretrained(run.path)

@@ -4,9 +4,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from eightball_ppo.errors import InputError
+from eightball_ppo.runs import read_config, read_results
 
 _METRICS = {
     "sft": ("heldout: gold_accuracy", "heldout: prior_p_value", "seconds"),
@@ -33,18 +32,13 @@ _NO_SETTINGS = (
 )
 
 
-def read_results(directory: Path) -> dict[str, Any]:
-    """The results.json of a finished run.
+def _trained(directory: Path) -> dict[str, Any]:
+    """The results of a run that trained something.
 
     Raises:
-        InputError: the directory holds none, one that is no JSON object with a method, or one that trained nothing.
+        InputError: the directory holds no finished run, or one that trained nothing.
     """
-    file = directory / "results.json"
-    try:
-        results = json.loads(file.read_text(encoding="utf-8"))
-        results["method"]
-    except (OSError, ValueError, KeyError, TypeError):
-        raise InputError(f"{directory}: no finished run, {file.name} is missing or damaged") from None
+    results = read_results(directory)
     if "splits" not in results:
         raise InputError(f"{directory}: a run of {results['method']}, which trains nothing; leave it out")
     return results
@@ -65,11 +59,7 @@ def _cell(values: list[float | None]) -> str:
 
 def _settings(directory: Path) -> dict[str, Any]:
     """What makes two runs alike but for the seed: the resolved options that are neither seed nor path nor display."""
-    try:
-        options = yaml.safe_load((directory / "config.yaml").read_text(encoding="utf-8"))
-        return {name: value for name, value in options.items() if name not in _NO_SETTINGS}
-    except (OSError, UnicodeDecodeError, yaml.YAMLError, AttributeError):
-        raise InputError(f"{directory}: no finished run, config.yaml is missing or damaged") from None
+    return {name: value for name, value in read_config(directory).items() if name not in _NO_SETTINGS}
 
 
 def markdown_tables(directories: list[Path]) -> str:
@@ -81,7 +71,7 @@ def markdown_tables(directories: list[Path]) -> str:
     groups: dict[str, list[dict[str, Any]]] = {}
     settings: dict[str, dict[str, Any]] = {}
     for directory in directories:
-        results, own = read_results(directory), _settings(directory)
+        results, own = _trained(directory), _settings(directory)
         key = json.dumps([results["method"], own], sort_keys=True)
         if any(run["seed"] == results["seed"] for run in groups.get(key, [])):
             raise InputError(f"{directory}: seed {results['seed']} of this run stands twice")

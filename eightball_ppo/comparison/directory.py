@@ -1,0 +1,146 @@
+"""The directory of a comparison: made once, gone on with afterwards, refused where it belongs to another one.
+
+config.yaml environment.json   what is compared; the terms must be the same whenever it is gone on with
+reference/ grades.parquet      what every run starts from and is measured with
+runs/NAME/ logs/NAME.txt       a run of every cell of the grid, and what it printed
+"""
+
+import dataclasses
+import hashlib
+import shutil
+from pathlib import Path
+from typing import Any
+
+from eightball_ppo.compare_options import CompareConfig
+from eightball_ppo.comparison.grid import REFERENCE, TABLE, Cell
+from eightball_ppo.errors import InputError
+from eightball_ppo.graders.store import GradeStore
+from eightball_ppo.graders.table import write_table
+from eightball_ppo.labels import LabelSet
+from eightball_ppo.method_options import ReferenceConfig, TermsConfig
+from eightball_ppo.methods.grading import budget_of, grade_job, source_of, store_path
+from eightball_ppo.methods.task import load_splits, train_prerequisites
+from eightball_ppo.models.loading import label_set, load_classifier
+from eightball_ppo.redaction import redacted
+from eightball_ppo.runs import CONFIG, environment, read_config, write_config, write_json
+
+GROUND = "ground.json"  # written last: with it the reference and the grades are whole
+# options that say nothing of what is compared: paths, displays, limits
+FREE = (
+    *("output_dir", "overwrite_output_dir", "sft_model_path", "reward_model_path", "grade_store", "grade_table"),
+    *("disable_tqdm", "report_to", "dry_run", "allow_weak_grader", "max_grade_failures", "seed"),
+    *("max_concurrency", "requests_per_minute", "tokens_per_minute", "call_timeout", "call_attempts"),
+    *("grading_timeout", "max_grader_calls", "max_cost", "price_per_1k_tokens", "grader_batch_size"),
+)
+
+
+def check(config: CompareConfig) -> None:
+    """Whether the comparison can be made, or gone on with, in its directory; writes nothing.
+
+    Raises:
+        InputError: files that are no comparison, one on other terms, or reference or grades that have changed since.
+    """
+    directory = Path(config.output_dir)
+    if not directory.is_dir() or not any(directory.iterdir()):
+        return
+    if not (directory / CONFIG).is_file() or not (directory / GROUND).is_file():
+        if _unfinished(directory):
+            return
+        raise InputError(f"{directory}: holds files that are no comparison; name another --output_dir")
+    then, now = read_config(directory), terms(config)
+    for name, value in now.items():
+        if then.get(name) != value:
+            raise InputError(
+                f"{directory}: was compared with --{name} {then.get(name)}, not {value}; name another --output_dir, or "
+                "remove this one"
+            )
+    ground = _read_ground(directory)
+    for name, digest in fingerprints(directory).items():
+        if ground.get(name) != digest:
+            raise InputError(
+                f"{directory / name}: is not the one that the runs here were made with; put it back, or name another "
+                "--output_dir"
+            )
+
+
+def _unfinished(directory: Path) -> bool:
+    """Whether nothing but the beginnings of a comparison stands there: it was killed before its grades were whole."""
+    known = {CONFIG, "environment.json", REFERENCE, TABLE, GROUND}
+    return (directory / CONFIG).is_file() and all(path.name in known for path in directory.iterdir())
+
+
+def _read_ground(directory: Path) -> dict[str, Any]:
+    import json
+
+    try:
+        return dict(json.loads((directory / GROUND).read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError):
+        raise InputError(f"{directory / GROUND}: damaged; name another --output_dir") from None
+
+
+def terms(config: CompareConfig) -> dict[str, Any]:
+    """The options that must stay the same while a comparison grows."""
+    names = [field.name for field in dataclasses.fields(TermsConfig) if field.name not in FREE]
+    return redacted({name: getattr(config, name) for name in names})
+
+
+def fingerprints(directory: Path) -> dict[str, str | None]:
+    """sha256 of the grade table and of the reference's weights; None where one is missing."""
+
+    def digest(path: Path) -> str | None:
+        return hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else None
+
+    weights = f"{REFERENCE}/model.safetensors"
+    return {TABLE: digest(directory / TABLE), weights: digest(directory / weights)}
+
+
+def prepare(config: CompareConfig) -> None:
+    """Make reference and grade table, training and asking what is missing; nothing where they stand already.
+
+    Raises:
+        InputError: bad data, checkpoint or grader.
+        IncompleteError: too many grades failed; the good ones are kept.
+    """
+    directory = Path(config.output_dir)
+    labels = LabelSet.of(config.labels)
+    if not (directory / GROUND).is_file():
+        shared = {field.name: getattr(config, field.name) for field in dataclasses.fields(TermsConfig)}
+        own = ReferenceConfig(**{**shared, "seed": config.seeds[0]})
+        questions = load_splits(own)
+        train_prerequisites(own)
+        classifier, tokenizer = load_classifier(config.sft_model_path, "--sft_model_path")
+        labels.require_same(label_set(classifier), "--labels", f"--sft_model_path {config.sft_model_path}")
+        grade_job(own, labels, questions)
+        directory.mkdir(parents=True, exist_ok=True)
+        write_config(directory, config)
+        shutil.rmtree(directory / REFERENCE, ignore_errors=True)
+        tokenizer.model_max_length = config.max_length
+        classifier.save_pretrained(directory / REFERENCE)
+        tokenizer.save_pretrained(directory / REFERENCE)
+        with GradeStore(store_path(config)) as store:
+            source = source_of(own, labels, store, budget_of(own))
+            write_table(source, [text for split in questions.values() for text in split.texts], directory / TABLE)
+            about = {"grader": source.fingerprint, "grader_settings": source.settings}
+        write_json(directory / GROUND, {**fingerprints(directory), **about})
+    write_config(directory, config)
+    write_json(directory / "environment.json", environment())
+
+
+def ground(config: CompareConfig) -> dict[str, Any]:
+    """Who graded: `grader` and `grader_settings`."""
+    return _read_ground(Path(config.output_dir))
+
+
+def same_recipe(directory: Path, config: Any) -> None:
+    """Raises InputError if a finished run was made with other options than a cell's `config`."""
+    then = read_config(directory)
+    for name, value in redacted(dataclasses.asdict(config)).items():
+        if name not in FREE and then.get(name) != value:
+            raise InputError(
+                f"{directory}: was made with --{name} {then.get(name)}, not {value}; remove it to have it made anew"
+            )
+
+
+def log_file(config: CompareConfig, cell: Cell) -> Path:
+    """What a cell's worker printed."""
+    return Path(config.output_dir) / "logs" / f"{cell.name}.txt"

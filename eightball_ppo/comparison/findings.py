@@ -1,0 +1,152 @@
+"""What the runs of a comparison say: intervals, pairs, sentences. Each condition's pairs of a metric are one family."""
+
+from collections.abc import Mapping
+from itertools import groupby
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+
+from eightball_ppo import statistics
+from eightball_ppo.comparison.measured import SPLITS, Measured, per_question
+from eightball_ppo.methods.task import Task
+from eightball_ppo.statistics import Interval, PairComparison, sentence
+
+
+class Metric(NamedTuple):
+    """A metric that pairs are compared in: what it is called in a sentence, and which way is ahead."""
+
+    unit: str
+    where: str
+    higher_is_better: bool
+
+
+METRICS = {
+    "objective": Metric("objective", "", True),
+    "frontier_distance": Metric("expected score", "at equal KL", False),
+    "gold_accuracy": Metric("gold accuracy", "", True),
+}
+NAMES = {
+    "sft": "the SFT reference",
+    "distill": "distillation",
+    "distill_soft": "soft distillation",
+    "distill_boltzmann": "Boltzmann distillation",
+    "ppo": "PPO",
+    "rloo": "RLOO",
+    "grpo": "GRPO",
+    "best_of_n": "best of n",
+    "exact": "the exact gradient",
+}
+Condition = tuple[float, float, int | None]
+Values = dict[str, dict[int, np.ndarray]]
+
+
+def display(method: str, threshold: float | None) -> str:
+    """The name of a row: the method, with the threshold that the user fixed."""
+    return method if threshold is None else f"{method}@{threshold:g}"
+
+
+def spoken(name: str) -> str:
+    """A row's name in a sentence."""
+    method, at, threshold = name.partition("@")
+    return NAMES[method] + (f" with threshold {threshold}" if at else "")
+
+
+def findings(found: list[Measured], task: Task, resamples: int) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """(intervals, pairs): a row for every method resp. pair, condition, split and metric."""
+    intervals: list[dict[str, Any]] = []
+    pairs: list[dict[str, Any]] = []
+
+    def condition(one: Measured) -> Condition:
+        return one.cell.beta, one.cell.noise, one.cell.budget
+
+    ordered = sorted(found, key=lambda one: tuple(-1 if part is None else part for part in condition(one)))
+    for (beta, noise, budget), group in groupby(ordered, key=condition):
+        runs = list(group)
+        for split in SPLITS:
+            place = {"beta": beta, "split": split, "noise": noise, "budget": budget}
+            values, largest_N = _values(runs, split, task)
+            for metric, own in values.items():
+                denominator_N = largest_N if metric == "optimum_fraction" else None
+                if denominator_N is not None and denominator_N.mean() <= 1e-12:
+                    continue  # the reference is the optimum already
+                means, compared = statistics.compare(own, denominator_Q=denominator_N, resamples=resamples)
+                intervals += [{**place, **_row(name), "metric": metric, **_interval(i)} for name, i in means.items()]
+                if metric in METRICS:
+                    pairs += [{**place, "metric": metric, **_pair(pair, METRICS[metric])} for pair in compared]
+    return _frame(intervals), _frame(pairs)
+
+
+def _values(runs: list[Measured], split: str, task: Task) -> tuple[dict[str, Values], np.ndarray]:
+    """(metric -> row's name -> seed -> [N], the largest gain of each question)."""
+    graded = task.graded(split)
+    values: dict[str, Values] = {}
+    largest_N = np.zeros(0)
+    for one in runs:
+        arrays = per_question(one, split, graded)
+        largest_N = arrays.pop("largest_gain")
+        arrays["optimum_fraction"] = arrays.pop("gain")
+        for metric, value_N in arrays.items():
+            name = display(one.cell.method, one.cell.threshold)
+            values.setdefault(metric, {}).setdefault(name, {})[one.cell.seed] = value_N
+    return values, largest_N
+
+
+def _row(name: str) -> dict[str, Any]:
+    method, at, threshold = name.partition("@")
+    return {"method": method, "threshold": float(threshold) if at else np.nan}
+
+
+def _interval(interval: Interval) -> dict[str, Any]:
+    return {
+        "estimate": interval.estimate,
+        "low": interval.low,
+        "high": interval.high,
+        "seeds": interval.seeds,
+        "questions": interval.questions,
+    }
+
+
+def _pair(pair: PairComparison, metric: Metric) -> dict[str, Any]:
+    names = {name: spoken(name) for name in (pair.a, pair.b)}
+    words = sentence(pair, names, metric.unit, metric.where, higher_is_better=metric.higher_is_better)
+    return {
+        "a": pair.a,
+        "b": pair.b,
+        **_interval(pair.difference),
+        "p_value": pair.p_value,
+        "p_holm": pair.p_holm,
+        "effect_size": pair.effect_size,
+        "distinguishable": pair.distinguishable,
+        "sentence": words[0].upper() + words[1:],
+    }
+
+
+def _frame(rows: list[dict[str, Any]]) -> pd.DataFrame:
+    frame = pd.DataFrame(rows)
+    if len(frame):
+        frame["budget"] = frame["budget"].astype("Int64")
+    return frame
+
+
+def headline(pairs: pd.DataFrame, methods: list[str]) -> list[str]:
+    """The sentences that answer the question of the house, PPO against distillation, for every condition."""
+    first, second = ("ppo", "distill") if {"ppo", "distill"} <= set(methods) else _first_two(methods)
+    lines = []
+    for row in pairs.to_dict("records"):
+        if {row["a"], row["b"]} == {first, second}:
+            lines.append(f"{place(row)}: {row['sentence']}.")
+    return lines
+
+
+def _first_two(methods: list[str]) -> tuple[str, str]:
+    trained = [name for name in methods if name != "sft"]
+    return (trained[0], trained[1]) if len(trained) > 1 else ("", "")
+
+
+def place(row: Mapping[Any, Any]) -> str:
+    """The condition of a row in words."""
+    split = {"train": "training questions", "heldout": "held-out questions"}[row["split"]]
+    noise = f", {row['noise']:.0%} of the grades wrong" if row["noise"] else ""
+    budget = "" if pd.isna(row["budget"]) else f", {row['budget']} grader calls"
+    return f"beta {row['beta']:g}, {split}{noise}{budget}"

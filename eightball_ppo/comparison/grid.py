@@ -1,0 +1,141 @@
+"""The grid of a comparison: its cells, and the config that a cell's method is trained with."""
+
+import dataclasses
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import product
+from pathlib import Path
+from typing import Any, NamedTuple, get_type_hints
+
+from pydantic import TypeAdapter, ValidationError
+
+from eightball_ppo import method_options
+from eightball_ppo.compare_options import CompareConfig
+from eightball_ppo.errors import InputError
+from eightball_ppo.method_options import GradedConfig, TermsConfig
+
+REFERENCE = "reference"
+TABLE = "grades.parquet"
+RUNS = "runs"
+
+
+class Method(NamedTuple):
+    """Where a method is trained, its options, and whether its training knows the price of KL."""
+
+    config_class: type[GradedConfig]
+    module: str
+    fixed: dict[str, Any]
+    reads_beta: bool
+
+
+METHODS = {
+    "sft": Method(method_options.ReferenceConfig, "reference", {}, False),
+    "distill": Method(method_options.DistillConfig, "distill", {"target": "hard"}, False),
+    "distill_soft": Method(method_options.DistillConfig, "distill", {"target": "soft"}, False),
+    "distill_boltzmann": Method(method_options.DistillConfig, "distill", {"target": "boltzmann"}, True),
+    "ppo": Method(method_options.PPOConfig, "ppo", {}, True),
+    "rloo": Method(method_options.RLOOConfig, "rloo", {}, True),
+    "grpo": Method(method_options.GRPOConfig, "grpo", {}, True),
+    "best_of_n": Method(method_options.BestOfNConfig, "best_of_n", {}, True),
+    "exact": Method(method_options.ExactConfig, "exact", {}, True),
+}
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One run of the grid. `noise` 0.0 and `budget` None are the plain case; `threshold` is only ever distill's."""
+
+    method: str
+    seed: int
+    beta: float
+    noise: float = 0.0
+    budget: int | None = None
+    threshold: float | None = None
+
+    @property
+    def name(self) -> str:
+        """The name of its directory."""
+        parts = [self.method, f"beta{self.beta:g}"]
+        parts += [f"noise{self.noise:g}"] if self.noise else []
+        parts += [f"budget{self.budget}"] if self.budget is not None else []
+        parts += [f"threshold{self.threshold:g}"] if self.threshold is not None else []
+        return "-".join([*parts, f"seed{self.seed}"])
+
+    @property
+    def key(self) -> dict[str, Any]:
+        """Its columns in the results."""
+        return dataclasses.asdict(self)
+
+
+class Job(NamedTuple):
+    """What one worker does in one go: train for the first cell, and measure the same policy at the prices of the rest."""
+
+    cells: tuple[Cell, ...]
+
+
+def jobs(config: CompareConfig) -> Iterator[Job]:
+    """Every run of the grid, longest methods first, so that the last worker is not left alone for long."""
+    order = ("ppo", "rloo", "grpo", "exact", "distill", "distill_boltzmann", "distill_soft", "best_of_n", "sft")
+    budgets: list[int | None] = list(config.grader_call_budgets) or [None]
+    for name in sorted(config.methods, key=order.index):
+        thresholds: list[float | None] = list(config.thresholds) if name == "distill" else []
+        for noise, budget, threshold, seed in product(config.grader_noise, budgets, thresholds or [None], config.seeds):
+            cells = tuple(Cell(name, seed, beta, noise, budget, threshold) for beta in config.kl_coefs)
+            if METHODS[name].reads_beta:
+                yield from (Job((cell,)) for cell in cells)
+            else:
+                yield Job(cells)
+
+
+def overrides(config: CompareConfig) -> dict[str, dict[str, Any]]:
+    """`--method_options` by method, each value as its option's type.
+
+    Raises:
+        InputError: an entry that is no METHOD.OPTION=VALUE, an option that the comparison sets itself, a bad value.
+    """
+    taken = {field.name for field in dataclasses.fields(TermsConfig)} | {
+        "grader_noise",
+        "grader_call_budget",
+        "kl_coef",
+    }
+    found: dict[str, dict[str, Any]] = {}
+    for entry in config.method_options:
+        path, equals, text = entry.partition("=")
+        name, dot, field = path.partition(".")
+        if not equals or not dot or name not in METHODS:
+            raise InputError(f"--method_options {entry}: METHOD.OPTION=VALUE is needed, e.g. ppo.total_episodes=96000")
+        method = METHODS[name]
+        types = get_type_hints(method.config_class)
+        if field not in types or field in taken or field in method.fixed:
+            why = "is no option of the method" if field not in types else "is set by the comparison"
+            raise InputError(f"--method_options {entry}: {field} {why}")
+        try:
+            found.setdefault(name, {})[field] = TypeAdapter(types[field]).validate_strings(text)
+        except ValidationError as error:
+            raise InputError(f"--method_options {entry}: {error.errors()[0]['msg']}") from None
+    return found
+
+
+def cell_config(cell: Cell, config: CompareConfig) -> GradedConfig:
+    """The config of a cell's method: the comparison's terms, its own reference and grade table, the cell's place.
+
+    Raises:
+        InputError: options that cannot be.
+    """
+    directory = Path(config.output_dir)
+    method = METHODS[cell.method]
+    terms = {field.name: getattr(config, field.name) for field in dataclasses.fields(TermsConfig)}
+    place: dict[str, Any] = {
+        "output_dir": str(directory / RUNS / cell.name),
+        "overwrite_output_dir": False,
+        "sft_model_path": str(directory / REFERENCE),
+        "grade_table": str(directory / TABLE),
+        "disable_tqdm": True,
+        "seed": cell.seed,
+        "kl_coef": cell.beta,
+        "grader_noise": cell.noise,
+        "grader_call_budget": cell.budget,
+    }
+    threshold = {} if cell.threshold is None else {"threshold": cell.threshold}
+    own = overrides(config).get(cell.method, {})
+    return method.config_class(**{**terms, **place, **method.fixed, **threshold, **own})

@@ -1,0 +1,108 @@
+"""Every finished run of a comparison, read back: its record, and its saved policy question by question."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from torch import Tensor
+
+from eightball_ppo import objective
+from eightball_ppo.compare_options import CompareConfig
+from eightball_ppo.comparison.grid import RUNS, Cell, cell_config
+from eightball_ppo.comparison.workers import Holes
+from eightball_ppo.errors import InputError
+from eightball_ppo.evaluation import SplitGrades, evaluate
+from eightball_ppo.method_options import ReferenceConfig
+from eightball_ppo.methods.task import Task, load_splits, load_task
+from eightball_ppo.models.loading import load_classifier, table_logits_NK
+from eightball_ppo.runs import read_metrics, read_results
+
+CLOSE = 1e-5  # how far a saved policy may be from its own record: rounding, on another machine, is less
+SPLITS = ("train", "heldout")
+
+
+@dataclass(frozen=True)
+class Measured:
+    """A run that was read back: `results` as written, `logp_NK` of its saved policy by split (float64)."""
+
+    cell: Cell
+    directory: Path
+    results: dict[str, Any]
+    logp_NK: dict[str, Tensor]
+
+    @property
+    def curve(self) -> list[dict[str, Any]]:
+        """The rows of its training that carry exact metrics."""
+        rows = [row for row in read_metrics(self.directory) if row["stage"] == self.results["method"]]
+        return [row for row in rows if row.get("exact/expected_score") is not None]
+
+
+def load_ground(config: CompareConfig) -> Task:
+    """Questions, clean scores and reference of the comparison, as every run of it has them."""
+    plain = cell_config(Cell("sft", config.seeds[0], config.kl_coefs[0]), config)
+    assert isinstance(plain, ReferenceConfig)
+    return load_task(plain, load_splits(plain))
+
+
+def read_back(cells: list[Cell], config: CompareConfig, task: Task, holes: Holes) -> list[Measured]:
+    """Every run that stands; one whose files are damaged, or whose policy is not the one measured, becomes a hole."""
+    found = []
+    for cell in cells:
+        if cell in holes:
+            continue
+        try:
+            found.append(_read(cell, config, task))
+        except InputError as error:
+            holes[cell] = str(error)
+    return found
+
+
+def _read(cell: Cell, config: CompareConfig, task: Task) -> Measured:
+    directory = Path(config.output_dir) / RUNS / cell.name
+    results = read_results(directory)
+    policy, _ = load_classifier(str(directory), "run")
+    logp_NK = {split: table_logits_NK(policy, task.tokens[split]).double().log_softmax(-1) for split in SPLITS}
+    for split in SPLITS:
+        now = evaluate(logp_NK[split], task.graded(split), cell.beta, task.labels)
+        for name in ("expected_score", "kl", "objective"):
+            then = results.get("splits", {}).get(split, {}).get(name)
+            if then is None or abs(now[name] - then) > CLOSE * max(1.0, abs(then)):
+                raise InputError(
+                    f"{directory}: its saved policy has {name} {now[name]:.6g} on the {split} questions, its results "
+                    f"say {then}; remove it to have it made anew"
+                )
+    return Measured(cell, directory, results, logp_NK)
+
+
+def results_frame(found: list[Measured], root: Path) -> pd.DataFrame:
+    """`results.parquet`: a row for every run and split; `run_dir` is relative to `root`."""
+    rows = []
+    for one in found:
+        outer = {name: value for name, value in one.results.items() if not isinstance(value, dict | list)}
+        key = {**one.cell.key, "run_dir": str(one.directory.relative_to(root))}
+        rows += [{**outer, **one.results["splits"][split], **key, "split": split} for split in SPLITS]
+    frame = pd.DataFrame(rows)
+    frame["budget"] = frame["budget"].astype("Int64")
+    frame["threshold"] = frame["threshold"].astype("float64")
+    first = ["method", "seed", "beta", "split", "noise", "budget", "threshold", "run_dir"]
+    return frame[first + [name for name in frame if name not in first]]
+
+
+def per_question(one: Measured, split: str, graded: SplitGrades) -> dict[str, np.ndarray]:
+    """The metrics of a run that are means over questions, question by question: arrays [N]."""
+    logp_NK, ref_logp_NK, score_NK = one.logp_NK[split], graded.ref_logp_NK, graded.score_NK
+    reference_N = objective.expected_score_N(ref_logp_NK, score_NK)
+    objective_N = objective.objective_N(logp_NK, ref_logp_NK, score_NK, one.cell.beta)
+    values = {
+        "objective": objective_N,
+        "gain": objective_N - reference_N,
+        "largest_gain": objective.optimum_objective_N(ref_logp_NK, score_NK, one.cell.beta) - reference_N,
+        "expected_score": objective.expected_score_N(logp_NK, score_NK),
+        "frontier_distance": objective.frontier_distance_N(logp_NK, ref_logp_NK, score_NK),
+    }
+    arrays = {name: value.numpy() for name, value in values.items()}
+    if graded.questions.label_ids is not None:
+        arrays["gold_accuracy"] = (logp_NK.argmax(-1).numpy() == np.array(graded.questions.label_ids)).astype(float)
+    return arrays

@@ -1,0 +1,160 @@
+"""The runs of a grid, in parallel processes: what is finished stays, what fails becomes a hole that says why."""
+
+import contextlib
+import importlib
+import logging
+import multiprocessing
+import os
+import sys
+import threading
+import time
+import traceback
+from collections import Counter
+from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from pathlib import Path
+from typing import Any
+
+from eightball_ppo.compare_options import CompareConfig
+from eightball_ppo.comparison.directory import log_file, same_recipe
+from eightball_ppo.comparison.grid import METHODS, RUNS, Cell, Job, cell_config
+from eightball_ppo.errors import IncompleteError, InputError
+from eightball_ppo.redaction import redact
+from eightball_ppo.runs import RESULTS, read_results
+
+Holes = dict[Cell, str]
+"""Cells that have no run, each with the reason in one line."""
+MOST_DEATHS = 2  # of its process while a job runs, after which the job is given up
+
+
+def finished(cell: Cell, config: CompareConfig) -> bool:
+    """Whether the cell's run stands, whole and made as it would be made now.
+
+    Raises:
+        InputError: something stands there that is no finished run, or one that was made otherwise.
+    """
+    directory = Path(config.output_dir) / RUNS / cell.name
+    if not directory.exists():
+        return False
+    read_results(directory)
+    same_recipe(directory, cell_config(cell, config))
+    return True
+
+
+def run_jobs(jobs: list[Job], config: CompareConfig) -> Holes:
+    """Do every job that is not done yet; returns the cells without a run."""
+    from tqdm import tqdm
+
+    holes: Holes = {}
+    waiting = [job for job in jobs if not _done(job, config, holes)]
+    deaths: Counter[Job] = Counter()
+    workers = config.num_workers or len(os.sched_getaffinity(0))
+    with tqdm(total=len(waiting), desc="runs", disable=config.disable_tqdm or not waiting) as bar:
+        while waiting:
+            outcome = _one_pool(waiting, config, min(workers, len(waiting)), bar)
+            for reasons in outcome.values():
+                holes.update(reasons)
+            waiting = [job for job in waiting if job not in outcome]
+            under_way = [job for job in waiting if log_file(config, job.cells[0]).exists()] or waiting
+            for job in under_way:
+                deaths[job] += 1
+                if deaths[job] == MOST_DEATHS:
+                    why = f"its process died {MOST_DEATHS} times (out of memory?); see {log_file(config, job.cells[0])}"
+                    holes.update(dict.fromkeys(job.cells, why))
+                    waiting.remove(job)
+    return holes
+
+
+def _done(job: Job, config: CompareConfig, holes: Holes) -> bool:
+    """Whether nothing of a job is left to do; what cannot be done becomes a hole."""
+    done = True
+    for cell in job.cells:
+        try:
+            done = finished(cell, config) and done
+        except InputError as error:
+            holes[cell] = str(error)
+    return done or all(cell in holes for cell in job.cells)
+
+
+def _one_pool(jobs: list[Job], config: CompareConfig, workers: int, bar: Any) -> dict[Job, Holes]:
+    """The holes of every job that came to an end; the others' processes died under them, or before they began."""
+    for job in jobs:
+        log_file(config, job.cells[0]).unlink(missing_ok=True)
+    outcome: dict[Job, Holes] = {}
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(workers, context, initializer=_start, initargs=(os.getpid(),)) as pool:
+        futures: dict[Future[Holes], Job] = {pool.submit(work, job, config): job for job in jobs}
+        try:
+            for future in as_completed(futures):
+                with contextlib.suppress(BrokenProcessPool):
+                    outcome[futures[future]] = future.result()
+                    bar.update()
+        except KeyboardInterrupt:
+            pool.shutdown(wait=False, cancel_futures=True)
+            for process in multiprocessing.active_children():
+                process.terminate()
+            raise
+    return outcome
+
+
+def _start(parent: int) -> None:
+    """A worker's own beginning: one thread, and an end as soon as its parent is gone."""
+    import torch
+
+    from eightball_ppo.cli import quiet_libraries
+
+    quiet_libraries()
+    torch.set_num_threads(1)
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(1)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+def work(job: Job, config: CompareConfig) -> Holes:
+    """Do a job in this process, all that is printed going to its log; returns the cells that have no run afterwards."""
+    log = log_file(config, job.cells[0])
+    log.parent.mkdir(parents=True, exist_ok=True)
+    holes: Holes = {}
+    with log.open("a", encoding="utf-8") as file:
+        sys.stdout.flush(), sys.stderr.flush()
+        kept = os.dup(1), os.dup(2)
+        os.dup2(file.fileno(), 1), os.dup2(file.fileno(), 2)
+        try:
+            for position, cell in enumerate(job.cells):
+                if why := _one_cell(cell, job.cells[0] if position else None, config, log):
+                    holes[cell] = why
+        finally:
+            sys.stdout.flush(), sys.stderr.flush()
+            for number, descriptor in zip((1, 2), kept, strict=True):
+                os.dup2(descriptor, number)
+                os.close(descriptor)
+    return holes
+
+
+def _one_cell(cell: Cell, trained: Cell | None, config: CompareConfig, log: Path) -> str | None:
+    """Make a cell's run, by training or from the run of `trained`; returns why there is none."""
+    from eightball_ppo.methods import measuring
+
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    try:
+        if finished(cell, config):
+            return None
+        own = cell_config(cell, config)
+        if trained is None:
+            importlib.import_module(f"eightball_ppo.methods.{METHODS[cell.method].module}").train(own)
+            return None
+        source = Path(config.output_dir) / RUNS / trained.name
+        if not (source / RESULTS).is_file():
+            return f"{trained.name} has no run, and this one is the same policy at another price of KL"
+        measuring.train(own, source)
+    except (InputError, IncompleteError) as error:
+        return redact(str(error))
+    except Exception as error:
+        traceback.print_exc()
+        text = str(error).strip().splitlines()
+        return redact(f"{type(error).__name__}{': ' + text[0][:200] if text else ''}; see {log}")
+    return None

@@ -1,0 +1,24 @@
+"""A policy that was trained before, measured at another price of KL: for methods whose training knows none."""
+
+from pathlib import Path
+
+from eightball_ppo.method_options import GradedConfig
+from eightball_ppo.methods.task import finish, load_splits, load_task
+from eightball_ppo.models.loading import load_classifier
+from eightball_ppo.runs import Run, read_results
+
+
+def train(config: GradedConfig, trained: Path) -> Path:
+    """Write the policy of the run `trained` as a run with the `kl_coef` of `config`; it took what that one took.
+
+    Raises:
+        InputError: as `load_task`, or a run or policy that cannot be read.
+    """
+    task = load_task(config, load_splits(config))
+    results = read_results(trained)
+    policy, _ = load_classifier(str(trained), "run")
+    took = {name: value for name, value in results.items() if name not in ("beta", "splits", "reference", "grades")}
+    with Run(config, results["method"]) as run:
+        spent = {"grader_calls": results["grader_calls"]}
+        run.log({"stage": run.method, "step": 0, **task.exact_metrics(policy), **spent})
+        return finish(task, policy, run, episodes=results["episodes"], extra={**took, "measured_from": trained.name})

@@ -1,0 +1,12 @@
+"""Does RL beat distillation here, by how much, and how sure is that? Every method on the same grades, with seeds.
+
+python scripts/compare.py
+python scripts/compare.py --methods distill ppo exact --seeds 0 1 2 3 4 --output_dir runs/compare-5
+python scripts/compare.py --grader_noise 0 0.1 0.3 --methods distill distill_soft ppo --output_dir runs/compare-noise
+"""
+
+from eightball_ppo.cli import main
+from eightball_ppo.compare_options import CompareConfig
+
+if __name__ == "__main__":
+    main(CompareConfig, "eightball_ppo.comparison.compare:run")
