@@ -1,7 +1,6 @@
 """From argv to a stage: flags and YAML by `trl.TrlParser`, errors as one line and exit code 2."""
 
 import importlib
-import logging
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -11,6 +10,7 @@ from typing import Any, NoReturn, TypeVar, get_type_hints
 from eightball_ppo.configs import PPOConfig
 from eightball_ppo.errors import DryRun, IncompleteError, InputError
 from eightball_ppo.options import StageConfig
+from eightball_ppo.quiet import quiet_libraries, quiet_ourselves
 from eightball_ppo.ranks import is_main_process
 from eightball_ppo.redaction import redact
 from eightball_ppo.runs import check_output_dir
@@ -114,7 +114,7 @@ def main(config_class: type[Any], stage: str, argv: Sequence[str] | None = None)
 
     The stage's module is imported only after the flags are parsed, so `--help` answers at once.
     """
-    _quiet()
+    quiet_ourselves()
     try:
         config = parse(config_class, sys.argv[1:] if argv is None else argv)
         if isinstance(config, StageConfig):
@@ -134,22 +134,3 @@ def main(config_class: type[Any], stage: str, argv: Sequence[str] | None = None)
         if is_main_process():
             print(redact(f"{Path(sys.argv[0]).name}: {error}"), file=sys.stderr)
         sys.exit(2 if isinstance(error, InputError) else 3)
-
-
-def _quiet() -> None:
-    """Our own notices on stderr, from one process; TRL's notice on experimental modules and telemetry off."""
-    level = logging.WARNING if is_main_process() else logging.CRITICAL
-    logging.basicConfig(level=level, format="%(message)s", stream=sys.stderr)
-    if is_main_process():
-        logging.getLogger("eightball_ppo").setLevel(logging.INFO)
-    logging.getLogger("stamina").setLevel(logging.ERROR)  # a line for every retry of a call; its end is what counts
-    os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")
-    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
-
-
-def quiet_libraries() -> None:
-    """No bars and reports for loading and writing weights: a stage's own bar is the one that matters."""
-    from transformers.utils import logging as transformers_logging
-
-    transformers_logging.disable_progress_bar()
-    transformers_logging.set_verbosity_error()

@@ -5,8 +5,7 @@ python scripts/audit.py --grader llm --grader_model models/judge --gold heldout.
 EIGHTBALL_API_KEY=... python scripts/audit.py --grader api --grader_model NAME --grader_base_url https://HOST/v1
 """
 
-from eightball_ppo.cli import main
-from eightball_ppo.configs import AuditConfig
+from eightball_ppo.commands import run
 
 if __name__ == "__main__":
-    main(AuditConfig, "eightball_ppo.methods.audit:run")
+    run("audit")

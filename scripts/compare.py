@@ -5,8 +5,7 @@ python scripts/compare.py --methods distill ppo exact --seeds 0 1 2 3 4 --output
 python scripts/compare.py --grader_noise 0 0.1 0.3 --methods distill distill_soft ppo --output_dir runs/compare-noise
 """
 
-from eightball_ppo.cli import main
-from eightball_ppo.compare_options import CompareConfig
+from eightball_ppo.commands import run
 
 if __name__ == "__main__":
-    main(CompareConfig, "eightball_ppo.comparison.compare:run")
+    run("compare")

@@ -5,8 +5,7 @@ python scripts/distill.py --threshold 0.9 --output_dir runs/distill-0.9
 python scripts/distill.py --preset original --grader random-head --output_dir runs/distill-original
 """
 
-from eightball_ppo.cli import main
-from eightball_ppo.configs import DistillConfig
+from eightball_ppo.commands import run
 
 if __name__ == "__main__":
-    main(DistillConfig, "eightball_ppo.methods.distill:train")
+    run("distill")

@@ -5,8 +5,7 @@ python scripts/grade.py --grader llm --grader_model models/judge --output_dir gr
 EIGHTBALL_API_KEY=... python scripts/grade.py --grader api --grader_model NAME --grader_base_url https://HOST/v1
 """
 
-from eightball_ppo.cli import main
-from eightball_ppo.configs import GradeConfig
+from eightball_ppo.commands import run
 
 if __name__ == "__main__":
-    main(GradeConfig, "eightball_ppo.methods.grade:run")
+    run("grade")

@@ -4,13 +4,7 @@ python scripts/predict.py "Will I be rich?"
 python scripts/predict.py --file questions.txt --model_name_or_path runs/sft --sample
 """
 
-import sys
-
-from eightball_ppo.cli import main
-from eightball_ppo.configs import PredictConfig
+from eightball_ppo.commands import run
 
 if __name__ == "__main__":
-    argv = sys.argv[1:]
-    if argv and not argv[0].startswith("-"):
-        argv = ["--question", *argv]
-    main(PredictConfig, "eightball_ppo.methods.predict:run", argv)
+    run("predict")

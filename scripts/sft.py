@@ -4,8 +4,7 @@ accelerate launch scripts/sft.py
 python scripts/sft.py --tokenizer whitespace --output_dir runs/sft-whitespace
 """
 
-from eightball_ppo.cli import main
-from eightball_ppo.configs import SFTConfig
+from eightball_ppo.commands import run
 
 if __name__ == "__main__":
-    main(SFTConfig, "eightball_ppo.methods.sft:train")
+    run("sft")

@@ -34,11 +34,11 @@ def ours(file: Path) -> set[str]:
     return {name for name in imports(file) if name.startswith("eightball_ppo.")}
 
 
-def test_only_the_ppo_method_and_the_flag_parser_import_trl() -> None:
+def test_only_the_methods_that_sample_and_the_flag_parser_import_trl() -> None:
     importers = {
         str(file.relative_to(PACKAGE)) for file in FILES if any(n.split(".")[0] == "trl" for n in imports(file))
     }
-    assert importers == {"methods/ppo.py", "cli.py"}
+    assert importers == {"methods/ppo.py", "methods/groups.py", "cli.py"}
 
 
 @pytest.mark.parametrize(
@@ -47,9 +47,11 @@ def test_only_the_ppo_method_and_the_flag_parser_import_trl() -> None:
         ("objective.py", ()),
         ("ppo_math.py", ()),
         ("calibration.py", ()),
+        ("statistics.py", ()),
         ("audit", ("audit", "calibration")),
         ("labels.py", ("errors",)),
         ("adapters.py", ("ppo_math", "tokenization")),
+        ("group_adapters.py", ("adapters", "tokenization")),
         ("data.py", ("errors", "labels", "locations")),
         ("evaluation.py", ("objective", "data", "labels")),
         ("models", ("data", "errors", "labels", "locations", "models", "tokenization")),
@@ -60,7 +62,14 @@ def test_only_the_ppo_method_and_the_flag_parser_import_trl() -> None:
                 *("redaction", "tokenization"),
             ),
         ),
-        ("report", ("errors", "labels")),
+        ("report", ("errors", "labels", "report", "runs")),
+        (
+            "comparison",
+            (
+                *("compare_options", "comparison", "errors", "evaluation", "graders", "labels", "method_options"),
+                *("methods", "models", "objective", "quiet", "ranks", "redaction", "report", "runs", "statistics"),
+            ),
+        ),
         ("hub.py", ("locations", "options")),
     ],
 )
@@ -129,27 +138,10 @@ def test_documents_name_only_what_exists(document: Path) -> None:
 def test_every_command_of_the_readme_has_flags_that_exist(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(REPOSITORY)
     from eightball_ppo import cli
-    from eightball_ppo.configs import (
-        AuditConfig,
-        DistillConfig,
-        GradeConfig,
-        PPOConfig,
-        PredictConfig,
-        RewardConfig,
-        SFTConfig,
-    )
+    from eightball_ppo.commands import COMMANDS
 
-    stages = {
-        "audit": AuditConfig,
-        "grade": GradeConfig,
-        "sft": SFTConfig,
-        "reward": RewardConfig,
-        "ppo": PPOConfig,
-        "distill": DistillConfig,
-        "predict": PredictConfig,
-    }
     commands = re.findall(
-        r"^(?:accelerate launch(?: --config_file \S+)?|python) scripts/(\w+)\.py(.*)$",
+        r"^(?:(?:accelerate launch(?: --config_file \S+)?|python) scripts/|eightball )(\w+)(?:\.py)?(.*)$",
         "\n".join(document.read_text(encoding="utf-8") for document in DOCUMENTS),
         flags=re.MULTILINE,
     )
@@ -158,8 +150,8 @@ def test_every_command_of_the_readme_has_flags_that_exist(monkeypatch: pytest.Mo
         argv = re.findall(r'"[^"]*"|\S+', rest.split("#")[0])
         if script == "predict" and argv and argv[0].startswith('"'):
             argv = ["--question", *argv]
-        if script in stages:
-            cli.parse(stages[script], [part.strip('"') for part in argv])
+        if script in COMMANDS:
+            cli.parse(COMMANDS[script].config_class, [part.strip('"') for part in argv])
 
 
 def test_recipes_parse() -> None:

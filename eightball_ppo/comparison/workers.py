@@ -19,6 +19,7 @@ from eightball_ppo.compare_options import CompareConfig
 from eightball_ppo.comparison.directory import log_file, same_recipe
 from eightball_ppo.comparison.grid import METHODS, RUNS, Cell, Job, cell_config
 from eightball_ppo.errors import IncompleteError, InputError
+from eightball_ppo.quiet import quiet_libraries
 from eightball_ppo.redaction import redact
 from eightball_ppo.runs import RESULTS, read_results
 
@@ -100,8 +101,6 @@ def _one_pool(jobs: list[Job], config: CompareConfig, workers: int, bar: Any) ->
 def _start(parent: int) -> None:
     """A worker's own beginning: one thread, and an end as soon as its parent is gone."""
     import torch
-
-    from eightball_ppo.cli import quiet_libraries
 
     quiet_libraries()
     torch.set_num_threads(1)

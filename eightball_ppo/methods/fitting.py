@@ -123,7 +123,26 @@ def fit(
         {"input_ids": ids, "attention_mask": mask, "labels": label}
         for ids, mask, label in zip(encoded["input_ids"], encoded["attention_mask"], label_ids, strict=True)
     ]
-    steps = len(rows) * config.num_train_epochs / config.per_device_train_batch_size
+    trainer = Trainer(
+        model,
+        _arguments(config, run, stage, len(rows)),
+        data_collator=DataCollatorWithPadding(tokenizer),
+        train_dataset=rows,
+        callbacks=[MetricsCallback(run, stage, measure)],
+        compute_loss_func=None if loss is None else lambda outputs, labels, **_: loss(outputs.logits, labels),
+    )
+    replace_progress(trainer, stage, config.disable_tqdm)
+    trainer.train()
+    model.eval()
+
+
+def _arguments(config: FitConfig, run: Run, stage: str, num_rows: int) -> TrainingArguments:
+    """transformers' own arguments: ours, and everything that must have one value said once.
+
+    Raises:
+        InputError: a tracker or scheduler that transformers does not know.
+    """
+    steps = num_rows * config.num_train_epochs / config.per_device_train_batch_size
     try:
         arguments = TrainingArguments(
             output_dir=str(run.path),
@@ -147,14 +166,4 @@ def fit(
         arguments._n_gpu = min(1, arguments.n_gpu)  # a process uses one device, or DataParallel would widen the batch
     except ValueError as error:
         raise InputError(f"{stage}: {str(error).splitlines()[0]}") from None
-    trainer = Trainer(
-        model,
-        arguments,
-        data_collator=DataCollatorWithPadding(tokenizer),
-        train_dataset=rows,
-        callbacks=[MetricsCallback(run, stage, measure)],
-        compute_loss_func=None if loss is None else lambda outputs, labels, **_: loss(outputs.logits, labels),
-    )
-    replace_progress(trainer, stage, config.disable_tqdm)
-    trainer.train()
-    model.eval()
+    return arguments
