@@ -223,7 +223,7 @@ class ExactConfig(FitConfig, GradedConfig):
     learning_rate: float = option(0.01, "Peak learning rate.")
     lr_scheduler_type: Schedule = option("linear", "Shape of the learning rate: constant, linear, cosine ...")
     adam_beta2: float = option(0.9, "AdamW's decay of squared gradients; those of a policy shrink as it learns.")
-    num_train_epochs: float = option(400, "Passes over the questions.")
+    num_train_epochs: float = option(300, "Passes over the questions.")
     per_device_train_batch_size: int = option(200, "Questions per optimizer step and process.")
 
     def __post_init__(self) -> None:

@@ -6,7 +6,6 @@ from typing import Any
 import torch
 from torch import Tensor
 from transformers import (
-    DataCollatorWithPadding,
     PreTrainedModel,
     PreTrainedTokenizerBase,
     ProgressCallback,
@@ -118,16 +117,24 @@ def fit(
     """
     if not texts:
         raise InputError(f"{stage}: no questions to train on")
-    encoded = tokenizer(list(texts), truncation=True, max_length=config.max_length, verbose=False)
-    rows = [
-        {"input_ids": ids, "attention_mask": mask, "labels": label}
-        for ids, mask, label in zip(encoded["input_ids"], encoded["attention_mask"], label_ids, strict=True)
-    ]
+    encoded = tokenizer(
+        list(texts), truncation=True, max_length=config.max_length, padding=True, return_tensors="pt", verbose=False
+    )
+    ids_NT, mask_NT, label_N = encoded["input_ids"], encoded["attention_mask"], torch.tensor(label_ids)
+
+    def collate(rows: list[int]) -> dict[str, Tensor]:
+        used_T = mask_NT[rows].any(0)  # a batch is as wide as its longest question
+        return {
+            "input_ids": ids_NT[rows][:, used_T],
+            "attention_mask": mask_NT[rows][:, used_T],
+            "labels": label_N[rows],
+        }
+
     trainer = Trainer(
         model,
-        _arguments(config, run, stage, len(rows)),
-        data_collator=DataCollatorWithPadding(tokenizer),
-        train_dataset=rows,
+        _arguments(config, run, stage, len(texts)),
+        data_collator=collate,
+        train_dataset=range(len(texts)),
         callbacks=[MetricsCallback(run, stage, measure)],
         compute_loss_func=None if loss is None else lambda outputs, labels, **_: loss(outputs.logits, labels),
     )
