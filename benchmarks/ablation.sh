@@ -1,21 +1,26 @@
 #!/usr/bin/env bash
-# The numbers of docs/LOG.md, on seed 0's models of readme_table.sh (about 6 minutes on one core).
+# The numbers of docs/LOG.md, on seed 0's models of readme_table.sh (about 10 minutes on one core).
 set -euo pipefail
 cd "$(dirname "$0")/.."
 export OMP_NUM_THREADS=1
 PYTHON=${PYTHON:-.venv/bin/python}
+EIGHTBALL=${EIGHTBALL:-.venv/bin/eightball}
 OUT=${OUT:-runs/table}
 models="--disable_tqdm --sft_model_path $OUT/seed0/sft --reward_model_path $OUT/seed0/reward"
 at="$OUT/ablation"
-run() { # NAME SCRIPT FLAGS...
-  local name=$1 script=$2
+run() { # NAME COMMAND FLAGS...
+  local name=$1 command=$2
   shift 2
-  [ -e "$at/$name" ] || $PYTHON "scripts/$script.py" $models "$@" --output_dir "$at/$name" >/dev/null
+  [ -e "$at/$name" ] || $EIGHTBALL "$command" $models "$@" --output_dir "$at/$name" >/dev/null
 }
 for beta in 0.1 0.5; do
   run "trl-like-$beta" ppo --kl_coef $beta --value_learning_rate 0.012 --adam_beta2 0.999 --cliprange 0.2 --num_mini_batches 4
   run "fast-critic-$beta" ppo --kl_coef $beta --value_learning_rate 0.012
   run "long-memory-$beta" ppo --kl_coef $beta --adam_beta2 0.999
+  run "exact-plain-$beta" exact --kl_coef $beta --anneal 0
+  run "rloo-plain-$beta" rloo --kl_coef $beta --anneal 0
+  run "grpo-plain-$beta" grpo --kl_coef $beta --anneal 0
+  run "grpo-kl-in-loss-$beta" grpo --kl_coef $beta --kl_in_reward False
 done
 run dear-fixed-rate ppo --grader rule:Yes --kl_coef 100 --learning_rate 0.012
 for seed in 0 1 2 3 4 5; do

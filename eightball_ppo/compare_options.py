@@ -52,6 +52,12 @@ class CompareConfig(TermsConfig):
             require(budget >= 1, f"--grader_call_budgets {budget}: at least 1")
         for threshold in self.thresholds:
             require(0 <= threshold <= 1, f"--thresholds {threshold}: a probability, 0 to 1")
+        for name in ("kl_coefs", "grader_noise", "thresholds"):
+            for value in getattr(self, name):
+                require(float(f"{value:g}") == value, f"--{name} {value}: at most 6 digits; it names a directory")
+        require(not self.thresholds or "distill" in self.methods, "--thresholds: of method distill, which is left out")
+        require(self.seed == 0, f"--seed {self.seed}: a comparison has --seeds")
+        require(not self.overwrite_output_dir, "--overwrite_output_dir: remove what is to be made anew instead")
         require(self.num_workers is None or self.num_workers >= 1, f"--num_workers {self.num_workers}: at least 1")
         require(self.resamples >= 1000, f"--resamples {self.resamples}: at least 1000")
 

@@ -156,7 +156,8 @@ class GroupConfig(GradedConfig):
             require(getattr(self, name) >= 0, f"--{name} {getattr(self, name)}: must not be negative")
         require(0 <= self.adam_beta2 < 1, f"--adam_beta2 {self.adam_beta2}: at least 0 and below 1")
         require(self.epsilon > 0, f"--epsilon {self.epsilon}: must be above 0")
-        require(self.initial_temperature >= 1, f"--initial_temperature {self.initial_temperature}: at least 1")
+        hot = self.initial_temperature  # above 100 the pad column would be sampled, which is no answer
+        require(1 <= hot <= 100, f"--initial_temperature {hot}: 1 to 100")
         require(0 <= self.anneal <= 1, f"--anneal {self.anneal}: a share, 0 to 1")
 
 
@@ -223,7 +224,7 @@ class ExactConfig(FitConfig, GradedConfig):
     learning_rate: float = option(0.01, "Peak learning rate.")
     lr_scheduler_type: Schedule = option("linear", "Shape of the learning rate: constant, linear, cosine ...")
     adam_beta2: float = option(0.9, "AdamW's decay of squared gradients; those of a policy shrink as it learns.")
-    num_train_epochs: float = option(300, "Passes over the questions.")
+    num_train_epochs: float = option(400, "Passes over the questions.")
     per_device_train_batch_size: int = option(200, "Questions per optimizer step and process.")
 
     def __post_init__(self) -> None:

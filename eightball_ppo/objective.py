@@ -90,9 +90,10 @@ def frontier(ref_logp_NK: Tensor, score_NK: Tensor, betas: list[float]) -> list[
 def frontier_price(ref_logp_NK: Tensor, score_NK: Tensor, kl: float) -> float:
     """The beta whose optimum has a mean KL of `kl` nats (the frontier's slope there): 0 where no optimum has as much.
 
-    Never above `DEAREST` times the range of the scores, which stands for infinity: the reference itself.
+    Never above `DEAREST` times the range of a question's scores, which stands for infinity: the reference itself.
     """
-    unit = max((score_NK.max() - score_NK.min()).item(), 1e-12)
+    score_NK = score_NK - score_NK.max(-1, keepdim=True).values  # moves no optimum, and saves digits at a low price
+    unit = max(-score_NK.min().item(), 1e-12)
 
     def excess(log_price: float) -> float:
         logp_NK = optimum_logp_NK(ref_logp_NK, score_NK, unit * math.exp(log_price))
@@ -119,19 +120,20 @@ def frontier_distance_N(logp_NK: Tensor, ref_logp_NK: Tensor, score_NK: Tensor) 
     return optimum_objective_N(ref_logp_NK, score_NK, beta) - objective_N(logp_NK, ref_logp_NK, score_NK, beta)
 
 
-def _reference_below_NK(ref_logp_NK: Tensor, score_NK: Tensor) -> tuple[Tensor, Tensor]:
-    """Of every label, the reference's probability of the labels scored lower, and of those scored lower or the same."""
-    sorted_NK, order_NK = score_NK.sort(-1)
-    cumulative_NK1 = torch.nn.functional.pad(ref_logp_NK.exp().gather(-1, order_NK).cumsum(-1), (1, 0))
-    score_NK = score_NK.contiguous()
-    below_NK = cumulative_NK1.gather(-1, torch.searchsorted(sorted_NK, score_NK, right=False))
-    return below_NK, cumulative_NK1.gather(-1, torch.searchsorted(sorted_NK, score_NK, right=True))
+def _log_reference_below_NK(ref_logp_NK: Tensor, score_NK: Tensor) -> tuple[Tensor, Tensor]:
+    """Of every label, log P(an answer of the reference is scored lower), and log P(lower or the same)."""
+    other_N1K, own_NK1 = score_NK.unsqueeze(-2), score_NK.unsqueeze(-1)
+    log_below_NK, log_at_most_NK = (
+        torch.where(counted_NKK, ref_logp_NK.unsqueeze(-2), -torch.inf).logsumexp(-1)
+        for counted_NKK in (other_N1K < own_NK1, other_N1K <= own_NK1)
+    )
+    return log_below_NK, log_at_most_NK
 
 
 def win_and_tie_N(logp_NK: Tensor, ref_logp_NK: Tensor, score_NK: Tensor) -> tuple[Tensor, Tensor]:
     """(P(win), P(tie)) of each question: an answer drawn from the policy scores higher than, or the same as, one drawn
     from the reference on its own; both of shape [N]."""
-    below_NK, at_most_NK = _reference_below_NK(ref_logp_NK, score_NK)
+    below_NK, at_most_NK = (log_NK.exp() for log_NK in _log_reference_below_NK(ref_logp_NK, score_NK))
     return (logp_NK.exp() * below_NK).sum(-1), (logp_NK.exp() * (at_most_NK - below_NK)).sum(-1)
 
 
@@ -139,8 +141,10 @@ def best_of_n_logp_NK(ref_logp_NK: Tensor, score_NK: Tensor, n: int) -> Tensor:
     """Log-probabilities of the best-scored of `n` answers drawn from the reference, ties broken at random; exact.
 
     P(best is scored s) = at_most(s)^n - below(s)^n, shared among the labels scored s as the reference shares it. With
-    a^n - b^n = (a - b) (a^(n-1) + ... + b^(n-1)) that is ref(a) times the sum, and a rare label loses no digits.
+    a^n - b^n = (a - b) a^(n-1) (1 + b/a + ... + (b/a)^(n-1)) that is ref(label) times what follows the first bracket:
+    a rare label loses no digits, and none becomes a 0, which has no logarithm, however large `n` is.
     """
-    below_NK, at_most_NK = _reference_below_NK(ref_logp_NK, score_NK)
-    powers_NK = sum((at_most_NK ** (n - 1 - i) * below_NK**i for i in range(n)), torch.zeros_like(below_NK))
-    return (ref_logp_NK + powers_NK.log()).log_softmax(-1)
+    log_below_NK, log_at_most_NK = _log_reference_below_NK(ref_logp_NK, score_NK)
+    ratio_NK = (log_below_NK - log_at_most_NK).exp()
+    series_NK = sum((ratio_NK**i for i in range(n)), torch.zeros_like(ratio_NK))
+    return (ref_logp_NK + (n - 1) * log_at_most_NK + series_NK.log()).log_softmax(-1)

@@ -58,7 +58,7 @@ def replay(
         {"params": [p for p in policy.parameters() if p.requires_grad], "lr": config.learning_rate},
         {"params": [p for p in value.parameters() if p.requires_grad], "lr": config.value_learning_rate},
     ]
-    optimizer = torch.optim.AdamW(groups, betas=(0.9, config.adam_beta2), weight_decay=config.weight_decay)
+    optimizer = torch.optim.AdamW(groups, betas=(0.9, config.adam_beta2), weight_decay=config.weight_decay, fused=True)
     updates = len(recording.rows)
     scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda done: 1 - done / updates)
     permutations = iter(recording.permutations)

@@ -15,6 +15,7 @@ from eightball_ppo.comparison import directory, grid
 from eightball_ppo.comparison.findings import display, findings, headline
 from eightball_ppo.comparison.measured import SPLITS, Measured, load_ground, read_back, results_frame
 from eightball_ppo.comparison.workers import Holes, run_jobs
+from eightball_ppo.data import Questions
 from eightball_ppo.errors import DryRun, IncompleteError, InputError
 from eightball_ppo.methods.task import Task, load_splits, outlook
 from eightball_ppo.ranks import num_processes
@@ -40,13 +41,27 @@ def run(config: CompareConfig) -> Path:
     cells = [cell for job in all_jobs for cell in job.cells]
     for cell in cells:
         grid.cell_config(cell, config)  # says what is wrong before anything is trained
-    directory.check(config)
     questions = load_splits(config)
+    directory.check(config, questions)
     if config.dry_run:
-        raise DryRun(f"{len(cells)} runs; {outlook(config, questions)}")
+        raise DryRun(prospect(cells, config, questions))
+    with directory.held(config):
+        directory.check(config, questions)  # what another process may have made of it meanwhile
+        _make(config, all_jobs, cells)
+    return Path(config.output_dir)
+
+
+def prospect(cells: list[grid.Cell], config: CompareConfig, questions: dict[str, Questions]) -> str:
+    """What is still to make, in words."""
+    missing = [cell for cell in cells if not (Path(config.output_dir) / grid.RUNS / cell.name).exists()]
+    grades = "all grades are made" if directory.is_prepared(config) else outlook(config, questions)
+    return f"{len(cells)} runs, {len(missing)} of them to make; {grades}"
+
+
+def _make(config: CompareConfig, all_jobs: list[grid.Job], cells: list[grid.Cell]) -> None:
     directory.prepare(config)
-    holes = run_jobs(all_jobs, config)
     task = load_ground(config)
+    holes = run_jobs(all_jobs, config)
     found = read_back(cells, config, task, holes)
     if not found:
         raise IncompleteError(f"{config.output_dir}: no run was made, e.g. {next(iter(holes.values()))}")
@@ -57,7 +72,6 @@ def run(config: CompareConfig) -> Path:
             f"{config.output_dir}: {len(holes)} of {len(cells)} runs are missing, e.g. {cell.name}: {why}; the report "
             "shows the holes, and the same command tries them again"
         )
-    return Path(config.output_dir)
 
 
 def write(config: CompareConfig, task: Task, found: list[Measured], holes: Holes) -> None:

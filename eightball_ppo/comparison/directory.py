@@ -5,14 +5,20 @@ reference/ grades.parquet      what every run starts from and is measured with
 runs/NAME/ logs/NAME.txt       a run of every cell of the grid, and what it printed
 """
 
+import contextlib
 import dataclasses
+import fcntl
 import hashlib
+import json
+import os
 import shutil
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from eightball_ppo.compare_options import CompareConfig
 from eightball_ppo.comparison.grid import REFERENCE, TABLE, Cell
+from eightball_ppo.data import Questions
 from eightball_ppo.errors import InputError
 from eightball_ppo.graders.store import GradeStore
 from eightball_ppo.graders.table import write_table
@@ -24,21 +30,46 @@ from eightball_ppo.models.loading import label_set, load_classifier
 from eightball_ppo.redaction import redacted
 from eightball_ppo.runs import CONFIG, environment, read_config, write_config, write_json
 
+QUESTIONS = "questions"
 GROUND = "ground.json"  # written last: with it the reference and the grades are whole
 # options that say nothing of what is compared: paths, displays, limits
 FREE = (
     *("output_dir", "overwrite_output_dir", "sft_model_path", "reward_model_path", "grade_store", "grade_table"),
-    *("disable_tqdm", "report_to", "dry_run", "allow_weak_grader", "max_grade_failures", "seed"),
+    *("disable_tqdm", "report_to", "dry_run", "allow_weak_grader", "max_grade_failures"),
     *("max_concurrency", "requests_per_minute", "tokens_per_minute", "call_timeout", "call_attempts"),
     *("grading_timeout", "max_grader_calls", "max_cost", "price_per_1k_tokens", "grader_batch_size"),
 )
 
 
-def check(config: CompareConfig) -> None:
+@contextlib.contextmanager
+def held(config: CompareConfig) -> Iterator[None]:
+    """Keep others out of the directory, which is made; it goes again if nothing was written.
+
+    Raises:
+        InputError: another process is at work there.
+    """
+    directory = Path(config.output_dir)
+    directory.mkdir(parents=True, exist_ok=True)
+    descriptor = os.open(directory, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)  # goes with this process, however that ends
+        except BlockingIOError:
+            raise InputError(f"{directory}: another compare is at work there; wait for its end") from None
+        try:
+            yield
+        finally:
+            with contextlib.suppress(OSError):
+                directory.rmdir()
+    finally:
+        os.close(descriptor)
+
+
+def check(config: CompareConfig, questions: Mapping[str, Questions]) -> None:
     """Whether the comparison can be made, or gone on with, in its directory; writes nothing.
 
     Raises:
-        InputError: files that are no comparison, one on other terms, or reference or grades that have changed since.
+        InputError: files that are no comparison, one on other terms, or data, reference or grades that have changed.
     """
     directory = Path(config.output_dir)
     if not directory.is_dir() or not any(directory.iterdir()):
@@ -61,6 +92,11 @@ def check(config: CompareConfig) -> None:
                 f"{directory / name}: is not the one that the runs here were made with; put it back, or name another "
                 "--output_dir"
             )
+    if ground.get(QUESTIONS, digest_of(questions)) != digest_of(questions):
+        raise InputError(
+            f"--dataset_name {config.dataset_name}: is not what the runs in {directory} were made with; put "
+            "the old data back, or name another --output_dir"
+        )
 
 
 def _unfinished(directory: Path) -> bool:
@@ -70,8 +106,6 @@ def _unfinished(directory: Path) -> bool:
 
 
 def _read_ground(directory: Path) -> dict[str, Any]:
-    import json
-
     try:
         return dict(json.loads((directory / GROUND).read_text(encoding="utf-8")))
     except (OSError, ValueError, TypeError):
@@ -92,6 +126,12 @@ def fingerprints(directory: Path) -> dict[str, str | None]:
 
     weights = f"{REFERENCE}/model.safetensors"
     return {TABLE: digest(directory / TABLE), weights: digest(directory / weights)}
+
+
+def digest_of(questions: Mapping[str, Questions]) -> str:
+    """sha256 of all questions and wishes."""
+    told = {split: [own.texts, own.label_ids] for split, own in questions.items()}
+    return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()
 
 
 def prepare(config: CompareConfig) -> None:
@@ -121,13 +161,18 @@ def prepare(config: CompareConfig) -> None:
             source = source_of(own, labels, store, budget_of(own))
             write_table(source, [text for split in questions.values() for text in split.texts], directory / TABLE)
             about = {"grader": source.fingerprint, "grader_settings": source.settings}
-        write_json(directory / GROUND, {**fingerprints(directory), **about})
+        write_json(directory / GROUND, {**fingerprints(directory), QUESTIONS: digest_of(questions), **about})
     write_config(directory, config)
     write_json(directory / "environment.json", environment())
 
 
+def is_prepared(config: CompareConfig) -> bool:
+    """Whether reference and grades stand there."""
+    return (Path(config.output_dir) / GROUND).is_file()
+
+
 def ground(config: CompareConfig) -> dict[str, Any]:
-    """Who graded: `grader` and `grader_settings`."""
+    """Who graded, `grader` and `grader_settings`, and the fingerprints of what all runs share."""
     return _read_ground(Path(config.output_dir))
 
 
@@ -136,9 +181,7 @@ def same_recipe(directory: Path, config: Any) -> None:
     then = read_config(directory)
     for name, value in redacted(dataclasses.asdict(config)).items():
         if name not in FREE and then.get(name) != value:
-            raise InputError(
-                f"{directory}: was made with --{name} {then.get(name)}, not {value}; remove it to have it made anew"
-            )
+            raise InputError(f"{directory}: was made with --{name} {then.get(name)}, not {value}")
 
 
 def log_file(config: CompareConfig, cell: Cell) -> Path:

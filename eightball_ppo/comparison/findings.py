@@ -1,5 +1,6 @@
 """What the runs of a comparison say: intervals, pairs, sentences. Each condition's pairs of a metric are one family."""
 
+import dataclasses
 from collections.abc import Mapping
 from itertools import groupby
 from typing import Any, NamedTuple
@@ -64,16 +65,18 @@ def findings(found: list[Measured], task: Task, resamples: int) -> tuple[pd.Data
     for (beta, noise, budget), group in groupby(ordered, key=condition):
         runs = list(group)
         for split in SPLITS:
-            place = {"beta": beta, "split": split, "noise": noise, "budget": budget}
+            where = {"beta": beta, "split": split, "noise": noise, "budget": budget}
             values, largest_N = _values(runs, split, task)
             for metric, own in values.items():
                 denominator_N = largest_N if metric == "optimum_fraction" else None
                 if denominator_N is not None and denominator_N.mean() <= 1e-12:
                     continue  # the reference is the optimum already
                 means, compared = statistics.compare(own, denominator_Q=denominator_N, resamples=resamples)
-                intervals += [{**place, **_row(name), "metric": metric, **_interval(i)} for name, i in means.items()]
+                if metric == "gold_accuracy":
+                    means = {name: _share(interval) for name, interval in means.items()}
+                intervals += [{**where, **_row(name), "metric": metric, **_interval(i)} for name, i in means.items()]
                 if metric in METRICS:
-                    pairs += [{**place, "metric": metric, **_pair(pair, METRICS[metric])} for pair in compared]
+                    pairs += [{**where, **_pair(pair, metric)} for pair in compared]
     return _frame(intervals), _frame(pairs)
 
 
@@ -97,6 +100,11 @@ def _row(name: str) -> dict[str, Any]:
     return {"method": method, "threshold": float(threshold) if at else np.nan}
 
 
+def _share(interval: Interval) -> Interval:
+    """The interval of a share, which is nowhere below 0 or above 1."""
+    return dataclasses.replace(interval, low=max(interval.low, 0.0), high=min(interval.high, 1.0))
+
+
 def _interval(interval: Interval) -> dict[str, Any]:
     return {
         "estimate": interval.estimate,
@@ -107,10 +115,10 @@ def _interval(interval: Interval) -> dict[str, Any]:
     }
 
 
-def _pair(pair: PairComparison, metric: Metric) -> dict[str, Any]:
-    names = {name: spoken(name) for name in (pair.a, pair.b)}
-    words = sentence(pair, names, metric.unit, metric.where, higher_is_better=metric.higher_is_better)
+def _pair(pair: PairComparison, metric: str) -> dict[str, Any]:
+    words = _words(pair, metric, "Holm p")
     return {
+        "metric": metric,
         "a": pair.a,
         "b": pair.b,
         **_interval(pair.difference),
@@ -122,6 +130,12 @@ def _pair(pair: PairComparison, metric: Metric) -> dict[str, Any]:
     }
 
 
+def _words(pair: PairComparison, metric: str, test: str) -> str:
+    known = METRICS[metric]
+    names = {name: spoken(name) for name in (pair.a, pair.b)}
+    return sentence(pair, names, known.unit, known.where, higher_is_better=known.higher_is_better, test=test)
+
+
 def _frame(rows: list[dict[str, Any]]) -> pd.DataFrame:
     frame = pd.DataFrame(rows)
     if len(frame):
@@ -130,13 +144,27 @@ def _frame(rows: list[dict[str, Any]]) -> pd.DataFrame:
 
 
 def headline(pairs: pd.DataFrame, methods: list[str]) -> list[str]:
-    """The sentences that answer the question of the house, PPO against distillation, for every condition."""
+    """The question of the house, PPO against distillation, for every condition, the plain ones first.
+
+    It is asked before any run is made, so that it is no family with the other pairs: its p stands alone, and what is
+    left of it among all pairs is said beside it.
+    """
     first, second = ("ppo", "distill") if {"ppo", "distill"} <= set(methods) else _first_two(methods)
-    lines = []
-    for row in pairs.to_dict("records"):
-        if {row["a"], row["b"]} == {first, second}:
-            lines.append(f"{place(row)}: {row['sentence']}.")
-    return lines
+    asked = [
+        row
+        for row in pairs.to_dict("records")
+        if {row[side].partition("@")[0] for side in ("a", "b")} == {first, second}
+    ]
+    asked.sort(key=lambda row: (row["noise"], -1 if pd.isna(row["budget"]) else row["budget"], row["beta"]))
+    return [f"{place(row)}: {_asked(row)}." for row in asked]
+
+
+def _asked(row: Mapping[Any, Any]) -> str:
+    interval = Interval(row["estimate"], row["low"], row["high"], row["seeds"], row["questions"])
+    p = row["p_value"]
+    pair = PairComparison(row["a"], row["b"], interval, p, p, row["effect_size"], p < statistics.LEVEL)
+    words = _words(pair, row["metric"], "p")
+    return words[0].upper() + words[1:-1] + f"; Holm over all pairs {row['p_holm']:.2g})"
 
 
 def _first_two(methods: list[str]) -> tuple[str, str]:

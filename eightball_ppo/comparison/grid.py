@@ -68,7 +68,7 @@ class Cell:
 
 
 class Job(NamedTuple):
-    """What one worker does in one go: train for the first cell, and measure the same policy at the prices of the rest."""
+    """What one worker does in one go: train for the first cell, measure the same policy at the prices of the rest."""
 
     cells: tuple[Cell, ...]
 
@@ -105,12 +105,17 @@ def overrides(config: CompareConfig) -> dict[str, dict[str, Any]]:
         if not equals or not dot or name not in METHODS:
             raise InputError(f"--method_options {entry}: METHOD.OPTION=VALUE is needed, e.g. ppo.total_episodes=96000")
         method = METHODS[name]
-        types = get_type_hints(method.config_class)
-        if field not in types or field in taken or field in method.fixed:
-            why = "is no option of the method" if field not in types else "is set by the comparison"
+        known = {own.name for own in dataclasses.fields(method.config_class)}
+        if field not in known or field in taken or field in method.fixed:
+            why = "is no option of the method" if field not in known else "is set by the comparison"
             raise InputError(f"--method_options {entry}: {field} {why}")
+        if field in found.get(name, {}):
+            raise InputError(f"--method_options {entry}: {path} stands twice")
+        if path == "distill.threshold" and config.thresholds:
+            raise InputError(f"--method_options {entry}: --thresholds sets it")
+        kind = get_type_hints(method.config_class)[field]
         try:
-            found.setdefault(name, {})[field] = TypeAdapter(types[field]).validate_strings(text)
+            found.setdefault(name, {})[field] = TypeAdapter(kind).validate_strings(text)
         except ValidationError as error:
             raise InputError(f"--method_options {entry}: {error.errors()[0]['msg']}") from None
     return found
@@ -138,4 +143,9 @@ def cell_config(cell: Cell, config: CompareConfig) -> GradedConfig:
     }
     threshold = {} if cell.threshold is None else {"threshold": cell.threshold}
     own = overrides(config).get(cell.method, {})
-    return method.config_class(**{**terms, **place, **method.fixed, **threshold, **own})
+    made = method.config_class(**{**terms, **place, **method.fixed, **threshold, **own})
+    if isinstance(made, method_options.DistillConfig) and made.preset != "tuned":
+        from eightball_ppo.methods.distill import with_preset  # heavy
+
+        return with_preset(made)
+    return made

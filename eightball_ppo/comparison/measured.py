@@ -16,8 +16,8 @@ from eightball_ppo.errors import InputError
 from eightball_ppo.evaluation import SplitGrades, evaluate
 from eightball_ppo.method_options import ReferenceConfig
 from eightball_ppo.methods.task import Task, load_splits, load_task
-from eightball_ppo.models.loading import load_classifier, table_logits_NK
-from eightball_ppo.runs import read_metrics, read_results
+from eightball_ppo.models.loading import label_set, load_classifier, table_logits_NK
+from eightball_ppo.runs import METRICS, read_metrics, read_results
 
 CLOSE = 1e-5  # how far a saved policy may be from its own record: rounding, on another machine, is less
 SPLITS = ("train", "heldout")
@@ -25,18 +25,14 @@ SPLITS = ("train", "heldout")
 
 @dataclass(frozen=True)
 class Measured:
-    """A run that was read back: `results` as written, `logp_NK` of its saved policy by split (float64)."""
+    """A run that was read back: `results` as written, `logp_NK` of its saved policy by split (float64), and `curve`,
+    the rows of its training that carry exact metrics."""
 
     cell: Cell
     directory: Path
     results: dict[str, Any]
     logp_NK: dict[str, Tensor]
-
-    @property
-    def curve(self) -> list[dict[str, Any]]:
-        """The rows of its training that carry exact metrics."""
-        rows = [row for row in read_metrics(self.directory) if row["stage"] == self.results["method"]]
-        return [row for row in rows if row.get("exact/expected_score") is not None]
+    curve: list[dict[str, Any]]
 
 
 def load_ground(config: CompareConfig) -> Task:
@@ -55,7 +51,7 @@ def read_back(cells: list[Cell], config: CompareConfig, task: Task, holes: Holes
         try:
             found.append(_read(cell, config, task))
         except InputError as error:
-            holes[cell] = str(error)
+            holes[cell] = f"{error}; remove it to have it made anew"
     return found
 
 
@@ -63,6 +59,7 @@ def _read(cell: Cell, config: CompareConfig, task: Task) -> Measured:
     directory = Path(config.output_dir) / RUNS / cell.name
     results = read_results(directory)
     policy, _ = load_classifier(str(directory), "run")
+    task.labels.require_same(label_set(policy), "--labels", f"run {directory}")
     logp_NK = {split: table_logits_NK(policy, task.tokens[split]).double().log_softmax(-1) for split in SPLITS}
     for split in SPLITS:
         now = evaluate(logp_NK[split], task.graded(split), cell.beta, task.labels)
@@ -71,9 +68,17 @@ def _read(cell: Cell, config: CompareConfig, task: Task) -> Measured:
             if then is None or abs(now[name] - then) > CLOSE * max(1.0, abs(then)):
                 raise InputError(
                     f"{directory}: its saved policy has {name} {now[name]:.6g} on the {split} questions, its results "
-                    f"say {then}; remove it to have it made anew"
+                    f"say {then}"
                 )
-    return Measured(cell, directory, results, logp_NK)
+    return Measured(cell, directory, results, logp_NK, _curve(directory, results["method"]))
+
+
+def _curve(directory: Path, method: str) -> list[dict[str, Any]]:
+    try:
+        rows = [row for row in read_metrics(directory) if row["stage"] == method]
+    except (OSError, ValueError, KeyError, TypeError):
+        raise InputError(f"{directory / METRICS}: missing or damaged") from None
+    return [row for row in rows if row.get("exact/expected_score") is not None]
 
 
 def results_frame(found: list[Measured], root: Path) -> pd.DataFrame:

@@ -9,7 +9,6 @@ import sys
 import threading
 import time
 import traceback
-from collections import Counter
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
@@ -21,11 +20,10 @@ from eightball_ppo.comparison.grid import METHODS, RUNS, Cell, Job, cell_config
 from eightball_ppo.errors import IncompleteError, InputError
 from eightball_ppo.quiet import quiet_libraries
 from eightball_ppo.redaction import redact
-from eightball_ppo.runs import RESULTS, read_results
+from eightball_ppo.runs import read_results
 
 Holes = dict[Cell, str]
 """Cells that have no run, each with the reason in one line."""
-MOST_DEATHS = 2  # of its process while a job runs, after which the job is given up
 
 
 def finished(cell: Cell, config: CompareConfig) -> bool:
@@ -37,8 +35,13 @@ def finished(cell: Cell, config: CompareConfig) -> bool:
     directory = Path(config.output_dir) / RUNS / cell.name
     if not directory.exists():
         return False
-    read_results(directory)
-    same_recipe(directory, cell_config(cell, config))
+    try:
+        method = read_results(directory)["method"]
+        same_recipe(directory, cell_config(cell, config))
+        if method != cell.method:
+            raise InputError(f"{directory}: is a run of method {method}")
+    except InputError as error:
+        raise InputError(f"{error}; remove it to have it made anew") from None
     return True
 
 
@@ -48,22 +51,28 @@ def run_jobs(jobs: list[Job], config: CompareConfig) -> Holes:
 
     holes: Holes = {}
     waiting = [job for job in jobs if not _done(job, config, holes)]
-    deaths: Counter[Job] = Counter()
-    workers = config.num_workers or len(os.sched_getaffinity(0))
+    workers = config.num_workers or _cores()
     with tqdm(total=len(waiting), desc="runs", disable=config.disable_tqdm or not waiting) as bar:
         while waiting:
             outcome = _one_pool(waiting, config, min(workers, len(waiting)), bar)
+            dead = [job for job in waiting if job not in outcome]
+            # A process that dies takes the others of its pool along: whose fault it was shows when each is alone.
+            for job in [job for job in dead if log_file(config, job.cells[0]).exists()] or dead:
+                outcome |= _one_pool([job], config, 1, bar)
+                if job not in outcome:
+                    why = f"its process died twice (out of memory?); see {log_file(config, job.cells[0])}"
+                    outcome[job] = dict.fromkeys(job.cells, why)
             for reasons in outcome.values():
                 holes.update(reasons)
             waiting = [job for job in waiting if job not in outcome]
-            under_way = [job for job in waiting if log_file(config, job.cells[0]).exists()] or waiting
-            for job in under_way:
-                deaths[job] += 1
-                if deaths[job] == MOST_DEATHS:
-                    why = f"its process died {MOST_DEATHS} times (out of memory?); see {log_file(config, job.cells[0])}"
-                    holes.update(dict.fromkeys(job.cells, why))
-                    waiting.remove(job)
     return holes
+
+
+def _cores() -> int:
+    """Cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):  # not on a Mac
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def _done(job: Job, config: CompareConfig, holes: Holes) -> bool:
@@ -146,10 +155,9 @@ def _one_cell(cell: Cell, trained: Cell | None, config: CompareConfig, log: Path
         if trained is None:
             importlib.import_module(f"eightball_ppo.methods.{METHODS[cell.method].module}").train(own)
             return None
-        source = Path(config.output_dir) / RUNS / trained.name
-        if not (source / RESULTS).is_file():
+        if not finished(trained, config):
             return f"{trained.name} has no run, and this one is the same policy at another price of KL"
-        measuring.train(own, source)
+        measuring.train(own, Path(config.output_dir) / RUNS / trained.name)
     except (InputError, IncompleteError) as error:
         return redact(str(error))
     except Exception as error:

@@ -11,6 +11,7 @@ from eightball_ppo.configs import ExactConfig
 from eightball_ppo.errors import DryRun
 from eightball_ppo.methods.fitting import fit
 from eightball_ppo.methods.task import finish, load_splits, load_task, outlook
+from eightball_ppo.ranks import num_processes
 from eightball_ppo.runs import Run, check_output_dir
 
 DEAREST = 0.001  # the least share of 1/kl_coef that annealing starts from
@@ -55,7 +56,7 @@ def train(config: ExactConfig) -> Path:
         set_seed(config.seed)
         policy = copy.deepcopy(task.classifier)
         ref_logp_NK = task.ref_logits_NK["train"].log_softmax(-1)
-        steps = config.num_train_epochs * -(-len(rows) // config.per_device_train_batch_size)
+        steps = config.num_train_epochs * -(-len(rows) // (config.per_device_train_batch_size * num_processes()))
         loss = AnnealedObjective(ref_logp_NK, task.lessons.score_NK, config.kl_coef, config.anneal * steps)
         texts = [task.questions["train"].texts[row] for row in rows]
         fit(policy, task.tokenizer, texts, rows, config, run, "exact", lambda: task.exact_metrics(policy), loss)

@@ -115,8 +115,9 @@ class GroupJob:
         return score_B.tolist()
 
     def anneal(self, update: int) -> None:
-        """Price and temperature of an update."""
-        passed = update / (self.updates * self.config.anneal) if self.config.anneal else 1.0
+        """Price and temperature of an update; those of the last one are what was asked for, however few there are."""
+        last = update + 1 == self.updates
+        passed = update / (self.updates * self.config.anneal) if self.config.anneal and not last else 1.0
         self.beta = self.config.kl_coef / min(1.0, max(passed, DEAREST))
         hot = self.config.initial_temperature if self.config.anneal else 1.0
         temperature = max(1.0, hot + (1.0 - hot) * passed)
@@ -134,6 +135,7 @@ class GroupJob:
             lr=learning_rate,
             betas=(0.9, self.config.adam_beta2),
             weight_decay=self.config.weight_decay,
+            fused=True,
         )
         trainer = trainer_class(
             model=self.policy,

@@ -197,7 +197,7 @@ def _optimizer(config: PPOConfig, models: TRLModels) -> torch.optim.Optimizer:
         {"params": [p for p in models.policy.parameters() if p.requires_grad], "lr": config.learning_rate},
         {"params": [p for p in models.value.parameters() if p.requires_grad], "lr": config.value_learning_rate},
     ]
-    return torch.optim.AdamW(groups, betas=(0.9, config.adam_beta2), weight_decay=config.weight_decay)
+    return torch.optim.AdamW(groups, betas=(0.9, config.adam_beta2), weight_decay=config.weight_decay, fused=True)
 
 
 def _collate(rows: list[dict[str, list[int]]]) -> dict[str, Tensor]:

@@ -84,9 +84,10 @@ class TrainingGrades(nn.Module):
 
     def join_processes(self) -> None:
         """Cells that any process of the launch paid for count as paid on all."""
+        from accelerate import PartialState
         from torch import distributed
 
         if distributed.is_available() and distributed.is_initialized():
-            paid = self.paid_NK.to(torch.uint8)
+            paid = self.paid_NK.to(PartialState().device, torch.uint8)  # NCCL joins nothing that lies on the CPU
             distributed.all_reduce(paid, op=distributed.ReduceOp.MAX)
             self.paid_NK.copy_(paid.bool())

@@ -10,7 +10,9 @@ from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForSequenceClassification, PreTrainedModel
 from transformers.modeling_outputs import SequenceClassifierOutput
 
+from .configuration_eightball import EightBallConfig
 from .configuration_recall import RecallConfig
+from .modeling_eightball import EightBallForSequenceClassification
 
 
 class RecallForSequenceClassification(PreTrainedModel):
@@ -25,8 +27,11 @@ class RecallForSequenceClassification(PreTrainedModel):
     def __init__(self, config: RecallConfig):
         super().__init__(config)
         base = dict(config.base)
-        base_config = AutoConfig.for_model(base.pop("model_type"), **base)
-        self.base = AutoModelForSequenceClassification.from_config(base_config)
+        kind = base.pop("model_type")
+        if kind == EightBallConfig.model_type:  # the Auto classes know it by our package alone
+            self.base = EightBallForSequenceClassification(EightBallConfig(**base))
+        else:
+            self.base = AutoModelForSequenceClassification.from_config(AutoConfig.for_model(kind, **base))
         self.register_buffer("memory_ids_MT", torch.zeros(config.memories, config.memory_length, dtype=torch.long))
         self.register_buffer("memory_logits_MK", torch.zeros(config.memories, config.num_labels))
         self.post_init()
@@ -56,9 +61,17 @@ class RecallForSequenceClassification(PreTrainedModel):
         return model.eval()
 
     def forward(
-        self, input_ids: Tensor, attention_mask: Tensor | None = None, return_dict: bool | None = None, **kwargs
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor | None = None,
+        labels: Tensor | None = None,
+        return_dict: bool | None = None,
+        **kwargs,
     ) -> SequenceClassifierOutput:
-        """Logits [B, K] of token ids [B, T]; padding, where `attention_mask` is 0, stands on the right."""
+        """Logits [B, K] of token ids [B, T]; with `labels` [B] also their mean cross-entropy.
+
+        Padding, where `attention_mask` is 0, stands on the right.
+        """
         if attention_mask is None:
             attention_mask = input_ids != self.config.pad_token_id
         output = self.base(input_ids=input_ids, attention_mask=attention_mask, **kwargs)
@@ -68,5 +81,9 @@ class RecallForSequenceClassification(PreTrainedModel):
         memory_MT = nn.functional.pad(self.memory_ids_MT, (0, longest - self.config.memory_length))
         same_BM = torch.stack([(memory_MT == ids_T).all(-1) for ids_T in ids_BT])
         known_B, where_B = same_BM.max(-1)
-        output.logits = torch.where(known_B[:, None], self.memory_logits_MK[where_B].to(output.logits), output.logits)
+        logits_BK = torch.where(known_B[:, None], self.memory_logits_MK[where_B].to(output.logits), output.logits)
+        loss = None if labels is None else nn.functional.cross_entropy(logits_BK, labels)
+        output = SequenceClassifierOutput(
+            loss=loss, logits=logits_BK, hidden_states=output.get("hidden_states"), attentions=output.get("attentions")
+        )
         return output.to_tuple() if return_dict is False else output

@@ -1,0 +1,216 @@
+"""Every metric of a comparison once more, from its files alone and by formulas of its own.
+
+OMP_NUM_THREADS=1 python benchmarks/recompute.py runs/compare    # where compare was run: the data's path is relative
+
+Reads `results.parquet`, `grades.parquet`, `reference/`, the saved policy of every `run_dir` with its own tokenizer, and
+the questions and wishes of the dataset; of the package nothing but what lets the Auto classes load a policy. Questions
+go through the policies in batches of their own, so float32 may round otherwise. Prints the largest difference of each
+metric and exits with 1 if one is above 1e-6.
+
+Letters: N questions, K labels.
+"""
+
+import argparse
+import json
+import math
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow.parquet as pq
+import torch
+import yaml
+from numpy.typing import NDArray
+from transformers import AutoModelForSequenceClassification, AutoTokenizer
+from transformers.utils.logging import disable_progress_bar
+
+import eightball_ppo  # noqa: F401  for the Auto classes
+
+Array = NDArray[np.float64]
+LARGEST = 1e-6
+FILES = {"train": "rl", "heldout": "heldout"}
+HISTOGRAMS = ("label_histogram", "greedy_histogram", "grader_histogram")
+
+
+def rows_of(file: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines() if line.strip()]
+
+
+def logp_of(scores_NK: Array) -> Array:
+    """Normalised over labels."""
+    shifted_NK = scores_NK - scores_NK.max(1, keepdims=True)
+    return np.asarray(shifted_NK - np.log(np.exp(shifted_NK).sum(1, keepdims=True)))
+
+
+def grades_of(file: Path, labels: list[str]) -> dict[str, Array]:
+    """The grader's log-probabilities [K] of every question that has a whole grade, in float32 as methods see them."""
+    frame = pd.read_parquet(file)
+    about = json.loads((pq.read_schema(file).metadata or {}).get(b"eightball_ppo", b"{}"))
+    good = frame[frame["status"] == "ok"].pivot(index="question", columns="label", values="score")
+    good = good.reindex(columns=labels).dropna()
+    logp_NK = good.to_numpy(float)
+    if about.get("scale") == "rating":
+        logp_NK = logp_of(logp_NK)
+    return dict(zip(good.index, logp_NK.astype(np.float32).astype(float), strict=True))
+
+
+def scores_of(logp_NK: Array, kind: str) -> Array:
+    if kind == "log_prob":
+        return logp_NK
+    if kind == "probability":
+        return np.exp(logp_NK)
+    others = [np.logaddexp.reduce(np.delete(logp_NK, k, axis=1), axis=1) for k in range(logp_NK.shape[1])]
+    return logp_NK - np.stack(others, axis=1)
+
+
+class Policy:
+    """A saved classifier: log-probabilities [N, K] of questions, in float64 from the logits on."""
+
+    def __init__(self, directory: Path, labels: list[str], max_length: int, batch_size: int):
+        self.model = AutoModelForSequenceClassification.from_pretrained(directory).eval()
+        self.tokenizer = AutoTokenizer.from_pretrained(directory)
+        self.max_length, self.batch_size = max_length, batch_size
+        names = [self.model.config.id2label[k] for k in range(self.model.config.num_labels)]
+        if names != labels:
+            raise SystemExit(f"{directory}: has the labels {names}, the comparison {labels}")
+
+    @torch.no_grad()
+    def logp_NK(self, texts: list[str]) -> Array:
+        parts = []
+        for start in range(0, len(texts), self.batch_size):
+            batch = texts[start : start + self.batch_size]
+            tokens = self.tokenizer(
+                batch, truncation=True, max_length=self.max_length, padding=True, return_tensors="pt"
+            )
+            logits_BK = self.model(input_ids=tokens["input_ids"], attention_mask=tokens["attention_mask"]).logits
+            parts.append(logits_BK.double().numpy())
+        return logp_of(np.concatenate(parts))
+
+
+def optimum(ref_NK: Array, score_NK: Array, beta: float) -> Array:
+    """Log-probabilities of the best policy at a price of KL."""
+    return logp_of(ref_NK + score_NK / beta)
+
+
+def mean_kl(logp_NK: Array, ref_NK: Array) -> float:
+    return float((np.exp(logp_NK) * (logp_NK - ref_NK)).sum(1).mean())
+
+
+def mean_score(logp_NK: Array, score_NK: Array) -> float:
+    return float((np.exp(logp_NK) * score_NK).sum(1).mean())
+
+
+def best_score(ref_NK: Array, score_NK: Array, kl: float) -> float:
+    """The highest mean score of any policy with this mean KL, by bisection for the price whose optimum has it."""
+    unit = float(score_NK.max() - score_NK.min()) or 1.0
+    low, high = math.log(1e-4 * unit), math.log(1e8 * unit)
+    if kl <= 0:
+        return mean_score(ref_NK, score_NK)
+    if mean_kl(optimum(ref_NK, score_NK, math.exp(low)), ref_NK) <= kl:
+        return float(score_NK.max(1).mean())
+    for _ in range(200):
+        middle = (low + high) / 2
+        if mean_kl(optimum(ref_NK, score_NK, math.exp(middle)), ref_NK) > kl:
+            low = middle
+        else:
+            high = middle
+    return mean_score(optimum(ref_NK, score_NK, math.exp(low)), score_NK)
+
+
+def win_and_tie(logp_NK: Array, ref_NK: Array, score_NK: Array) -> tuple[float, float]:
+    """An answer of the policy against one of the reference, every pair of labels; a tie is half a win."""
+    pair_NKK = np.exp(logp_NK)[:, :, None] * np.exp(ref_NK)[:, None, :]
+    tie = (pair_NKK * (score_NK[:, :, None] == score_NK[:, None, :])).sum((1, 2)).mean()
+    win = (pair_NKK * (score_NK[:, :, None] > score_NK[:, None, :])).sum((1, 2)).mean()
+    return float(win + tie / 2), float(tie)
+
+
+def share(choice_N: NDArray[np.int64], labels: list[str]) -> dict[str, float]:
+    return {label: float((choice_N == k).mean()) for k, label in enumerate(labels)}
+
+
+def metrics(
+    logp_NK: Array, ref_NK: Array, score_NK: Array, beta: float, labels: list[str], gold_N: NDArray[np.int64] | None
+) -> dict[str, Any]:
+    kl, score = mean_kl(logp_NK, ref_NK), mean_score(logp_NK, score_NK)
+    objective, reference = score - beta * kl, mean_score(ref_NK, score_NK)
+    best_NK = optimum(ref_NK, score_NK, beta)
+    highest = mean_score(best_NK, score_NK) - beta * mean_kl(best_NK, ref_NK)
+    win, tie = win_and_tie(logp_NK, ref_NK, score_NK)
+    greedy_N = logp_NK.argmax(1)
+    found: dict[str, Any] = {
+        "questions": len(logp_NK),
+        "expected_score": score,
+        "kl": kl,
+        "entropy": -mean_score(logp_NK, logp_NK),
+        "objective": objective,
+        "optimum_objective": highest,
+        "optimum_fraction": (objective - reference) / (highest - reference) if highest - reference > 1e-12 else None,
+        "frontier_distance": best_score(ref_NK, score_NK, kl) - score,
+        "win_rate": win,
+        "tie_rate": tie,
+        "gold_accuracy": None if gold_N is None else float((greedy_N == gold_N).mean()),
+        "gold_probability": None if gold_N is None else float(np.exp(logp_NK)[range(len(gold_N)), gold_N].mean()),
+        "label_histogram": dict(zip(labels, np.exp(logp_NK).mean(0).tolist(), strict=True)),
+        "greedy_histogram": share(greedy_N, labels),
+        "grader_histogram": share(score_NK.argmax(1), labels),
+    }
+    return found
+
+
+def difference(said: Any, found: Any) -> float:
+    """Largest absolute difference; infinite where just one of the two is missing."""
+    if isinstance(found, dict):
+        return max((difference(said.get(key), value) for key, value in found.items()), default=0.0)
+    missing = [value is None or math.isnan(value) for value in (said, found)]
+    return (0.0 if all(missing) else math.inf) if any(missing) else abs(float(said) - float(found))
+
+
+def recompute(root: Path, dataset: Path | None, batch_size: int, tell: Callable[[str], None]) -> dict[str, float]:
+    """Metric -> largest difference between `results.parquet` and the files it was made of."""
+    terms = yaml.safe_load((root / "config.yaml").read_text(encoding="utf-8"))
+    labels, results = terms["labels"], pd.read_parquet(root / "results.parquet")
+    grades = grades_of(root / "grades.parquet", labels)
+    reference = Policy(root / "reference", labels, terms["max_length"], batch_size)
+    texts, ref_NK, score_NK, gold_N = {}, {}, {}, {}
+    for split, file in FILES.items():
+        rows = rows_of((dataset or Path(terms["dataset_name"])) / f"{file}.jsonl")
+        rows = [row for row in rows if row[terms["text_column"]].strip() in grades]
+        texts[split] = [row[terms["text_column"]].strip() for row in rows]
+        ref_NK[split] = reference.logp_NK(texts[split])
+        score_NK[split] = scores_of(np.array([grades[text] for text in texts[split]]), terms["score"])
+        if split == "heldout":
+            gold_N[split] = np.array([labels.index(row[terms["label_column"]].strip()) for row in rows])
+    largest: dict[str, float] = {}
+    for run_dir, own in results.groupby("run_dir"):
+        policy = Policy(root / str(run_dir), labels, terms["max_length"], batch_size)
+        for row in own.to_dict("records"):
+            split = row["split"]
+            logp_NK = policy.logp_NK(texts[split])
+            found = metrics(logp_NK, ref_NK[split], score_NK[split], row["beta"], labels, gold_N.get(split))
+            for name, value in found.items():
+                largest[name] = max(largest.get(name, 0.0), apart := difference(row[name], value))
+                if apart > LARGEST:
+                    tell(f"{run_dir}, {split}: {name} is {value}, results.parquet says {row[name]}")
+    return largest
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("directory", type=Path, help="of a comparison")
+    parser.add_argument("--dataset_name", type=Path, help="the data's directory, if it has moved")
+    parser.add_argument("--batch_size", type=int, default=50)
+    options = parser.parse_args(argv)
+    disable_progress_bar()
+    largest = recompute(options.directory, options.dataset_name, options.batch_size, print)
+    for name, apart in largest.items():
+        print(f"{name:<18} {apart:.2g}")
+    print(f"largest difference {max(largest.values()):.2g}, allowed {LARGEST:g}")
+    return 1 if max(largest.values()) > LARGEST else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,301 @@
+"""How sure a comparison of training methods is: S seeds of each method, measured on the same Q questions.
+
+Letters: M methods, S seeds, Q questions, O outputs (means of methods, differences of pairs), R resamples. Seeds and
+questions are crossed factors: an interval says where the mean over new seeds and new questions lies. With one seed it
+speaks of that one run on new questions, and of no other run.
+
+Its core is the BCa bootstrap (Efron 1987) over seeds and questions, resampled independently of each other (the
+pigeonhole bootstrap, Owen 2007, arXiv:0712.1111). That sees the skewness but has the length wrong: three seeds cannot
+span their own spread (their range holds the mean 75 times in 100), and the error of one seed on one question is
+counted up to three times. So BCa's arms, in units of the bootstrap's own normal interval, are multiples of
+
+    half^2 = t(S-1)^2 MS_seed / (S Q) + t(Q-1)^2 max(0, MS_question - MS_error) / (S Q)
+
+with the mean squares of value_sq = mu + seed_s + question_q + error_sq and t the 97.5 % points. The two terms without
+their t are the unbiased variance of the mean; each has the t of its own degrees of freedom and they add as squares
+(the method of variance estimates recovery, Zou & Donner 2008, doi:10.1002/sim.3095). One t with Satterthwaite's degrees
+of freedom is shorter, but covers 92 % at 3 seeds and 87 % at 2 where seeds dominate: seeds that agree by chance also
+win it degrees of freedom. Two guards: MS_seed counts as no less than the 5 % point of what the error alone makes of it
+(counts of right answers may agree exactly), and no arm as shorter than 0.9 (where two methods part on 6 of 300
+questions, BCa alone holds 88 %). This covers 93 to 98 % from 3 seeds on, wherever the variance comes from, and up to
+99 % with 2, whose t is 12.7. `benchmarks/coverage.py` measures it all.
+"""
+
+import math
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import combinations
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.optimize import brentq
+from scipy.special import fdtri, ndtri, stdtrit
+from scipy.stats import DegenerateDataWarning, bootstrap
+
+Array = NDArray[np.float64]
+Values = Mapping[str, Mapping[int, Array]]  # method -> seed -> the metric of each question, shape [Q]
+
+RESAMPLES = 10_000
+LEVEL = 0.05  # of the intervals (95 %) and of the Holm-adjusted test
+BATCH = 1_000  # resamples held at once; part of what the random numbers depend on
+FLUKE = 0.05  # how rare an agreement of seeds must be not to be believed
+SHORTEST = 0.9  # what an arm of BCa's counts as at least
+LEAST_LOG_P = -460.0  # below it p is 0; no t(1) is infinite yet
+ROUNDING = 1e-12  # a spread below this share of the largest value is none
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A mean in the metric's unit, its 95 % interval, and how many seeds and questions speak for it."""
+
+    estimate: float
+    low: float
+    high: float
+    seeds: int
+    questions: int
+
+
+@dataclass(frozen=True)
+class PairComparison:
+    """Method `a` minus method `b` over the seeds that both have.
+
+    `p_value` is two-sided and below 0.05 just where the interval leaves out 0; `p_holm` is adjusted over the family.
+    `effect_size` is Cohen's d_z over questions, None where the questions' differences do not spread.
+    """
+
+    a: str
+    b: str
+    difference: Interval
+    p_value: float
+    p_holm: float
+    effect_size: float | None
+    distinguishable: bool  # p_holm < 0.05
+
+
+@dataclass(frozen=True)
+class Spread:
+    """O means with their plain BCa intervals (NaN where nothing varies), the bootstrap's standard errors, and the mean
+    squares over S Q of seeds, questions and error, which set the length."""
+
+    estimate_O: Array
+    bca_low_O: Array
+    bca_high_O: Array
+    bootstrap_error_O: Array
+    variance_3O: Array
+    seeds: int
+    questions: int
+
+    def half_O(self, level: float = LEVEL) -> Array:
+        """Half length at `level` of the interval were it symmetric; shape [O]."""
+        seed_t = -float(stdtrit(self.seeds - 1, level / 2)) if self.seeds > 1 else 0.0
+        question_t = -float(stdtrit(self.questions - 1, level / 2))
+        seed_O, question_O, error_O = self.variance_3O
+        if self.seeds > 1:
+            seed_O = np.maximum(seed_O, error_O * fdtri(self.seeds - 1, (self.seeds - 1) * (self.questions - 1), FLUKE))
+        return np.hypot(seed_t * np.sqrt(seed_O), question_t * np.sqrt((question_O - error_O).clip(0.0)))
+
+    def arms_2O(self) -> Array:
+        """BCa's lower and upper arm as multiples of `half_O`, 1 where there is none; shape [2, O]."""
+        arm_2O = np.stack([self.estimate_O - self.bca_low_O, self.bca_high_O - self.estimate_O])
+        with np.errstate(invalid="ignore", divide="ignore"):
+            arm_2O = arm_2O / (-ndtri(LEVEL / 2) * self.bootstrap_error_O)
+        return np.where(np.isfinite(arm_2O).all(0), arm_2O.clip(SHORTEST), 1.0)
+
+    def intervals(self) -> list[Interval]:
+        """The 95 % interval of each output."""
+        low_O, high_O = self.estimate_O + np.array([[-1], [1]]) * self.arms_2O() * self.half_O()
+        ends = zip(self.estimate_O.tolist(), low_O.tolist(), high_O.tolist(), strict=True)
+        return [Interval(*end, self.seeds, self.questions) for end in ends]
+
+    def p_values(self) -> list[float]:
+        """The level of each output at which its interval, with the same arms, just reaches 0."""
+        arm_O = np.where(self.estimate_O > 0, *self.arms_2O())
+
+        def gap(log_level: float, o: int) -> float:
+            return float((arm_O * self.half_O(math.exp(log_level)))[o] - abs(self.estimate_O[o]))
+
+        def p_value(o: int) -> float:
+            if self.estimate_O[o] == 0.0:
+                return 1.0
+            return math.exp(brentq(gap, LEAST_LOG_P, 0.0, (o,), xtol=1e-9)) if gap(LEAST_LOG_P, o) > 0 else 0.0
+
+        return [p_value(o) for o in range(len(self.estimate_O))]
+
+
+def compare(
+    values: Values, *, denominator_Q: Array | None = None, resamples: int = RESAMPLES, rng_seed: int = 0
+) -> tuple[dict[str, Interval], list[PairComparison]]:
+    """Every method's mean and every pair's difference, with 95 % intervals; the pairs are one family of Holm's.
+
+    Args:
+        values: method -> seed -> the metric of each question, shape [Q], the same questions everywhere. A seed that a
+            method lacks (a failed run) is left out: the method's interval uses the seeds it has, a pair those of both.
+        denominator_Q: with it the metric is a ratio of means, `mean(value) / mean(denominator)`, as `optimum_fraction`
+            is; the questions of both are resampled together.
+        resamples: how many the bootstrap draws.
+        rng_seed: of the bootstrap; the same seed gives the same intervals, whatever else is compared in the call.
+
+    Returns:
+        The methods' intervals without the methods that have no seed; the pairs in the order of `values`, without the
+        pairs that have no seed in common (`incomparable` names them).
+
+    Raises:
+        ValueError: arrays that are not finite or not of one length Q >= 2, or a denominator whose mean is not positive.
+    """
+    _check(values, denominator_Q)
+    groups: dict[tuple[int, ...], list[tuple[str, ...]]] = {}
+    for subject in [*((name,) for name in values), *combinations(values, 2)]:
+        if seeds := tuple(sorted(set.intersection(*(set(values[name]) for name in subject)))):
+            groups.setdefault(seeds, []).append(subject)
+    intervals: dict[tuple[str, ...], Interval] = {}
+    pairs: dict[tuple[str, ...], PairComparison] = {}
+    for seeds, subjects in groups.items():
+        names = list(dict.fromkeys(name for subject in subjects for name in subject))
+        value_MSQ = np.array([[values[name][seed] for seed in seeds] for name in names], dtype=np.float64)
+        contrast_OM = np.array([[float(n == s[0]) - float(n in s[1:]) for n in names] for s in subjects])
+        spread = crossed_spread(value_MSQ, contrast_OM, denominator_Q, resamples=resamples, rng_seed=rng_seed)
+        for subject, interval, p in zip(subjects, spread.intervals(), spread.p_values(), strict=True):
+            intervals[subject] = interval
+            if len(subject) == 2:
+                a, b = (value_MSQ[names.index(name)] for name in subject)
+                pairs[subject] = PairComparison(*subject, interval, p, p, _effect_size(a, b), p < LEVEL)
+    methods = {name: intervals[name,] for name in values if (name,) in intervals}
+    return methods, holm([pairs[pair] for pair in combinations(values, 2) if pair in pairs])
+
+
+def incomparable(values: Values) -> list[tuple[str, str]]:
+    """The pairs of methods that have no seed in common, which `compare` leaves out."""
+    return [(a, b) for a, b in combinations(values, 2) if not set(values[a]) & set(values[b])]
+
+
+def holm(pairs: Sequence[PairComparison]) -> list[PairComparison]:
+    """The same pairs as one family: `p_holm` and `distinguishable` anew, by Holm 1979. Families can be joined so."""
+    from statsmodels.stats.multitest import multipletests  # takes a second, which who only reads the records need not
+
+    if not pairs:
+        return []
+    adjusted = multipletests([pair.p_value for pair in pairs], alpha=LEVEL, method="holm")[1]
+    both = zip(pairs, adjusted.tolist(), strict=True)
+    return [replace(pair, p_holm=p, distinguishable=p < LEVEL) for pair, p in both]
+
+
+def crossed_spread(
+    value_MSQ: Array, contrast_OM: Array, denominator_Q: Array | None = None, *, resamples: int, rng_seed: int
+) -> Spread:
+    """The O means `contrast_OM @ mean(value_MSQ)` (over the mean of `denominator_Q`) and what their intervals need.
+
+    All outputs come from one set of resamples. Rounding counts as no spread: such an output's interval is its value.
+    """
+    _, S, Q = value_MSQ.shape
+    denominator_Q = np.ones(Q) if denominator_Q is None else denominator_Q
+    statistic = _statistic(value_MSQ, denominator_Q, contrast_OM)
+    indices, rng = [np.arange(n) for n in (S, Q) if n > 1], np.random.default_rng(rng_seed)
+    with np.errstate(invalid="ignore", divide="ignore"), warnings.catch_warnings():
+        warnings.simplefilter("ignore", DegenerateDataWarning)
+        result = bootstrap(
+            indices, statistic, n_resamples=resamples, batch=BATCH, vectorized=True, method="BCa", rng=rng
+        )
+    estimate_O = statistic(*indices)
+    # a ratio's error is to first order the mean of these (the delta method)
+    residual_OSQ = np.einsum("om,msq->osq", contrast_OM, value_MSQ) - estimate_O[:, None, None] * denominator_Q
+    variance_3O = _variances(residual_OSQ / denominator_Q.mean())
+    rounding_O = ROUNDING * np.abs(contrast_OM) @ np.abs(value_MSQ).max((1, 2)) / denominator_Q.mean()
+    still_O = np.sqrt(variance_3O.sum(0)) <= rounding_O
+    estimate_O = np.where(still_O & (np.abs(estimate_O) <= rounding_O), 0.0, estimate_O)
+    low_O, high_O = (np.asarray(end) for end in result.confidence_interval)
+    error_O, variance_3O = np.asarray(result.standard_error), np.where(still_O, 0.0, variance_3O)
+    return Spread(estimate_O, low_O, high_O, error_O, variance_3O, seeds=S, questions=Q)
+
+
+def sentence(
+    pair: PairComparison,
+    names: Mapping[str, str],
+    unit: str,
+    where: str = "",
+    *,
+    higher_is_better: bool = True,
+    test: str = "Holm p",
+) -> str:
+    """What a pair says, in words: who is ahead by how much, or that the two are not distinguishable.
+
+    The method that is ahead stands first and its lead is positive, also where lower is better; after the ± stands half
+    the interval. Where neither is ahead the difference is the first minus the second. `names` are what to call the
+    methods (else their own), `unit` is the metric's (`expected score`), `where` a condition (`at equal KL`), `test` what to call `p_holm`.
+    """
+    a, b = names.get(pair.a, pair.a), names.get(pair.b, pair.b)
+    difference, ahead = pair.difference, pair.distinguishable
+    sign = -1.0 if ahead and difference.estimate < 0 else 1.0
+    if ahead and (sign > 0) != higher_is_better:
+        a, b = b, a
+    low, high = sorted((sign * difference.low, sign * difference.high))
+    half = (high - low) / 2
+    decimals = min(max(1 - math.floor(math.log10(half)), 0), 6) if half else 3
+    estimate, low_end, high_end, half_length = (
+        f"{round(number, decimals) + 0.0:.{decimals}f}" for number in (sign * difference.estimate, low, high, half)
+    )
+    p = "< 0.001" if pair.p_holm < 0.001 else f"{pair.p_holm:.3g}"
+    place, spread = f"{unit} {where}".strip(), f"95 % interval {low_end} to {high_end}, {test} {p}"
+    if ahead:
+        return f"{a} is ahead of {b} by {estimate} ± {half_length} {place} ({spread})"
+    return f"{a} and {b} are not distinguishable in {place} (difference {estimate}, {spread})"
+
+
+def _statistic(value_MSQ: Array, denominator_Q: Array, contrast_OM: Array) -> Callable[..., Array]:
+    """The O outputs of resampled indices: of shape [..., S] and [..., Q], or of the latter alone where S is 1.
+
+    How often a seed or question was drawn is all that its sum needs, so a batch of resamples is one matrix product. It
+    is divided last: sums of whole numbers (right or wrong) are exact, and BCa sees which resamples equal the estimate.
+    """
+    M, S, Q = value_MSQ.shape
+    flat_QC = np.concatenate([value_MSQ.transpose(2, 1, 0).reshape(Q, S * M), denominator_Q[:, None]], axis=1)
+
+    def statistic(*index: NDArray[np.intp], axis: int = -1) -> Array:
+        sum_RC = _counts(index[-1], Q) @ flat_QC
+        seed_RS = _counts(index[0], S) if S > 1 else np.ones((1, 1))
+        sum_RM = (seed_RS[:, :, None] * sum_RC[:, :-1].reshape(-1, S, M)).sum(1)
+        output_OR = contrast_OM @ sum_RM.T / (seed_RS.sum(1) * sum_RC[:, -1])
+        return output_OR.reshape(-1, *index[-1].shape[:-1])
+
+    return statistic
+
+
+def _counts(index: NDArray[np.intp], size: int) -> Array:
+    """How often each of `size` items stands in each row of [..., N] indices; shape [R, size]."""
+    index_RN = index.reshape(-1, index.shape[-1])
+    offset_RN = index_RN + size * np.arange(len(index_RN))[:, None]
+    return np.bincount(offset_RN.ravel(), minlength=size * len(index_RN)).reshape(-1, size).astype(np.float64)
+
+
+def _variances(residual_OSQ: Array) -> Array:
+    """Mean squares over S Q of seeds, questions and error; shape [3, O]. One seed has the questions' alone."""
+    _, S, Q = residual_OSQ.shape
+    if S == 1:
+        question_O = residual_OSQ[:, 0].var(-1, ddof=1) / Q
+        return np.stack([0 * question_O, question_O, 0 * question_O])
+    seed_OS1, question_O1Q = residual_OSQ.mean(-1, keepdims=True), residual_OSQ.mean(-2, keepdims=True)
+    error_OSQ = residual_OSQ - seed_OS1 - question_O1Q + seed_OS1.mean(-2, keepdims=True)
+    error_O = (error_OSQ**2).sum((-2, -1)) / ((S - 1) * (Q - 1)) / (S * Q)
+    return np.stack([seed_OS1[..., 0].var(-1, ddof=1) / S, question_O1Q[:, 0].var(-1, ddof=1) / Q, error_O])
+
+
+def _effect_size(a_SQ: Array, b_SQ: Array) -> float | None:
+    """Cohen's d_z: mean over sd of the questions' seed-averaged differences; None where they do not spread."""
+    difference_Q = (a_SQ - b_SQ).mean(0)
+    deviation = float(difference_Q.std(ddof=1))
+    scale = float(np.abs(a_SQ).max() + np.abs(b_SQ).max())
+    return float(difference_Q.mean()) / deviation if deviation > ROUNDING * scale else None
+
+
+def _check(values: Values, denominator_Q: Array | None) -> None:
+    """Raise ValueError, as `compare` says it does."""
+    arrays = [(f"{name}, seed {seed}", value_Q) for name, seeds in values.items() for seed, value_Q in seeds.items()]
+    if denominator_Q is not None:
+        arrays.append(("denominator_Q", denominator_Q))
+    for where, value_Q in arrays:
+        if value_Q.ndim != 1 or value_Q.shape != arrays[0][1].shape or len(value_Q) < 2:
+            raise ValueError(f"{where}: shape {value_Q.shape}, need [Q], the same Q >= 2 everywhere")
+        if not np.isfinite(value_Q).all():
+            raise ValueError(f"{where}: {int((~np.isfinite(value_Q)).sum())} values are not finite")
+    if denominator_Q is not None and not denominator_Q.mean() > 0:
+        raise ValueError(f"the mean of denominator_Q must be > 0, got {denominator_Q.mean()}")
