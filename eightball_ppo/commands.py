@@ -9,7 +9,7 @@ from eightball_ppo import cli
 
 
 class Command(NamedTuple):
-    """A config class and a function that is called with one, as "module:name" within the package; and what it is for."""
+    """A config class and a function that takes one, as "module:name" within the package; and what it is for."""
 
     config: str
     stage: str

@@ -66,8 +66,9 @@ def test_only_the_methods_that_sample_and_the_flag_parser_import_trl() -> None:
         (
             "comparison",
             (
-                *("compare_options", "comparison", "errors", "evaluation", "graders", "labels", "method_options"),
-                *("methods", "models", "objective", "quiet", "ranks", "redaction", "report", "runs", "statistics"),
+                *("compare_options", "comparison", "data", "errors", "evaluation", "graders", "labels"),
+                *("method_options", "methods", "models", "objective", "quiet", "ranks", "redaction", "report", "runs"),
+                "statistics",
             ),
         ),
         ("hub.py", ("locations", "options")),

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from scipy import stats
 from statsmodels.stats.multitest import multipletests
 
+from eightball_ppo.comparison.wording import sentence
 from eightball_ppo.statistics import (
     RESAMPLES,
     Array,
@@ -18,7 +19,6 @@ from eightball_ppo.statistics import (
     crossed_spread,
     holm,
     incomparable,
-    sentence,
 )
 
 FEW = 500  # resamples, where their number does not matter

@@ -10,8 +10,9 @@ import pandas as pd
 
 from eightball_ppo import statistics
 from eightball_ppo.comparison.measured import SPLITS, Measured, per_question
+from eightball_ppo.comparison.wording import place, sentence, spoken
 from eightball_ppo.methods.task import Task
-from eightball_ppo.statistics import Interval, PairComparison, sentence
+from eightball_ppo.statistics import Interval, PairComparison
 
 
 class Metric(NamedTuple):
@@ -27,17 +28,6 @@ METRICS = {
     "frontier_distance": Metric("expected score", "at equal KL", False),
     "gold_accuracy": Metric("gold accuracy", "", True),
 }
-NAMES = {
-    "sft": "the SFT reference",
-    "distill": "distillation",
-    "distill_soft": "soft distillation",
-    "distill_boltzmann": "Boltzmann distillation",
-    "ppo": "PPO",
-    "rloo": "RLOO",
-    "grpo": "GRPO",
-    "best_of_n": "best of n",
-    "exact": "the exact gradient",
-}
 Condition = tuple[float, float, int | None]
 Values = dict[str, dict[int, np.ndarray]]
 
@@ -45,12 +35,6 @@ Values = dict[str, dict[int, np.ndarray]]
 def display(method: str, threshold: float | None) -> str:
     """The name of a row: the method, with the threshold that the user fixed."""
     return method if threshold is None else f"{method}@{threshold:g}"
-
-
-def spoken(name: str) -> str:
-    """A row's name in a sentence."""
-    method, at, threshold = name.partition("@")
-    return NAMES[method] + (f" with threshold {threshold}" if at else "")
 
 
 def findings(found: list[Measured], task: Task, resamples: int) -> tuple[pd.DataFrame, pd.DataFrame]:
@@ -170,11 +154,3 @@ def _asked(row: Mapping[Any, Any]) -> str:
 def _first_two(methods: list[str]) -> tuple[str, str]:
     trained = [name for name in methods if name != "sft"]
     return (trained[0], trained[1]) if len(trained) > 1 else ("", "")
-
-
-def place(row: Mapping[Any, Any]) -> str:
-    """The condition of a row in words."""
-    split = {"train": "training questions", "heldout": "held-out questions"}[row["split"]]
-    noise = f", {row['noise']:.0%} of the grades wrong" if row["noise"] else ""
-    budget = "" if pd.isna(row["budget"]) else f", {row['budget']} grader calls"
-    return f"beta {row['beta']:g}, {split}{noise}{budget}"
