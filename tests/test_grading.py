@@ -86,7 +86,7 @@ def test_ppo_and_distillation_leave_out_what_has_no_grade_and_say_so(
     assert counts == {"ok": 3 * 98, "failed": 3, "refused": 3, "skipped": 0}
     assert record["grades"]["dropped_questions"] == {"heldout": 0, "train": 2}
     assert record["splits"]["train"]["questions"] == 58 and record["per_device_train_batch_size"] == 112
-    assert record["grader_calls"] == record["grades"]["calls_made"] == 100
+    assert record["grades"]["calls"] == record["grades"]["calls_made"] == 100 < record["grader_calls"] <= 3 * 58
     assert record["grades"]["grader_settings"]["mode"] == "text"
     judge.reset(wishes=wishes())
     again = results(
@@ -98,7 +98,8 @@ def test_ppo_and_distillation_leave_out_what_has_no_grade_and_say_so(
     )
     assert again["splits"]["train"]["questions"] == 60 and again["grades"]["calls_made"] == 2
     assert judge.stats()["by_question"] == dict.fromkeys(bad, 1)
-    assert again["grader_calls"] == 102  # what the grades took in all, failed calls included
+    assert again["grades"]["calls"] == 102  # what the grades took in all, failed calls included
+    assert again["grader_calls"] == 3 * 60  # the (question, label) grades that training looked at
 
 
 def test_a_grade_table_gives_the_run_that_its_grader_gives(

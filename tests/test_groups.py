@@ -264,8 +264,8 @@ def test_trls_log_softmax_is_back_in_place_after_training(tmp_path: Path) -> Non
 class Dropping(tiny.Tabular):
     """A table with a dropout of its own kind, which TRL would not switch off."""
 
-    def forward(self, input_ids: Tensor, **kwargs: Any) -> Any:
-        output = super().forward(input_ids, **kwargs)
+    def forward(self, input_ids: Tensor, output_hidden_states: bool = False, **_: Any) -> Any:
+        output = super().forward(input_ids, output_hidden_states)
         output.logits = nn.functional.dropout(output.logits, 0.5, training=self.training)
         return output
 
@@ -301,7 +301,8 @@ def test_answers_are_drawn_and_weighed_at_the_temperature() -> None:
         share_K = torch.bincount(ids.actions(sequences), minlength=3) / 20_000
         assert ((share_K - p_K).abs() < 4 * (p_K * (1 - p_K) / 20_000).sqrt()).all()
         logp_B = policy.logp_B(torch.tensor([2, 2, 2]), torch.arange(3))
-        torch.testing.assert_close(logp_B, p_K.log()) and not logp_B.requires_grad
+        torch.testing.assert_close(logp_B, p_K.log())
+        assert not logp_B.requires_grad
 
 
 def test_a_row_number_is_a_questions_text() -> None:
