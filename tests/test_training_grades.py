@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
@@ -36,7 +36,6 @@ def test_without_a_budget_every_answer_gets_its_score_and_is_paid_for_once(asked
 
 
 @given(batches, st.integers(1, ROWS * LABELS))
-@settings(max_examples=200)
 def test_a_budget_pays_for_new_answers_in_the_order_in_which_they_come(asked: Batches, budget: int) -> None:
     """Against a till in plain Python; an answer that is not paid for counts as the mean of those that are."""
     till = TrainingGrades(tiny.scores(ROWS, LABELS), budget)

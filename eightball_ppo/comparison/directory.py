@@ -39,6 +39,7 @@ FREE = (
     *("max_concurrency", "requests_per_minute", "tokens_per_minute", "call_timeout", "call_attempts"),
     *("grading_timeout", "max_grader_calls", "max_cost", "price_per_1k_tokens", "grader_batch_size"),
 )
+ORIGINS = ("sft_model_path", "reward_model_path", "grade_table")  # copied or read once; then they say what was
 
 
 @contextlib.contextmanager
@@ -79,8 +80,8 @@ def check(config: CompareConfig, questions: Mapping[str, Questions]) -> None:
             return
         raise InputError(f"{directory}: holds files that are no comparison; name another --output_dir")
     then, now = read_config(directory), terms(config)
-    for name, value in now.items():
-        if then.get(name) != value:
+    for name, value in {**now, **{name: getattr(config, name) for name in ORIGINS}}.items():
+        if then.get(name) != value and not (name in ORIGINS and _same_place(then.get(name), value)):
             raise InputError(
                 f"{directory}: was compared with --{name} {then.get(name)}, not {value}; name another --output_dir, or "
                 "remove this one"
@@ -97,6 +98,10 @@ def check(config: CompareConfig, questions: Mapping[str, Questions]) -> None:
             f"--dataset_name {config.dataset_name}: is not what the runs in {directory} were made with; put "
             "the old data back, or name another --output_dir"
         )
+
+
+def _same_place(then: str | None, now: str | None) -> bool:
+    return None not in (then, now) and Path(str(then)).resolve() == Path(str(now)).resolve()
 
 
 def _unfinished(directory: Path) -> bool:
