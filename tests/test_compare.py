@@ -134,6 +134,7 @@ def test_results_have_a_row_for_every_run_and_split(shared: Path) -> None:
     }
     assert (frame["seed"].eq(0) & frame["beta"].eq(0.1) & frame["noise"].eq(0.0) & frame["budget"].isna()).all()
     assert frame["threshold"].dtype == float and frame["threshold"].isna().all()
+    assert frame["run_dir"].tolist() == [f"runs/{method}-beta0.1-seed0" for method in frame["method"]]
     for row in frame.to_dict("records"):
         record = json.loads((shared / row["run_dir"] / "results.json").read_text())
         assert (record["method"], record["seed"], record["beta"]) == (row["method"], 0, 0.1)

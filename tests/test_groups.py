@@ -5,6 +5,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
@@ -259,6 +260,23 @@ def test_trls_log_softmax_is_back_in_place_after_training(tmp_path: Path) -> Non
     originals = rloo_trainer.selective_log_softmax, grpo_trainer.selective_log_softmax
     Job(config(RLOOConfig), tiny.Tabular(torch.zeros(8, 3)), tiny.row_tokens(8), tiny.scores(8)).train(tmp_path)
     assert (rloo_trainer.selective_log_softmax, grpo_trainer.selective_log_softmax) == originals
+
+
+def test_every_seed_and_every_process_draws_its_own_answers() -> None:
+    """What torch, and numpy, would draw in `train()`."""
+
+    def drawn(seed: int, process: int) -> tuple[float, float]:
+        seen: list[tuple[float, float]] = []
+        accelerator = SimpleNamespace(process_index=process)
+        trainer = SimpleNamespace(
+            accelerator=accelerator, train=lambda: seen.append((torch.rand(1).item(), np.random.rand()))
+        )
+        groups.run_trainer(trainer, seed, "rloo")
+        return seen[0]
+
+    assert drawn(0, 0) == drawn(0, 0)
+    found = [drawn(seed, process) for seed in (0, 1) for process in (0, 1)]
+    assert len({own[0] for own in found}) == 4 == len({own[1] for own in found})
 
 
 class Dropping(tiny.Tabular):
