@@ -1,6 +1,8 @@
 """From argv to a stage: flags and YAML by `trl.TrlParser`, errors as one line and exit code 2."""
 
+import argparse
 import importlib
+import inspect
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -19,22 +21,36 @@ from eightball_ppo.trl_options import TRL_OPTIONS
 C = TypeVar("C")
 
 
-def parse(config_class: type[C], argv: Sequence[str]) -> C:
-    """`config_class` filled from `argv`; `--config FILE.yaml` gives defaults that flags beat.
+class _HelpFormatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
+    """Defaults behind every option, examples as they were written."""
 
-    Raises:
-        InputError: an unknown or refused option, a value of the wrong type, or an unreadable YAML file.
-    """
+
+def build_parser(config_class: type[Any], usage: str | None = None, epilog: str | None = None) -> Any:
+    """TRL's parser of the flags of `config_class`; `usage` and `epilog` go around its `--help`."""
     from trl import TrlParser
 
     class Parser(TrlParser):
         def error(self, message: str) -> NoReturn:
             raise InputError(f"{message}; see --help")
 
+    description = inspect.cleandoc(config_class.__doc__ or "")
+    parser = Parser([config_class], description=description, usage=usage, epilog=epilog, formatter_class=_HelpFormatter)
+    parser.add_argument(
+        "--config", metavar="FILE.yaml", help="Options from a file; flags beat them.", default=argparse.SUPPRESS
+    )
+    return parser
+
+
+def parse(config_class: type[C], argv: Sequence[str], usage: str | None = None, epilog: str | None = None) -> C:
+    """`config_class` filled from `argv`; `--config FILE.yaml` gives defaults that flags beat.
+
+    Raises:
+        InputError: an unknown or refused option, a value of the wrong type, or an unreadable YAML file.
+    """
     arguments = [part for argument in argv for part in _split_equals(argument)]
     if config_class is PPOConfig:
         arguments = _without_trl_options(arguments)
-    parser = Parser(dataclass_types=[config_class], description=config_class.__doc__)
+    parser = build_parser(config_class, usage, epilog)
     if "--config" in arguments:
         position = arguments.index("--config")
         if position + 1 >= len(arguments):
@@ -107,8 +123,14 @@ def _read_yaml(file: Path, config_class: type[Any]) -> dict[str, Any]:
     return options
 
 
-def main(config_class: type[Any], stage: str, argv: Sequence[str] | None = None) -> None:
-    """Run a script: parse, then call `stage` ("module:function") with the config.
+def main(
+    config_class: type[Any],
+    stage: str,
+    argv: Sequence[str] | None = None,
+    usage: str | None = None,
+    epilog: str | None = None,
+) -> None:
+    """Run a script: parse, call `stage` ("module:function") with the config, push what it made if that was asked for.
 
     Exits with 2 on an InputError and with 3 on an IncompleteError, with 130 on Ctrl-C.
 
@@ -116,13 +138,19 @@ def main(config_class: type[Any], stage: str, argv: Sequence[str] | None = None)
     """
     quiet_ourselves()
     try:
-        config = parse(config_class, sys.argv[1:] if argv is None else argv)
+        config = parse(config_class, sys.argv[1:] if argv is None else argv, usage, epilog)
+        pushed = isinstance(config, StageConfig) and config.push_to_hub
         if isinstance(config, StageConfig):
             check_output_dir(config)  # before the heavy imports
+        if pushed:
+            push = importlib.import_module("eightball_ppo.hub.push")
+            push.check_stage(config)
         module, _, function = stage.partition(":")
         run: Callable[[Any], Any] = getattr(importlib.import_module(module), function)
         quiet_libraries()
         run(config)
+        if pushed:
+            push.push_stage(config)
     except DryRun as estimate:
         if is_main_process():
             print(estimate)

@@ -16,19 +16,24 @@ from eightball_ppo.method_options import (
     ScoreKind,
 )
 from eightball_ppo.options import FitConfig, Schedule, StageConfig, option, require
+from eightball_ppo.sharing_options import DemoConfig, EnvConfig, PushConfig, ReportConfig
 
 __all__ = [
     "AuditConfig",
     "BestOfNConfig",
+    "DemoConfig",
     "DistillConfig",
+    "EnvConfig",
     "ExactConfig",
     "GRPOConfig",
     "GradeConfig",
     "GradedConfig",
     "PPOConfig",
     "PredictConfig",
+    "PushConfig",
     "RLOOConfig",
     "ReferenceConfig",
+    "ReportConfig",
     "RewardConfig",
     "SFTConfig",
     "ScoreKind",

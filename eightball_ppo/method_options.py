@@ -70,7 +70,25 @@ class BestOfNConfig(GradedConfig):
 
 
 @dataclass
-class PPOConfig(GradedConfig):
+class SampledConfig(GradedConfig):
+    """What the methods share that learn from answers of their own: a look at these. Flags are those of TRL's GRPO."""
+
+    log_completions: bool = option(
+        False, "Write sampled answers with score, KL and reward to OUTPUT_DIR/completions, and print some."
+    )
+    num_completions_to_print: int = option(8, "Answers that --log_completions prints, evenly spread over the update.")
+    completions_steps: int = option(
+        10, "Updates between two looks of --log_completions; the first and the last update are always shown."
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in ("num_completions_to_print", "completions_steps"):
+            require(getattr(self, name) >= 1, f"--{name} {getattr(self, name)}: at least 1")
+
+
+@dataclass
+class PPOConfig(SampledConfig):
     """True policy gradients: TRL's PPOTrainer on the small classifier. Flags are those of `trl.experimental.ppo`."""
 
     output_dir: str = option("runs/ppo", "Directory of the finished run; it must not hold another run.")
@@ -122,7 +140,7 @@ class PPOConfig(GradedConfig):
 
 
 @dataclass
-class GroupConfig(GradedConfig):
+class GroupConfig(SampledConfig):
     """What RLOO and GRPO share: several answers to a question, each judged by the others. Flags are TRL's."""
 
     total_episodes: int = option(48_000, "Answers sampled in all, over all processes; rounded up to whole batches.")

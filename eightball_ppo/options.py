@@ -39,6 +39,9 @@ class StageConfig:
     labels: list[str] = option(list(EIGHTBALL_LABELS), "The K label names, in the order of their ids.")
     seed: int = option(0, "Seed of torch, numpy and python.")
     disable_tqdm: bool = option(False, "No progress bars.")
+    push_to_hub: bool = option(False, "Upload the finished run to the Hugging Face Hub; needs --hub_model_id.")
+    hub_model_id: str | None = option(None, "Repository for --push_to_hub: USER/NAME, or NAME for one of your own.")
+    hub_private_repo: bool = option(True, "Create that repository as private; one that stands is left as it is.")
 
     def __post_init__(self) -> None:
         require(bool(self.output_dir.strip()), "--output_dir: empty; name the directory of the run")

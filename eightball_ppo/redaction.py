@@ -2,11 +2,13 @@
 
 import os
 import re
+from pathlib import Path
 from typing import Any
 
 from eightball_ppo.errors import InputError
 
 KEY_VARIABLES = ("EIGHTBALL_API_KEY", "OPENAI_API_KEY")
+TOKEN_VARIABLES = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "WANDB_API_KEY")
 SHORTEST_SECRET = 8  # characters; a shorter key is a placeholder, and would be found in every other word
 _USERINFO = re.compile(r"(?<=://)[^/\s]*@")
 
@@ -26,12 +28,32 @@ def api_key() -> str | None:
 
 
 def redact(text: str) -> str:
-    """`text` without the keys in the environment and without the userinfo of any address."""
-    for name in KEY_VARIABLES:
+    """`text` without the keys and tokens in the environment and without the userinfo of any address."""
+    for name in (*KEY_VARIABLES, *TOKEN_VARIABLES):
         key = os.environ.get(name, "").strip()
         if len(key) >= SHORTEST_SECRET:
             text = text.replace(key, "***")
     return _USERINFO.sub("***@", text)
+
+
+def portable_text(text: str) -> str:
+    """`text` with paths in the working directory made relative to it, and those in the home directory begun by `~`."""
+    for directory, stands_for in ((Path.cwd(), ""), (Path.home(), "~/")):
+        if len(directory.parts) > 1:
+            text = text.replace(f"{directory}/", stands_for)
+    return text
+
+
+def portable(value: Any) -> Any:
+    """`value` without what only this machine has: `portable_text`, and of other absolute paths the last part alone."""
+    if isinstance(value, dict):
+        return {key: portable(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [portable(item) for item in value]
+    if not isinstance(value, str):
+        return value
+    value = portable_text(value)
+    return Path(value).name if value.startswith("/") else value
 
 
 def redacted(value: Any) -> Any:

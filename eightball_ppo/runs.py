@@ -27,6 +27,7 @@ from eightball_ppo.redaction import redacted
 RESULTS = "results.json"
 METRICS = "metrics.jsonl"
 CONFIG = "config.yaml"
+ENVIRONMENT = "environment.json"
 _PACKAGES = ("eightball_ppo", "torch", "transformers", "trl", "accelerate", "datasets", "peft", "tokenizers", "numpy")
 
 
@@ -76,7 +77,7 @@ class Run:
                 shutil.rmtree(self.path)
             self.path.mkdir(parents=True)
             write_config(self.path, config)
-            write_json(self.path / "environment.json", environment())
+            write_json(self.path / ENVIRONMENT, environment())
 
     def __enter__(self) -> "Run":
         return self
@@ -151,6 +152,18 @@ def read_results(directory: Path) -> dict[str, Any]:
     except (OSError, ValueError, KeyError, TypeError):
         raise InputError(f"{directory}: no finished run, {RESULTS} is missing or damaged") from None
     return results
+
+
+def read_environment(directory: Path) -> dict[str, Any]:
+    """The versions and the machine that a run was made with.
+
+    Raises:
+        InputError: there is no readable `environment.json`.
+    """
+    try:
+        return dict(json.loads((directory / ENVIRONMENT).read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError):
+        raise InputError(f"{directory}: no finished run, {ENVIRONMENT} is missing or damaged") from None
 
 
 def write_json(path: Path, content: dict[str, Any]) -> None:

@@ -36,7 +36,9 @@ class PushConfig:
     dry_run: bool = option(False, "Print what would be uploaded and to where, and stop.")
 
     def __post_init__(self) -> None:
-        require(bool(self.run_dirs), "push: which run? pass its directory, e.g. eightball push runs/ppo --repo_id ME/BALL")
+        require(
+            bool(self.run_dirs), "push: which run? pass its directory, e.g. eightball push runs/ppo --repo_id ME/BALL"
+        )
         require(bool(self.repo_id.strip()), "--repo_id: names no repository; pass USER/NAME")
         require(self.space or len(self.run_dirs) == 1, "push: one run a repository; with --space there may be more")
 
@@ -48,4 +50,12 @@ class ReportConfig:
     run_dirs: list[str] = option([], "Directories of finished runs, or one of a comparison or an audit.")
 
     def __post_init__(self) -> None:
-        require(bool(self.run_dirs), "report: which runs? pass their directories, e.g. eightball report runs/ppo runs/distill")
+        require(
+            bool(self.run_dirs),
+            "report: which runs? pass their directories, e.g. eightball report runs/ppo runs/distill",
+        )
+
+
+@dataclass
+class EnvConfig:
+    """Print versions, machine and settings: what a bug report needs, and no secret."""

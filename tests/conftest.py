@@ -2,9 +2,9 @@
 
 import json
 import os
-import socket
-from collections.abc import Iterator
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -12,7 +12,11 @@ os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 
 import pytest
 import torch
+from filelock import FileLock
 from hypothesis import settings
+from no_network.guarded_session import pytest_sessionfinish as pytest_sessionfinish  # these switch the guard on
+from no_network.guarded_session import pytest_terminal_summary as pytest_terminal_summary
+from no_network.guarded_session import pytest_unconfigure as pytest_unconfigure
 from transformers.utils import logging as transformers_logging
 
 from eightball_ppo.configs import RewardConfig, SFTConfig
@@ -22,6 +26,15 @@ settings.load_profile("any time")
 
 REPOSITORY = Path(__file__).parents[1]
 EIGHTBALL = REPOSITORY / "datasets" / "eightball"
+CHROMIUM = ["--host-resolver-rules=MAP * ~NOTFOUND , EXCLUDE 127.0.0.1"]  # arguments of a browser that stays at home
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
+    """All tests: a process a core, four at most. Files or tests by name: none, so `-s` shows, imports happen once."""
+    named = config.args_source is pytest.Config.ArgsSource.ARGS
+    alone = (named and not all(Path(name).is_dir() for name in config.args)) or config.option.capture == "no"
+    return 0 if alone or config.option.collectonly else min(4, len(os.sched_getaffinity(0)))
 
 
 @pytest.fixture(autouse=True, scope="session")
@@ -35,23 +48,6 @@ def _quiet_and_single_threaded() -> None:
 def _in_a_directory_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where the default grade store, the default runs and whatever else is relative are the test's own."""
     monkeypatch.chdir(tmp_path)
-
-
-@pytest.fixture(autouse=True, scope="session")
-def _no_network() -> Iterator[None]:
-    """Every connection that would leave this machine fails the test that makes it."""
-    connect = socket.socket.connect
-
-    def only_loopback(self: socket.socket, address: object) -> None:
-        host = address[0] if isinstance(address, tuple) else "unix"
-        if host not in ("unix", "localhost", "::1") and not str(host).startswith("127."):
-            raise AssertionError(f"a test connects to {address}")
-        connect(self, address)  # type: ignore[arg-type]
-
-    patch = pytest.MonkeyPatch()
-    patch.setattr(socket.socket, "connect", only_loopback)
-    yield
-    patch.undo()
 
 
 def read_rows(split: str) -> list[dict[str, str]]:
@@ -73,25 +69,39 @@ def small_dataset(directory: Path) -> Path:
 
 
 @pytest.fixture(scope="session")
-def small_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return small_dataset(tmp_path_factory.mktemp("data") / "small")
+def once(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, Callable[[Path], object]], Path]:
+    """`once(name, make)`: a directory that `make` fills, one for all workers, made by the first that asks."""
+    parallel = "PYTEST_XDIST_WORKER" in os.environ
+    root = tmp_path_factory.getbasetemp().parent if parallel else tmp_path_factory.mktemp("shared")
+
+    def made(name: str, make: Callable[[Path], object]) -> Path:
+        directory, done = root / f"shared-{name}" / name, root / f"shared-{name}.done"
+        with FileLock(f"{done}.lock"):
+            if not done.exists():
+                directory.parent.mkdir()
+                make(directory)
+                done.touch()
+        return directory
+
+    return made
 
 
 @pytest.fixture(scope="session")
-def sft_run(tmp_path_factory: pytest.TempPathFactory, small_data: Path) -> Path:
+def small_data(once: Callable[..., Path]) -> Path:
+    return once("small", small_dataset)
+
+
+@pytest.fixture(scope="session")
+def sft_run(once: Callable[..., Path], small_data: Path) -> Path:
     from eightball_ppo.methods import sft
 
-    output_dir = tmp_path_factory.mktemp("runs") / "sft"
-    config = SFTConfig(output_dir=str(output_dir), dataset_name=str(small_data), num_train_epochs=2, disable_tqdm=True)
-    return sft.train(config)
+    options: dict[str, Any] = {"dataset_name": str(small_data), "num_train_epochs": 2, "disable_tqdm": True}
+    return once("sft", lambda directory: sft.train(SFTConfig(output_dir=str(directory), **options)))
 
 
 @pytest.fixture(scope="session")
-def reward_run(tmp_path_factory: pytest.TempPathFactory, small_data: Path) -> Path:
+def reward_run(once: Callable[..., Path], small_data: Path) -> Path:
     from eightball_ppo.methods import reward_model
 
-    output_dir = tmp_path_factory.mktemp("runs") / "reward"
-    config = RewardConfig(
-        output_dir=str(output_dir), dataset_name=str(small_data), num_train_epochs=3, disable_tqdm=True
-    )
-    return reward_model.train(config)
+    options: dict[str, Any] = {"dataset_name": str(small_data), "num_train_epochs": 3, "disable_tqdm": True}
+    return once("reward", lambda directory: reward_model.train(RewardConfig(output_dir=str(directory), **options)))

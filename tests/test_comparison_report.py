@@ -18,7 +18,7 @@ from comparison_data import METHODS, comparison_data, small, thirty_labels
 from markdown_it import MarkdownIt
 from matplotlib.figure import Figure
 
-from conftest import REPOSITORY
+from conftest import CHROMIUM, REPOSITORY
 from eightball_ppo.report import comparison_page
 from eightball_ppo.report.comparison import ComparisonData, write_report
 from eightball_ppo.report.comparison_plots import Chart, charts, inline
@@ -391,7 +391,7 @@ def browser() -> Iterator[Any]:
     if chromium is None:
         pytest.skip("there is no chromium on this machine")
     with playwright.sync_playwright() as driver:
-        own = driver.chromium.launch(executable_path=chromium)
+        own = driver.chromium.launch(executable_path=chromium, args=CHROMIUM)
         yield own
         own.close()
 

@@ -21,7 +21,7 @@ from eightball_ppo.methods.task import Task, load_splits, outlook
 from eightball_ppo.ranks import num_processes
 from eightball_ppo.redaction import redacted
 from eightball_ppo.report.comparison import ComparisonData, write_report
-from eightball_ppo.runs import environment, write_json
+from eightball_ppo.runs import environment, read_environment, write_json
 
 FRONTIER_POINTS = 80
 MOST_FLIPS = 30
@@ -65,7 +65,8 @@ def _make(config: CompareConfig, all_jobs: list[grid.Job], cells: list[grid.Cell
     found = read_back(cells, config, task, holes)
     if not found:
         raise IncompleteError(f"{config.output_dir}: no run was made, e.g. {next(iter(holes.values()))}")
-    write(config, task, found, holes)
+    command = ["compare.py", *redacted(sys.argv[1:])]
+    write(config, task, found, holes, {**environment(), "command": command})
     if holes:
         cell, why = next(iter(holes.items()))
         raise IncompleteError(
@@ -74,8 +75,27 @@ def _make(config: CompareConfig, all_jobs: list[grid.Job], cells: list[grid.Cell
         )
 
 
-def write(config: CompareConfig, task: Task, found: list[Measured], holes: Holes) -> None:
-    """results.parquet, summary.json and the report; prints the sentences that matter."""
+def rewrite(config: CompareConfig) -> None:
+    """The report of a comparison that stands, from its runs as they are; nothing is trained.
+
+    Raises:
+        InputError: no comparison, or one whose reference, grades or data are other ones by now.
+        IncompleteError: none of its runs stands.
+    """
+    directory.check(config, load_splits(config))
+    root = Path(config.output_dir)
+    cells = [cell for job in grid.jobs(config) for cell in job.cells]
+    holes = {cell: "was not made" for cell in cells if not (root / grid.RUNS / cell.name).is_dir()}
+    task = load_ground(config)
+    found = read_back(cells, config, task, holes)
+    if not found:
+        raise IncompleteError(f"{root}: none of its runs stands; run the comparison again")
+    write(config, task, found, holes, read_environment(root))
+
+
+def write(config: CompareConfig, task: Task, found: list[Measured], holes: Holes, made_with: dict[str, Any]) -> None:
+    """results.parquet, summary.json and the report; prints the sentences that matter. `made_with`: versions, machine
+    and command of the runs."""
     root = Path(config.output_dir)
     results = results_frame(found, root)
     intervals, pairs = findings(found, task, config.resamples)
@@ -94,14 +114,14 @@ def write(config: CompareConfig, task: Task, found: list[Measured], holes: Holes
         labels=list(task.labels.names),
         dataset=config.dataset_name,
         grader=known["grader"],
-        command=" ".join(["python", "scripts/compare.py", *map(shlex.quote, redacted(sys.argv[1:]))]),
+        command=shlex.join(["python", "scripts/compare.py", *made_with["command"][1:]]),
         headline=lines,
         holes=missing,
         settings=settings,
-        environment=environment(),
+        environment=made_with,
     )
     results.to_parquet(root / "results.parquet")
-    summary: dict[str, Any] = {"settings": settings, "environment": environment(), **known, "runs": len(found)}
+    summary: dict[str, Any] = {"settings": settings, "environment": made_with, **known, "runs": len(found)}
     summary |= {"holes": missing, "headline": lines}
     summary |= {"intervals": _records(intervals), "pairs": _records(pairs)}
     write_report(data, root)

@@ -35,6 +35,7 @@ GROUND = "ground.json"  # written last: with it the reference and the grades are
 # options that say nothing of what is compared: paths, displays, limits
 FREE = (
     *("output_dir", "overwrite_output_dir", "sft_model_path", "reward_model_path", "grade_store", "grade_table"),
+    *("push_to_hub", "hub_model_id", "hub_private_repo"),
     *("disable_tqdm", "report_to", "dry_run", "allow_weak_grader", "max_grade_failures"),
     *("max_concurrency", "requests_per_minute", "tokens_per_minute", "call_timeout", "call_attempts"),
     *("grading_timeout", "max_grader_calls", "max_cost", "price_per_1k_tokens", "grader_batch_size"),

@@ -19,6 +19,7 @@ from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK,
 from transformers.trainer_callback import PrinterCallback
 
 from eightball_ppo.errors import InputError
+from eightball_ppo.methods.trackers import project, run_name, tracked
 from eightball_ppo.options import FitConfig
 from eightball_ppo.runs import Run
 
@@ -33,7 +34,10 @@ def nothing() -> dict[str, Any]:
 
 
 class MetricsCallback(TrainerCallback):
-    """Every logged step as a row of metrics.jsonl: what the trainer logs, and beside it what `measure()` returns."""
+    """Every logged step as a row of metrics.jsonl: what the trainer logs, and beside it what `measure()` returns.
+
+    Called before all others, as `replace_progress` sees to, so that the trackers get what was measured, too.
+    """
 
     def __init__(self, run: Run, stage: str, measure: Measure = nothing):
         self.run = run
@@ -43,7 +47,10 @@ class MetricsCallback(TrainerCallback):
     def on_log(
         self, args: Any, state: TrainerState, control: TrainerControl, logs: dict[str, Any] | None = None, **_: Any
     ) -> None:
-        self.run.log({"stage": self.stage, "step": state.global_step, **(logs or {}), **self.measure()})
+        measured = self.measure()
+        self.run.log({"stage": self.stage, "step": state.global_step, **(logs or {}), **measured})
+        if logs is not None:
+            logs.update({name: value for name, value in measured.items() if value is not None})
 
 
 class QuietProgress(ProgressCallback):
@@ -89,7 +96,8 @@ def reporting(report_to: str) -> list[str]:
 
 
 def replace_progress(trainer: Trainer, stage: str, disable_tqdm: bool) -> None:
-    """Our quiet bar instead of transformers' bar and printer."""
+    """Our quiet bar instead of transformers' bar and printer, and our metrics in front of the trackers."""
+    trainer.callback_handler.callbacks.sort(key=lambda callback: not isinstance(callback, MetricsCallback))
     trainer.remove_callback(PrinterCallback)
     trainer.remove_callback(ProgressCallback)
     if not disable_tqdm:
@@ -139,7 +147,8 @@ def fit(
         compute_loss_func=None if loss is None else lambda outputs, labels, **_: loss(outputs.logits, labels),
     )
     replace_progress(trainer, stage, config.disable_tqdm)
-    trainer.train()
+    with tracked(trainer, run.path, stage):
+        trainer.train()
     model.eval()
 
 
@@ -166,7 +175,10 @@ def _arguments(config: FitConfig, run: Run, stage: str, num_rows: int) -> Traini
             average_tokens_across_devices=False,  # the loss is a mean already
             logging_steps=max(1, round(steps / 50)),
             report_to=reporting(config.report_to),
-            run_name=f"{run.target.name}-{stage}",
+            run_name=run_name(
+                run.target.name if stage == run.method else f"{run.target.name} {stage}", config.report_to
+            ),
+            project=project(),
             disable_tqdm=config.disable_tqdm,
             dataloader_pin_memory=torch.cuda.is_available(),
         )

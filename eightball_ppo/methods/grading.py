@@ -1,5 +1,6 @@
 """The grades of a job, made before anything is trained: by the main process, through the store, within the budget."""
 
+import json
 import logging
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -15,6 +16,7 @@ from eightball_ppo.data import Questions
 from eightball_ppo.errors import IncompleteError, InputError
 from eightball_ppo.grader_options import GraderConfig
 from eightball_ppo.graders.budget import Budget
+from eightball_ppo.graders.prompts import Prompt
 from eightball_ppo.graders.registry import load_graders
 from eightball_ppo.graders.sources import STATUSES, Grades, GradeSource, Noisy
 from eightball_ppo.graders.store import GradeStore
@@ -158,7 +160,15 @@ def _record(config: TermsConfig, source: GradeSource, grades: Mapping[str, Grade
         **spent(config, budget),
         "stopped": budget.stopped,
         "grader_settings": source.settings,
+        "prompt": _prompt(config, source),
     }
+
+
+def _prompt(config: TermsConfig, source: GradeSource) -> str | None:
+    """The text of the prompt that a judge was given; None for graders that read none."""
+    if "prompt_sha256" not in json.dumps(source.settings):
+        return None
+    return Prompt.load(config.grader_prompt, LabelSet.of(config.labels)).source
 
 
 def missing_mass(grades: Iterable[Grades]) -> dict[str, float] | None:

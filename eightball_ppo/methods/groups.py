@@ -16,14 +16,16 @@ from typing import Any
 import torch
 from transformers import TrainerCallback, set_seed
 
-from eightball_ppo.adapters import SequenceIds
+from eightball_ppo.adapters import Scores, SequenceIds
 from eightball_ppo.configs import GRPOConfig
 from eightball_ppo.errors import DryRun, InputError
 from eightball_ppo.group_adapters import GroupPolicyAdapter, RowTokenizer
 from eightball_ppo.method_options import GroupConfig
+from eightball_ppo.methods.completions import WatchedScores
 from eightball_ppo.methods.fitting import MetricsCallback, replace_progress, reporting
 from eightball_ppo.methods.ppo import RANK_SEED_STEP, vectorised_log_softmax
 from eightball_ppo.methods.task import Task, finish, load_splits, load_task, outlook
+from eightball_ppo.methods.trackers import project, run_name, tracked
 from eightball_ppo.methods.training_grades import check_one_till
 from eightball_ppo.ranks import num_processes
 from eightball_ppo.runs import Run, check_output_dir
@@ -50,8 +52,11 @@ def train(config: GroupConfig, method: str) -> Path:
     with Run(config, method) as run:
         set_seed(config.seed)
         job = GroupJob(config, method, task, batch)
+        if config.log_completions:
+            job.watch_completions(run.path)
         trainer = job.build_trainer(run)
-        run_trainer(trainer, config.seed, method)
+        with tracked(trainer, run.path, method):
+            run_trainer(trainer, config.seed, method)
         extra = {"updates": job.updates, "generation_batch_size": batch, "world_size": num_processes()}
         return finish(task, job.classifier.to("cpu"), run, episodes=job.updates * batch, extra=extra)
 
@@ -103,12 +108,28 @@ class GroupJob:
         self.classifier = self.policy.by_row.classifier
         self.kl_in_reward = isinstance(config, GRPOConfig) and config.kl_in_reward
         self.beta = config.kl_coef
+        self.scores: Scores = task.lessons
+
+    def watch_completions(self, directory: Path) -> None:
+        """Show what is sampled: puts a window in front of the till."""
+        paid = self.kl_in_reward or self.method == "rloo"
+        self.scores = WatchedScores(
+            self.config,
+            self.task.lessons,
+            self.policy,
+            self.reference,
+            lambda: (self.policy.temperature, self.beta if paid else 0.0),
+            self.task.questions["train"].texts,
+            self.task.labels.names,
+            self.updates,
+            directory,
+        )
 
     def reward(self, prompts: list[str], completion_ids: list[list[int]], **_: Any) -> list[float]:
         """TRL's reward function: the grader's scores, less the price of KL where it is paid here."""
         rows_B = torch.tensor([int(row) for row in prompts])
         actions_B = torch.tensor([ids[-1] - 1 for ids in completion_ids])
-        score_B = self.task.lessons(rows_B, actions_B)
+        score_B = self.scores(rows_B, actions_B)
         if self.kl_in_reward and self.beta:
             kl_B = self.policy.logp_B(rows_B, actions_B) - self.reference.logp_B(rows_B, actions_B)
             score_B = score_B - self.beta * kl_B.to(score_B.device)
@@ -156,7 +177,8 @@ class GroupJob:
         config = self.config
         shared: dict[str, Any] = {
             "output_dir": str(run.path),
-            "run_name": run.target.name,
+            "run_name": run_name(run.target.name, config.report_to),
+            "project": project(),
             "seed": config.seed,
             "report_to": reporting(config.report_to),
             "disable_tqdm": config.disable_tqdm,

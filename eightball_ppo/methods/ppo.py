@@ -17,8 +17,10 @@ from transformers import PreTrainedModel, set_seed
 from eightball_ppo.adapters import PolicyAdapter, RewardAdapter, SequenceIds, TRLModels, ValueAdapter
 from eightball_ppo.configs import PPOConfig
 from eightball_ppo.errors import DryRun, InputError
+from eightball_ppo.methods.completions import WatchedScores
 from eightball_ppo.methods.fitting import MetricsCallback, replace_progress, reporting
-from eightball_ppo.methods.task import finish, load_splits, load_task, outlook
+from eightball_ppo.methods.task import Task, finish, load_splits, load_task, outlook
+from eightball_ppo.methods.trackers import project, run_name, tracked
 from eightball_ppo.methods.training_grades import TrainingGrades, check_one_till
 from eightball_ppo.ranks import is_main_process, num_processes
 from eightball_ppo.runs import Run, check_output_dir
@@ -55,10 +57,13 @@ def train(config: PPOConfig) -> Path:
     with Run(config, "ppo") as run:
         set_seed(config.seed)
         models = build_models(task.classifier, task.tokens["train"], task.lessons)
+        if config.log_completions:
+            watch_completions(config, task, models, -(-config.total_episodes // episodes_per_update), run.path)
         classifier = models.policy.by_row.classifier
         metrics = MetricsCallback(run, "ppo", lambda: task.exact_metrics(classifier))
         trainer = build_trainer(config, models, batch, run.path, [metrics])
-        run_trainer(trainer, config)
+        with tracked(trainer, run.path, "ppo"):
+            run_trainer(trainer, config)
         updates = trainer.state.global_step
         extra = {"updates": updates, "per_device_train_batch_size": batch, "world_size": world_size}
         return finish(task, classifier.to("cpu"), run, episodes=trainer.state.episode, extra=extra)
@@ -116,6 +121,21 @@ def build_models(classifier: PreTrainedModel, tokens: TokenTable, lessons: Train
     )
 
 
+def watch_completions(config: PPOConfig, task: Task, models: TRLModels, updates: int, directory: Path) -> None:
+    """Show what is sampled: puts a window in front of the till of `models`."""
+    models.reward.lookup.scores = WatchedScores(
+        config,
+        task.lessons,
+        models.policy,
+        models.reference,
+        lambda: (1.0, config.kl_coef),
+        task.questions["train"].texts,
+        task.labels.names,
+        updates,
+        directory,
+    )
+
+
 def build_trainer(config: PPOConfig, models: TRLModels, batch: int, output_dir: Path, callbacks: list[Any]) -> Any:
     """A `PPOTrainer` of `models`, ready to `train()`. `batch` is the number of episodes per update and process."""
     from datasets import Dataset
@@ -154,7 +174,8 @@ def _trl_arguments(config: PPOConfig, batch: int, output_dir: Path) -> Any:
             output_dir=str(output_dir),
             seed=config.seed,
             report_to=reporting(config.report_to),
-            run_name=output_dir.name.removesuffix(".unfinished"),
+            run_name=run_name(output_dir.name.removesuffix(".unfinished"), config.report_to),
+            project=project(),
             disable_tqdm=config.disable_tqdm,
             save_strategy="no",
             logging_steps=1,

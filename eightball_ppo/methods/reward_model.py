@@ -12,12 +12,12 @@ from transformers import (
     set_seed,
 )
 
-from eightball_ppo import hub
 from eightball_ppo.calibration import expected_calibration_error, fit_temperature
 from eightball_ppo.configs import RewardConfig
 from eightball_ppo.data import Questions, load_questions, split_by_question
 from eightball_ppo.errors import InputError
 from eightball_ppo.evaluation import describe
+from eightball_ppo.hub.cards import ADAPTER, PACKAGED_BASE, write_card
 from eightball_ppo.labels import LabelSet
 from eightball_ppo.methods.fitting import fit
 from eightball_ppo.models.loading import first_line, load_encoder, text_logits_NK
@@ -50,12 +50,14 @@ def train(config: RewardConfig) -> Path:
     assert training.label_ids is not None
     with Run(config, "reward") as run:
         fit(model, tokenizer, training.texts, training.label_ids, config, run, "reward")
-        if config.use_peft:
-            model = model.merge_and_unload()
         temperature = fit_temperature(text_logits_NK(model, tokenizer, validation), _gold_N(validation))
-        before_NK = text_logits_NK(model, tokenizer, heldout)
         fold_temperature(model, temperature)
-        after_NK = before_NK / temperature
+        if config.use_peft:
+            if is_main_process():
+                save_adapter(model, config.model_name_or_path, run.path / ADAPTER)
+            model = model.merge_and_unload()
+        after_NK = text_logits_NK(model, tokenizer, heldout)
+        before_NK = after_NK * temperature
         logp_NK = after_NK.log_softmax(-1)
         record = {
             **dict.fromkeys(("expected_score", "objective", "optimum_objective", "optimum_fraction")),
@@ -82,7 +84,7 @@ def train(config: RewardConfig) -> Path:
         if is_main_process():
             model.save_pretrained(run.path)
             tokenizer.save_pretrained(run.path)
-            hub.write_card(run.path, results, config)
+            write_card(run.path, results)
             print_record("reward", "heldout", record)
         return run.finish(results)
 
@@ -100,8 +102,17 @@ def accuracy_record(logits_NK: torch.Tensor, gold_N: torch.Tensor, labels: Label
 @torch.no_grad()
 def fold_temperature(model: PreTrainedModel, temperature: float) -> None:
     """Divide the last layer by `temperature`, in place, so that the model's own softmax is the scaled one."""
-    model.classifier.weight /= temperature
-    model.classifier.bias /= temperature
+    heads = getattr(model.classifier, "modules_to_save", None)  # of a model under LoRA, which trains a copy of the head
+    head = model.classifier if heads is None else heads["default"]
+    head.weight /= temperature
+    head.bias /= temperature
+
+
+def save_adapter(model: PreTrainedModel, base: str, directory: Path) -> None:
+    """The LoRA adapter and the head alone, for whoever has the encoder already."""
+    model.peft_config["default"].base_model_name_or_path = PACKAGED_BASE if base == PACKAGED_MINILM else base
+    model.save_pretrained(directory, save_embedding_layers=False)  # "auto" would ask the Hub about the encoder
+    (directory / "README.md").unlink(missing_ok=True)  # PEFT's empty card; ours says it all
 
 
 def _load_encoder(name: str, labels: LabelSet, max_length: int) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:

@@ -7,10 +7,10 @@ import torch
 from scipy.stats import chi2_contingency
 from transformers import set_seed
 
-from eightball_ppo import hub
 from eightball_ppo.configs import SFTConfig
 from eightball_ppo.data import Questions, load_questions
 from eightball_ppo.evaluation import describe
+from eightball_ppo.hub.cards import write_card
 from eightball_ppo.labels import LabelSet
 from eightball_ppo.methods.fitting import fit
 from eightball_ppo.models.configuration_eightball import EightBallConfig
@@ -53,7 +53,7 @@ def train(config: SFTConfig) -> Path:
         if is_main_process():
             model.save_pretrained(run.path)
             tokenizer.save_pretrained(run.path)
-            hub.write_card(run.path, results, config)
+            write_card(run.path, results)
             print_record("sft", "heldout", results["splits"]["heldout"])
         return run.finish(results)
 

@@ -8,13 +8,13 @@ import numpy as np
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from eightball_ppo import hub
 from eightball_ppo.configs import GradedConfig, RewardConfig, SFTConfig
 from eightball_ppo.data import Questions, load_questions
 from eightball_ppo.errors import InputError
 from eightball_ppo.evaluation import SplitGrades, before_after, evaluate
 from eightball_ppo.graders.base import convert_scores
 from eightball_ppo.graders.registry import check_graders, parse_grader
+from eightball_ppo.hub.cards import write_card
 from eightball_ppo.labels import LabelSet
 from eightball_ppo.method_options import TermsConfig
 from eightball_ppo.methods.grading import JobGrades, check_grades, estimate, grade_job
@@ -203,7 +203,7 @@ def finish(task: Task, policy: PreTrainedModel, run: Run, episodes: int, extra: 
         table.to_parquet(run.path / "before_after.parquet")
         plots.label_histogram(results, run.path / "labels.png")
         plots.curves(read_metrics(run.path), run.path / "curves.png", run.method)
-        hub.write_card(run.path, results, task.config)
+        write_card(run.path, results)
         tables.print_before_after(table, task.labels)
         tables.print_results(results, task.config.grade_table or task.config.grader)
     return run.finish(results)

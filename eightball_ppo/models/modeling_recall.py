@@ -46,7 +46,7 @@ class RecallForSequenceClassification(PreTrainedModel):
         """A copy of `base` that answers the questions `token_rows` (real tokens alone) with `logits_MK`."""
         length = max(len(row) for row in token_rows)
         config = RecallConfig(
-            base.config.to_dict(),
+            {name: value for name, value in base.config.to_dict().items() if name != "_name_or_path"},
             len(token_rows),
             length,
             id2label=base.config.id2label,

@@ -15,29 +15,42 @@ _PANELS = (
     ("Entropy, nats", "objective/entropy", "exact/entropy"),
     ("Share of the optimum", None, "exact/optimum_fraction"),
 )
-_PPO_LOSS = ("Value loss", "loss/value_avg", None)
-_FIT_LOSS = ("Cross-entropy", "loss", None)
+_LOSSES = {"ppo": ("Value loss", "loss/value_avg"), "exact": ("Loss, -J / beta", "loss")}
+_POLICY_LOSS, _FIT_LOSS = ("Policy loss", "loss"), ("Cross-entropy", "loss")
 _SAMPLED, _EXACT, _BEFORE, _AFTER = "#7a869a", "#1f5fbf", "#c3cad6", "#1f5fbf"
+
+
+def panels_of(rows: list[dict[str, Any]], method: str) -> list[tuple[str, str | None, str | None]]:
+    """(title, sampled, exact) of every panel that has something to show: keys that stand in no row are None."""
+    logged = {key for row in rows for key, value in row.items() if value is not None}
+    loss = _LOSSES.get(method, _POLICY_LOSS if method in ("rloo", "grpo") else _FIT_LOSS)
+    known = [
+        (title, sampled if sampled in logged else None, exact if exact in logged else None)
+        for title, sampled, exact in (*_PANELS, (*loss, None))
+    ]
+    return [panel for panel in known if panel[1:] != (None, None)]
 
 
 def curves(rows: list[dict[str, Any]], file: Path, method: str) -> None:
     """Learning curves of a graded method from the rows of metrics.jsonl: score, KL, entropy, share of the optimum and
-    loss, against episodes where there are any, else against optimizer steps."""
+    loss, as far as they were logged, against episodes where there are any, else against optimizer steps."""
     rows = [row for row in rows if row["stage"] == method]
     in_episodes = any("episode" in row for row in rows)
     x = "episode" if in_episodes else "step"
-    panels = (*_PANELS, _PPO_LOSS if in_episodes else _FIT_LOSS)
-    figure, axes = plt.subplots(1, len(panels), figsize=(3.4 * len(panels), 3.2), constrained_layout=True)
-    for axis, (title, sampled, exact) in zip(axes, panels, strict=True):
+    panels = panels_of(rows, method)
+    size = (3.4 * max(1, len(panels)), 3.2)
+    figure, axes = plt.subplots(1, max(1, len(panels)), figsize=size, constrained_layout=True, squeeze=False)
+    for axis, (title, sampled, exact) in zip(axes[0], panels, strict=False):  # a run that logged nothing has no panel
         for key, label, colour in ((sampled, "sampled", _SAMPLED), (exact, "exact", _EXACT)):
             points = [(row[x], row[key]) for row in rows if key is not None and row.get(key) is not None and x in row]
             if points:
-                axis.plot(*zip(*points, strict=True), color=colour, label=label)
+                alone = len({point[0] for point in points}) == 1  # a line of one point is none
+                axis.plot(*zip(*points, strict=True), color=colour, label=label, marker="o" if alone else "")
         axis.set_title(title, fontsize=10)
         axis.set_xlabel("episodes" if in_episodes else "optimizer steps")
         _clean(axis)
-    if in_episodes:
-        axes[0].legend(frameon=False)
+        if len(axis.lines) > 1:
+            axis.legend(frameon=False)
     figure.suptitle(method)
     figure.savefig(file, dpi=120)
     plt.close(figure)

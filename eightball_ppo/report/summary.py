@@ -29,6 +29,12 @@ _NO_SETTINGS = (
     "grade_store",
     "report_to",
     "disable_tqdm",
+    "push_to_hub",
+    "hub_model_id",
+    "hub_private_repo",
+    "log_completions",
+    "num_completions_to_print",
+    "completions_steps",
 )
 
 

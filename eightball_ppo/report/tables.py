@@ -1,4 +1,4 @@
-"""Tables on the terminal (stdout)."""
+"""Tables on the terminal: results on stdout, what goes on while training on stderr."""
 
 import sys
 from typing import Any
@@ -7,6 +7,7 @@ import pandas as pd
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
+from tqdm import tqdm
 
 from eightball_ppo.labels import LabelSet
 
@@ -24,10 +25,12 @@ _SHOWN = (
     "greedy_histogram",
     "grader_histogram",
 )
+_COMPLETIONS = ("probability", "score", "kl", "reward")
 
 
-def _console() -> Console:
-    return Console(width=None if sys.stdout.isatty() else WIDTH_OF_A_FILE)
+def _console(stderr: bool = False) -> Console:
+    terminal = (sys.stderr if stderr else sys.stdout).isatty()
+    return Console(width=None if terminal else WIDTH_OF_A_FILE, stderr=stderr)
 
 
 def _text(value: Any) -> str:
@@ -76,3 +79,14 @@ def print_before_after(table: pd.DataFrame, labels: LabelSet) -> None:
         ]
         shown.add_row(escape(row["question"]), escape(str(row.get("wanted", "-"))), *cells)
     _console().print(shown)
+
+
+def print_completions(table: pd.DataFrame, rows: int) -> None:
+    """`rows` of the sampled answers, evenly spread, on stderr; a progress bar makes way."""
+    shown = Table("question", "answer", *_COMPLETIONS, title=f"update {table['step'].iloc[0]}")
+    rows = min(rows, len(table))
+    for _, row in table.iloc[[index * len(table) // rows for index in range(rows)]].iterrows():
+        numbers = (f"{row[name]:.3f}" for name in _COMPLETIONS)
+        shown.add_row(escape(row["question"]), escape(row["answer"]), *numbers)
+    with tqdm.external_write_mode(file=sys.stderr):
+        _console(stderr=True).print(shown)

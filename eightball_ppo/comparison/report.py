@@ -1,0 +1,46 @@
+"""`eightball report`: runs as Markdown tables, and the page of a comparison or an audit made anew from its records."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from eightball_ppo.compare_options import CompareConfig
+from eightball_ppo.comparison.compare import rewrite
+from eightball_ppo.errors import InputError
+from eightball_ppo.report.audit_page import render_audit
+from eightball_ppo.report.summary import markdown_tables
+from eightball_ppo.runs import read_config
+from eightball_ppo.sharing_options import ReportConfig
+
+
+def run(config: ReportConfig) -> None:
+    """Print the tables of the runs, or write the page of the one comparison or audit that is named.
+
+    Raises:
+        InputError: no finished run, or a comparison or audit among several directories.
+    """
+    directories = [Path(name).expanduser() for name in config.run_dirs]
+    pages = [own for own in directories if (own / "audit.json").is_file() or (own / "ground.json").is_file()]
+    if not pages:
+        print(markdown_tables(directories))
+    elif len(directories) > 1:
+        raise InputError(f"{pages[0]}: a comparison or an audit is reported alone")
+    elif (pages[0] / "audit.json").is_file():
+        print(audit_again(pages[0]))
+    else:
+        rewrite(CompareConfig(**_options(pages[0])))
+
+
+def _options(directory: Path) -> dict[str, Any]:
+    return {**read_config(directory), "output_dir": str(directory)}
+
+
+def audit_again(directory: Path) -> Path:
+    """Write audit.html from audit.json."""
+    file = directory / "audit.json"
+    try:
+        page = render_audit(json.loads(file.read_text(encoding="utf-8")))
+    except (OSError, ValueError, KeyError, TypeError):
+        raise InputError(f"{file}: damaged; audit the grader again") from None
+    (directory / "audit.html").write_text(page, encoding="utf-8")
+    return directory / "audit.html"

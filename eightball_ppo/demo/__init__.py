@@ -1,0 +1,1 @@
+"""The demo: ask trained policies in the browser. `ball` answers, `views` shows it, `app` is the page."""

@@ -1,0 +1,155 @@
+"""Model cards, made from a run's records alone: no number in them is typed by hand. Nothing here talks to a network."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub import EvalResult, EvalResultEntry, ModelCardData, eval_result_entries_to_yaml
+
+from eightball_ppo.hub import card_words as words
+from eightball_ppo.hub.card_tables import cell, methods_table, numbers_table
+from eightball_ppo.locations import local_path
+from eightball_ppo.markdown import code, escaped, fenced
+from eightball_ppo.redaction import portable
+from eightball_ppo.runs import CONFIG, ENVIRONMENT, read_config, read_environment
+
+SAMPLERS = ("ppo", "rloo", "grpo")
+PACKAGED_BASE = "sentence-transformers/all-MiniLM-L6-v2"  # what `minilm`, which comes by pip, is on the Hub
+ADAPTER = "adapter"  # in the directory of a reward model that was trained with LoRA
+RECORDED = "hub.json"  # in a run directory: where it was pushed to
+REPORTED = {  # the metrics of held-out questions that stand in the metadata, with the Hub's names where it has one
+    "accuracy": "accuracy",
+    "gold_accuracy": "accuracy",
+    "expected_score": "expected_score",
+    "kl": "kl",
+    "optimum_fraction": "optimum_fraction",
+}
+
+
+def write_card(directory: Path, results: dict[str, Any]) -> None:
+    """Write `README.md`, the model card of the run that is being finished in `directory`."""
+    (directory / "README.md").write_text(model_card(directory, results), encoding="utf-8")
+
+
+def model_card(
+    directory: Path, results: dict[str, Any], repo_id: str | None = None, comparison: Path | None = None
+) -> str:
+    """The card of a run: what it is, how to load it, every number of its results, what it is good for.
+
+    `repo_id` is where it will be loaded from, by default its directory; `comparison` adds the table of methods of one.
+
+    Raises:
+        InputError: records that are missing or damaged.
+    """
+    config, environment = portable(read_config(directory)), portable(read_environment(directory))
+    base = base_model(read_config(directory))
+    results = portable(results)
+    name = (repo_id or directory.name.removesuffix(".unfinished")).split("/")[-1]
+    sections = [
+        f"---\n{metadata(results, config, name, base).to_yaml()}\n---\n\n# {escaped(name)}",
+        words.WHAT[results["method"]],
+        f"Data: {code(config['dataset_name'])}. Labels: {', '.join(code(label) for label in config['labels'])}.",
+        words.snippet(repo_id or name, json.loads((directory / "config.json").read_text(encoding="utf-8"))),
+        words.adapter_snippet(repo_id or name, base, len(config["labels"])) if (directory / ADAPTER).is_dir() else "",
+        "## Numbers of this run\n\n" + numbers_table(results),
+        methods_table(comparison, results["beta"]) if comparison else "",
+        _figures(directory),
+        _grader(results, config),
+        _settings(results, config, environment),
+        "## Use and limits\n\n" + words.limits(results["method"]),
+    ]
+    return "\n\n".join(section for section in sections if section) + "\n"
+
+
+def metadata(results: dict[str, Any], config: dict[str, Any], name: str, base: str | None) -> ModelCardData:
+    """What the Hub reads: library, task, base model, data, tags, and the results on held-out questions."""
+    method = results["method"]
+    on_hub = None if local_path(config["dataset_name"]) else config["dataset_name"]
+    values = {kind: results["splits"]["heldout"].get(kind) for kind in REPORTED}
+    return ModelCardData(
+        model_name=name,
+        library_name="transformers",
+        pipeline_tag="text-classification",
+        base_model=base,
+        datasets=on_hub,
+        tags=["eightball-ppo", *(["trl"] if method in SAMPLERS else []), method.replace("_", "-")],
+        eval_results=[
+            EvalResult(
+                task_type="text-classification",
+                dataset_type=on_hub or Path(config["dataset_name"]).name,
+                dataset_name=Path(config["dataset_name"]).name,
+                dataset_split="heldout",
+                metric_type=REPORTED[kind],
+                metric_name=f"{kind}, held-out questions",
+                metric_value=value,
+            )
+            for kind, value in values.items()
+            if value is not None
+        ],
+    )
+
+
+def eval_results_yaml(results: dict[str, Any], config: dict[str, Any]) -> list[dict[str, Any]] | None:
+    """The content of `.eval_results/heldout.yaml`, the Hub's own format, which wants a dataset of the Hub; or None."""
+    if local_path(config["dataset_name"]):
+        return None
+    values = {kind: results["splits"]["heldout"].get(kind) for kind in REPORTED}
+    return eval_result_entries_to_yaml(
+        [
+            EvalResultEntry(dataset_id=config["dataset_name"], task_id=kind, value=value, notes="held-out questions")
+            for kind, value in values.items()
+            if value is not None
+        ]
+    )
+
+
+def base_model(config: dict[str, Any]) -> str | None:
+    """The Hub id of what a run started from: an encoder, or the reference if it is on the Hub, too."""
+    name = config.get("model_name_or_path", config.get("sft_model_path"))
+    if name == "minilm":
+        return PACKAGED_BASE
+    path = None if name is None else local_path(name)
+    if path is None:
+        return name
+    try:
+        record = json.loads((path / RECORDED).read_text(encoding="utf-8"))
+        return str(record["repo_id"]) if record["repo_type"] == "model" else None
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def _figures(directory: Path) -> str:
+    shown = {"curves.png": "Learning curves", "labels.png": "Mean probability of each label, before and after"}
+    return "\n\n".join(f"![{alt}]({name})" for name, alt in shown.items() if (directory / name).is_file())
+
+
+def _grader(results: dict[str, Any], config: dict[str, Any]) -> str:
+    """Who graded, by which prompt, and what was asked of them."""
+    if "grader" not in results or "grades" not in results:
+        return ""
+    grades = results["grades"]
+    name = config.get("grade_table") or config["grader"]
+    cost = "" if grades["cost"] is None else f", cost {grades['cost']:.4g}"
+    lines = [
+        f"Grader: {code(name)}, fingerprint {code(results['grader'])}. Kind of score: {code(results['score'])}.",
+        f"Training looked at {results['grader_calls']:,} (question, label) grades. The grades of all questions "
+        f"took {grades['calls']:,} calls, of which this run made {grades['calls_made']:,} ({grades['tokens']:,} tokens"
+        f"{cost}). Failed or refused grades: {grades['failed'] + grades['refused']:,}.",
+        fenced(json.dumps(grades["grader_settings"], indent=2, ensure_ascii=False), "json"),
+    ]
+    if grades.get("prompt"):
+        lines += ["Its prompt:", fenced(grades["prompt"], "jinja")]
+    return "## Grader\n\n" + "\n\n".join(lines)
+
+
+def _settings(results: dict[str, Any], config: dict[str, Any], environment: dict[str, Any]) -> str:
+    plain = {key: value for key, value in results.items() if not isinstance(value, dict | list) and key != "method"}
+    records = "\n".join(f"- {code(key)}: {code(cell(value))}" for key, value in plain.items())
+    versions = ", ".join(f"{name} {version}" for name, version in environment["packages"].items())
+    machine = f"Python {environment['python']}, {versions}; {environment['cuda'] or 'CPU'}, "
+    machine += f"{environment['processes']} process(es)."
+    options = json.dumps(config, indent=2, ensure_ascii=False)
+    return (
+        f"## How it was made\n\n{records}\n\n{machine} All of it stands in {code(ENVIRONMENT)} and {code(CONFIG)}.\n\n"
+        f"<details><summary>Every option</summary>\n\n{fenced(options, 'json')}\n\n</details>"
+    )

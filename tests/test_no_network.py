@@ -1,0 +1,135 @@
+"""The guard that no request leaves the machine: what is stopped and counted, what is let through, and that it tells."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from no_network.guarded_session import HERE, LOG
+
+SWALLOW = "import contextlib, socket, asyncio, urllib.request\nwith contextlib.suppress(Exception):\n    "
+
+
+def logged(code: str, log: Path, environment: dict[str, str] | None = None) -> tuple[str, list[str]]:
+    """(what a Python process printed, what it was stopped from)."""
+    own = (os.environ if environment is None else environment) | {LOG: str(log)}
+    done = subprocess.run([sys.executable, "-c", code], env=own, cwd=log.parent, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip(), log.read_text().splitlines() if log.exists() else []
+
+
+@pytest.mark.parametrize(
+    ("attempt", "line"),
+    [
+        ("socket.create_connection(('192.0.2.1', 80), timeout=1)", "socket.connect 192.0.2.1:80"),
+        ("socket.socket().connect_ex(('192.0.2.1', 443))", "socket.connect 192.0.2.1:443"),
+        ("socket.socket(type=socket.SOCK_DGRAM).sendto(b'x', ('192.0.2.1', 53))", "socket.sendto 192.0.2.1:53"),
+        ("socket.socket(type=socket.SOCK_DGRAM).sendmsg([b'x'], [], 0, ('192.0.2.1', 53))", "socket.sendmsg 192.0.2.1"),
+        ("socket.socket(socket.AF_INET6).connect(('2001:db8::1', 80))", "socket.connect 2001:db8::1:80"),
+        ("socket.getaddrinfo('example.org', 80)", "socket.getaddrinfo example.org"),
+        ("socket.getaddrinfo(b'example.org', 80)", "socket.getaddrinfo example.org"),
+        ("socket.gethostbyname('example.org')", "socket.gethostbyname example.org"),
+        ("socket.gethostbyaddr('192.0.2.1')", "socket.gethostbyaddr 192.0.2.1"),
+        ("socket.getnameinfo(('192.0.2.1', 80), 0)", "socket.getnameinfo 192.0.2.1"),
+        ("asyncio.run(asyncio.open_connection('192.0.2.1', 80))", "socket.connect 192.0.2.1:80"),
+        ("urllib.request.urlopen('http://example.org')", "socket.getaddrinfo example.org"),
+        ("socket.create_connection(('huggingface.co', 443))", "socket.getaddrinfo huggingface.co"),
+    ],
+)
+def test_whoever_swallows_the_error_is_counted_all_the_same(attempt: str, line: str, tmp_path: Path) -> None:
+    code = f"{SWALLOW}{attempt}\n    print('it was let through')"
+    out, lines = logged(code, tmp_path / "log", {k: v for k, v in os.environ.items() if "proxy" not in k.lower()})
+    assert len(lines) == 1 and lines[0].startswith(line), (out, lines)
+    assert "test_whoever_swallows_the_error" in lines[0]
+    assert out == ("it was let through" if "connect_ex" in attempt and not lines else "")
+
+
+def test_this_machine_may_be_asked(tmp_path: Path) -> None:
+    code = """
+import asyncio, socket, threading
+with socket.create_server(("127.0.0.1", 0)) as server:
+    address = server.getsockname()
+    for host in ("127.0.0.1", "localhost"):
+        with socket.create_connection((host, address[1])) as one:
+            server.accept()[0].send(b"hello")
+            assert one.recv(5) == b"hello"
+    socket.socket(type=socket.SOCK_DGRAM).sendto(b"x", address)
+    socket.gethostbyname(socket.gethostname())
+    socket.getaddrinfo("192.0.2.1", 80)  # a number: nobody is asked
+left, right = socket.socketpair()
+left.send(b"hello")
+print("all of it")
+"""
+    assert logged(code, tmp_path / "log") == ("all of it", [])
+
+
+def test_the_session_itself_is_guarded(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv(LOG, str(tmp_path / "log"))
+    with pytest.raises(OSError, match=r"a test asks for 192\.0\.2\.1:80, which is not this machine"):
+        socket.create_connection(("192.0.2.1", 80), timeout=1)
+    assert len((tmp_path / "log").read_text().splitlines()) == 1
+
+
+def test_an_environment_of_ones_own_and_children_of_children_are_guarded(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv(LOG, str(tmp_path / "log"))
+    inner = f"{SWALLOW}socket.gethostbyname('example.org')"
+    outer = f"import subprocess, sys\nsubprocess.run([sys.executable, '-c', {inner!r}], env={{}}, check=True)"
+    subprocess.run([sys.executable, "-c", outer], env={"PATH": "/usr/bin:/bin"}, check=True)
+    spawned = (
+        "import multiprocessing, socket\nif __name__ == '__main__':\n"
+        "    with multiprocessing.get_context('spawn').Pool(1) as pool:\n"
+        "        print(type(pool.apply_async(socket.gethostbyname, ['example.com']).wait()))"
+    )
+    subprocess.run([sys.executable, "-c", spawned], check=True, capture_output=True)
+    events = [line.split("  ")[0] for line in (tmp_path / "log").read_text().splitlines()]
+    assert events == ["socket.gethostbyname example.org", "socket.gethostbyname example.com"]
+
+
+def test_the_hub_is_let_through_when_its_tests_are_asked_for(tmp_path: Path) -> None:
+    """Only the guard's own judgement: the audit event is raised by hand, nothing is looked up."""
+    code = """
+import sys, json
+verdicts = {}
+for host in ("huggingface.co", "cas-server.xethub.hf.co", "nothuggingface.co", "example.org"):
+    try:
+        sys.audit("socket.getaddrinfo", host, 443, 0, 0, 0)
+        verdicts[host] = True
+    except OSError:
+        verdicts[host] = False
+print(json.dumps(verdicts))
+"""
+    asked = {**os.environ, "HF_TOKEN": "hf_none", "EIGHTBALL_HUB_TESTS": "1"}
+    verdicts = json.loads(logged(code, tmp_path / "asked", asked)[0])
+    assert verdicts == {
+        "huggingface.co": True,
+        "cas-server.xethub.hf.co": True,
+        "nothuggingface.co": False,
+        "example.org": False,
+    }
+    for missing in ("HF_TOKEN", "EIGHTBALL_HUB_TESTS"):
+        without = {name: value for name, value in asked.items() if name != missing}
+        assert not any(json.loads(logged(code, tmp_path / missing, without)[0]).values())
+
+
+@pytest.mark.parametrize("workers", ["0", "1"])
+def test_a_session_with_an_attempt_fails_and_says_whose_it_was(workers: str, tmp_path: Path) -> None:
+    (tmp_path / "test_it.py").write_text(
+        "import contextlib, socket\n"
+        "def test_good():\n    socket.gethostbyname('localhost')\n"
+        "def test_bad():\n    with contextlib.suppress(OSError):\n        socket.gethostbyname('example.org')\n"
+    )
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST")}
+    environment |= {LOG: str(tmp_path / "log"), "PYTHONPATH": os.pathsep.join([str(HERE), str(HERE.parent)])}
+    options = ["-q", "-p", "no_network.guarded_session", "-n", workers, "-c", "/dev/null"]
+    command = [sys.executable, "-m", "pytest", *options, "."]
+    for test, code, count in (("test_good", 0, 0), ("test_bad", 1, 1)):
+        done = subprocess.run([*command, "-k", test], env=environment, cwd=tmp_path, capture_output=True, text=True)
+        assert done.returncode == code, done.stdout + done.stderr
+        assert f"sockets to other hosts: {count} attempted" in done.stdout and "1 passed" in done.stdout
+        assert ("socket.gethostbyname example.org  in test_it.py::test_bad (call)" in done.stdout) == bool(count)
+        assert not (tmp_path / "log").exists()
