@@ -89,7 +89,7 @@ def test_trls_options_are_fields_or_accounted_for() -> None:
     own_of_trl = set(TRLConfig.__annotations__)
     computed = {"world_size", "num_total_batches", "micro_batch_size", "local_batch_size", "batch_size"}
     computed |= {"local_mini_batch_size", "mini_batch_size"}
-    for_later = {"push_to_hub", "dataset_num_proc", "ds3_gather_for_generation"}
+    for_later = {"dataset_num_proc", "ds3_gather_for_generation"}
     assert own_of_trl - ours - set(TRL_OPTIONS) == computed | for_later
     assert not ours & set(TRL_OPTIONS)
 

@@ -19,6 +19,7 @@ from markdown_it import MarkdownIt
 from matplotlib.figure import Figure
 
 from conftest import CHROMIUM, REPOSITORY
+from eightball_ppo.markdown import escaped
 from eightball_ppo.report import comparison_page
 from eightball_ppo.report.comparison import ComparisonData, write_report
 from eightball_ppo.report.comparison_plots import Chart, charts, inline
@@ -232,9 +233,9 @@ def list_of_figures(report: Path) -> list[str]:
     "text", ["# x", "- x", "+ x", "1. x", "> x", "=x", "___", "a\\|b", "a_b _c_", "<!-- x", "&lt;"]
 )
 def test_markdown_shows_a_text_as_it_is(text: str) -> None:
-    html = MarkdownIt("commonmark").enable("table").render(f"| h |\n|---|\n| {comparison_page._escaped(text)} |")
+    html = MarkdownIt("commonmark").enable("table").render(f"| h |\n|---|\n| {escaped(text)} |")
     assert Page(html).cells == ["h", text]
-    html = MarkdownIt("commonmark").render(f"- {comparison_page._escaped(text)}")
+    html = MarkdownIt("commonmark").render(f"- {escaped(text)}")
     assert [tag for tag, _ in Page(html).tags] == ["ul", "li"]
 
 

@@ -198,10 +198,10 @@ def judge() -> Iterator[str]:
 
 
 def bare(directory: Path) -> Path:
-    """A place that looks like the repository, with less of its data, but all that the reward model needs."""
+    """A place that looks like the repository, with fewer training questions; the reward model and its audit are whole."""
     data = directory / "datasets" / "eightball"
     data.mkdir(parents=True)
-    for split, size in (("sft", 100), ("rl", 120), ("preferences", 750), ("heldout", 100)):
+    for split, size in (("sft", 100), ("rl", 120), ("preferences", None), ("heldout", None)):
         write_rows(data / f"{split}.jsonl", read_rows(split)[:size])
     shutil.copy(EIGHTBALL / "README.md", data)
     for name in ("scripts", "recipes", "benchmarks", "docs", "tests", "accelerate_config.yaml", "constraints.txt"):

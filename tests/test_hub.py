@@ -8,9 +8,13 @@ import json
 import os
 import re
 import shutil
+import socket
+import subprocess
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pytest
@@ -20,14 +24,15 @@ from huggingface_hub import ModelCard
 from huggingface_hub.repocard_data import model_index_to_eval_results
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
-from eightball_ppo.configs import BestOfNConfig, GradeConfig, PPOConfig, RewardConfig
-from eightball_ppo.methods import best_of_n, grade, ppo, reward_model
+from eightball_ppo.configs import AuditConfig, BestOfNConfig, GradeConfig, PPOConfig, RewardConfig
+from eightball_ppo.methods import audit, best_of_n, grade, ppo, reward_model
 from hub_client import FINE, READ, WRITE, Outcome, eightball, python, settings
 from hub_server import Hub, running_hub
 
 REAL = os.environ.get("EIGHTBALL_HUB_TESTS") == "1" and bool(os.environ.get("HF_TOKEN"))
 OWNER = os.environ.get("EIGHTBALL_HUB_OWNER", "ball")
-NAMES = ("sft", "reward", "ppo", "recall", "grades")
+NAMES = ("sft", "reward", "ppo", "recall", "grades", "audit")
+DATASETS = ("grades", "audit")
 loopback = pytest.mark.skipif(REAL, reason="arms faults, which the real Hub does not have")
 # The package is hidden: whatever is loaded must do without it.
 _ALONE = """
@@ -87,6 +92,18 @@ told = {name: load_dataset(repo, name, split="train").to_list() for name in ("pa
 told["grades"] = load_dataset(repo, split="train").select_columns(["question", "label", "score", "status"]).to_list()
 print(json.dumps(told))
 """
+_ASK = """
+import json, sys, time
+from gradio_client import Client
+for _ in range(240):
+    try:
+        client = Client(f"http://127.0.0.1:{sys.argv[1]}", verbose=False)
+        break
+    except Exception:
+        time.sleep(0.25)
+told = client.predict("Will I be rich?", api_name="/answer")
+print(json.dumps(told))
+"""
 QUESTIONS = ["Will I be rich?", "Am I too late? 🎱", "no"]
 
 
@@ -114,7 +131,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory, small_data: Path, sft_run: Pa
     """One run of every kind, in one directory."""
     root = tmp_path_factory.mktemp("work") / "runs"
     shutil.copytree(sft_run, root / "sft")
-    shared = {"dataset_name": str(small_data), "disable_tqdm": True}
+    shared: dict[str, Any] = {"dataset_name": str(small_data), "disable_tqdm": True}
     lora = RewardConfig(
         output_dir=str(root / "reward"), use_peft=True, num_train_epochs=6, learning_rate=3e-3, **shared
     )
@@ -124,6 +141,10 @@ def runs(tmp_path_factory: pytest.TempPathFactory, small_data: Path, sft_run: Pa
     shared |= {"sft_model_path": str(root / "sft"), "allow_weak_grader": True}
     ppo.train(PPOConfig(output_dir=str(root / "ppo"), total_episodes=480, **shared))
     best_of_n.train(BestOfNConfig(output_dir=str(root / "recall"), best_of=4, **shared))
+    judged = {name: value for name, value in shared.items() if name not in ("dataset_name", "sft_model_path")}
+    del judged["allow_weak_grader"]
+    gold = str(small_data / "heldout.jsonl")
+    audit.run(AuditConfig(output_dir=str(root / "audit"), gold=gold, audit_questions=5, **judged))
     return root
 
 
@@ -188,11 +209,11 @@ def test_grades_come_back_as_data_sets(pushed: Pushed, tmp_path: Path) -> None:
 def test_the_card_is_made_of_the_records(pushed: Pushed) -> None:
     results = json.loads((pushed.runs / "ppo" / "results.json").read_text())
     code = "import sys\nfrom huggingface_hub import ModelCard\nprint(ModelCard.load(sys.argv[1]).content)"
-    card = ModelCard(python(code, pushed.environment, pushed.runs.parent, f"{OWNER}/ppo"))
+    card: Any = ModelCard(python(code, pushed.environment, pushed.runs.parent, f"{OWNER}/ppo"))
     assert {"trl", "ppo"} <= set(card.data.tags) and card.data.library_name == "transformers"
     assert card.data.pipeline_tag == "text-classification" and card.data.base_model == f"{OWNER}/sft"
-    _, found = model_index_to_eval_results(yaml.safe_load(card.content.split("---")[1])["model-index"])
-    values = {own.metric_name.split(",")[0]: own.metric_value for own in found}
+    _, found = model_index_to_eval_results(yaml.safe_load(str(card.content).split("---")[1])["model-index"])
+    values = {str(own.metric_name).split(",")[0]: own.metric_value for own in found}
     heldout = results["splits"]["heldout"]
     assert values == {name: heldout[name] for name in ("gold_accuracy", "expected_score", "kl", "optimum_fraction")}
     for value in (results["grader"], f"{results['grader_calls']:,}", f"{heldout['entropy']:.4g}", "torch 2.13.0"):
@@ -208,7 +229,7 @@ def test_what_is_pushed_is_private_and_nothing_else(pushed: Pushed) -> None:
     files = pushed.hub.files("model", "ball/ppo")
     assert "before_after.parquet" not in files and "model.safetensors" in files  # questions of the user stay here
     for name in NAMES:
-        kind = "dataset" if name == "grades" else "model"
+        kind = "dataset" if name in DATASETS else "model"
         for path, content in pushed.hub.files(kind, f"ball/{name}").items():
             assert WRITE.encode() not in content and str(pushed.runs.parent).encode() not in content, (name, path)
     assert json.loads((pushed.runs / "ppo" / "hub.json").read_text())["repo_id"] == "ball/ppo"
@@ -326,6 +347,32 @@ def test_stages_push_what_they_made(pushed: Pushed, small_data: Path, tmp_path: 
     repo = hub.repo("model", "ball/sft-of-mine")
     assert repo is not None and not repo["private"]
     assert eightball(argvs[1:], pushed.environment, tmp_path)[0].code == 0
+
+
+def test_a_space_answers_from_its_own_files(pushed: Pushed, tmp_path: Path) -> None:
+    argv = ["push", "runs/sft", "runs/ppo", "--repo_id", f"{OWNER}/space", "--space"]
+    outcome = eightball([argv], pushed.environment, pushed.runs.parent)[0]
+    assert outcome.code == 0, outcome.err
+    code = "import sys\nfrom huggingface_hub import SpaceCard, snapshot_download as get\n"
+    code += "SpaceCard.load(sys.argv[1], repo_type='space').validate()\n"
+    code += "get(sys.argv[1], repo_type='space', local_dir=sys.argv[2])"
+    python(code, pushed.environment, tmp_path, f"{OWNER}/space", str(tmp_path / "space"))
+    needed = (tmp_path / "space" / "requirements.txt").read_text().splitlines()
+    assert "torch==2.13.0" in needed and not [line for line in needed if "extra" in line]
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    environment = {**os.environ, "GRADIO_SERVER_PORT": port, "GRADIO_ANALYTICS_ENABLED": "False", "HF_HUB_OFFLINE": "1"}
+    app = subprocess.Popen(
+        [sys.executable, "app.py"], cwd=tmp_path / "space", env=environment, stdout=subprocess.DEVNULL
+    )
+    try:
+        told = json.loads(python(_ASK, environment, tmp_path, port).splitlines()[-1])
+    finally:
+        app.terminate()
+        app.wait()
+    probabilities = logits(pushed.runs / "ppo").softmax(-1)[0].tolist()
+    assert list(told["probabilities"]["ppo"].values()) == pytest.approx(probabilities, abs=1e-6)
 
 
 def test_a_dry_run_asks_nobody(pushed: Pushed, tmp_path: Path) -> None:
