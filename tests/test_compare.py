@@ -22,11 +22,13 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from benchmarks import recompute
 from conftest import REPOSITORY, read_rows, write_rows
-from eightball_ppo import cli
+from eightball_ppo import cli, commands
 from eightball_ppo.compare_options import METHODS, CompareConfig
 from eightball_ppo.comparison import compare as compare_module
 from eightball_ppo.configs import SFTConfig
 from eightball_ppo.methods import sft
+from hub_client import WRITE, eightball, python, settings
+from hub_server import running_hub
 
 Compare = Callable[..., tuple[int, str, str]]
 SMALL = [
@@ -502,3 +504,56 @@ def test_two_terminals_and_ctrl_c(tmp_path: Path, terms: dict[str, Any]) -> None
     out, err = process.communicate(timeout=20)
     assert (process.returncode, out) == (130, "") and err == "compare.py: interrupted; grades that were made are kept\n"
     assert not of_session(process.pid)
+
+
+def test_the_report_is_made_anew_from_the_runs(
+    shared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    copy = shutil.copytree(shared, tmp_path / "D")
+    then, page = summary(copy), (copy / "report.html").read_text()
+    for name in ("report.html", "report.md", "results.parquet", "summary.json"):
+        (copy / name).unlink()
+    shutil.rmtree(copy / "runs" / "grpo-beta0.1-seed0")
+    monkeypatch.setattr(sys, "argv", ["eightball", "report", str(copy)])
+    commands.main()
+    now = summary(copy)
+    assert "8 runs -> " in capsys.readouterr().out and not (copy / "runs" / "grpo-beta0.1-seed0").exists()
+    assert [(row["method"], row["why"]) for row in now["holes"]] == [("grpo", "was not made")]
+    kept = [row for row in then["intervals"] if row["method"] != "grpo"]
+    for old, new in zip(kept, now["intervals"], strict=True):
+        assert {**new, "estimate": 0, "low": 0, "high": 0} == {**old, "estimate": 0, "low": 0, "high": 0}
+        assert [new[key] for key in ("estimate", "low", "high")] == pytest.approx(
+            [old[key] for key in ("estimate", "low", "high")], abs=1e-9
+        )
+    assert now["environment"]["packages"] == then["environment"]["packages"]
+    assert len(page) > 1000 and "was not made" in (copy / "report.html").read_text()
+
+
+def test_a_comparison_goes_to_the_hub_and_comes_back(shared: Path, tmp_path: Path) -> None:
+    code = """
+import json, sys
+from datasets import load_dataset
+from huggingface_hub import DatasetCard, ModelCard, hf_hub_download
+DatasetCard.load("ball/compare").validate()
+card = ModelCard.load("ball/ppo")
+card.validate()
+rows = load_dataset("ball/compare", split="train")
+page = open(hf_hub_download("ball/compare", "report.html", repo_type="dataset")).read()
+print(json.dumps([rows.num_rows, rows["optimum_fraction"][:], page, card.content]))
+"""
+    with running_hub() as hub:
+        environment = settings(hub, tmp_path / "home", WRITE)
+        run = f"{shared.name}/runs/ppo-beta0.1-seed0"
+        argvs = [["push", shared.name, "--repo_id", "ball/compare"], ["push", run, "--repo_id", "ball/ppo"]]
+        for outcome in eightball(argvs, environment, shared.parent):
+            assert outcome.code == 0, outcome.err
+        rows, fractions, page, card = json.loads(python(code, environment, tmp_path).splitlines()[-1])
+    frame = results(shared)
+    assert (rows, fractions) == (len(frame), frame["optimum_fraction"].tolist())
+    assert "Comparison of methods" in page and str(shared.parent) not in page
+    (value,) = {
+        f"{row['estimate']:.3f}"
+        for row in summary(shared)["intervals"]
+        if (row["method"], row["split"], row["metric"]) == ("distill", "heldout", "optimum_fraction")
+    }
+    assert "## Compared with other methods" in card and value in card

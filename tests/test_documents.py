@@ -198,7 +198,7 @@ def judge() -> Iterator[str]:
 
 
 def bare(directory: Path) -> Path:
-    """A place that looks like the repository, with fewer training questions; the reward model and its audit are whole."""
+    """A place that looks like the repository, with fewer questions to train on; what graders need is whole."""
     data = directory / "datasets" / "eightball"
     data.mkdir(parents=True)
     for split, size in (("sft", 100), ("rl", 120), ("preferences", None), ("heldout", None)):

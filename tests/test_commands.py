@@ -1,0 +1,129 @@
+"""The `eightball` command: what it lists, that its examples hold, its help, completion and bug report."""
+
+import os
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from conftest import REPOSITORY
+from eightball_ppo import __version__, cli
+from eightball_ppo.commands import COMMANDS, completion, main, overview
+
+HEAVY = ("torch", "transformers", "numpy", "pandas", "huggingface_hub", "gradio", "matplotlib", "datasets", "shtab")
+
+
+def called(argv: list[str], monkeypatch: pytest.MonkeyPatch) -> int:
+    """The exit code of `eightball ARGV` in this process."""
+    monkeypatch.setattr(sys, "argv", ["eightball", *argv])
+    try:
+        main()
+    except SystemExit as end:
+        return int(end.code or 0)
+    return 0
+
+
+def test_every_command_is_listed_and_its_script_is_the_same_function() -> None:
+    for name in (*COMMANDS, "completion"):
+        assert f"\n  {name} " in overview()
+    scripts = {file.stem: file.read_text() for file in (REPOSITORY / "scripts").glob("*.py")}
+    for name in ("sft", "reward", "grade", "audit", "distill", "ppo", "compare", "predict", "report"):
+        assert f'run("{name}")' in scripts[name]
+    assert 'run("push")' in scripts["push_to_hub"]
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_the_examples_of_the_help_parse(name: str) -> None:
+    command = COMMANDS[name]
+    assert command.examples
+    for example in command.examples:
+        cli.parse(command.config_class, command.arguments(shlex.split(example)))
+
+
+def test_the_stages_exist() -> None:
+    import importlib
+
+    for command in COMMANDS.values():
+        module, _, function = command.stage.partition(":")
+        assert callable(getattr(importlib.import_module(f"eightball_ppo.{module}"), function))
+
+
+@pytest.mark.parametrize("argv", [["--help"], ["--version"], ["ppo", "--help"], ["push", "--help"], ["demo", "--help"]])
+def test_help_and_version_import_nothing_heavy(argv: list[str]) -> None:
+    code = (
+        f"import sys\nsys.argv = {['eightball', *argv]!r}\nfrom eightball_ppo.commands import main\n"
+        "try:\n    main()\nexcept SystemExit as end:\n    assert not end.code\n"
+        f"print(sorted(set({HEAVY!r}) & set(sys.modules)), file=sys.stderr)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0 and done.stderr.strip() == "[]", done.stderr
+    assert (__version__ in done.stdout) if argv == ["--version"] else ("examples:\n  eightball " in done.stdout)
+
+
+def test_values_that_stand_first_need_no_flag() -> None:
+    push = COMMANDS["push"]
+    config = cli.parse(push.config_class, push.arguments(["runs/a", "runs/b", "--repo_id", "me/x", "--space"]))
+    assert (config.run_dirs, config.repo_id, config.space) == (["runs/a", "runs/b"], "me/x", True)
+    demo = COMMANDS["demo"]
+    assert cli.parse(demo.config_class, demo.arguments([])).runs == []
+    assert cli.parse(demo.config_class, demo.arguments(["runs/a"])).runs == ["runs/a"]
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        ([], "eightball: which command?"),
+        (["fly"], "eightball: unknown command 'fly'"),
+        (["completion"], "eightball: completion: for which shell? bash, zsh, tcsh"),
+        (["completion", "cmd"], "eightball: completion: for which shell?"),
+        (["report"], "report: which runs?"),
+        (["report", "nowhere"], "nowhere: no finished run"),
+        (["demo", "--server_port", "0"], "--server_port 0: 1 to 65535"),
+    ],
+)
+def test_bad_calls_are_one_line(
+    argv: list[str], message: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert called(argv, monkeypatch) == 2
+    said = capsys.readouterr()
+    assert message in said.err and said.err.count("\n") == 1 and not said.out
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        ("eightball pp", {"ppo"}),
+        ("eightball push --rep", {"--repo_id", "--repo-id"}),
+        ("eightball ppo --score ", {"log_prob", "probability", "logit_margin"}),
+        ("eightball completion z", {"zsh"}),
+    ],
+)
+def test_bash_completes(line: str, words: set[str], tmp_path: Path) -> None:
+    script = tmp_path / "completion.bash"
+    script.write_text(completion("bash"))
+    typed = line.split(" ")
+    last = typed[-1] or "''"
+    code = (
+        f"source {script}\nCOMP_WORDS=({' '.join(shlex.quote(word) for word in typed)})\nCOMP_CWORD={len(typed) - 1}\n"
+        f"COMP_LINE={shlex.quote(line)}; COMP_POINT=${{#COMP_LINE}}\n_shtab_eightball eightball {last}\n"
+        'printf "%s\\n" "${COMPREPLY[@]}"'
+    )
+    done = subprocess.run(["bash", "-c", code], capture_output=True, text=True)
+    assert {word.strip() for word in done.stdout.split()} == words, done.stderr
+
+
+def test_zsh_and_tcsh_scripts_are_made() -> None:
+    assert "#compdef eightball" in completion("zsh") and "complete eightball" in completion("tcsh")
+
+
+def test_the_bug_report_holds_versions_and_no_secret(tmp_path: Path) -> None:
+    secrets = {"HF_TOKEN": "hf_this_is_secret", "OPENAI_API_KEY": "sk-this-is-secret"}
+    environment = {**os.environ, **secrets, "HF_ENDPOINT": "http://me:password@127.0.0.1:1", "HF_HOME": f"{tmp_path}/h"}
+    code = "import sys; sys.argv = ['eightball', 'env']; from eightball_ppo.commands import main; main()"
+    done = subprocess.run([sys.executable, "-c", code], env=environment, cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0 and "- torch: 2.13.0" in done.stdout and "- trl: 1.12.0" in done.stdout
+    assert "- HF_TOKEN: set" in done.stdout and "- HF_ENDPOINT: http://***@127.0.0.1:1" in done.stdout
+    for word in ("secret", "password", str(tmp_path)):
+        assert word not in done.stdout
