@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from conftest import REPOSITORY
+from conftest import CHROMIUM, REPOSITORY
 from eightball_ppo.configs import PredictConfig
 from eightball_ppo.demo import app
 from eightball_ppo.demo.ball import LONGEST_QUESTION, Ball
@@ -58,7 +58,7 @@ def browser() -> Iterator[Any]:
     if chromium is None:
         pytest.skip("there is no chromium on this machine")
     with playwright.sync_playwright() as driver:
-        own = driver.chromium.launch(executable_path=chromium)
+        own = driver.chromium.launch(executable_path=chromium, args=CHROMIUM)
         yield own
         own.close()
 
