@@ -32,7 +32,7 @@ ELSEWHERE = {
     "make test": "CI",
     "make quality": "CI",
     "make compare": "the README's `python scripts/compare.py`",
-    "python3 -m venv .venv && .venv/bin/pip install -c constraints.txt -e .": "`make setup`, in CI",
+    "python3 -m venv .venv && .venv/bin/pip install -c constraints.txt -e '.[demo]'": "`make setup`, in CI",
 }
 FEW = "--disable_tqdm --total_episodes 2400"
 SHORTER = {

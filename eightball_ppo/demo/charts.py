@@ -23,6 +23,7 @@ class Chart:
 
 
 def chart(title: str, note: str, curves: list[Curve]) -> Chart:
+    """One chart: the curves in the coordinates of its SVG, and round marks on its axis."""
     values = [value for curve in curves for _, value in curve.points]
     marks = round_numbers(min(values), max(values))
     low, high = min(marks[0], *values), max(marks[-1], *values)

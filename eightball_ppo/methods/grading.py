@@ -56,6 +56,7 @@ def kept(config: GraderConfig) -> str:
 
 
 def budget_of(config: GraderConfig) -> Budget:
+    """What a stage may spend on its grader."""
     return Budget(config.max_grader_calls, config.max_cost, config.price_per_1k_tokens, config.grading_timeout)
 
 

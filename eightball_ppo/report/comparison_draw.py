@@ -102,6 +102,7 @@ def plane(axis: Any, frame: pd.DataFrame, look: Look) -> None:
 
 
 def gold(axis: Any, frame: pd.DataFrame, look: Look) -> None:
+    """Expected score, by the grader, against gold accuracy: where the two part, the grader is not what was wanted."""
     _points(axis, frame, "expected_score", "gold_accuracy", look)
     axis.set(xlim=_limits(frame["expected_score"]), ylim=_limits(frame["gold_accuracy"]))
     axis.set(xlabel="expected score, by the grader", ylabel="gold accuracy")

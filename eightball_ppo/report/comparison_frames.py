@@ -59,6 +59,7 @@ def plane(data: ComparisonData) -> pd.DataFrame:
 
 
 def gold(data: ComparisonData) -> pd.DataFrame:
+    """Held-out score and gold accuracy of every run that has both."""
     known = runs(data, ["expected_score", "gold_accuracy"])
     known = known[known["panel"] == SPLITS["heldout"]].reset_index(drop=True)
     return _with_closer(known) if len(known) else known
@@ -112,6 +113,7 @@ def _mean(seeds: list[pd.DataFrame], x: str, y: str) -> pd.DataFrame:
 
 
 def coverage(data: ComparisonData) -> pd.DataFrame:
+    """What a threshold on the confidence keeps, in the order of the thresholds."""
     return data.coverage.dropna(subset=["threshold", "coverage"]).sort_values("threshold").assign(panel="")
 
 

@@ -87,6 +87,7 @@ def _threshold(name: str) -> float:
 
 
 def look(found: dict[str, Style], dark: bool) -> Look:
+    """The look of the light or the dark page."""
     return Look(
         scheme=DARK if dark else LIGHT,
         markers={name: style.marker for name, style in found.items()},

@@ -42,16 +42,20 @@ class Condition(NamedTuple):
 
 
 class Interval(NamedTuple):
+    """An estimate with its 95 % interval, which may be missing."""
+
     estimate: float | None
     low: float | None = None
     high: float | None = None
 
 
 def split_words(split: str) -> str:
+    """What a split is called in a sentence."""
     return SPLITS.get(split, split)
 
 
 def metric_words(metric: str) -> str:
+    """What a metric is called in a sentence."""
     return METRICS.get(metric, metric.replace("_", " "))
 
 
@@ -80,11 +84,13 @@ def conditions(data: ComparisonData) -> list[Condition]:
 
 
 def betas(data: ComparisonData) -> list[float]:
+    """The prices of KL of all runs, those that failed included."""
     held = {float(hole["beta"]) for hole in data.holes if not missing(hole.get("beta"))}
     return sorted({float(beta) for beta in data.results["beta"].dropna()} | held)
 
 
 def splits(data: ComparisonData) -> list[str]:
+    """The splits that were measured, training questions first."""
     found = list(dict.fromkeys(data.results["split"])) or list(SPLITS)
     return sorted(found, key=lambda split: list(SPLITS).index(split) if split in SPLITS else len(SPLITS))
 
@@ -243,6 +249,7 @@ def sentences(data: ComparisonData, condition: Condition) -> list[str]:
 
 
 def flips(data: ComparisonData) -> list[dict[str, Any]]:
+    """The questions whose answer changed, the largest change first."""
     rows = data.flips.assign(size=data.flips["change"].abs())
     rows = rows.sort_values(["size", "name", "question"], ascending=[False, True, True], kind="stable")
     return [

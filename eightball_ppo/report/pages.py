@@ -52,6 +52,7 @@ def missing(value: Any) -> bool:
 
 
 def percent(value: float | None) -> str:
+    """A share as `12.3%`."""
     return NOTHING if value is None or missing(value) else f"{value:.1%}"
 
 
@@ -64,6 +65,7 @@ def number(value: float | None, digits: int = 3) -> str:
 
 
 def seconds(value: float | None) -> str:
+    """A time in milliseconds below a second, else in seconds."""
     if value is None or missing(value):
         return NOTHING
     return f"{value * 1000:.3g} ms" if value < 1 else f"{value:,.3g} s"
