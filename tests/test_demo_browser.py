@@ -1,6 +1,7 @@
 """The demo as its users meet it: headless Chromium in front of a server on this machine."""
 
 import contextlib
+import functools
 import importlib
 import os
 import shutil
@@ -262,10 +263,15 @@ def test_it_says_where_it_is_and_ends_with_ctrl_c(runs: Path) -> None:
     )
     pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL, "text": True}
     environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
-    with subprocess.Popen([sys.executable, "-c", code], env=environment, **pipes) as served:
+    # a shell's background jobs have Ctrl-C ignored, and these tests may be one
+    heeds_ctrl_c = functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
+    served = subprocess.Popen([sys.executable, "-c", code], env=environment, preexec_fn=heeds_ctrl_c, **pipes)
+    try:
         assert served.stdout is not None
         assert served.stdout.readline() == f"eightball demo: http://127.0.0.1:{port} (Ctrl-C ends it)\n"
         with socket.create_connection(("127.0.0.1", port)):
             pass
         served.send_signal(signal.SIGINT)
         assert served.wait(20) == 0 and served.stdout.read() == ""
+    finally:
+        served.kill()

@@ -7,6 +7,7 @@ HF_TOKEN=... EIGHTBALL_HUB_TESTS=1 pytest tests/test_hub.py
 import json
 import os
 import re
+import secrets
 import shutil
 import socket
 import subprocess
@@ -30,7 +31,6 @@ from hub_client import FINE, READ, WRITE, Outcome, eightball, python, settings
 from hub_server import Hub, running_hub
 
 REAL = os.environ.get("EIGHTBALL_HUB_TESTS") == "1" and bool(os.environ.get("HF_TOKEN"))
-OWNER = os.environ.get("EIGHTBALL_HUB_OWNER", "ball")
 NAMES = ("sft", "reward", "ppo", "recall", "grades", "audit")
 DATASETS = ("grades", "audit")
 loopback = pytest.mark.skipif(REAL, reason="arms faults, which the real Hub does not have")
@@ -51,7 +51,7 @@ from huggingface_hub import ModelCard
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, pipeline
 told = {}
 for name in ("sft", "ppo", "reward", "recall"):
-    repo = f"{sys.argv[2]}/{name}"
+    repo = sys.argv[2] + name
     kind = {} if name == "reward" else {"trust_remote_code": True}
     model = AutoModelForSequenceClassification.from_pretrained(repo, **kind).eval()
     tokenizer = AutoTokenizer.from_pretrained(repo, **kind)
@@ -75,7 +75,7 @@ from pathlib import Path
 from huggingface_hub import snapshot_download
 from peft import PeftModel
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
-repo = f"{sys.argv[2]}/reward"
+repo = sys.argv[2] + "reward"
 base = AutoModelForSequenceClassification.from_pretrained(str(Path(minilm).parent / "model"), num_labels=3)
 model = PeftModel.from_pretrained(base, repo, subfolder="adapter").eval()
 batch = AutoTokenizer.from_pretrained(repo)(json.loads(sys.argv[1]), padding=True, return_tensors="pt")
@@ -86,7 +86,7 @@ _DATASETS = """
 import json, sys
 from datasets import load_dataset
 from huggingface_hub import DatasetCard
-repo = f"{sys.argv[1]}/grades"
+repo = sys.argv[1] + "grades"
 DatasetCard.load(repo).validate()
 told = {name: load_dataset(repo, name, split="train").to_list() for name in ("pairs", "unpaired", "pointwise")}
 told["grades"] = load_dataset(repo, split="train").select_columns(["question", "label", "score", "status"]).to_list()
@@ -104,14 +104,22 @@ for _ in range(240):
 told = client.predict("Will I be rich?", api_name="/answer")
 print(json.dumps(told))
 """
+_DELETE = """
+import sys
+from huggingface_hub import delete_repo
+for name in sys.argv[2:]:
+    for kind in ("model", "dataset", "space"):
+        delete_repo(sys.argv[1] + name, repo_type=kind, missing_ok=True)
+"""
 QUESTIONS = ["Will I be rich?", "Am I too late? 🎱", "no"]
 
 
 @dataclass
 class Pushed:
-    """The runs, the Hub that they went to, how to reach it, and what the pushes printed."""
+    """The runs, what their repositories begin with, the Hub, how to reach it, and what the pushes printed."""
 
     runs: Path
+    prefix: str
     hub: Hub | None
     environment: dict[str, str]
     outcomes: dict[str, Outcome]
@@ -149,12 +157,17 @@ def runs(tmp_path_factory: pytest.TempPathFactory, small_data: Path, sft_run: Pa
 
 
 @pytest.fixture(scope="module")
-def pushed(server: Hub | None, runs: Path, tmp_path_factory: pytest.TempPathFactory) -> Pushed:
-    token = os.environ["HF_TOKEN"] if REAL else WRITE
-    environment = settings(server, tmp_path_factory.mktemp("home"), token)
-    argvs = [["push", f"runs/{name}", "--repo_id", f"{OWNER}/{name}"] for name in NAMES]
+def pushed(server: Hub | None, runs: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pushed]:
+    environment = settings(server, tmp_path_factory.mktemp("home"), os.environ["HF_TOKEN"] if REAL else WRITE)
+    prefix = "ball/"
+    if REAL:  # repositories of this test alone, which are gone after it
+        me = python("from huggingface_hub import whoami; print(whoami()['name'])", environment, runs.parent).strip()
+        prefix = f"{me}/eightball-ppo-test-{secrets.token_hex(4)}-"
+    argvs = [["push", f"runs/{name}", "--repo_id", f"{prefix}{name}"] for name in NAMES]
     outcomes = eightball(argvs, environment, runs.parent)
-    return Pushed(runs, server, environment, dict(zip(NAMES, outcomes, strict=True)))
+    yield Pushed(runs, prefix, server, environment, dict(zip(NAMES, outcomes, strict=True)))
+    if REAL:
+        python(_DELETE, environment, runs.parent, prefix, *NAMES, "space")
 
 
 def logits(run: Path) -> torch.Tensor:
@@ -168,13 +181,13 @@ def test_a_push_says_what_goes_where_before_it_goes(pushed: Pushed) -> None:
     for name, outcome in pushed.outcomes.items():
         assert outcome.code == 0, outcome.err
         shown, _, end = outcome.out.rpartition("pushed ")
-        assert f"/{OWNER}/{name} (" in shown and "private if it is new" in shown and "README.md" in shown
-        assert end.strip().endswith(f"/{OWNER}/{name}")
+        assert f"/{pushed.prefix}{name} (" in shown and "private if it is new" in shown and "README.md" in shown
+        assert end.strip().endswith(f"/{pushed.prefix}{name}")
 
 
 def test_models_come_back_equal_without_this_package(pushed: Pushed, tmp_path: Path) -> None:
     told = json.loads(
-        python(_ALONE + _LOAD, pushed.environment, tmp_path, json.dumps(QUESTIONS), OWNER).splitlines()[-1]
+        python(_ALONE + _LOAD, pushed.environment, tmp_path, json.dumps(QUESTIONS), pushed.prefix).splitlines()[-1]
     )
     for name in ("sft", "ppo", "reward", "recall"):
         assert torch.equal(torch.tensor(told[name]), logits(pushed.runs / name)), name
@@ -184,14 +197,16 @@ def test_models_come_back_equal_without_this_package(pushed: Pushed, tmp_path: P
 
 
 def test_the_adapter_alone_is_the_reward_model(pushed: Pushed, tmp_path: Path) -> None:
-    told = json.loads(python(_ADAPTER, pushed.environment, tmp_path, json.dumps(QUESTIONS), OWNER).splitlines()[-1])
+    told = json.loads(
+        python(_ADAPTER, pushed.environment, tmp_path, json.dumps(QUESTIONS), pushed.prefix).splitlines()[-1]
+    )
     torch.testing.assert_close(torch.tensor(told), logits(pushed.runs / "reward"), atol=1e-5, rtol=1e-5)
     config = json.loads((pushed.runs / "reward" / "adapter" / "adapter_config.json").read_text())
     assert config["base_model_name_or_path"] == "sentence-transformers/all-MiniLM-L6-v2"
 
 
 def test_grades_come_back_as_data_sets(pushed: Pushed, tmp_path: Path) -> None:
-    told = json.loads(python(_DATASETS, pushed.environment, tmp_path, OWNER).splitlines()[-1])
+    told = json.loads(python(_DATASETS, pushed.environment, tmp_path, pushed.prefix).splitlines()[-1])
     table = pd.read_parquet(pushed.runs / "grades" / "grades.parquet")
     rows = table[["question", "label", "score", "status"]].astype({"status": str}).to_dict("records")
     assert told["grades"] == rows
@@ -209,9 +224,9 @@ def test_grades_come_back_as_data_sets(pushed: Pushed, tmp_path: Path) -> None:
 def test_the_card_is_made_of_the_records(pushed: Pushed) -> None:
     results = json.loads((pushed.runs / "ppo" / "results.json").read_text())
     code = "import sys\nfrom huggingface_hub import ModelCard\nprint(ModelCard.load(sys.argv[1]).content)"
-    card: Any = ModelCard(python(code, pushed.environment, pushed.runs.parent, f"{OWNER}/ppo"))
+    card: Any = ModelCard(python(code, pushed.environment, pushed.runs.parent, f"{pushed.prefix}ppo"))
     assert {"trl", "ppo"} <= set(card.data.tags) and card.data.library_name == "transformers"
-    assert card.data.pipeline_tag == "text-classification" and card.data.base_model == f"{OWNER}/sft"
+    assert card.data.pipeline_tag == "text-classification" and card.data.base_model == f"{pushed.prefix}sft"
     _, found = model_index_to_eval_results(yaml.safe_load(str(card.content).split("---")[1])["model-index"])
     values = {str(own.metric_name).split(",")[0]: own.metric_value for own in found}
     heldout = results["splits"]["heldout"]
@@ -350,13 +365,13 @@ def test_stages_push_what_they_made(pushed: Pushed, small_data: Path, tmp_path: 
 
 
 def test_a_space_answers_from_its_own_files(pushed: Pushed, tmp_path: Path) -> None:
-    argv = ["push", "runs/sft", "runs/ppo", "--repo_id", f"{OWNER}/space", "--space"]
+    argv = ["push", "runs/sft", "runs/ppo", "--repo_id", f"{pushed.prefix}space", "--space"]
     outcome = eightball([argv], pushed.environment, pushed.runs.parent)[0]
     assert outcome.code == 0, outcome.err
     code = "import sys\nfrom huggingface_hub import SpaceCard, snapshot_download as get\n"
     code += "SpaceCard.load(sys.argv[1], repo_type='space').validate()\n"
     code += "get(sys.argv[1], repo_type='space', local_dir=sys.argv[2])"
-    python(code, pushed.environment, tmp_path, f"{OWNER}/space", str(tmp_path / "space"))
+    python(code, pushed.environment, tmp_path, f"{pushed.prefix}space", str(tmp_path / "space"))
     needed = (tmp_path / "space" / "requirements.txt").read_text().splitlines()
     assert "torch==2.13.0" in needed and not [line for line in needed if "extra" in line]
     with socket.socket() as free:

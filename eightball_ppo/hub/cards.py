@@ -72,7 +72,7 @@ def metadata(results: dict[str, Any], config: dict[str, Any], name: str, base: s
         pipeline_tag="text-classification",
         base_model=base,
         datasets=on_hub,
-        tags=["eightball-ppo", *(["trl"] if method in SAMPLERS else []), method.replace("_", "-")],
+        tags=["eightball-ppo", *(["trl"] if method in SAMPLERS else []), method],
         eval_results=[
             EvalResult(
                 task_type="text-classification",
