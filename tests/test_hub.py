@@ -266,6 +266,7 @@ def test_bad_input_is_one_line_and_uploads_nothing(pushed: Pushed, tmp_path: Pat
     (tmp_path / "runs" / "half").mkdir(parents=True)
     (tmp_path / "runs" / "half" / "results.json").write_text('{"method": "ppo"}')
     shutil.copytree(pushed.runs / "ppo", tmp_path / "runs" / "ppo")
+    shutil.copytree(pushed.runs / "sft", tmp_path / "runs" / "alone")
     (tmp_path / "runs" / "ppo" / "model.safetensors").unlink()
     cases = [
         (["push", "runs/ppo", "--repo_id", "a/b/c"], "--repo_id a/b/c: no repository id"),
@@ -279,6 +280,7 @@ def test_bad_input_is_one_line_and_uploads_nothing(pushed: Pushed, tmp_path: Pat
         (["push", "runs/ppo", "runs/half", "--repo_id", "ball/x"], "push: one run a repository"),
         (["push", "runs/half", "--repo_id", "ball/x", "--comparison", "runs"], "runs/half: holds no config.json"),
         (["push", "runs/half", "--repo_id", "ball/x", "--space"], "runs/half: no finished run, config.yaml"),
+        (["push", "runs/alone", "--repo_id", "ball/x", "--space"], "runs/alone: is a reference; name what was trained"),
         (["sft", "--push_to_hub"], "--push_to_hub: to which repository? pass --hub_model_id USER/NAME"),
         (["sft", "--push_to_hub", "--hub_model_id", "a/b/c"], "--hub_model_id a/b/c: no repository id"),
     ]

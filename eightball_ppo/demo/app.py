@@ -41,8 +41,8 @@ def run(config: DemoConfig) -> None:
         prevent_thread_lock=True,
         **launch_options(),
     )
-    print(f"eightball demo: {url_of(config.server_name, config.server_port)} (Ctrl-C ends it)", flush=True)
     try:
+        print(f"eightball demo: {url_of(config.server_name, config.server_port)} (Ctrl-C ends it)", flush=True)
         threading.Event().wait()
     except KeyboardInterrupt:
         page.close(verbose=False)

@@ -1,7 +1,6 @@
 """The Hub's client, and its errors in our words: what the user can mend, and what was cut off on the way."""
 
 import contextlib
-import os
 from collections.abc import Iterator
 from typing import Any
 
@@ -85,8 +84,3 @@ def _may_write(me: dict[str, Any]) -> bool:
         *(one for scope in fine.get("scoped", []) for one in scope.get("permissions", [])),
     ]
     return not granted or any("write" in permission for permission in granted)
-
-
-def endpoint() -> str:
-    """The Hub's address: HF_ENDPOINT's, or the public one."""
-    return os.environ.get("HF_ENDPOINT", constants.ENDPOINT).rstrip("/")

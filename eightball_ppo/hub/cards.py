@@ -111,8 +111,13 @@ def base_model(config: dict[str, Any]) -> str | None:
     path = None if name is None else local_path(name)
     if path is None:
         return name
+    return recorded(path)
+
+
+def recorded(directory: Path) -> str | None:
+    """The Hub id that a model was pushed to; None if it was not."""
     try:
-        record = json.loads((path / RECORDED).read_text(encoding="utf-8"))
+        record = json.loads((directory / RECORDED).read_text(encoding="utf-8"))
         return str(record["repo_id"]) if record["repo_type"] == "model" else None
     except (OSError, ValueError, KeyError, TypeError):
         return None

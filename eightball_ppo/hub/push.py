@@ -1,17 +1,18 @@
 """Push a finished run: say what goes where, make the repository, upload all of it in one commit."""
 
+import shlex
 from pathlib import Path
 
 import httpx2
 import stamina
-from huggingface_hub import CommitOperationAdd, HfApi
+from huggingface_hub import CommitOperationAdd, HfApi, constants
 from huggingface_hub.errors import HfHubHTTPError
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
 from eightball_ppo.errors import InputError
-from eightball_ppo.hub.access import checked_repo_id, endpoint, hub_errors, signed_in
+from eightball_ppo.hub.access import checked_repo_id, hub_errors, signed_in
 from eightball_ppo.hub.bundles import Bundle, bundle
 from eightball_ppo.hub.cards import RECORDED
 from eightball_ppo.hub.spaces import space_bundle
@@ -63,15 +64,16 @@ def push_stage(config: StageConfig) -> None:
 
 
 def _again(config: PushConfig) -> str:
-    public = "" if config.hub_private_repo else " --hub_private_repo False"
-    space = " --space" if config.space else ""
-    command = f"eightball push {' '.join(config.run_dirs)} --repo_id {config.repo_id}{space}{public}"
-    return f"the run is whole, and what was uploaded is kept; go on with: {command}"
+    command = ["eightball", "push", *config.run_dirs, "--repo_id", config.repo_id]
+    command += ["--space"] if config.space else []
+    command += ["--comparison", config.comparison] if config.comparison is not None else []
+    command += [] if config.hub_private_repo else ["--hub_private_repo", "False"]
+    return f"the run is whole, and what was uploaded is kept; go on with: {shlex.join(command)}"
 
 
 def show(made: Bundle, repo_id: str, private: bool) -> None:
     """Print what will be uploaded, and to where. Of a Space's copy of this package, one line."""
-    where = f"{endpoint()}/{_FOLDERS[made.repo_type]}{repo_id}"
+    where = f"{constants.ENDPOINT}/{_FOLDERS[made.repo_type]}{repo_id}"
     privacy = "private" if private else "public"
     print(f"to {where} ({made.repo_type}, {privacy} if it is new):")
     table = Table("file", "bytes")
@@ -91,29 +93,20 @@ def upload(made: Bundle, repo_id: str, private: bool, go_on: str) -> str:
     again where the server failed; see `hub_errors` for what is raised.
     """
     api = HfApi(library_name="eightball-ppo")
+
+    def create() -> str:
+        sdk = "gradio" if made.repo_type == "space" else None
+        return str(api.create_repo(repo_id, private=private, repo_type=made.repo_type, exist_ok=True, space_sdk=sdk))
+
+    def commit() -> None:
+        files = [CommitOperationAdd(name, content) for name, content in made.files.items()]
+        api.create_commit(repo_id, files, commit_message="Upload by eightball-ppo", repo_type=made.repo_type)
+
+    persistent = stamina.RetryingCaller(attempts=ATTEMPTS, wait_initial=0.5, wait_max=10, timeout=None).on(_passing)
     with hub_errors(repo_id, go_on):
-        for attempt in stamina.retry_context(
-            on=_passing, attempts=ATTEMPTS, wait_initial=0.5, wait_max=10, timeout=None
-        ):
-            with attempt:
-                url = api.create_repo(
-                    repo_id,
-                    private=private,
-                    repo_type=made.repo_type,
-                    exist_ok=True,
-                    space_sdk="gradio" if made.repo_type == "space" else None,
-                )
-        for attempt in stamina.retry_context(
-            on=_passing, attempts=ATTEMPTS, wait_initial=0.5, wait_max=10, timeout=None
-        ):
-            with attempt:
-                api.create_commit(
-                    repo_id,
-                    [CommitOperationAdd(name, content) for name, content in made.files.items()],
-                    commit_message="Upload by eightball-ppo",
-                    repo_type=made.repo_type,
-                )
-    return str(url)
+        url = persistent(create)
+        persistent(commit)
+    return url
 
 
 def _passing(error: Exception) -> bool:

@@ -1,14 +1,15 @@
 """The demo as a Space: the runs that it shows, this package, and the few lines that start it."""
 
-from importlib import metadata
+from importlib import metadata, util
 from pathlib import Path
 
 from eightball_ppo.errors import InputError
 from eightball_ppo.hub.bundles import CHECKPOINT, RECORDS, Bundle
-from eightball_ppo.hub.cards import base_model
+from eightball_ppo.hub.cards import recorded
 from eightball_ppo.hub.dataset_cards import space_card
 from eightball_ppo.runs import METRICS, read_config, read_results
 
+REFERENCE, REWARD = "reference", "reward"
 PACKAGE = Path(__file__).parents[1]
 SOURCES = {".py", ".jinja", ".css", ".js", ".svg", ".html"}
 SHOWN = (*CHECKPOINT, *RECORDS, METRICS, "before_after.parquet")
@@ -28,33 +29,35 @@ def space_bundle(run_dirs: list[Path], repo_id: str) -> Bundle:
     """A Space that asks the policies of `run_dirs`, with their reference and reward model beside them.
 
     Raises:
-        InputError: a run without results or policy, or two of the same name.
+        InputError: a run without results or policy, two of the same name, none but a reference, or no Gradio.
     """
+    if util.find_spec("gradio") is None:
+        raise InputError("--space: needs gradio; pip install 'eightball-ppo[demo]'")
+    trained = [own for own in run_dirs if read_results(own)["method"] != "sft"]  # the reference comes by itself
+    if not trained:
+        raise InputError(f"{run_dirs[-1]}: is a reference; name what was trained from it, e.g. runs/ppo")
+    config = read_config(trained[-1])
+    places = {REFERENCE: Path(config.get("sft_model_path") or trained[-1])}
+    for own in trained:
+        name = own.resolve().name
+        if name in (*places, REWARD):
+            raise InputError(f"{own}: a run of the name {name!r} is there already; rename one of them")
+        places[name] = own
     made = Bundle("space")
-    names = ["reference"]
-    last = read_config(run_dirs[-1])
-    reference = Path(last.get("sft_model_path") or run_dirs[-1])
-    for directory, name in ((reference, "reference"), *((own, own.resolve().name) for own in run_dirs)):
-        results = read_results(directory)
-        if results["method"] == "sft" and directory != reference:
-            continue  # it is there already
-        if not (directory / "model.safetensors").is_file() or results["method"] == "reward":
-            raise InputError(f"{directory}: holds no policy to ask; name runs of sft, distill, ppo ...")
-        if directory != reference and name in names:
-            raise InputError(f"{directory}: a run of the name {name!r} is there already; rename one of them")
-        names += [name] if name not in names else []
-        made.add(directory, SHOWN, f"runs/{name}/")
+    for name, own in places.items():
+        if read_results(own)["method"] == "reward" or not (own / "model.safetensors").is_file():
+            raise InputError(f"{own}: holds no policy to ask; name runs of distill, ppo ...")
+        made.add(own, SHOWN, f"runs/{name}/")
     reward = None
-    if last.get("grader") == "bert" and not last.get("grade_table"):
-        reward = "runs/reward"
-        read_results(Path(last["reward_model_path"]))
-        made.add(Path(last["reward_model_path"]), (*CHECKPOINT, *RECORDS), "runs/reward/")
+    if config.get("grader") == "bert" and not config.get("grade_table") and not config.get("grader_label_map"):
+        reward = f"runs/{REWARD}"
+        read_results(Path(config["reward_model_path"]))
+        made.add(Path(config["reward_model_path"]), (*CHECKPOINT, *RECORDS), f"{reward}/")
     for file in sorted(PACKAGE.rglob("*")):
-        if file.suffix in SOURCES and file.is_file():
+        if file.suffix in SOURCES:
             made.files[f"{PACKAGE.name}/{file.relative_to(PACKAGE)}"] = file
-    app = _APP.format(runs=[f"runs/{name}" for name in names], reward=reward)
-    models = [name for name in (base_model(read_config(own)) for own in run_dirs) if name]
-    made.files["app.py"] = app.encode()
+    models = [name for name in map(recorded, trained) if name]
+    made.files["app.py"] = _APP.format(runs=[f"runs/{name}" for name in places], reward=reward).encode()
     made.files["requirements.txt"] = ("\n".join(requirements()) + "\n").encode()
     made.files["README.md"] = space_card(repo_id, metadata.version("gradio"), models).encode()
     return made
