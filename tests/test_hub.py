@@ -267,6 +267,11 @@ def test_bad_input_is_one_line_and_uploads_nothing(pushed: Pushed, tmp_path: Pat
     (tmp_path / "runs" / "half" / "results.json").write_text('{"method": "ppo"}')
     shutil.copytree(pushed.runs / "ppo", tmp_path / "runs" / "ppo")
     shutil.copytree(pushed.runs / "sft", tmp_path / "runs" / "alone")
+    shutil.copytree(pushed.runs / "sft", tmp_path / "runs" / "odd")
+    (tmp_path / "runs" / "odd" / "results.json").write_text('{"method": "sft"}')
+    (tmp_path / "runs" / "torn").mkdir()
+    for name in ("summary.json", "report.md", "report.html", "results.parquet"):
+        (tmp_path / "runs" / "torn" / name).write_text("{")
     (tmp_path / "runs" / "ppo" / "model.safetensors").unlink()
     cases = [
         (["push", "runs/ppo", "--repo_id", "a/b/c"], "--repo_id a/b/c: no repository id"),
@@ -277,6 +282,8 @@ def test_bad_input_is_one_line_and_uploads_nothing(pushed: Pushed, tmp_path: Pat
         (["push", "runs", "--repo_id", "ball/x"], "runs: no finished run, results.json is missing"),
         (["push", "runs/half", "--repo_id", "ball/x"], "runs/half: holds no config.json"),
         (["push", "runs/ppo", "--repo_id", "ball/x"], "runs/ppo: holds no model.safetensors"),
+        (["push", "runs/odd", "--repo_id", "ball/x"], "runs/odd: no run that can be pushed, its records are damaged"),
+        (["push", "runs/torn", "--repo_id", "ball/x"], "runs/torn: no run that can be pushed, its records are damaged"),
         (["push", "runs/ppo", "runs/half", "--repo_id", "ball/x"], "push: one run a repository"),
         (["push", "runs/half", "--repo_id", "ball/x", "--comparison", "runs"], "runs/half: holds no config.json"),
         (["push", "runs/half", "--repo_id", "ball/x", "--space"], "runs/half: no finished run, config.yaml"),

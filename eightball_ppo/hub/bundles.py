@@ -63,6 +63,16 @@ def bundle(directory: Path, repo_id: str, comparison: Path | None = None) -> Bun
     Raises:
         InputError: no finished run stands there, or one whose files are damaged.
     """
+    try:
+        return _bundle(directory, repo_id, comparison)
+    except (AttributeError, KeyError, TypeError, ValueError) as error:  # of a record that lacks what ours have
+        said = " ".join(f"{type(error).__name__}: {error}".split())
+        raise InputError(
+            f"{directory}: no run that can be pushed, its records are damaged ({said}); make it anew"
+        ) from error
+
+
+def _bundle(directory: Path, repo_id: str, comparison: Path | None) -> Bundle:
     if (directory / "summary.json").is_file():
         return _comparison(directory, repo_id)
     if not directory.is_dir():
