@@ -87,6 +87,7 @@ class Judge:
         self.started_with = started_with
         self.writers: set[asyncio.StreamWriter] = set()
         self.in_flight = 0
+        self.down = False
         self.reset({})
 
     def reset(self, settings: dict[str, Any]) -> None:
@@ -204,10 +205,12 @@ class Judge:
         """Starts to listen, on any free port for 0, and returns the address; asyncio sets TCP_NODELAY."""
         self.server = await asyncio.start_server(self.client, "127.0.0.1", port, backlog=1024)
         self.port = self.server.sockets[0].getsockname()[1]
+        self.down = False
         return f"http://127.0.0.1:{self.port}/v1"
 
     async def go_down(self, seconds: float) -> None:
-        """Closes everything for a while; what is in flight is lost."""
+        """Closes everything for a while; what is in flight is lost, also what was accepted a moment ago."""
+        self.down = True
         self.server.close()
         for writer in self.writers:
             writer.transport.abort()
@@ -218,7 +221,7 @@ class Judge:
         """One connection, kept alive; its requests are answered one after the other."""
         self.writers.add(writer)
         with contextlib.suppress(OSError, asyncio.IncompleteReadError):
-            while await self.exchange(reader, writer):
+            while not self.down and await self.exchange(reader, writer):
                 pass
         self.writers.discard(writer)
         writer.close()
