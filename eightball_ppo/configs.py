@@ -15,6 +15,7 @@ from eightball_ppo.method_options import (
     RLOOConfig,
     ScoreKind,
 )
+from eightball_ppo.model_options import SMALL, LoraOptions
 from eightball_ppo.options import FitConfig, Schedule, StageConfig, option, require
 from eightball_ppo.sharing_options import DemoConfig, EnvConfig, PushConfig, ReportConfig
 
@@ -41,28 +42,39 @@ __all__ = [
 
 
 @dataclass
-class SFTConfig(FitConfig):
-    """Fine-tune the small classifier on questions with random answers: the form of an answer and nothing else."""
+class SFTConfig(LoraOptions, FitConfig):
+    """Fine-tune a classifier on labelled questions: the reference policy. The embedded ones have random answers, which
+    teach the form of an answer and nothing else."""
 
     output_dir: str = option("runs/sft", "Directory of the finished run; it must not hold another run.")
-    tokenizer: str = option(
-        "wordpiece", "wordpiece (BERT's), whitespace (the training words), or a directory or Hub id."
+    model_name_or_path: str = option(
+        SMALL, "eightball (the small classifier, new), minilm (packaged), or a directory or Hub id of an encoder."
     )
+    tokenizer: str = option(
+        "wordpiece",
+        "Of the small classifier: wordpiece (BERT's), whitespace (the training words), or a directory or Hub id.",
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require(
+            self.tokenizer == SFTConfig.tokenizer or self.model_name_or_path == SMALL,
+            f"--tokenizer {self.tokenizer}: is for the small classifier; {self.model_name_or_path} has its own",
+        )
 
 
 @dataclass
-class RewardConfig(FitConfig):
+class RewardConfig(LoraOptions, FitConfig):
     """Fine-tune a BERT on what askers want to hear, then scale its temperature."""
 
     output_dir: str = option("runs/reward", "Directory of the finished run; it must not hold another run.")
     model_name_or_path: str = option(
         "minilm", "Encoder: minilm (packaged), a directory or a Hub id, e.g. google-bert/bert-base-uncased."
     )
-    max_length: int = option(48, "Most tokens of a question, special tokens included; longer ones are cut and counted.")
+    max_length: int | None = option(
+        48, "Most tokens of a question, special tokens included; longer ones are cut and counted."
+    )
     validation_fraction: float = option(0.15, "Share of the preference questions kept for the temperature.")
-    use_peft: bool = option(False, "Train LoRA adapters instead of all weights; the merged model is saved.")
-    lora_r: int = option(8, "Rank of the LoRA adapters.")
-    lora_alpha: int = option(16, "Scale of the LoRA adapters; the update is multiplied by alpha / r.")
     learning_rate: float = option(1e-4, "Peak learning rate.")
     lr_scheduler_type: Schedule = option("linear", "Shape of the learning rate: constant, linear, cosine ...")
     warmup_steps: int = option(10, "Optimizer steps of linear warm-up.")
@@ -73,7 +85,6 @@ class RewardConfig(FitConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         require(0 < self.validation_fraction < 1, f"--validation_fraction {self.validation_fraction}: between 0 and 1")
-        require(self.lora_r >= 1, f"--lora_r {self.lora_r}: at least 1")
 
 
 @dataclass

@@ -41,8 +41,8 @@ class GroupPolicyAdapter(PolicyAdapter):
     `temperature` must be the trainer's, which divides the logits of policy and reference by it.
     """
 
-    def __init__(self, classifier: PreTrainedModel, tokens: TokenTable, ids: SequenceIds):
-        super().__init__(classifier, tokens, ids)
+    def __init__(self, classifier: PreTrainedModel, tokens: TokenTable, ids: SequenceIds, adapters: bool = True):
+        super().__init__(classifier, tokens, ids, adapters)
         self.temperature = 1.0
         self.warnings_issued: dict[str, bool] = {}  # transformers writes into it
 

@@ -3,6 +3,7 @@
 import os
 from pathlib import Path
 
+ADAPTER = "adapter"  # in a run's directory: LoRA adapters that were merged into the model beside it
 OUR_FOLDERS = ("datasets", "runs")  # where the defaults lie: asked for from another directory, they are not the Hub's
 
 

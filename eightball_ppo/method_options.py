@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Literal
 
 from eightball_ppo.grader_options import GraderConfig
+from eightball_ppo.model_options import Dtype, PolicyOptions
 from eightball_ppo.options import FitConfig, LearningConfig, Schedule, option, require
 
 ScoreKind = Literal["log_prob", "probability", "logit_margin"]
@@ -32,6 +33,7 @@ class TermsConfig(GraderConfig, LearningConfig):
 class GradedConfig(TermsConfig):
     """What the methods share that turn a grader's scores into a better policy."""
 
+    dtype: Dtype = option("float32", "Type of the policy's weights: float32, or bfloat16 for half the memory.")
     kl_coef: float = option(0.1, "beta: price of one nat of KL(policy || reference), in units of the score.")
     grader_noise: float = option(
         0.0, "Share of the training questions whose grades are shifted to another label; results use the clean ones."
@@ -70,7 +72,7 @@ class BestOfNConfig(GradedConfig):
 
 
 @dataclass
-class SampledConfig(GradedConfig):
+class SampledConfig(PolicyOptions, GradedConfig):
     """What the methods share that learn from answers of their own: a look at these. Flags are those of TRL's GRPO."""
 
     log_completions: bool = option(
@@ -200,7 +202,7 @@ class GRPOConfig(GroupConfig):
 
 
 @dataclass
-class DistillConfig(FitConfig, GradedConfig):
+class DistillConfig(PolicyOptions, FitConfig, GradedConfig):
     """Distillation: cross-entropy to the grader's favourite label, its distribution, or the optimum of this kl_coef."""
 
     output_dir: str = option("runs/distill", "Directory of the finished run; it must not hold another run.")
@@ -232,7 +234,7 @@ class DistillConfig(FitConfig, GradedConfig):
 
 
 @dataclass
-class ExactConfig(FitConfig, GradedConfig):
+class ExactConfig(PolicyOptions, FitConfig, GradedConfig):
     """The gradient of the objective itself, a sum over all labels: what a policy gradient estimates from samples."""
 
     output_dir: str = option("runs/exact", "Directory of the finished run; it must not hold another run.")

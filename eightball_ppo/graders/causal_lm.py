@@ -13,7 +13,7 @@ from eightball_ppo.errors import InputError
 from eightball_ppo.grader_options import GraderConfig
 from eightball_ppo.graders.base import Ask, Grade, Keep, batched
 from eightball_ppo.graders.budget import Budget
-from eightball_ppo.graders.fingerprint import settings_fingerprint, weights_fingerprint
+from eightball_ppo.graders.fingerprint import settings_fingerprint
 from eightball_ppo.graders.next_words import NextWords, token_sequences
 from eightball_ppo.graders.prompts import CONTENT_FREE, Messages, Prompt
 from eightball_ppo.graders.verbalizers import (
@@ -27,6 +27,7 @@ from eightball_ppo.graders.verbalizers import (
 )
 from eightball_ppo.labels import LabelSet
 from eightball_ppo.models.loading import check_checkpoint, first_line
+from eightball_ppo.models.weights import weights_fingerprint
 
 _NO_NUMBERS = ("_name_or_path", "architectures", "dtype", "transformers_version")  # of a config: names and places
 

@@ -11,8 +11,9 @@ import yaml
 
 from eightball_ppo.errors import InputError
 from eightball_ppo.hub import dataset_cards
-from eightball_ppo.hub.cards import ADAPTER, eval_results_yaml, model_card
+from eightball_ppo.hub.cards import eval_results_yaml, model_card
 from eightball_ppo.hub.grade_shapes import shapes
+from eightball_ppo.locations import ADAPTER
 from eightball_ppo.redaction import portable, portable_text, redact
 from eightball_ppo.runs import CONFIG, ENVIRONMENT, METRICS, RESULTS, read_config, read_results
 

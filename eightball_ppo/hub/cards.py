@@ -8,14 +8,14 @@ from huggingface_hub import EvalResult, EvalResultEntry, ModelCardData, eval_res
 
 from eightball_ppo.hub import card_words as words
 from eightball_ppo.hub.card_tables import cell, methods_table, numbers_table
-from eightball_ppo.locations import local_path
+from eightball_ppo.locations import ADAPTER, local_path
 from eightball_ppo.markdown import code, escaped, fenced
+from eightball_ppo.model_options import SMALL
+from eightball_ppo.packaged import packaged_base
 from eightball_ppo.redaction import portable
 from eightball_ppo.runs import CONFIG, ENVIRONMENT, read_config, read_environment
 
 SAMPLERS = ("ppo", "rloo", "grpo")
-PACKAGED_BASE = "sentence-transformers/all-MiniLM-L6-v2"  # what `minilm`, which comes by pip, is on the Hub
-ADAPTER = "adapter"  # in the directory of a reward model that was trained with LoRA
 RECORDED = "hub.json"  # in a run directory: where it was pushed to
 REPORTED = {  # the metrics of held-out questions that stand in the metadata, with the Hub's names where it has one
     "accuracy": "accuracy",
@@ -106,11 +106,11 @@ def eval_results_yaml(results: dict[str, Any], config: dict[str, Any]) -> list[d
 def base_model(config: dict[str, Any]) -> str | None:
     """The Hub id of what a run started from: an encoder, or the reference if it is on the Hub, too."""
     name = config.get("model_name_or_path", config.get("sft_model_path"))
-    if name == "minilm":
-        return PACKAGED_BASE
-    path = None if name is None else local_path(name)
+    if name in (None, SMALL):
+        return None
+    path = local_path(name)
     if path is None:
-        return name
+        return packaged_base(name)
     return recorded(path)
 
 

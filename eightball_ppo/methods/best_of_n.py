@@ -16,6 +16,7 @@ from eightball_ppo.evaluation import SplitGrades
 from eightball_ppo.methods.task import Task, finish, load_splits, load_task, outlook
 from eightball_ppo.models.modeling_recall import RecallForSequenceClassification
 from eightball_ppo.runs import Run, check_output_dir
+from eightball_ppo.tokenization import reads_at_most, token_table
 
 CANDIDATES = tuple(2**power for power in range(8))
 
@@ -60,8 +61,8 @@ def _best_of(split: SplitGrades, n: int) -> Tensor:
 
 def _token_rows(task: Task, texts: list[str]) -> list[list[int]]:
     """The token ids under which the policy will meet each question."""
-    encoded = task.tokenizer(texts, truncation=True, max_length=task.config.max_length, verbose=False)
-    return encoded["input_ids"]
+    table = token_table(texts, task.tokenizer, reads_at_most(task.tokenizer))
+    return [ids.tolist() for ids in table.ids_S.split(table.length_N.tolist())]
 
 
 def choose_n(ref_logp_NK: Tensor, score_NK: Tensor, beta: float) -> int:

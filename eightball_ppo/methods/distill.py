@@ -1,6 +1,5 @@
 """Distillation: cross-entropy to what a grader says. Hard targets with a threshold are what people do instead of RL."""
 
-import copy
 import dataclasses
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ from eightball_ppo.configs import DistillConfig
 from eightball_ppo.data import split_by_question
 from eightball_ppo.errors import DryRun, InputError
 from eightball_ppo.methods.fitting import fit, nothing
+from eightball_ppo.methods.policies import check_rates, trainable_copy
 from eightball_ppo.methods.task import Task, finish, load_splits, load_task, outlook
 from eightball_ppo.models.loading import table_logits_NK
 from eightball_ppo.ranks import num_processes
@@ -48,6 +48,7 @@ def train(config: DistillConfig) -> Path:
     if config.dry_run:
         raise DryRun(outlook(config, questions))
     task = load_task(config, questions)
+    check_rates(task.classifier, config, learning_rate=config.learning_rate)
     with Run(config, METHODS[config.target]) as run:
         rows = task.lessons.whole_rows()
         if config.preset == "original":
@@ -116,7 +117,7 @@ def distil(
             f"--threshold {threshold}: no question reaches it, the grader's highest probability is {best:.3f}"
         )
     set_seed(config.seed)
-    policy = copy.deepcopy(task.classifier)
+    policy = trainable_copy(task.classifier, config)
     texts = [task.questions["train"].texts[row] for row in kept]
     target_NK = targets_NK(task, config)
 

@@ -1,6 +1,5 @@
 """The exact gradient of the objective, a sum over all labels: the ceiling of what any sampled gradient can reach."""
 
-import copy
 from pathlib import Path
 
 from torch import Tensor
@@ -10,6 +9,7 @@ from eightball_ppo import objective
 from eightball_ppo.configs import ExactConfig
 from eightball_ppo.errors import DryRun
 from eightball_ppo.methods.fitting import fit
+from eightball_ppo.methods.policies import check_rates, trainable_copy
 from eightball_ppo.methods.task import finish, load_splits, load_task, outlook
 from eightball_ppo.ranks import num_processes
 from eightball_ppo.runs import Run, check_output_dir
@@ -51,10 +51,11 @@ def train(config: ExactConfig) -> Path:
     if config.dry_run:
         raise DryRun(outlook(config, questions))
     task = load_task(config, questions)
+    check_rates(task.classifier, config, learning_rate=config.learning_rate)
     with Run(config, "exact") as run:
         rows = task.lessons.whole_rows()
         set_seed(config.seed)
-        policy = copy.deepcopy(task.classifier)
+        policy = trainable_copy(task.classifier, config)
         ref_logp_NK = task.ref_logits_NK["train"].log_softmax(-1)
         steps = config.num_train_epochs * -(-len(rows) // (config.per_device_train_batch_size * num_processes()))
         loss = AnnealedObjective(ref_logp_NK, task.lessons.score_NK, config.kl_coef, config.anneal * steps)

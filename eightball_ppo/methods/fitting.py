@@ -22,6 +22,7 @@ from eightball_ppo.errors import InputError
 from eightball_ppo.methods.trackers import project, run_name, tracked
 from eightball_ppo.options import FitConfig
 from eightball_ppo.runs import Run
+from eightball_ppo.tokenization import reads_at_most, token_table
 
 Measure = Callable[[], dict[str, Any]]
 Loss = Callable[[Tensor, Tensor], Tensor]
@@ -116,6 +117,7 @@ def fit(
     loss: Loss | None = None,
 ) -> None:
     """Minimise `loss` of `model` on (texts, label_ids), in place, with the recipe of `config`, logged as `stage`.
+    Texts are cut where `tokenizer` says.
 
     By default that is cross-entropy; otherwise `label_ids` may be whatever `loss` makes of them, such as rows of a
     table of targets.
@@ -125,18 +127,12 @@ def fit(
     """
     if not texts:
         raise InputError(f"{stage}: no questions to train on")
-    encoded = tokenizer(
-        list(texts), truncation=True, max_length=config.max_length, padding=True, return_tensors="pt", verbose=False
-    )
-    ids_NT, mask_NT, label_N = encoded["input_ids"], encoded["attention_mask"], torch.tensor(label_ids)
+    table, label_N = token_table(texts, tokenizer, reads_at_most(tokenizer)), torch.tensor(label_ids)
+    length_N = table.length_N
 
     def collate(rows: list[int]) -> dict[str, Tensor]:
-        used_T = mask_NT[rows].any(0)  # a batch is as wide as its longest question
-        return {
-            "input_ids": ids_NT[rows][:, used_T],
-            "attention_mask": mask_NT[rows][:, used_T],
-            "labels": label_N[rows],
-        }
+        rows_B = torch.tensor(rows)  # a batch is as wide as its longest question
+        return {**table.rows(rows_B, int(length_N[rows_B].max())), "labels": label_N[rows_B]}
 
     trainer = Trainer(
         model,

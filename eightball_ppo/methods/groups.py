@@ -23,10 +23,12 @@ from eightball_ppo.group_adapters import GroupPolicyAdapter, RowTokenizer
 from eightball_ppo.method_options import GroupConfig
 from eightball_ppo.methods.completions import WatchedScores
 from eightball_ppo.methods.fitting import MetricsCallback, replace_progress, reporting
+from eightball_ppo.methods.policies import check_rates
 from eightball_ppo.methods.ppo import RANK_SEED_STEP, vectorised_log_softmax
 from eightball_ppo.methods.task import Task, finish, load_splits, load_task, outlook
 from eightball_ppo.methods.trackers import project, run_name, tracked
 from eightball_ppo.methods.training_grades import check_one_till
+from eightball_ppo.models.lora import with_lora
 from eightball_ppo.ranks import num_processes
 from eightball_ppo.runs import Run, check_output_dir
 
@@ -49,6 +51,7 @@ def train(config: GroupConfig, method: str) -> Path:
     generation_batch_size(config, len(questions["train"]), num_processes())
     task = load_task(config, questions)
     batch = generation_batch_size(config, len(task.questions["train"]), num_processes())
+    check_rates(task.classifier, config, learning_rate=config.learning_rate)
     with Run(config, method) as run:
         set_seed(config.seed)
         job = GroupJob(config, method, task, batch)
@@ -101,10 +104,12 @@ class GroupJob:
         self.steps_per_update = config.steps_per_generation * config.num_iterations
         self.ids = SequenceIds(len(task.labels))
         tokens = task.tokens["train"]
-        self.policy, self.reference = (
-            GroupPolicyAdapter(copy.deepcopy(task.classifier).requires_grad_(trained), tokens, self.ids)
-            for trained in (True, False)
-        )
+        if config.use_peft:  # the reference is the policy's own model, read past its adapters
+            policy = reference = with_lora(task.classifier.requires_grad_(False), config)
+        else:
+            policy, reference = (copy.deepcopy(task.classifier).requires_grad_(trained) for trained in (True, False))
+        self.policy = GroupPolicyAdapter(policy, tokens, self.ids)
+        self.reference = GroupPolicyAdapter(reference, tokens, self.ids, adapters=False)
         self.classifier = self.policy.by_row.classifier
         self.kl_in_reward = isinstance(config, GRPOConfig) and config.kl_in_reward
         self.beta = config.kl_coef
@@ -152,7 +157,7 @@ class GroupJob:
         learning_rate = self.config.learning_rate
         assert learning_rate is not None
         optimizer = torch.optim.AdamW(
-            self.policy.parameters(),
+            [parameter for parameter in self.policy.parameters() if parameter.requires_grad],
             lr=learning_rate,
             betas=(0.9, self.config.adam_beta2),
             weight_decay=self.config.weight_decay,

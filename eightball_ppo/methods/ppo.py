@@ -14,14 +14,26 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel, set_seed
 
-from eightball_ppo.adapters import PolicyAdapter, RewardAdapter, SequenceIds, TRLModels, ValueAdapter
+from eightball_ppo.adapters import (
+    PolicyAdapter,
+    RewardAdapter,
+    SequenceIds,
+    SharedTrunk,
+    TRLModels,
+    ValueAdapter,
+    ValueTrunk,
+    freeze_unused,
+)
 from eightball_ppo.configs import PPOConfig
 from eightball_ppo.errors import DryRun, InputError
 from eightball_ppo.methods.completions import WatchedScores
 from eightball_ppo.methods.fitting import MetricsCallback, replace_progress, reporting
+from eightball_ppo.methods.policies import check_rates
 from eightball_ppo.methods.task import Task, finish, load_splits, load_task, outlook
 from eightball_ppo.methods.trackers import project, run_name, tracked
 from eightball_ppo.methods.training_grades import TrainingGrades, check_one_till
+from eightball_ppo.model_options import LoraOptions
+from eightball_ppo.models.lora import with_lora
 from eightball_ppo.ranks import is_main_process, num_processes
 from eightball_ppo.runs import Run, check_output_dir
 from eightball_ppo.tokenization import TokenTable
@@ -54,9 +66,12 @@ def train(config: PPOConfig) -> Path:
         logger.warning(
             "--total_episodes %d: rounded up to whole updates of %d", config.total_episodes, episodes_per_update
         )
+    check_rates(
+        task.classifier, config, learning_rate=config.learning_rate, value_learning_rate=config.value_learning_rate
+    )
     with Run(config, "ppo") as run:
         set_seed(config.seed)
-        models = build_models(task.classifier, task.tokens["train"], task.lessons)
+        models = build_models(task.classifier, task.tokens["train"], task.lessons, config)
         if config.log_completions:
             watch_completions(config, task, models, -(-config.total_episodes // episodes_per_update), run.path)
         classifier = models.policy.by_row.classifier
@@ -105,19 +120,28 @@ def batch_size(config: PPOConfig, num_questions: int, world_size: int) -> int:
     return batch
 
 
-def build_models(classifier: PreTrainedModel, tokens: TokenTable, lessons: TrainingGrades) -> TRLModels:
+def build_models(
+    classifier: PreTrainedModel, tokens: TokenTable, lessons: TrainingGrades, lora: LoraOptions | None = None
+) -> TRLModels:
     """Policy, reference and value model, all starting from `classifier`, and the reward model over `lessons`.
 
-    `classifier` itself becomes none of them: it is copied, and stays as it is.
+    Without `lora`, `classifier` becomes none of them: it is copied, and stays as it is. With it, adapters go into
+    `classifier` itself, which is then all three: the policy with them, the reference and the trunk of the value model
+    without, so that the weights are in memory once.
     """
     ids = SequenceIds(classifier.config.num_labels)
-    policy, reference, value = (copy.deepcopy(classifier) for _ in range(3))
+    reward = RewardAdapter(lessons, ids)
+    if lora is not None and lora.use_peft:
+        under_lora = with_lora(classifier.requires_grad_(False), lora)
+        policy = PolicyAdapter(under_lora, tokens, ids)
+        reference = PolicyAdapter(under_lora, tokens, ids, adapters=False)
+        return TRLModels(ids, policy, reference, ValueAdapter(SharedTrunk(policy.by_row)), reward)
+    trained, frozen, valuing = (copy.deepcopy(classifier) for _ in range(3))
+    policy = PolicyAdapter(trained.requires_grad_(True), tokens, ids)
+    freeze_unused(trained, policy(ids.question_ids(torch.zeros(1, 1, dtype=torch.long))).logits)
+    reference = PolicyAdapter(frozen.requires_grad_(False), tokens, ids)
     return TRLModels(
-        ids=ids,
-        policy=PolicyAdapter(policy.requires_grad_(True), tokens, ids),
-        reference=PolicyAdapter(reference.requires_grad_(False), tokens, ids),
-        value=ValueAdapter(value.requires_grad_(True), tokens, ids),
-        reward=RewardAdapter(lessons, ids),
+        ids, policy, reference, ValueAdapter(ValueTrunk(valuing.requires_grad_(True), tokens, ids)), reward
     )
 
 

@@ -5,27 +5,26 @@ from typing import Any
 
 import torch
 from sklearn.metrics import f1_score
-from transformers import (
-    AutoTokenizer,
-    PreTrainedModel,
-    PreTrainedTokenizerBase,
-    set_seed,
-)
+from transformers import PreTrainedModel, set_seed
 
 from eightball_ppo.calibration import expected_calibration_error, fit_temperature
 from eightball_ppo.configs import RewardConfig
 from eightball_ppo.data import Questions, load_questions, split_by_question
 from eightball_ppo.errors import InputError
 from eightball_ppo.evaluation import describe
-from eightball_ppo.hub.cards import ADAPTER, PACKAGED_BASE, write_card
+from eightball_ppo.hub.cards import write_card
 from eightball_ppo.labels import LabelSet
+from eightball_ppo.locations import ADAPTER
 from eightball_ppo.methods.fitting import fit
-from eightball_ppo.models.loading import first_line, load_encoder, text_logits_NK
-from eightball_ppo.packaged import PACKAGED_MINILM, checked_minilm_dir
+from eightball_ppo.methods.policies import check_rates
+from eightball_ppo.models.loading import load_new_classifier, text_logits_NK
+from eightball_ppo.models.lora import merged, with_lora
+from eightball_ppo.models.saving import save_adapter
+from eightball_ppo.packaged import packaged_base
 from eightball_ppo.ranks import is_main_process
 from eightball_ppo.report.tables import print_record
 from eightball_ppo.runs import Run
-from eightball_ppo.tokenization import tokenize
+from eightball_ppo.tokenization import cut_at, reads_at_most, tokenize
 
 
 def train(config: RewardConfig) -> Path:
@@ -42,11 +41,13 @@ def train(config: RewardConfig) -> Path:
     heldout = load_questions(config.dataset_name, "heldout", config.text_column, config.label_column, labels)
     training, validation = split_by_question(preferences, config.validation_fraction, config.seed)
     set_seed(config.seed)
-    model, tokenizer = _load_encoder(config.model_name_or_path, labels, config.max_length)
-    tokenizer.model_max_length = config.max_length  # the grader cuts where the reward model was cut
-    truncated = tokenize(preferences, tokenizer, config.max_length).truncated
+    model, tokenizer, new = load_new_classifier(config.model_name_or_path, "--model_name_or_path", labels)
+    last_linear(model)
+    check_rates(model, config, learning_rate=config.learning_rate)
+    cut_at(tokenizer, model, config.max_length)  # the grader cuts where the reward model was cut
+    truncated = tokenize(preferences, tokenizer, reads_at_most(tokenizer)).truncated
     if config.use_peft:
-        model = _with_lora(model, config)
+        model = with_lora(model, config, new)
     assert training.label_ids is not None
     with Run(config, "reward") as run:
         fit(model, tokenizer, training.texts, training.label_ids, config, run, "reward")
@@ -54,19 +55,9 @@ def train(config: RewardConfig) -> Path:
         fold_temperature(model, temperature)
         if config.use_peft:
             if is_main_process():
-                save_adapter(model, config.model_name_or_path, run.path / ADAPTER)
-            model = model.merge_and_unload()
-        after_NK = text_logits_NK(model, tokenizer, heldout)
-        before_NK = after_NK * temperature
-        logp_NK = after_NK.log_softmax(-1)
-        record = {
-            **dict.fromkeys(("expected_score", "objective", "optimum_objective", "optimum_fraction")),
-            **describe(logp_NK, logp_NK, heldout, labels),
-            "kl": None,
-            **accuracy_record(after_NK, _gold_N(heldout), labels),
-            "ece_before_scaling": expected_calibration_error(before_NK.softmax(-1), _gold_N(heldout)),
-            "ece": expected_calibration_error(after_NK.softmax(-1), _gold_N(heldout)),
-        }
+                save_adapter(model, run.path / ADAPTER, packaged_base(config.model_name_or_path))
+            model = merged(model)
+        record = _record(text_logits_NK(model, tokenizer, heldout), temperature, heldout, labels)
         results = {
             "method": "reward",
             "seed": config.seed,
@@ -89,6 +80,19 @@ def train(config: RewardConfig) -> Path:
         return run.finish(results)
 
 
+def _record(after_NK: torch.Tensor, temperature: float, heldout: Questions, labels: LabelSet) -> dict[str, Any]:
+    """The record of held-out questions, whose logits were divided by `temperature`."""
+    logp_NK, gold_N = after_NK.log_softmax(-1), _gold_N(heldout)
+    return {
+        **dict.fromkeys(("expected_score", "objective", "optimum_objective", "optimum_fraction")),
+        **describe(logp_NK, logp_NK, heldout, labels),
+        "kl": None,
+        **accuracy_record(after_NK, gold_N, labels),
+        "ece_before_scaling": expected_calibration_error((after_NK * temperature).softmax(-1), gold_N),
+        "ece": expected_calibration_error(after_NK.softmax(-1), gold_N),
+    }
+
+
 def accuracy_record(logits_NK: torch.Tensor, gold_N: torch.Tensor, labels: LabelSet) -> dict[str, Any]:
     """`accuracy` and, per label, `f1` of the most probable label against the wanted one."""
     predicted_N = logits_NK.argmax(-1)
@@ -102,45 +106,23 @@ def accuracy_record(logits_NK: torch.Tensor, gold_N: torch.Tensor, labels: Label
 @torch.no_grad()
 def fold_temperature(model: PreTrainedModel, temperature: float) -> None:
     """Divide the last layer by `temperature`, in place, so that the model's own softmax is the scaled one."""
-    heads = getattr(model.classifier, "modules_to_save", None)  # of a model under LoRA, which trains a copy of the head
-    head = model.classifier if heads is None else heads["default"]
+    head = last_linear(model)
     head.weight /= temperature
-    head.bias /= temperature
+    if head.bias is not None:
+        head.bias.div_(temperature)
 
 
-def save_adapter(model: PreTrainedModel, base: str, directory: Path) -> None:
-    """The LoRA adapter and the head alone, for whoever has the encoder already."""
-    model.peft_config["default"].base_model_name_or_path = PACKAGED_BASE if base == PACKAGED_MINILM else base
-    model.save_pretrained(directory, save_embedding_layers=False)  # "auto" would ask the Hub about the encoder
-    (directory / "README.md").unlink(missing_ok=True)  # PEFT's empty card; ours says it all
+def last_linear(model: PreTrainedModel) -> torch.nn.Linear:
+    """The linear layer that the logits come from; under LoRA the copy of it that trains.
 
-
-def _load_encoder(name: str, labels: LabelSet, max_length: int) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    path = str(checked_minilm_dir()) if name == PACKAGED_MINILM else name
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(path)
-        model = load_encoder(path, labels)
-    except Exception as error:  # every library below raises its own, as in `load_classifier`
-        raise InputError(f"--model_name_or_path {name}: no loadable encoder there ({first_line(error)})") from error
-    if not isinstance(getattr(model, "classifier", None), torch.nn.Linear):
-        raise InputError(f"--model_name_or_path {name}: {type(model).__name__} has no linear `classifier`; use a BERT")
-    longest = getattr(model.config, "max_position_embeddings", max_length)
-    if max_length > longest:
-        raise InputError(f"--max_length {max_length}: {name} reads at most {longest} tokens")
-    return model, tokenizer
-
-
-def _with_lora(model: PreTrainedModel, config: RewardConfig) -> PreTrainedModel:
-    from peft import LoraConfig, TaskType, get_peft_model
-
-    lora = LoraConfig(
-        task_type=TaskType.SEQ_CLS,
-        r=config.lora_r,
-        lora_alpha=config.lora_alpha,
-        target_modules=["query", "value"],
-        modules_to_save=["classifier"],
-    )
-    return get_peft_model(model, lora)
+    Raises:
+        InputError: there is none of that size.
+    """
+    wide = model.config.num_labels
+    linear = [own for own in model.modules() if isinstance(own, torch.nn.Linear) and own.out_features == wide]
+    if not linear:
+        raise InputError(f"--model_name_or_path: {type(model).__name__} ends in no linear layer of {wide} labels")
+    return linear[-1]
 
 
 def _gold_N(questions: Questions) -> torch.Tensor:

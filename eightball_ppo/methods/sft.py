@@ -1,25 +1,33 @@
-"""SFT: the small classifier learns the form of an answer from questions with random 8-ball answers."""
+"""SFT: a classifier learns the form of an answer from labelled questions; the embedded ones have random answers."""
 
 from pathlib import Path
 from typing import Any
 
 import torch
 from scipy.stats import chi2_contingency
-from transformers import set_seed
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, set_seed
 
 from eightball_ppo.configs import SFTConfig
 from eightball_ppo.data import Questions, load_questions
 from eightball_ppo.evaluation import describe
 from eightball_ppo.hub.cards import write_card
 from eightball_ppo.labels import LabelSet
+from eightball_ppo.locations import ADAPTER
 from eightball_ppo.methods.fitting import fit
+from eightball_ppo.methods.policies import check_rates
+from eightball_ppo.model_options import SMALL
 from eightball_ppo.models.configuration_eightball import EightBallConfig
-from eightball_ppo.models.loading import table_logits_NK
+from eightball_ppo.models.loading import load_new_classifier, table_logits_NK
+from eightball_ppo.models.lora import merged, with_lora
 from eightball_ppo.models.modeling_eightball import EightBallForSequenceClassification
+from eightball_ppo.models.saving import save_adapter
+from eightball_ppo.packaged import packaged_base
 from eightball_ppo.ranks import is_main_process
 from eightball_ppo.report.tables import print_record
 from eightball_ppo.runs import Run
-from eightball_ppo.tokenization import load_tokenizer, tokenize
+from eightball_ppo.tokenization import cut_at, load_tokenizer, reads_at_most, tokenize
+
+SMALL_MAX_LENGTH = 32
 
 
 def train(config: SFTConfig) -> Path:
@@ -31,23 +39,17 @@ def train(config: SFTConfig) -> Path:
     labels = LabelSet.of(config.labels)
     questions = load_questions(config.dataset_name, "sft", config.text_column, config.label_column, labels)
     heldout = load_questions(config.dataset_name, "heldout", config.text_column, config.label_column, labels)
-    tokenizer = load_tokenizer(config.tokenizer, questions)
-    tokenizer.model_max_length = config.max_length  # whoever loads the policy cuts where it was cut
-    truncated = tokenize(questions, tokenizer, config.max_length).truncated
-
     set_seed(config.seed)
-    model = EightBallForSequenceClassification(
-        EightBallConfig(
-            vocab_size=len(tokenizer),
-            pad_token_id=tokenizer.pad_token_id,
-            id2label=labels.id2label,
-            label2id=labels.label2id,
-        )
-    )
+    model, tokenizer = _new_policy(config, labels, questions)
+    truncated = tokenize(questions, tokenizer, reads_at_most(tokenizer)).truncated
     assert questions.label_ids is not None
     with Run(config, "sft") as run:
         fit(model, tokenizer, questions.texts, questions.label_ids, config, run, "sft")
-        logits_NK = table_logits_NK(model, tokenize(heldout, tokenizer, config.max_length))
+        if config.use_peft:
+            if is_main_process():
+                save_adapter(model, run.path / ADAPTER, packaged_base(config.model_name_or_path))
+            model = merged(model)
+        logits_NK = table_logits_NK(model, tokenize(heldout, tokenizer, reads_at_most(tokenizer)))
         results = _results(logits_NK, heldout, questions.label_ids, labels, config, run)
         results["truncated_questions"] = truncated
         if is_main_process():
@@ -56,6 +58,32 @@ def train(config: SFTConfig) -> Path:
             write_card(run.path, results)
             print_record("sft", "heldout", results["splits"]["heldout"])
         return run.finish(results)
+
+
+def _new_policy(
+    config: SFTConfig, labels: LabelSet, questions: Questions
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """The classifier that is to be trained, with a new head, and its tokenizer.
+
+    Raises:
+        InputError: no loadable encoder or tokenizer, or an option that the model cannot be trained with.
+    """
+    if config.model_name_or_path == SMALL:
+        tokenizer = load_tokenizer(config.tokenizer, questions)
+        small = EightBallConfig(
+            vocab_size=len(tokenizer),
+            pad_token_id=tokenizer.pad_token_id,
+            id2label=labels.id2label,
+            label2id=labels.label2id,
+        )
+        model: PreTrainedModel = EightBallForSequenceClassification(small)
+        new = ["classifier"]
+        cut_at(tokenizer, model, config.max_length or SMALL_MAX_LENGTH)
+    else:
+        model, tokenizer, new = load_new_classifier(config.model_name_or_path, "--model_name_or_path", labels)
+        check_rates(model, config, learning_rate=config.learning_rate)
+        cut_at(tokenizer, model, config.max_length)
+    return (with_lora(model, config, new) if config.use_peft else model), tokenizer
 
 
 def _results(

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
@@ -20,11 +21,13 @@ from eightball_ppo.method_options import TermsConfig
 from eightball_ppo.methods.grading import JobGrades, check_grades, estimate, grade_job
 from eightball_ppo.methods.training_grades import TrainingGrades
 from eightball_ppo.models.loading import check_checkpoint, label_set, load_classifier, table_logits_NK
+from eightball_ppo.models.saving import save_policy
 from eightball_ppo.ranks import is_main_process
 from eightball_ppo.report import plots, tables
 from eightball_ppo.runs import Run, read_config, read_metrics
-from eightball_ppo.tokenization import TokenTable, tokenize
+from eightball_ppo.tokenization import TokenTable, cut_at, reads_at_most, tokenize
 
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 EXACT_METRICS = ("expected_score", "kl", "entropy", "objective", "optimum_fraction")
 
 
@@ -144,12 +147,13 @@ def load_task(config: GradedConfig, questions: dict[str, Questions]) -> Task:
     """
     train_prerequisites(config)
     labels = LabelSet.of(config.labels)
-    classifier, tokenizer = load_classifier(config.sft_model_path, "--sft_model_path")
+    classifier, tokenizer = load_classifier(config.sft_model_path, "--sft_model_path", DTYPES[config.dtype])
     labels.require_same(label_set(classifier), "--labels", f"--sft_model_path {config.sft_model_path}")
     job = grade_job(config, labels, questions)
     whole = {split: np.flatnonzero(own.whole_N).tolist() for split, own in job.grades.items()}
     questions = {split: own.subset(whole[split]) for split, own in questions.items()}
-    tokens = {split: tokenize(own, tokenizer, config.max_length) for split, own in questions.items()}
+    cut_at(tokenizer, classifier, config.max_length)
+    tokens = {split: tokenize(own, tokenizer, reads_at_most(tokenizer)) for split, own in questions.items()}
     lessons_logp_NK = job.lessons.logp_NK[whole["train"]]
     lessons_NK = convert_scores(lessons_logp_NK, config.score)
     return Task(
@@ -184,6 +188,7 @@ def finish(task: Task, policy: PreTrainedModel, run: Run, episodes: int, extra: 
         "grader": task.job.fingerprint,
         "grades": task.job.record,
         "score": task.config.score,
+        "dtype": task.config.dtype,
         "truncated_questions": sum(table.truncated for table in task.tokens.values()),
         "splits": {
             split: evaluate(logits_NK[split].double().log_softmax(-1), graded[split], beta, task.labels)
@@ -194,9 +199,7 @@ def finish(task: Task, policy: PreTrainedModel, run: Run, episodes: int, extra: 
         **extra,
     }
     if is_main_process():
-        policy.save_pretrained(run.path)
-        task.tokenizer.model_max_length = task.config.max_length
-        task.tokenizer.save_pretrained(run.path)
+        save_policy(policy, task.tokenizer, run.path, merge=getattr(task.config, "merge", False))
         table = before_after(
             graded["heldout"], task.ref_logits_NK["heldout"], logits_NK["heldout"], task.labels, task.config.seed
         )

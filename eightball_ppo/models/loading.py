@@ -1,6 +1,7 @@
 """Load a classifier and its tokenizer from a directory or the Hub, safetensors only, and say clearly what is wrong."""
 
 from pathlib import Path
+from typing import Any
 
 import torch
 from transformers import (
@@ -9,42 +10,109 @@ from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
+from transformers.utils.peft_utils import find_adapter_config_file
 
 from eightball_ppo.data import Questions
 from eightball_ppo.errors import InputError
 from eightball_ppo.labels import LabelSet
 from eightball_ppo.locations import local_path
+from eightball_ppo.models.saving import check_base
+from eightball_ppo.packaged import PACKAGED_MINILM, checked_minilm_dir
 from eightball_ppo.tokenization import TokenTable, reads_at_most, tokenize
+
+ADAPTER_CONFIG = "adapter_config.json"
 
 
 def check_checkpoint(name: str, flag: str) -> Path | None:
     """The local directory that `name` means, or None for a Hub id.
 
     Raises:
-        InputError: a local path that is no directory, or one without a config.json.
+        InputError: a local path that is no directory, or one without a config.json or adapter_config.json.
     """
     path = local_path(name)
     if path is not None and not path.is_dir():
         raise InputError(f"{flag} {name}: no such directory")
-    if path is not None and not (path / "config.json").is_file():
+    if path is not None and not any((path / file).is_file() for file in ("config.json", ADAPTER_CONFIG)):
         raise InputError(f"{flag} {name}: not a checkpoint, it holds no config.json")
     return path
 
 
-def load_classifier(name: str, flag: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """Model in eval mode (float32) and tokenizer of a saved classifier. `flag` names the option in errors.
+def load_classifier(
+    name: str, flag: str, dtype: torch.dtype = torch.float32
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """Model in eval mode and tokenizer of a saved classifier; LoRA adapters are merged into the model they name.
+
+    `flag` names the option in errors.
 
     Raises:
-        InputError: no such directory, no checkpoint in it, a damaged one, or one without safetensors.
+        InputError: no such directory, no checkpoint in it, a damaged one, one without safetensors, adapters whose base
+            is missing or another one, or a tokenizer without a padding token.
     """
     path = check_checkpoint(name, flag)
     source = name if path is None else str(path)
     try:
-        model = AutoModelForSequenceClassification.from_pretrained(source, use_safetensors=True, dtype=torch.float32)
+        if find_adapter_config_file(source) is None:
+            model = AutoModelForSequenceClassification.from_pretrained(source, use_safetensors=True, dtype=dtype)
+        else:
+            model = _load_adapter(source, flag, dtype)
         tokenizer = AutoTokenizer.from_pretrained(source)
+    except InputError:
+        raise
     except Exception as error:  # every library below raises its own: OSError, ValueError, SafetensorError, KeyError ...
         raise InputError(f"{flag} {name}: not a loadable checkpoint ({first_line(error)})") from error
+    require_padding(tokenizer, flag, name)
     return model.eval(), tokenizer
+
+
+def require_padding(tokenizer: PreTrainedTokenizerBase, flag: str, name: str) -> None:
+    """Raises InputError for a tokenizer without a padding token, with which no batch can be made."""
+    if tokenizer.pad_token_id is None:
+        raise InputError(
+            f"{flag} {name}: its tokenizer has no padding token; set one (tokenizer.pad_token = ...) and save it again"
+        )
+
+
+def _load_adapter(source: str, flag: str, dtype: torch.dtype) -> PreTrainedModel:
+    """The model that the adapters in `source` stand on, with them merged into it.
+
+    Raises:
+        InputError: the base is not there, or is not the one they were trained on.
+    """
+    from peft import PeftConfig, PeftModel
+
+    base = PeftConfig.from_pretrained(source).base_model_name_or_path
+    path = local_path(base)
+    if path is not None and not path.is_dir():
+        raise InputError(
+            f"{flag} {source}: its adapters stand on {base}, which is not here; run where it is, or train with --merge"
+        )
+    model, _ = load_classifier(base, flag, dtype)
+    check_base(model, Path(source), flag)
+    model = PeftModel.from_pretrained(model, source).merge_and_unload()
+    model.config._name_or_path = source  # whoever trains on top of it stands on the merged model
+    return model
+
+
+def load_new_classifier(
+    name: str, flag: str, labels: LabelSet
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase, list[str]]:
+    """A pretrained encoder under a head for `labels`, its tokenizer, and the names of its modules that are new.
+
+    `minilm` is the packaged one; anything else a directory or Hub id.
+
+    Raises:
+        InputError: no loadable encoder there, or a tokenizer without a padding token.
+    """
+    path = str(checked_minilm_dir()) if name == PACKAGED_MINILM else name
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(path)
+        model, loaded = _pretrained(path, labels)
+    except Exception as error:  # as above
+        raise InputError(f"{flag} {name}: no loadable encoder there ({first_line(error)})") from error
+    require_padding(tokenizer, flag, name)
+    keys = [*loaded["missing_keys"], *(key for key, *_ in loaded["mismatched_keys"])]
+    body = model.base_model_prefix
+    return model, tokenizer, sorted({key.split(".")[0] for key in keys} - {body})
 
 
 def load_encoder(path: str, labels: LabelSet, **overrides: float) -> PreTrainedModel:
@@ -52,6 +120,10 @@ def load_encoder(path: str, labels: LabelSet, **overrides: float) -> PreTrainedM
 
     Raises whatever transformers raises where `path` holds no such model.
     """
+    return _pretrained(path, labels, **overrides)[0]
+
+
+def _pretrained(path: str, labels: LabelSet, **overrides: float) -> tuple[PreTrainedModel, dict[str, Any]]:
     return AutoModelForSequenceClassification.from_pretrained(
         path,
         num_labels=len(labels),
@@ -60,6 +132,7 @@ def load_encoder(path: str, labels: LabelSet, **overrides: float) -> PreTrainedM
         use_safetensors=True,
         ignore_mismatched_sizes=True,  # a head of another size is replaced, too
         dtype=torch.float32,
+        output_loading_info=True,
         **overrides,
     )
 
@@ -76,16 +149,26 @@ def label_set(model: PreTrainedModel) -> LabelSet:
 
 
 @torch.no_grad()
-def table_logits_NK(model: torch.nn.Module, tokens: TokenTable, batch_size: int = 256) -> torch.Tensor:
-    """Logits [N, K] of every question of a token table, on the CPU; `model` is put in eval mode for it and back."""
+def table_logits_NK(
+    model: torch.nn.Module, tokens: TokenTable, batch_size: int = 256, by_length: bool = False
+) -> torch.Tensor:
+    """Logits [N, K] of every question of a token table, on the CPU, in the table's order.
+
+    `by_length`: batches of like length, so that little is spent on padding. `model` is put in eval mode and back.
+    """
     was_training = model.training
     model.eval()
     device = next(model.parameters()).device
     tokens = tokens.to(device)
-    rows_N = torch.arange(len(tokens), device=device)
-    logits = [model(**tokens.rows(rows_B)).logits for rows_B in rows_N.split(batch_size)]
+    length_N = tokens.length_N.cpu()
+    order_N = length_N.argsort(stable=True) if by_length else torch.arange(len(tokens))
+    parts = []
+    for rows_B in order_N.split(batch_size):
+        width = int(length_N[rows_B].max()) if by_length else None
+        parts.append(model(**tokens.rows(rows_B.to(device), width)).logits.float().cpu())
     model.train(was_training)
-    return torch.cat(logits).float().cpu()
+    logits_NK = torch.cat(parts)
+    return logits_NK[order_N.argsort()] if by_length else logits_NK
 
 
 def text_logits_NK(
@@ -95,12 +178,4 @@ def text_logits_NK(
 
     Questions are cut where `reads_at_most` says: where the model's training cut them.
     """
-    table = tokenize(questions, tokenizer, reads_at_most(tokenizer))
-    length_N = table.attention_mask_NT.sum(1)
-    order_N = length_N.argsort(stable=True)
-    parts = []
-    for rows_B in order_N.split(batch_size):
-        longest = int(length_N[rows_B].max())
-        batch = TokenTable(table.input_ids_NT[rows_B, :longest], table.attention_mask_NT[rows_B, :longest])
-        parts.append(table_logits_NK(model, batch))
-    return torch.cat(parts)[order_N.argsort()]
+    return table_logits_NK(model, tokenize(questions, tokenizer, reads_at_most(tokenizer)), batch_size, by_length=True)

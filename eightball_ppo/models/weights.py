@@ -1,0 +1,20 @@
+"""What makes two sets of weights the same: a hash."""
+
+import hashlib
+
+import torch
+from transformers import PreTrainedModel
+
+DIGITS = 16
+
+
+def weights_fingerprint(model: PreTrainedModel, dtype: torch.dtype | None = None) -> str:
+    """First 16 hex digits of the sha256 over all weights, names included; after rounding them to `dtype`, if given."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(model.state_dict().items()):
+        digest.update(name.encode())
+        content = tensor.detach().cpu()
+        if dtype is not None and content.is_floating_point():
+            content = content.to(dtype)
+        digest.update(content.contiguous().flatten().view(torch.uint8).numpy())
+    return digest.hexdigest()[:DIGITS]
