@@ -11,8 +11,8 @@ from transformers.utils import ModelOutput
 
 import bare_loop
 import tiny
-from eightball_ppo.adapters import ValueTrunk
 from eightball_ppo import objective
+from eightball_ppo.adapters import ValueTrunk
 from eightball_ppo.methods import ppo
 
 

@@ -92,6 +92,10 @@ def _its_comparison(directory: Path) -> Path | None:
 
 
 def _model(directory: Path, results: dict[str, Any], repo_id: str, comparison: Path | None) -> Bundle:
+    if (directory / "adapter_config.json").is_file():
+        raise InputError(
+            f"{directory}: holds adapters without the model they stand on; train it with --merge to push it"
+        )
     for name in ("config.json", "model.safetensors"):
         if not (directory / name).is_file():
             raise InputError(f"{directory}: holds no {name}; train it again, or name another run")

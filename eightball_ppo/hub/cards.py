@@ -11,6 +11,7 @@ from eightball_ppo.hub.card_tables import cell, methods_table, numbers_table
 from eightball_ppo.locations import ADAPTER, local_path
 from eightball_ppo.markdown import code, escaped, fenced
 from eightball_ppo.model_options import SMALL
+from eightball_ppo.options import StageConfig
 from eightball_ppo.packaged import packaged_base
 from eightball_ppo.redaction import portable
 from eightball_ppo.runs import CONFIG, ENVIRONMENT, read_config, read_environment
@@ -49,8 +50,7 @@ def model_card(
         f"---\n{metadata(results, config, name, base).to_yaml()}\n---\n\n# {escaped(name)}",
         words.WHAT[results["method"]],
         f"Data: {code(config['dataset_name'])}. Labels: {', '.join(code(label) for label in config['labels'])}.",
-        words.snippet(repo_id or name, json.loads((directory / "config.json").read_text(encoding="utf-8"))),
-        words.adapter_snippet(repo_id or name, base, len(config["labels"])) if (directory / ADAPTER).is_dir() else "",
+        *_snippets(directory, config, repo_id or name, base),
         "## Numbers of this run\n\n" + numbers_table(results),
         methods_table(comparison, results["beta"]) if comparison else "",
         _figures(directory),
@@ -59,6 +59,18 @@ def model_card(
         "## Use and limits\n\n" + words.limits(results["method"]),
     ]
     return "\n\n".join(section for section in sections if section) + "\n"
+
+
+def _snippets(directory: Path, config: dict[str, Any], name: str, base: str | None) -> list[str]:
+    """How to load what the run saved: a full model, adapters alone, or the one with the other beside it."""
+    if not (directory / "config.json").is_file():
+        return [words.bare_adapter_snippet(name, config["sft_model_path"])]
+    model_config = json.loads((directory / "config.json").read_text(encoding="utf-8"))
+    example = words.EXAMPLE if config["dataset_name"] == StageConfig.dataset_name else words.ANY_TEXT
+    full = words.snippet(name, model_config, example)
+    if not (directory / ADAPTER).is_dir():
+        return [full]
+    return [full, words.adapter_snippet(name, base, len(model_config["id2label"]))]
 
 
 def metadata(results: dict[str, Any], config: dict[str, Any], name: str, base: str | None) -> ModelCardData:
