@@ -51,7 +51,7 @@ _PLEASES = (
 
 
 def snippet(name: str, model_config: dict[str, Any], example: str) -> str:
-    """How to ask the model about the text `example`; with `trust_remote_code` where its architecture travels with it."""
+    """How to ask the model about `example`; with `trust_remote_code` where its architecture travels with it."""
     own_code = "auto_map" in model_config
     note = "Its modelling code is in this repository; read it before you trust it.\n\n" if own_code else ""
     trust = ", trust_remote_code=True" if own_code else ""

@@ -23,11 +23,13 @@ from eightball_ppo.methods.training_grades import TrainingGrades
 from eightball_ppo.models.loading import check_checkpoint, label_set, load_classifier, table_logits_NK
 from eightball_ppo.models.saving import save_policy
 from eightball_ppo.ranks import is_main_process
+from eightball_ppo.recipes import read_section
 from eightball_ppo.report import plots, tables
 from eightball_ppo.runs import Run, read_config, read_metrics
 from eightball_ppo.tokenization import TokenTable, cut_at, reads_at_most, tokenize
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+INHERITED = ("dataset_name", "text_column", "label_column", "labels", "seed", "report_to", "disable_tqdm")
 EXACT_METRICS = ("expected_score", "kl", "entropy", "objective", "optimum_fraction")
 
 
@@ -86,38 +88,33 @@ def asks_reward_model(config: TermsConfig) -> bool:
 
 
 def train_prerequisites(config: TermsConfig) -> None:
-    """Train the default reference and the default reward model where their directories do not exist yet.
+    """Train the reference and the reward model where they do not exist yet: those that stand at the default path, by
+    the defaults, and those that the recipe `--prerequisites` has a section for, by that.
 
     Raises:
-        InputError: a model that was asked for by another path is not there; nothing is trained then.
+        InputError: a model that is not there and that nothing says how to train; nothing is trained then.
     """
     from eightball_ppo.methods import reward_model, sft
 
-    needs_reward_model = asks_reward_model(config)
-    sft_is_missing = config.sft_model_path == SFTConfig.output_dir and not Path(config.sft_model_path).exists()
-    reward_is_missing = (
-        needs_reward_model
-        and config.reward_model_path == RewardConfig.output_dir
-        and not Path(config.reward_model_path).exists()
-    )
-    if not sft_is_missing:
-        check_checkpoint(config.sft_model_path, "--sft_model_path")
-    if needs_reward_model and not reward_is_missing:
-        check_checkpoint(config.reward_model_path, "--reward_model_path")
-    for path, flag, stage in (
-        (config.sft_model_path, "--sft_model_path", SFTConfig),
-        (config.reward_model_path, "--reward_model_path", RewardConfig),
-    ):
-        if path == stage.output_dir and Path(path).exists() and (needs_reward_model or stage is SFTConfig):
-            _check_same_data(Path(path), flag, config)
-    inherited: dict[str, Any] = {
-        name: getattr(config, name)
-        for name in ("dataset_name", "text_column", "label_column", "labels", "seed", "report_to", "disable_tqdm")
-    }
-    if sft_is_missing:
-        sft.train(SFTConfig(**inherited, max_length=config.max_length))
-    if reward_is_missing:
-        reward_model.train(RewardConfig(**inherited))
+    wanted: list[tuple[str, str, str, Any, Any]] = [
+        ("sft", config.sft_model_path, "--sft_model_path", SFTConfig, sft.train)
+    ]
+    if asks_reward_model(config):
+        wanted.append(("reward", config.reward_model_path, "--reward_model_path", RewardConfig, reward_model.train))
+    missing = []
+    for section, path, flag, stage, train in wanted:
+        own = None if config.prerequisites is None else read_section(Path(config.prerequisites), section)
+        ours = own is not None or path == stage.output_dir
+        if not ours or Path(path).exists():
+            check_checkpoint(path, flag)
+            if ours:
+                _check_same_data(Path(path), flag, config)
+        else:
+            length = {"max_length": config.max_length} if section == "sft" else {}
+            missing.append((path, stage, train, {**length, **(own or {})}))
+    for path, stage, train, own in missing:
+        inherited = {name: getattr(config, name) for name in INHERITED}
+        train(stage(**{**inherited, **own, "output_dir": path}))
 
 
 def _check_same_data(run: Path, flag: str, config: TermsConfig) -> None:
