@@ -17,6 +17,11 @@ class TermsConfig(GraderConfig, LearningConfig):
     """The terms on which anything is learned from a grader: where from, what a score is, and whom to trust."""
 
     sft_model_path: str = option("runs/sft", "Reference policy; trained with defaults if this default does not exist.")
+    prerequisites: str | None = option(
+        None,
+        "Recipe (YAML) with sections sft: and reward:, by which --sft_model_path and --reward_model_path are trained "
+        "where they do not exist; a --config with such sections is one.",
+    )
     score: ScoreKind = option("log_prob", "Score made of the grader's probability p: log p, p, or log p/(1-p).")
     allow_weak_grader: bool = option(
         False, "Use a grader whose held-out accuracy is not above 0.6, or that failed its audit."
@@ -82,11 +87,18 @@ class SampledConfig(PolicyOptions, GradedConfig):
     completions_steps: int = option(
         10, "Updates between two looks of --log_completions; the first and the last update are always shown."
     )
+    save_steps: int | None = option(
+        None, "Updates between two checkpoints, which are policies that load; none: only the finished policy."
+    )
+    save_total_limit: int | None = option(None, "Most checkpoints that are kept, the newest; none: all.")
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name in ("num_completions_to_print", "completions_steps"):
-            require(getattr(self, name) >= 1, f"--{name} {getattr(self, name)}: at least 1")
+        for name in ("num_completions_to_print", "completions_steps", "save_steps", "save_total_limit"):
+            value = getattr(self, name)
+            require(value is None or value >= 1, f"--{name} {value}: at least 1")
+        limited = self.save_total_limit is not None and self.save_steps is None
+        require(not limited, "--save_total_limit: nothing is saved on the way without --save_steps")
 
 
 @dataclass
