@@ -3,17 +3,18 @@
 import argparse
 import importlib
 import inspect
-import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, NoReturn, TypeVar, get_type_hints
+from typing import Any, NoReturn, TypeVar
 
 from eightball_ppo.configs import PPOConfig
 from eightball_ppo.errors import DryRun, IncompleteError, InputError
+from eightball_ppo.launches import PeerError, check_launch, lost_peer, meet
 from eightball_ppo.options import StageConfig
 from eightball_ppo.quiet import quiet_libraries, quiet_ourselves
 from eightball_ppo.ranks import is_main_process
+from eightball_ppo.recipes import read_recipe
 from eightball_ppo.redaction import redact
 from eightball_ppo.runs import check_output_dir
 from eightball_ppo.trl_options import TRL_OPTIONS
@@ -55,7 +56,7 @@ def parse(config_class: type[C], argv: Sequence[str], usage: str | None = None, 
         position = arguments.index("--config")
         if position + 1 >= len(arguments):
             raise InputError("--config: names no file")
-        parser.set_defaults_with_config(**_read_yaml(Path(arguments[position + 1]), config_class))
+        parser.set_defaults_with_config(**read_recipe(Path(arguments[position + 1]), config_class))
         arguments = arguments[:position] + arguments[position + 2 :]
     config, unknown = parser.parse_args_and_config(arguments, return_remaining_strings=True)
     if unknown:
@@ -91,38 +92,6 @@ def _without_trl_options(arguments: list[str]) -> list[str]:
     return kept
 
 
-def _read_yaml(file: Path, config_class: type[Any]) -> dict[str, Any]:
-    """The options in a YAML file, each as its field's type; an `env` mapping is set in the environment, as TRL does.
-
-    Raises:
-        InputError: an unreadable file, an unknown or refused option, or a value of the wrong type.
-    """
-    import yaml
-    from pydantic import TypeAdapter, ValidationError
-
-    try:
-        content = yaml.safe_load(file.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise InputError(f"{file}: unreadable YAML ({' '.join(str(error).split())})") from None
-    if not isinstance(content, dict):
-        raise InputError(f"{file}: a YAML mapping of options is needed")
-    os.environ.update({str(name): str(value) for name, value in (content.pop("env", None) or {}).items()})
-    types = get_type_hints(config_class)
-    options: dict[str, Any] = {}
-    for key, value in content.items():
-        if config_class is PPOConfig and key in TRL_OPTIONS:
-            raise InputError(f"{file}: {key}: not an option here: {TRL_OPTIONS[key][1]}")
-        if key not in types:
-            raise InputError(f"{file}: unknown option {key!r}; see --help")
-        if isinstance(value, bool) and types[key] is not bool:
-            raise InputError(f"{file}: {key} {value!r}: no yes or no is meant here; see --help")
-        try:
-            options[key] = TypeAdapter(types[key]).validate_python(value)
-        except ValidationError as error:
-            raise InputError(f"{file}: {key} {value!r}: {error.errors()[0]['msg']}") from None
-    return options
-
-
 def main(
     config_class: type[Any],
     stage: str,
@@ -138,6 +107,7 @@ def main(
     """
     quiet_ourselves()
     try:
+        check_launch()
         config = parse(config_class, sys.argv[1:] if argv is None else argv, usage, epilog)
         pushed = isinstance(config, StageConfig) and config.push_to_hub
         if isinstance(config, StageConfig):
@@ -145,6 +115,8 @@ def main(
         if pushed:
             push = importlib.import_module("eightball_ppo.hub.push")
             push.check_stage(config)
+        if isinstance(config, StageConfig):
+            meet(config.ddp_timeout)
         module, _, function = stage.partition(":")
         run: Callable[[Any], Any] = getattr(importlib.import_module(module), function)
         quiet_libraries()
@@ -159,6 +131,12 @@ def main(
             print(f"{Path(sys.argv[0]).name}: interrupted; grades that were made are kept", file=sys.stderr)
         sys.exit(130)
     except (InputError, IncompleteError) as error:
-        if is_main_process():
+        if is_main_process() or isinstance(error, PeerError):
             print(redact(f"{Path(sys.argv[0]).name}: {error}"), file=sys.stderr)
         sys.exit(2 if isinstance(error, InputError) else 3)
+    except RuntimeError as error:
+        lost = lost_peer(error)
+        if lost is None:
+            raise
+        print(redact(f"{Path(sys.argv[0]).name}: {lost}"), file=sys.stderr)
+        sys.exit(3)

@@ -39,6 +39,9 @@ class StageConfig:
     labels: list[str] = option(list(EIGHTBALL_LABELS), "The K label names, in the order of their ids.")
     seed: int = option(0, "Seed of torch, numpy and python.")
     disable_tqdm: bool = option(False, "No progress bars.")
+    ddp_timeout: int = option(
+        1800, "Seconds that a process of a launch waits for the others before it gives up, at the start and later."
+    )
     push_to_hub: bool = option(False, "Upload the finished run to the Hugging Face Hub; needs --hub_model_id.")
     hub_model_id: str | None = option(None, "Repository for --push_to_hub: USER/NAME, or NAME for one of your own.")
     hub_private_repo: bool = option(True, "Create that repository as private; one that stands is left as it is.")
@@ -46,6 +49,7 @@ class StageConfig:
     def __post_init__(self) -> None:
         require(bool(self.output_dir.strip()), "--output_dir: empty; name the directory of the run")
         require(0 <= self.seed < 2**31, f"--seed {self.seed}: between 0 and {2**31 - 1}")
+        require(1 <= self.ddp_timeout <= 10**7, f"--ddp_timeout {self.ddp_timeout}: 1 to {10**7} seconds")
         for name, value in vars(self).items():
             finite = not isinstance(value, float) or math.isfinite(value)
             require(finite, f"--{name} {value}: must be a finite number")

@@ -29,6 +29,20 @@ def wait_for_everyone() -> None:
         distributed.barrier()
 
 
+def join_processes(**kwargs: Any) -> int:
+    """Meet the other processes, as the trainers would do a little later; how many there are for Accelerate.
+
+    `kwargs` go to `init_process_group`. Where there is nothing but CPUs, Accelerate is told so.
+    """
+    import torch
+    from accelerate import PartialState
+
+    if not torch.accelerator.is_available():
+        os.environ.setdefault("ACCELERATE_USE_CPU", "true")  # else it would not look for others, and count one
+    on_cpu = os.environ.get("ACCELERATE_USE_CPU", "").lower() in ("1", "true", "yes")
+    return int(PartialState(cpu=on_cpu, **kwargs).num_processes)
+
+
 def from_main_process(work: Callable[[], T]) -> T:
     """What `work` returns on the main process, on every process; the others do nothing but wait for it.
 
@@ -37,10 +51,9 @@ def from_main_process(work: Callable[[], T]) -> T:
     """
     if num_processes() == 1:
         return work()
-    from accelerate import PartialState
     from torch import distributed
 
-    PartialState()  # meets the other processes, as the trainers would do a little later
+    join_processes()
     patient = distributed.new_group(backend="gloo", timeout=LONGEST_WAIT)
     outcome: list[Any] = [None, None]
     if is_main_process():

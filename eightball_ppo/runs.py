@@ -41,6 +41,12 @@ def check_output_dir(config: StageConfig) -> None:
     for part in (path, *path.parents):
         if part.is_file():
             raise InputError(f"{config.output_dir}: {part.name} is a file; name a directory in --output_dir")
+    unfinished = _unfinished(path)
+    if checkpoints_in(unfinished) and not config.overwrite_output_dir:
+        raise InputError(
+            f"{config.output_dir}: {unfinished.name} holds checkpoints of a run that did not end; move it away, or "
+            "pass --overwrite_output_dir to drop them"
+        )
     if config.resumes or not path.is_dir() or not any(path.iterdir()):
         return
     if not (path / RESULTS).is_file() or not (path / CONFIG).is_file():
@@ -49,6 +55,17 @@ def check_output_dir(config: StageConfig) -> None:
         raise InputError(
             f"{config.output_dir}: holds another run; pass --overwrite_output_dir to replace it or another --output_dir"
         )
+
+
+def _unfinished(path: Path) -> Path:
+    """Where a run is written that will be `path`."""
+    return path.with_name(path.name + ".unfinished")
+
+
+def checkpoints_in(directory: Path) -> list[Path]:
+    """The whole checkpoints of a run, oldest first."""
+    found = [path for path in directory.glob("checkpoint-*") if path.name.removeprefix("checkpoint-").isdigit()]
+    return sorted(found, key=lambda path: int(path.name.removeprefix("checkpoint-")))
 
 
 def _method_of(path: Path) -> str | None:
@@ -62,7 +79,8 @@ def _method_of(path: Path) -> str | None:
 class Run:
     """A run being written. Use as a context manager around the work, and call `finish(results)` as its last act.
 
-    On an InputError or IncompleteError nothing is left behind; on any other error `<name>.unfinished` stays for a look.
+    On an InputError or IncompleteError nothing is left behind but checkpoints; on any other error
+    `<name>.unfinished` stays for a look.
     Only the main process writes; `path` is where the files of the run go.
     """
 
@@ -70,7 +88,7 @@ class Run:
         check_output_dir(config)
         self.method = method
         self.target = Path(config.output_dir).absolute()
-        self.path = self.target.with_name(self.target.name + ".unfinished")
+        self.path = _unfinished(self.target)
         self.started = time.monotonic()
         if is_main_process():
             if self.path.exists():
@@ -85,7 +103,7 @@ class Run:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        if isinstance(error, InputError | IncompleteError) and is_main_process():
+        if isinstance(error, InputError | IncompleteError) and is_main_process() and not checkpoints_in(self.path):
             shutil.rmtree(self.path, ignore_errors=True)
 
     @property

@@ -20,7 +20,9 @@ from eightball_ppo.adapters import Scores, SequenceIds
 from eightball_ppo.configs import GRPOConfig
 from eightball_ppo.errors import DryRun, InputError
 from eightball_ppo.group_adapters import GroupPolicyAdapter, RowTokenizer
+from eightball_ppo.launches import require_equal_ranks
 from eightball_ppo.method_options import GroupConfig
+from eightball_ppo.methods.checkpoints import checkpoints
 from eightball_ppo.methods.completions import WatchedScores
 from eightball_ppo.methods.fitting import MetricsCallback, replace_progress, reporting
 from eightball_ppo.methods.policies import check_rates
@@ -60,6 +62,7 @@ def train(config: GroupConfig, method: str) -> Path:
         trainer = job.build_trainer(run)
         with tracked(trainer, run.path, method):
             run_trainer(trainer, config.seed, method)
+        require_equal_ranks(trainer)
         extra = {"updates": job.updates, "generation_batch_size": batch, "world_size": num_processes()}
         return finish(task, job.classifier.to("cpu"), run, episodes=job.updates * batch, extra=extra)
 
@@ -170,7 +173,10 @@ class GroupJob:
             train_dataset=Dataset.from_dict({"prompt": [str(row) for row in range(len(self.task.lessons))]}),
             processing_class=RowTokenizer(self.ids),
             optimizers=(optimizer, None),
-            callbacks=[MetricsCallback(run, self.method, lambda: self._measure(trainer))],
+            callbacks=[
+                MetricsCallback(run, self.method, lambda: self._measure(trainer)),
+                *checkpoints(self.config, run, self.classifier, self.task.tokenizer, self.steps_per_update),
+            ],
         )
         # TRL loads its reference by name, which an adapter has not; and reads both from here while it trains
         trainer.ref_model = trainer.accelerator.prepare_model(self.reference, evaluation_mode=True)

@@ -26,6 +26,8 @@ from eightball_ppo.adapters import (
 )
 from eightball_ppo.configs import PPOConfig
 from eightball_ppo.errors import DryRun, InputError
+from eightball_ppo.launches import require_equal_ranks
+from eightball_ppo.methods.checkpoints import checkpoints
 from eightball_ppo.methods.completions import WatchedScores
 from eightball_ppo.methods.fitting import MetricsCallback, replace_progress, reporting
 from eightball_ppo.methods.policies import check_rates
@@ -76,9 +78,11 @@ def train(config: PPOConfig) -> Path:
             watch_completions(config, task, models, -(-config.total_episodes // episodes_per_update), run.path)
         classifier = models.policy.by_row.classifier
         metrics = MetricsCallback(run, "ppo", lambda: task.exact_metrics(classifier))
-        trainer = build_trainer(config, models, batch, run.path, [metrics])
+        callbacks = [metrics, *checkpoints(config, run, classifier, task.tokenizer)]
+        trainer = build_trainer(config, models, batch, run.path, callbacks)
         with tracked(trainer, run.path, "ppo"):
             run_trainer(trainer, config)
+        require_equal_ranks(trainer)
         updates = trainer.state.global_step
         extra = {"updates": updates, "per_device_train_batch_size": batch, "world_size": world_size}
         return finish(task, classifier.to("cpu"), run, episodes=trainer.state.episode, extra=extra)
