@@ -20,7 +20,12 @@ def quiet_ourselves() -> None:
 
 def quiet_libraries() -> None:
     """No bars and reports for loading and writing weights: a stage's own bar is the one that matters."""
+    import warnings
+
     from transformers.utils import logging as transformers_logging
+
+    # PEFT asks transformers by an old name, once for every model that is wrapped
+    warnings.filterwarnings("ignore", message="`is_gradient_checkpointing` is deprecated", category=FutureWarning)
 
     transformers_logging.disable_progress_bar()
     transformers_logging.set_verbosity_error()

@@ -1,0 +1,226 @@
+"""Any encoder as the policy: every architecture, all weights or LoRA, one copy in memory, saved and found again."""
+
+import copy
+import itertools
+import shutil
+from pathlib import Path
+from typing import Any
+
+import encoders
+import pytest
+import torch
+from torch import Tensor
+from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+import tiny
+from eightball_ppo.adapters import SharedTrunk, TRLModels
+from eightball_ppo.data.pairs import join_pair
+from eightball_ppo.errors import InputError
+from eightball_ppo.methods import ppo
+from eightball_ppo.methods.policies import check_rates, trainable_copy
+from eightball_ppo.methods.training_grades import TrainingGrades
+from eightball_ppo.model_options import LoraOptions
+from eightball_ppo.models.loading import load_classifier, load_new_classifier, table_logits_NK
+from eightball_ppo.models.lora import adapters_off, with_lora
+from eightball_ppo.models.saving import save_policy
+from eightball_ppo.tokenization import TokenTable, cut_at, reads_at_most, token_table
+
+TEXTS = ["Will I be rich?", "Is it raining in Rome, or will it rain tomorrow?", *(f"Game {i}?" for i in range(14))]
+PASSAGE = "It has not rained for a week."
+
+
+def lora(**options: Any) -> LoraOptions:
+    return tiny.config(use_peft=True, **options)
+
+
+def trained(model: Any, table: TokenTable, settings: Any, tmp_path: Path) -> tuple[TRLModels, list[dict[str, float]]]:
+    """The adapters after PPO on random scores, and TRL's metrics."""
+    models = ppo.build_models(model, table, TrainingGrades(tiny.scores(len(table))), settings)
+    logs = tiny.Logs()
+    ppo.run_trainer(ppo.build_trainer(settings, models, 32, tmp_path, [logs]), settings)
+    return models, logs.rows
+
+
+@pytest.mark.parametrize("pair", [None, PASSAGE], ids=["one text", "two texts"])
+@pytest.mark.parametrize("kind", encoders.KINDS)
+def test_batches_give_what_the_model_gives_one_text_at_a_time(kind: str, pair: str | None, tmp_path: Path) -> None:
+    model, tokenizer = load_classifier(str(encoders.save(kind, tmp_path / "model")), "--sft_model_path")
+    cut_at(tokenizer, model, None)
+    table = token_table([join_pair(t, pair) if pair else t for t in TEXTS], tokenizer, reads_at_most(tokenizer))
+    with torch.no_grad():
+        alone_NK = torch.cat([model(**tokenizer(text, pair, return_tensors="pt")).logits for text in TEXTS])
+    for by_length in (False, True):
+        torch.testing.assert_close(table_logits_NK(model, table, 5, by_length), alone_NK, atol=1e-6, rtol=0)
+    told_apart = pair is not None and kind not in encoders.NO_TOKEN_TYPES
+    assert (table.types_S is not None) == told_apart
+
+
+@pytest.mark.parametrize("use_peft", [False, True], ids=["all weights", "lora"])
+@pytest.mark.parametrize("kind", encoders.KINDS)
+def test_ppo_moves_the_policy_and_leaves_the_reference(kind: str, use_peft: bool, tmp_path: Path) -> None:
+    model, tokenizer = load_classifier(str(encoders.save(kind, tmp_path / "model")), "--sft_model_path")
+    cut_at(tokenizer, model, None)
+    table = token_table(TEXTS, tokenizer, reads_at_most(tokenizer))
+    before_NK = table_logits_NK(model, table)
+    size = sum(p.numel() for p in model.parameters())
+    rate = 1e-3 if use_peft else 3e-4
+    settings = tiny.config(
+        use_peft=use_peft, num_generations=2, num_mini_batches=2, learning_rate=rate, value_learning_rate=rate,
+        total_episodes=64,
+    )  # fmt: skip
+    models, rows = trained(model, table, settings, tmp_path)
+    question_N1 = models.ids.question_ids(torch.arange(len(TEXTS))).unsqueeze(1)
+    with torch.no_grad():
+        assert torch.equal(models.reference(question_N1).logits[:, 0, 1:], before_NK)
+    assert not torch.allclose(table_logits_NK(models.policy.by_row.classifier, table), before_NK, atol=1e-3)
+    assert rows[0]["objective/kl"] == 0.0  # the first answers are the reference's, to the last bit
+    held = {
+        p.data_ptr(): p.numel() for own in (models.policy, models.reference, models.value) for p in own.parameters()
+    }
+    copies = sum(held.values()) / size
+    assert copies < 1.2 if use_peft else 2.9 < copies < 3.1
+    used = [p for p in models.policy.parameters() if p.requires_grad]
+    torch.autograd.grad(models.policy(question_N1).logits.sum(), used)  # one that is not used would stop DDP
+
+
+def test_the_value_model_of_lora_summarises_the_reference_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    policy = tiny.classifier()
+    models = ppo.build_models(policy, tiny.tokens(9), TrainingGrades(tiny.scores(9)), lora())
+    trunk, calls = models.value.trunk, []
+    assert isinstance(trunk, SharedTrunk) and not list(trunk.parameters())
+    inner = trunk._summaries
+    monkeypatch.setattr(trunk, "_summaries", lambda count: calls.append(count) or inner(count))
+    ids = models.ids.question_ids(torch.tensor([4, 2]))[:, None]
+    first = trunk(ids).hidden_states[0]
+    with torch.no_grad():
+        for name, weight in models.policy.named_parameters():
+            if "lora_B" in name:
+                weight.add_(1.0)
+    assert torch.equal(trunk(ids).hidden_states[0], first) and calls == [9] and first.shape == (2, 2, 8)
+    with adapters_off(models.policy.by_row.classifier):
+        hidden_BH = models.policy.by_row(ids, output_hidden_states=True).hidden_states[-1][:, 0]
+    torch.testing.assert_close(first[:, 0], hidden_BH)
+
+
+def test_reading_past_the_adapters_freezes_nothing() -> None:
+    model = with_lora(tiny.classifier().requires_grad_(False), lora())
+    before = [p.requires_grad for p in model.parameters()]
+    with adapters_off(model):
+        assert [p.requires_grad for p in model.parameters()] == before
+    assert [p.requires_grad for p in model.parameters()] == before and any(before)
+
+
+@pytest.fixture
+def moved(tmp_path: Path) -> tuple[Path, Any, Any, Tensor, TokenTable]:
+    """(directory of the base, policy under LoRA that was moved off it, tokenizer, its logits, their token table)"""
+    base = encoders.save("bert", tmp_path / "base")
+    model, tokenizer = load_classifier(str(base), "--sft_model_path")
+    table = token_table(TEXTS, tokenizer, 32)
+    policy = with_lora(model.requires_grad_(False), lora())
+    with torch.no_grad():
+        for weight in policy.parameters():
+            if weight.requires_grad:
+                weight.add_(torch.randn_like(weight), alpha=0.1)
+    return base, policy, tokenizer, table_logits_NK(policy, table), table
+
+
+@pytest.mark.parametrize("merge", [False, True], ids=["adapter", "merged"])
+def test_saved_and_loaded_it_is_the_same_policy(moved: Any, merge: bool, tmp_path: Path) -> None:
+    base, policy, tokenizer, logits_NK, table = moved
+    save_policy(policy, tokenizer, tmp_path / "policy", merge)
+    assert (tmp_path / "policy" / "model.safetensors").is_file() == merge
+    adapter = tmp_path / "policy" / ("adapter" if merge else "")
+    assert (
+        adapter.joinpath("adapter_model.safetensors").stat().st_size < 0.2 * (base / "model.safetensors").stat().st_size
+    )
+    loaded, _ = load_classifier(str(tmp_path / "policy"), "--sft_model_path")
+    torch.testing.assert_close(table_logits_NK(loaded, table), logits_NK, atol=1e-5, rtol=0)
+    stock = AutoModelForSequenceClassification.from_pretrained(
+        tmp_path / "policy"
+    ).eval()  # whoever has not our package
+    torch.testing.assert_close(table_logits_NK(stock, table), logits_NK, atol=1e-5, rtol=0)
+    assert stock.config.id2label == {0: "Yes", 1: "No", 2: "Maybe"}
+
+
+def test_adapters_of_another_base_are_refused(moved: Any, tmp_path: Path) -> None:
+    base, policy, tokenizer, _, _ = moved
+    save_policy(policy, tokenizer, tmp_path / "policy")
+    encoders.save("bert", base, seed=1)
+    with pytest.raises(InputError, match=r"adapters were trained on other weights than those of .*base now"):
+        load_classifier(str(tmp_path / "policy"), "--sft_model_path")
+    shutil.rmtree(base)
+    with pytest.raises(InputError, match=r"its adapters stand on .*base, which is not here"):
+        load_classifier(str(tmp_path / "policy"), "--sft_model_path")
+
+
+def test_adapters_know_their_base_in_either_precision(moved: Any, tmp_path: Path) -> None:
+    _, policy, tokenizer, logits_NK, table = moved
+    save_policy(policy, tokenizer, tmp_path / "policy")
+    loaded, _ = load_classifier(str(tmp_path / "policy"), "--sft_model_path", torch.bfloat16)
+    assert next(loaded.parameters()).dtype == torch.bfloat16
+    torch.testing.assert_close(table_logits_NK(loaded, table), logits_NK, atol=0.1, rtol=0.1)
+
+
+def test_half_precision_weights_still_give_full_precision_probabilities(tmp_path: Path) -> None:
+    model, tokenizer = load_classifier(str(encoders.save("bert", tmp_path)), "--sft_model_path", torch.bfloat16)
+    settings = tiny.config(use_peft=True, num_generations=2, total_episodes=64)
+    models, rows = trained(model, token_table(TEXTS, tokenizer, 32), settings, tmp_path / "run")
+    question_N1 = models.ids.question_ids(torch.arange(4)).unsqueeze(1)
+    assert models.policy(question_N1).logits.dtype == torch.float32
+    assert (
+        models.policy.by_row.classifier.get_base_model().bert.embeddings.word_embeddings.weight.dtype == torch.bfloat16
+    )
+    assert rows[0]["objective/kl"] == 0.0
+
+
+def test_a_copy_under_lora_leaves_the_original_alone() -> None:
+    original = tiny.classifier()
+    kept = copy.deepcopy(original.state_dict())
+    policy = trainable_copy(original, lora(lora_r=2))
+    assert original.state_dict().keys() == kept.keys() and not hasattr(original, "peft_config")
+    names = [name for name, p in policy.named_parameters() if p.requires_grad]
+    assert {name.split(".")[-2] for name in names if "lora_A" in name} == {"default"}
+    assert any("classifier" in name for name in names) and not any("embedding" in name for name in names)
+
+
+def test_targets_that_the_model_has_not_are_named(tmp_path: Path) -> None:
+    model, _ = load_classifier(str(encoders.save("distilbert", tmp_path)), "--sft_model_path")
+    with pytest.raises(InputError, match=r"--lora_target_modules query: .*linear layers .* are .*k_lin.*q_lin"):
+        with_lora(model, lora(lora_target_modules=["query"]))
+
+
+def test_a_new_head_says_what_of_it_is_new(tmp_path: Path) -> None:
+    from eightball_ppo.labels import LabelSet
+
+    encoders.save("distilbert", tmp_path)
+    labels = LabelSet.of([f"intent {i}" for i in range(7)])
+    model, _, new = load_new_classifier(str(tmp_path), "--model_name_or_path", labels)
+    assert new == ["classifier"] and model.config.num_labels == 7
+    _, _, new = load_new_classifier("minilm", "--model_name_or_path", labels)
+    assert new == ["classifier"]
+
+
+def test_a_tokenizer_without_padding_is_refused(tmp_path: Path) -> None:
+    encoders.save("bert", tmp_path)
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path)
+    tokenizer.pad_token = None
+    tokenizer.save_pretrained(tmp_path)
+    with pytest.raises(InputError, match="its tokenizer has no padding token"):
+        load_classifier(str(tmp_path), "--sft_model_path")
+
+
+def test_rates_that_would_wipe_an_encoder_are_refused(tmp_path: Path) -> None:
+    model, _ = load_classifier(str(encoders.save("bert", tmp_path)), "--sft_model_path")
+    with pytest.raises(InputError, match=r"--learning_rate 0\.012: too high for all weights of a BertFor"):
+        check_rates(model, tiny.config(), learning_rate=0.012)
+    check_rates(model, tiny.config(), learning_rate=2e-5)
+    for classifier, options in itertools.product((model, tiny.classifier()), (lora(),)):
+        check_rates(classifier, options, learning_rate=0.012)
+
+
+def test_too_many_tokens_for_the_model_are_refused(tmp_path: Path) -> None:
+    model, tokenizer = load_classifier(str(encoders.save("bert", tmp_path)), "--sft_model_path")
+    with pytest.raises(InputError, match="--max_length 80: BertForSequenceClassification reads at most 66 tokens"):
+        cut_at(tokenizer, model, 80)
+    cut_at(tokenizer, model, None)
+    assert tokenizer.model_max_length == 66
