@@ -2,20 +2,26 @@
 
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from eightball_ppo.data import Questions, load_questions, normalised, split_by_question
+from eightball_ppo.data import Questions, load_named, normalised, split_by_question
+from eightball_ppo.data_options import DataConfig
 from eightball_ppo.errors import InputError
 from eightball_ppo.labels import LabelSet
 
 LABELS = LabelSet.of(["up", "down"])
 
 
+def config(directory: Path, **options: Any) -> DataConfig:
+    return DataConfig(**{"dataset_name": str(directory), "text_column": "text", "label_column": "label", **options})
+
+
 def load(directory: Path) -> Questions:
-    return load_questions(str(directory), "rl", "text", "label", LABELS)
+    return load_named(config(directory), "rl", LABELS)
 
 
 def test_rows_are_read_in_order_and_labels_become_ids(tmp_path: Path) -> None:
@@ -24,7 +30,7 @@ def test_rows_are_read_in_order_and_labels_become_ids(tmp_path: Path) -> None:
     )
     questions = load(tmp_path)
     assert questions.texts == ["Grüße?", "🎱?"] and questions.label_ids == [1, 0]
-    assert load_questions(str(tmp_path), "rl", "text").label_ids is None
+    assert load_named(config(tmp_path), "rl").label_ids is None
 
 
 @pytest.mark.parametrize(

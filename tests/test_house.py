@@ -51,7 +51,7 @@ def test_only_the_methods_that_sample_and_the_flag_parser_import_trl() -> None:
         ("labels.py", ("errors",)),
         ("adapters.py", ("models", "ppo_math", "tokenization")),
         ("group_adapters.py", ("adapters", "tokenization")),
-        ("data", ("data", "errors", "labels", "locations")),
+        ("data", ("data", "data_options", "errors", "labels", "locations")),
         ("evaluation.py", ("objective", "data", "labels")),
         (
             "models",
