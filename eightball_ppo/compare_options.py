@@ -3,8 +3,8 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
+from eightball_ppo.fields import option, require
 from eightball_ppo.method_options import TermsConfig
-from eightball_ppo.options import option, require
 
 METHODS = ("sft", "distill", "distill_soft", "distill_boltzmann", "ppo", "rloo", "grpo", "best_of_n", "exact")
 

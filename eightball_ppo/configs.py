@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
+from eightball_ppo.fields import option, require
 from eightball_ppo.grader_options import GraderConfig
 from eightball_ppo.method_options import (
     BestOfNConfig,
@@ -16,7 +17,7 @@ from eightball_ppo.method_options import (
     ScoreKind,
 )
 from eightball_ppo.model_options import SMALL, LoraOptions
-from eightball_ppo.options import FitConfig, Schedule, StageConfig, option, require
+from eightball_ppo.options import FitConfig, Schedule
 from eightball_ppo.sharing_options import DemoConfig, EnvConfig, PushConfig, ReportConfig
 
 __all__ = [
@@ -46,6 +47,8 @@ class SFTConfig(LoraOptions, FitConfig):
     """Fine-tune a classifier on labelled questions: the reference policy. The embedded ones have random answers, which
     teach the form of an answer and nothing else."""
 
+    own_split: ClassVar[str] = "sft"
+
     output_dir: str = option("runs/sft", "Directory of the finished run; it must not hold another run.")
     model_name_or_path: str = option(
         SMALL, "eightball (the small classifier, new), minilm (packaged), or a directory or Hub id of an encoder."
@@ -66,6 +69,8 @@ class SFTConfig(LoraOptions, FitConfig):
 @dataclass
 class RewardConfig(LoraOptions, FitConfig):
     """Fine-tune a BERT on what askers want to hear, then scale its temperature."""
+
+    own_split: ClassVar[str] = "preferences"
 
     output_dir: str = option("runs/reward", "Directory of the finished run; it must not hold another run.")
     model_name_or_path: str = option(
@@ -94,7 +99,7 @@ class GradeConfig(GraderConfig):
     replaces: ClassVar[str] = "grade"
 
     output_dir: str = option("grades", "Directory for grades.parquet; grades that stand there are exported anew.")
-    splits: list[str] = option(["rl", "heldout"], "Splits of the dataset to grade.")
+    splits: list[str] = option([], "Splits to grade; by default those that are learned from and measured on.")
 
 
 @dataclass
@@ -104,7 +109,9 @@ class AuditConfig(GraderConfig):
     replaces: ClassVar[str] = "audit"
 
     output_dir: str = option("runs/audit", "Directory for audit.html; an audit that stands there is replaced.")
-    gold: str = option("datasets/eightball/heldout.jsonl", "JSONL file of questions with the answers that were wanted.")
+    gold: str | None = option(
+        None, "File of questions with the answers that were wanted; by default the split to measure on."
+    )
     audit_questions: int = option(100, "Gold questions that are asked again in variants; accuracy takes all of them.")
     min_accuracy: float = option(0.6, "Fail unless the accuracy on gold is above this; 0 is off.")
     min_kappa: float = option(0.3, "Fail unless Cohen's kappa on gold is above this; -1 is off.")
@@ -124,10 +131,6 @@ class AuditConfig(GraderConfig):
         require(-1 <= self.min_kappa <= 1, f"--min_kappa {self.min_kappa}: between -1 and 1")
         for name in ("min_accuracy", "max_flips", "max_order_flips", "max_injection_flips"):
             require(0 <= getattr(self, name) <= 1, f"--{name} {getattr(self, name)}: a share, 0 to 1")
-        require(
-            self.dataset_name == StageConfig.dataset_name,
-            f"--dataset_name {self.dataset_name}: an audit reads --gold alone; pass --gold FILE.jsonl",
-        )
 
 
 @dataclass

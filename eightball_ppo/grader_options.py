@@ -3,7 +3,8 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from eightball_ppo.options import StageConfig, option, require
+from eightball_ppo.fields import option, require
+from eightball_ppo.options import StageConfig
 
 ApiMode = Literal["auto", "logprobs", "schema", "text", "choice"]
 Quantization = Literal["none", "8bit", "4bit"]

@@ -4,9 +4,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from eightball_ppo.fields import option, require
 from eightball_ppo.grader_options import GraderConfig
 from eightball_ppo.model_options import Dtype, PolicyOptions
-from eightball_ppo.options import FitConfig, LearningConfig, Schedule, option, require
+from eightball_ppo.options import FitConfig, LearningConfig, Schedule
 
 ScoreKind = Literal["log_prob", "probability", "logit_margin"]
 Target = Literal["hard", "soft", "boltzmann"]

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from eightball_ppo.options import option, require
+from eightball_ppo.fields import option, require
 
 SMALL = "eightball"  # as --model_name_or_path: the small classifier, new
 Dtype = Literal["float32", "bfloat16"]

@@ -1,30 +1,17 @@
 """What the options of every stage are made of. Names and defaults follow TRL and transformers."""
 
 import math
-from dataclasses import dataclass, field
-from typing import Any, ClassVar, Literal
+from dataclasses import dataclass
+from typing import ClassVar, Literal
 
-from eightball_ppo.errors import InputError
-from eightball_ppo.labels import EIGHTBALL_LABELS
+from eightball_ppo.data_options import DataConfig
+from eightball_ppo.fields import option, require
 
 Schedule = Literal["linear", "cosine", "constant", "constant_with_warmup", "inverse_sqrt", "polynomial"]
 
 
-def option(default: Any, help: str) -> Any:
-    """A dataclass field whose help text becomes the flag's."""
-    if isinstance(default, list):
-        return field(default_factory=lambda: list(default), metadata={"help": help})
-    return field(default=default, metadata={"help": help})
-
-
-def require(condition: bool, message: str) -> None:
-    """Raises InputError with `message` unless `condition` holds."""
-    if not condition:
-        raise InputError(message)
-
-
 @dataclass
-class StageConfig:
+class StageConfig(DataConfig):
     """What every stage has that writes a directory. `replaces`: the method whose runs it may replace unasked;
     `resumes`: it goes on in a directory of its own."""
 
@@ -33,10 +20,6 @@ class StageConfig:
 
     output_dir: str = option("", "Directory of the finished run; it must not hold another run.")
     overwrite_output_dir: bool = option(False, "Replace a run that stands in output_dir, once the new one is whole.")
-    dataset_name: str = option("datasets/eightball", "Directory with one JSONL file per split, or a Hub dataset id.")
-    text_column: str = option("question", "Column with the text to classify.")
-    label_column: str = option("answer", "Column with the label's name.")
-    labels: list[str] = option(list(EIGHTBALL_LABELS), "The K label names, in the order of their ids.")
     seed: int = option(0, "Seed of torch, numpy and python.")
     disable_tqdm: bool = option(False, "No progress bars.")
     ddp_timeout: int = option(
@@ -47,6 +30,7 @@ class StageConfig:
     hub_private_repo: bool = option(True, "Create that repository as private; one that stands is left as it is.")
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         require(bool(self.output_dir.strip()), "--output_dir: empty; name the directory of the run")
         require(0 <= self.seed < 2**31, f"--seed {self.seed}: between 0 and {2**31 - 1}")
         require(1 <= self.ddp_timeout <= 10**7, f"--ddp_timeout {self.ddp_timeout}: 1 to {10**7} seconds")

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from eightball_ppo.options import option, require
+from eightball_ppo.fields import option, require
 
 
 @dataclass

@@ -86,10 +86,16 @@ def test_ppo_moves_the_policy_and_leaves_the_reference(kind: str, use_peft: bool
 def test_the_value_model_of_lora_summarises_the_reference_once(monkeypatch: pytest.MonkeyPatch) -> None:
     policy = tiny.classifier()
     models = ppo.build_models(policy, tiny.tokens(9), TrainingGrades(tiny.scores(9)), lora())
-    trunk, calls = models.value.trunk, []
+    trunk = models.value.trunk
+    calls: list[int] = []
     assert isinstance(trunk, SharedTrunk) and not list(trunk.parameters())
     inner = trunk._summaries
-    monkeypatch.setattr(trunk, "_summaries", lambda count: calls.append(count) or inner(count))
+
+    def counted(count: int) -> Tensor:
+        calls.append(count)
+        return inner(count)
+
+    monkeypatch.setattr(trunk, "_summaries", counted)
     ids = models.ids.question_ids(torch.tensor([4, 2]))[:, None]
     first = trunk(ids).hidden_states[0]
     with torch.no_grad():

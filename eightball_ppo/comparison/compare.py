@@ -17,6 +17,7 @@ from eightball_ppo.comparison.measured import SPLITS, Measured, load_ground, rea
 from eightball_ppo.comparison.workers import Holes, run_jobs
 from eightball_ppo.data import Questions
 from eightball_ppo.errors import DryRun, IncompleteError, InputError
+from eightball_ppo.methods.label_sets import with_labels
 from eightball_ppo.methods.task import Task, load_splits, outlook
 from eightball_ppo.ranks import num_processes
 from eightball_ppo.redaction import redacted
@@ -37,6 +38,7 @@ def run(config: CompareConfig) -> Path:
     """
     if num_processes() > 1:
         raise InputError("compare: starts its own processes; launch it with plain python")
+    config = with_labels(config)
     all_jobs = list(grid.jobs(config))
     cells = [cell for job in all_jobs for cell in job.cells]
     for cell in cells:

@@ -22,7 +22,6 @@ from eightball_ppo.data import Questions
 from eightball_ppo.errors import InputError
 from eightball_ppo.graders.store import GradeStore
 from eightball_ppo.graders.table import write_table
-from eightball_ppo.labels import LabelSet
 from eightball_ppo.method_options import ReferenceConfig, TermsConfig
 from eightball_ppo.methods.grading import budget_of, grade_job, source_of, store_path
 from eightball_ppo.methods.task import load_splits, train_prerequisites
@@ -137,7 +136,7 @@ def fingerprints(directory: Path) -> dict[str, str | None]:
 
 def digest_of(questions: Mapping[str, Questions]) -> str:
     """sha256 of all questions and wishes."""
-    told = {split: [own.texts, own.label_ids] for split, own in questions.items()}
+    told = {split: [list(own.texts), own.label_ids] for split, own in questions.items()}
     return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()
 
 
@@ -149,7 +148,7 @@ def prepare(config: CompareConfig) -> None:
         IncompleteError: too many grades failed; the good ones are kept.
     """
     directory = Path(config.output_dir)
-    labels = LabelSet.of(config.labels)
+    labels = config.label_set()
     if not (directory / GROUND).is_file():
         shared = {field.name: getattr(config, field.name) for field in dataclasses.fields(TermsConfig)}
         own = ReferenceConfig(**{**shared, "seed": config.seeds[0]})

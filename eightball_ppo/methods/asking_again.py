@@ -71,7 +71,7 @@ def order_sensitivity(
     before, pairs, asked = answers, [], 0
     orders = permuted_options(config, labels)
     for name, own in orders.items():
-        theirs = LabelSet.of(own.labels)
+        theirs = own.label_set()
         source = load_graders(own, theirs, store, budget)
         source.fill(questions)
         back_K = [theirs.id_of(label) for label in labels.names]

@@ -19,15 +19,17 @@ from torch import Tensor
 from eightball_ppo.audit import findings, measures
 from eightball_ppo.audit.probes import EMPTY, Probe, injections, variants
 from eightball_ppo.configs import AuditConfig
-from eightball_ppo.data import Questions, load_questions
+from eightball_ppo.data import Questions, load_file, load_split
 from eightball_ppo.errors import DryRun, IncompleteError, InputError
 from eightball_ppo.graders.budget import Budget
 from eightball_ppo.graders.registry import check_graders, load_graders, parse_grader
 from eightball_ppo.graders.sources import GradeSource
+from eightball_ppo.graders.splits import missing_mass, read_split
 from eightball_ppo.graders.store import GradeStore
 from eightball_ppo.labels import LabelSet
 from eightball_ppo.methods.asking_again import REPEATS, answers_of, leaves, order_sensitivity, permuted_options, repeats
-from eightball_ppo.methods.grading import budget_of, estimate, kept, missing_mass, spent, store_path
+from eightball_ppo.methods.grading import budget_of, estimate, kept, spent, store_path
+from eightball_ppo.methods.label_sets import with_labels
 from eightball_ppo.ranks import from_main_process
 from eightball_ppo.redaction import redacted
 from eightball_ppo.report import tables
@@ -65,7 +67,8 @@ def run(config: AuditConfig) -> Path:
         IncompleteError: calls were no longer allowed, or no gold question got a whole grade; every grade is kept.
     """
     check_output_dir(config)
-    labels = LabelSet.of(config.labels)
+    config = with_labels(config)
+    labels = config.label_set()
     if config.grade_table is not None:
         raise InputError(f"--grade_table {config.grade_table}: an audit asks the grader itself; pass --grader alone")
     check_graders(config, labels)
@@ -78,17 +81,17 @@ def run(config: AuditConfig) -> Path:
 
 
 def load_gold(config: AuditConfig, labels: LabelSet) -> Questions:
-    """The labelled questions of the file that `--gold` names.
+    """The labelled questions of the file that `--gold` names, or those that a method would be measured on.
 
     Raises:
-        InputError: no such file, one whose name does not end in .jsonl, or bad rows.
+        InputError: no such file, one of a kind that is not read, or bad rows.
     """
+    if config.gold is None:
+        return load_split(config, "test", labels)
     file = Path(config.gold).expanduser()
-    if file.suffix != ".jsonl":
-        raise InputError(f"--gold {config.gold}: a JSONL file is needed, its name must end in .jsonl")
     if not file.is_file():
         raise InputError(f"--gold {config.gold}: no such file")
-    return load_questions(str(file.absolute().parent), file.stem, config.text_column, config.label_column, labels)
+    return load_file(config, file.absolute(), labels)
 
 
 def _plan(config: AuditConfig, labels: LabelSet) -> Plan:
@@ -104,7 +107,7 @@ def _outlook(config: AuditConfig, labels: LabelSet, plan: Plan) -> str:
     """What an audit would cost, in words."""
     lines = [estimate(config, labels, [*plan.gold.texts, *plan.probes])]
     for name, own in permuted_options(config, labels).items():
-        lines.append(f"options {name}: {estimate(own, LabelSet.of(own.labels), plan.sample)}")
+        lines.append(f"options {name}: {estimate(own, own.label_set(), plan.sample)}")
     if "api" in (spec.name for spec in parse_grader(config.grader)):
         lines.append(f"and {REPEATS} times {min(REPEATED, len(plan.sample))} questions again, if the judge samples")
     return "\n".join(lines)
@@ -157,7 +160,7 @@ def _measure(config: AuditConfig, labels: LabelSet, plan: Plan, store: GradeStor
         "deliberate": source.deliberate,
         "settings": [leaf.settings for leaf in leaves(source)],
         "labels": list(labels.names),
-        "gold": config.gold,
+        "gold": config.gold or plan.gold.source,
         **gold,
         "sampled": len(plan.sample),
         "stability": findings.stability(plan.variants, answers, labels.names),
@@ -189,13 +192,13 @@ def _ask_gold(
     source.fill(texts)
     seconds = time.monotonic() - started
     answers = answers_of(source, texts)
-    grades = source.read(texts)
+    grades = read_split(source, texts)
     if not answers:
         why = budget.stopped or (grades.details[0] if grades.details else "all of them failed")
         raise IncompleteError(f"grader {config.grader}: no gold question has a whole grade ({why}); nothing to audit")
     rows = np.flatnonzero(grades.whole_N)
     logp_NK, gold_N = grades.logp_NK[rows], torch.tensor(plan.gold.label_ids)[rows]
-    count = grades.count()
+    count = grades.count
     asked = count["ok"] + count["failed"] + count["refused"]
     wrong = sorted(
         (-float(logp_NK[i].max()), texts[row], int(gold_N[i]), int(logp_NK[i].argmax()))

@@ -13,6 +13,7 @@ from eightball_ppo import objective
 from eightball_ppo.configs import BestOfNConfig
 from eightball_ppo.errors import DryRun
 from eightball_ppo.evaluation import SplitGrades
+from eightball_ppo.methods.label_sets import with_labels
 from eightball_ppo.methods.task import Task, finish, load_splits, load_task, outlook
 from eightball_ppo.models.modeling_recall import RecallForSequenceClassification
 from eightball_ppo.runs import Run, check_output_dir
@@ -32,6 +33,7 @@ def train(config: BestOfNConfig) -> Path:
         InputError: bad input as in `load_task`, or a budget that pays for no question.
     """
     check_output_dir(config)
+    config = with_labels(config)
     questions = load_splits(config)
     if config.dry_run:
         raise DryRun(outlook(config, questions))

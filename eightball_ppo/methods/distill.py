@@ -13,6 +13,7 @@ from eightball_ppo.configs import DistillConfig
 from eightball_ppo.data import split_by_question
 from eightball_ppo.errors import DryRun, InputError
 from eightball_ppo.methods.fitting import fit, nothing
+from eightball_ppo.methods.label_sets import with_labels
 from eightball_ppo.methods.policies import check_rates, trainable_copy
 from eightball_ppo.methods.task import Task, finish, load_splits, load_task, outlook
 from eightball_ppo.models.loading import table_logits_NK
@@ -43,6 +44,7 @@ def train(config: DistillConfig) -> Path:
         InputError: bad input as in `load_task`, a threshold that no question reaches, or a budget below one question.
     """
     check_output_dir(config)
+    config = with_labels(config)
     config = with_preset(config)
     questions = load_splits(config)
     if config.dry_run:

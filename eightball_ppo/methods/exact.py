@@ -9,6 +9,7 @@ from eightball_ppo import objective
 from eightball_ppo.configs import ExactConfig
 from eightball_ppo.errors import DryRun
 from eightball_ppo.methods.fitting import fit
+from eightball_ppo.methods.label_sets import with_labels
 from eightball_ppo.methods.policies import check_rates, trainable_copy
 from eightball_ppo.methods.task import finish, load_splits, load_task, outlook
 from eightball_ppo.ranks import num_processes
@@ -47,6 +48,7 @@ def train(config: ExactConfig) -> Path:
         InputError: bad input as in `load_task`, or a budget that pays for no question.
     """
     check_output_dir(config)
+    config = with_labels(config)
     questions = load_splits(config)
     if config.dry_run:
         raise DryRun(outlook(config, questions))

@@ -4,13 +4,14 @@ from pathlib import Path
 from typing import Any
 
 from eightball_ppo.configs import GradeConfig
-from eightball_ppo.data import load_questions
+from eightball_ppo.data import load_named, load_split
 from eightball_ppo.errors import DryRun, IncompleteError, InputError
 from eightball_ppo.graders.registry import check_graders, load_graders
 from eightball_ppo.graders.store import GradeStore
 from eightball_ppo.graders.table import write_table
 from eightball_ppo.labels import LabelSet
 from eightball_ppo.methods.grading import budget_of, check_failures, estimate, failure_rate, kept, spent, store_path
+from eightball_ppo.methods.label_sets import with_labels
 from eightball_ppo.ranks import from_main_process
 from eightball_ppo.runs import Run, check_output_dir
 
@@ -26,13 +27,16 @@ def run(config: GradeConfig) -> Path:
         IncompleteError: too many grades failed, or calls were no longer allowed; the store keeps what was made.
     """
     check_output_dir(config)
-    labels = LabelSet.of(config.labels)
+    config = with_labels(config)
+    labels = config.label_set()
     check_graders(config, labels)
     if config.grade_table is not None:
         raise InputError(f"--grade_table {config.grade_table}: is a finished table; there is nothing to grade")
-    texts = [
-        text for split in config.splits for text in load_questions(config.dataset_name, split, config.text_column).texts
-    ]
+    if config.splits:
+        asked = [load_named(config, split) for split in config.splits]
+    else:
+        asked = [load_split(config, "train"), load_split(config, "test")]
+    texts = [text for own in asked for text in own.texts]
     if config.dry_run:
         raise DryRun(estimate(config, labels, texts))
     with Run(config, "grade") as own:

@@ -25,6 +25,7 @@ from eightball_ppo.method_options import GroupConfig
 from eightball_ppo.methods.checkpoints import checkpoints
 from eightball_ppo.methods.completions import WatchedScores
 from eightball_ppo.methods.fitting import MetricsCallback, replace_progress, reporting
+from eightball_ppo.methods.label_sets import with_labels
 from eightball_ppo.methods.policies import check_rates
 from eightball_ppo.methods.ppo import RANK_SEED_STEP, vectorised_log_softmax
 from eightball_ppo.methods.task import Task, finish, load_splits, load_task, outlook
@@ -46,6 +47,7 @@ def train(config: GroupConfig, method: str) -> Path:
         InputError: bad data, checkpoint, grader, batch or output directory; nothing is written then.
     """
     check_output_dir(config)
+    config = with_labels(config)
     questions = load_splits(config)
     if config.dry_run:
         raise DryRun(outlook(config, questions))

@@ -4,6 +4,7 @@ from pathlib import Path
 
 from eightball_ppo.errors import InputError
 from eightball_ppo.method_options import GradedConfig
+from eightball_ppo.methods.label_sets import with_labels
 from eightball_ppo.methods.task import finish, load_splits, load_task
 from eightball_ppo.models.loading import label_set, load_classifier
 from eightball_ppo.runs import Run, read_results
@@ -18,6 +19,7 @@ def train(config: GradedConfig, trained: Path) -> Path:
     Raises:
         InputError: as `load_task`, or a run or policy that cannot be read, or one with other labels.
     """
+    config = with_labels(config)
     task = load_task(config, load_splits(config))
     results = read_results(trained)
     if not {"episodes", "grader_calls"} <= set(results):

@@ -30,6 +30,7 @@ from eightball_ppo.launches import require_equal_ranks
 from eightball_ppo.methods.checkpoints import checkpoints
 from eightball_ppo.methods.completions import WatchedScores
 from eightball_ppo.methods.fitting import MetricsCallback, replace_progress, reporting
+from eightball_ppo.methods.label_sets import with_labels
 from eightball_ppo.methods.policies import check_rates
 from eightball_ppo.methods.task import Task, finish, load_splits, load_task, outlook
 from eightball_ppo.methods.trackers import project, run_name, tracked
@@ -55,6 +56,7 @@ def train(config: PPOConfig) -> Path:
         InputError: bad data, checkpoint, grader, batch or output directory; nothing is written then.
     """
     check_output_dir(config)
+    config = with_labels(config)
     questions = load_splits(config)
     if config.dry_run:
         raise DryRun(outlook(config, questions))

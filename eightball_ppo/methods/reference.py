@@ -4,6 +4,7 @@ from pathlib import Path
 
 from eightball_ppo.configs import ReferenceConfig
 from eightball_ppo.errors import DryRun
+from eightball_ppo.methods.label_sets import with_labels
 from eightball_ppo.methods.task import finish, load_splits, load_task, outlook
 from eightball_ppo.runs import Run, check_output_dir
 
@@ -16,6 +17,7 @@ def train(config: ReferenceConfig) -> Path:
         InputError: bad input as in `load_task`.
     """
     check_output_dir(config)
+    config = with_labels(config)
     questions = load_splits(config)
     if config.dry_run:
         raise DryRun(outlook(config, questions))

@@ -9,13 +9,14 @@ from transformers import PreTrainedModel, set_seed
 
 from eightball_ppo.calibration import expected_calibration_error, fit_temperature
 from eightball_ppo.configs import RewardConfig
-from eightball_ppo.data import Questions, load_questions, split_by_question
+from eightball_ppo.data import Questions, load_split, split_by_question
 from eightball_ppo.errors import InputError
 from eightball_ppo.evaluation import describe
 from eightball_ppo.hub.cards import write_card
 from eightball_ppo.labels import LabelSet
 from eightball_ppo.locations import ADAPTER
 from eightball_ppo.methods.fitting import fit
+from eightball_ppo.methods.label_sets import with_labels
 from eightball_ppo.methods.policies import check_rates
 from eightball_ppo.models.loading import load_new_classifier, text_logits_NK
 from eightball_ppo.models.lora import merged, with_lora
@@ -36,9 +37,10 @@ def train(config: RewardConfig) -> Path:
     Raises:
         InputError: bad data, labels, encoder or output directory; nothing is written then.
     """
-    labels = LabelSet.of(config.labels)
-    preferences = load_questions(config.dataset_name, "preferences", config.text_column, config.label_column, labels)
-    heldout = load_questions(config.dataset_name, "heldout", config.text_column, config.label_column, labels)
+    config = with_labels(config)
+    labels = config.label_set()
+    preferences = load_split(config, "train", labels)
+    heldout = load_split(config, "test", labels)
     training, validation = split_by_question(preferences, config.validation_fraction, config.seed)
     set_seed(config.seed)
     model, tokenizer, new = load_new_classifier(config.model_name_or_path, "--model_name_or_path", labels)

@@ -8,12 +8,13 @@ from scipy.stats import chi2_contingency
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, set_seed
 
 from eightball_ppo.configs import SFTConfig
-from eightball_ppo.data import Questions, load_questions
+from eightball_ppo.data import Questions, load_split
 from eightball_ppo.evaluation import describe
 from eightball_ppo.hub.cards import write_card
 from eightball_ppo.labels import LabelSet
 from eightball_ppo.locations import ADAPTER
 from eightball_ppo.methods.fitting import fit
+from eightball_ppo.methods.label_sets import with_labels
 from eightball_ppo.methods.policies import check_rates
 from eightball_ppo.model_options import SMALL
 from eightball_ppo.models.configuration_eightball import EightBallConfig
@@ -36,9 +37,10 @@ def train(config: SFTConfig) -> Path:
     Raises:
         InputError: bad data, labels, tokenizer or output directory; nothing is written then.
     """
-    labels = LabelSet.of(config.labels)
-    questions = load_questions(config.dataset_name, "sft", config.text_column, config.label_column, labels)
-    heldout = load_questions(config.dataset_name, "heldout", config.text_column, config.label_column, labels)
+    config = with_labels(config)
+    labels = config.label_set()
+    questions = load_split(config, "train", labels)
+    heldout = load_split(config, "test", labels)
     set_seed(config.seed)
     model, tokenizer = _new_policy(config, labels, questions)
     truncated = tokenize(questions, tokenizer, reads_at_most(tokenizer)).truncated
