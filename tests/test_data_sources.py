@@ -13,6 +13,7 @@ from eightball_ppo.data import Questions, label_names, load_named, load_split
 from eightball_ppo.data.pairs import join_pair
 from eightball_ppo.data_options import DataConfig
 from eightball_ppo.errors import InputError
+from eightball_ppo.graders.prompts import Prompt, quoted
 from eightball_ppo.labels import LabelSet
 
 ROWS = [{"text": f'Is it {i}, or "so"?\nReally?', "more": f"Passage {i}.", "label": "ab"[i % 2]} for i in range(40)]
@@ -144,6 +145,11 @@ def test_boolq(tmp_path: Path) -> None:
     write_jsonl(tmp_path / "train.jsonl", [{**rows[0], "answer": "yes"}])
     with pytest.raises(InputError, match=r"train.jsonl:1: column 'answer' must be true or false, got 'yes'"):
         load_split(config, "train")
+
+
+def test_a_judge_reads_two_texts_with_a_blank_line_between_them() -> None:
+    user = Prompt.load("wanted_answer", LABELS).render(join_pair("Is it?", "A passage."), LABELS).user
+    assert quoted("Is it?\n\nA passage.") in user and "\\u001f" not in user and "\x1f" not in user
 
 
 def test_helpsteer(tmp_path: Path) -> None:

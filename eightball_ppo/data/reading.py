@@ -1,5 +1,6 @@
 """Rows to questions: which split a stage reads, what its columns hold, and what is refused."""
 
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
@@ -11,6 +12,8 @@ from eightball_ppo.data.sources import ONE_SPLIT, Source, open_file, open_split,
 from eightball_ppo.data_options import DataConfig
 from eightball_ppo.errors import InputError
 from eightball_ppo.labels import LabelSet
+
+HALF_PAIR = re.compile("[\ud800-\udfff]")
 
 
 def load_split(config: DataConfig, role: Literal["train", "test"], labels: LabelSet | None = None) -> Questions:
@@ -119,7 +122,7 @@ def _text(row: dict[str, Any], column: str, where: str) -> str:
     value = _value(row, column, where)
     if not isinstance(value, str) or not value.strip():
         raise InputError(f"{where}: column {column!r} must be a non-blank string, got {value!r}")
-    if any("\ud800" <= character <= "\udfff" for character in value):
+    if not value.isascii() and HALF_PAIR.search(value):
         raise InputError(f"{where}: column {column!r} holds half a surrogate pair, {value!r}; re-encode the file")
     if SEPARATOR in value:
         raise InputError(f"{where}: column {column!r} holds U+001F, which separates two texts, {value!r}; remove it")
