@@ -127,6 +127,8 @@ def test_bad_files(name: str, content: bytes, options: dict[str, Any], message: 
 def test_one_label_and_a_directory_that_is_no_data_set_are_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=re.escape("has the labels ['a']; at least 2 are needed")):
         label_names(of(write_jsonl(tmp_path / "one.jsonl", ROWS[:1])), "train")
+    with pytest.raises(InputError, match="none.jsonl: no rows"):
+        label_names(of(write_jsonl(tmp_path / "none.jsonl", [])), "train")
     (tmp_path / "empty").mkdir()
     with pytest.raises(InputError, match="nothing in this directory is a split"):
         load_split(of(tmp_path / "empty"), "train")
@@ -154,7 +156,7 @@ def test_a_judge_reads_two_texts_with_a_blank_line_between_them() -> None:
 
 def test_helpsteer(tmp_path: Path) -> None:
     kinds = ("correctness", "coherence", "complexity", "verbosity")
-    ratings = [("P", 1), ("P", 3), ("Q", 2), ("Q", 2), ("R", 4), ("R", 0), ("S", 4)]
+    ratings = [("P", 1), ("P", 3), ("Q", 2), ("Q", 2), ("R", 4), ("R", 0), ("S", 4), ("T", 1)]
     rows = [
         {"prompt": prompt, "response": f"r{i}", "helpfulness": rating, **dict.fromkeys(kinds, 2)}
         for i, (prompt, rating) in enumerate(ratings)

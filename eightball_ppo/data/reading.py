@@ -66,6 +66,8 @@ def label_names(config: DataConfig, split: str) -> list[str]:
                     f"{where}: column {config.label_column!r} holds {value!r}; name the labels with --labels"
                 )
             seen.add(_text(row, config.label_column, where))
+        if not seen:
+            raise InputError(f"{source.name}: no rows; at least one question is needed")
         names = sorted(seen)
     if len(names) < 2:
         raise InputError(f"{source.name}: column {config.label_column!r} has the labels {names}; at least 2 are needed")
