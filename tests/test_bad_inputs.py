@@ -78,7 +78,7 @@ def test_unknown_label_names_file_row_and_value(refused: Refused, data: Path, st
     rows = [json.loads(line) for line in file.read_text().splitlines()]
     rows[4]["answer"] = "Perhaps"
     file.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    assert f"{file}:5: unknown label 'Perhaps'" in refused(stage)
+    assert f"{file}:5: unknown label 'Perhaps'" in refused(stage, "--labels", "Yes", "No", "Maybe")
 
 
 @pytest.mark.parametrize("stage", ["sft", "reward", "ppo", "distill"])

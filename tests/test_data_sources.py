@@ -127,7 +127,7 @@ def test_bad_files(name: str, content: bytes, options: dict[str, Any], message: 
 def test_one_label_and_a_directory_that_is_no_data_set_are_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=re.escape("has the labels ['a']; at least 2 are needed")):
         label_names(of(write_jsonl(tmp_path / "one.jsonl", ROWS[:1])), "train")
-    with pytest.raises(InputError, match="none.jsonl: no rows"):
+    with pytest.raises(InputError, match=r"none\.jsonl: no rows"):
         label_names(of(write_jsonl(tmp_path / "none.jsonl", [])), "train")
     (tmp_path / "empty").mkdir()
     with pytest.raises(InputError, match="nothing in this directory is a split"):
