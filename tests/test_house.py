@@ -156,7 +156,12 @@ def test_recipes_parse() -> None:
     from eightball_ppo import cli
     from eightball_ppo.configs import DistillConfig, PPOConfig
 
-    recipes: dict[str, type] = {"eightball": PPOConfig, "original": DistillConfig, "llm_judge": PPOConfig}
+    recipes: dict[str, type] = {
+        "eightball": PPOConfig,
+        "original": DistillConfig,
+        "llm_judge": PPOConfig,
+        "own_data": PPOConfig,
+    }
     assert {file.stem for file in (REPOSITORY / "recipes").glob("*.yaml")} == set(recipes)
     for name, config_class in recipes.items():
         config: object = cli.parse(config_class, ["--config", str(REPOSITORY / "recipes" / f"{name}.yaml")])
