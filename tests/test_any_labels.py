@@ -43,6 +43,7 @@ THREES = {
     ("graders/api_modes.py", "SHORT_REPLY = 3"): "tokens",
     ("graders/sources.py", "tuple((detail for part in parts for detail in part.details))[:3]"): EXAMPLES,
     ("graders/sources.py", "len(details) < 3"): EXAMPLES,
+    ("graders/splits.py", "3 - len(details)"): EXAMPLES,
     ("graders/table.py", "3 - len(details)"): EXAMPLES,
     ("hub/push.py", "ATTEMPTS = 3"): "attempts of an upload",
     ("markdown.py", "max(3, max(map(len, re.findall('`+', value)), default=0) + 1)"): "backticks of a fence",
@@ -91,11 +92,10 @@ def label_words(source: str) -> Iterator[str]:
 def threes(source: str) -> Iterator[str]:
     """The expressions in which a literal 3, a third, or 0.333 stands: each as the source of its nearest meaning."""
     tree = ast.parse(source)
-    parents = {child: node for node in ast.walk(tree) for child in ast.iter_child_nodes(node)}
+    parents: dict[ast.AST, ast.AST] = {child: node for node in ast.walk(tree) for child in ast.iter_child_nodes(node)}
     for node in ast.walk(tree):
-        if not isinstance(node, ast.Constant) or type(node.value) not in (int, float):
-            continue
-        if node.value != 3 and not 0.33 <= node.value <= 0.334:
+        value = node.value if isinstance(node, ast.Constant) else None
+        if not isinstance(value, int | float) or not (value == 3 or 0.33 <= value <= 0.334):
             continue
         parent = parents[node]
         while isinstance(parent, ast.Slice | ast.Tuple | ast.List | ast.arguments | ast.UnaryOp):
