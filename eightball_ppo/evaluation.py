@@ -1,5 +1,9 @@
-"""Exact evaluation: policy x scores -> one record per split, and the before/after table of single questions."""
+"""Exact evaluation: policy x scores -> one record per split, and the before/after table of single questions.
 
+A million questions are measured some thousand at a time: of each chunk the sums are kept, in float64, and nothing else.
+"""
+
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,6 +16,7 @@ from eightball_ppo.data import Questions
 from eightball_ppo.labels import LabelSet
 
 SAMPLES_PER_QUESTION = 50
+QUESTIONS_AT_ONCE = 16384
 
 
 @dataclass(frozen=True)
@@ -23,29 +28,55 @@ class SplitGrades:
     ref_logp_NK: Tensor
 
 
+def _means(measure: Callable[..., dict[str, Tensor]], *tables: Tensor) -> dict[str, Tensor]:
+    """What `measure` makes of chunks of the tables, sums over their questions, added up and divided by their number."""
+    sums: dict[str, Tensor] = {}
+    for chunk in zip(*(table.split(QUESTIONS_AT_ONCE) for table in tables), strict=True):
+        for name, value in measure(*chunk).items():
+            sums[name] = sums[name] + value if name in sums else value
+    return {name: value / len(tables[0]) for name, value in sums.items()}
+
+
 def describe(logp_NK: Tensor, ref_logp_NK: Tensor, questions: Questions, labels: LabelSet) -> dict[str, Any]:
     """What needs no grader: `kl` to the reference and `entropy` (nats), `label_histogram` (mean probability of each
     label), `greedy_histogram` (share of questions whose most probable label it is) and, on a labelled split,
     `gold_accuracy` (the most probable label is the wanted one) and `gold_probability` (mean probability of the wanted
     label); None without labels.
     """
-    logp_NK, ref_logp_NK = logp_NK.double(), ref_logp_NK.double()
-    greedy_N = logp_NK.argmax(-1)
-    greedy_share_K = torch.bincount(greedy_N, minlength=len(labels)) / len(greedy_N)
-    record: dict[str, Any] = {
-        "questions": len(questions),
-        "kl": objective.kl_exact_N(logp_NK, ref_logp_NK).mean().item(),
-        "entropy": objective.entropy_N(logp_NK).mean().item(),
-        "gold_accuracy": None,
-        "gold_probability": None,
-        "label_histogram": dict(zip(labels.names, logp_NK.exp().mean(0).tolist(), strict=True)),
-        "greedy_histogram": dict(zip(labels.names, greedy_share_K.tolist(), strict=True)),
+    return _described(_means(_answers, logp_NK, ref_logp_NK, *_gold(questions)), questions, labels)
+
+
+def _gold(questions: Questions) -> tuple[Tensor, ...]:
+    """The wanted labels [N], as int64, or nothing."""
+    return () if questions.label_ids is None else (torch.as_tensor(questions.label_ids, dtype=torch.long),)
+
+
+def _answers(logp_BK: Tensor, ref_logp_BK: Tensor, gold_B: Tensor | None = None) -> dict[str, Tensor]:
+    """The sums over a chunk that `describe` is made of."""
+    logp_BK, ref_logp_BK = logp_BK.double(), ref_logp_BK.double()
+    greedy_B, p_BK = logp_BK.argmax(-1), logp_BK.exp()
+    sums = {
+        "kl": objective.kl_exact_N(logp_BK, ref_logp_BK).sum(),
+        "entropy": objective.entropy_N(logp_BK).sum(),
+        "label_histogram": p_BK.sum(0),
+        "greedy_histogram": torch.bincount(greedy_B, minlength=logp_BK.shape[1]),
     }
-    if questions.label_ids is not None:
-        gold_N = torch.tensor(questions.label_ids)
-        record["gold_accuracy"] = (greedy_N == gold_N).double().mean().item()
-        record["gold_probability"] = logp_NK.exp().gather(1, gold_N[:, None]).mean().item()
-    return record
+    if gold_B is not None:
+        sums["gold_accuracy"] = (greedy_B == gold_B).double().sum()
+        sums["gold_probability"] = p_BK.gather(1, gold_B[:, None]).sum()
+    return sums
+
+
+def _described(means: dict[str, Tensor], questions: Questions, labels: LabelSet) -> dict[str, Any]:
+    return {
+        "questions": len(questions),
+        "kl": means["kl"].item(),
+        "entropy": means["entropy"].item(),
+        "gold_accuracy": means["gold_accuracy"].item() if "gold_accuracy" in means else None,
+        "gold_probability": means["gold_probability"].item() if "gold_probability" in means else None,
+        "label_histogram": dict(zip(labels.names, means["label_histogram"].tolist(), strict=True)),
+        "greedy_histogram": dict(zip(labels.names, means["greedy_histogram"].tolist(), strict=True)),
+    }
 
 
 def evaluate(logp_NK: Tensor, split: SplitGrades, beta: float, labels: LabelSet) -> dict[str, Any]:
@@ -55,22 +86,68 @@ def evaluate(logp_NK: Tensor, split: SplitGrades, beta: float, labels: LabelSet)
     `tie_rate`, and `grader_histogram` (share of questions whose best-scored label it is). Every number is an exact sum
     over labels, averaged over questions.
     """
-    # in float64: at a high beta the gain to measure is a thousandth of the numbers it is the difference of
-    score_NK, ref_logp_NK = split.score_NK.double(), split.ref_logp_NK.double().log_softmax(-1)
-    logp_NK = logp_NK.double().log_softmax(-1)
-    best_share_K = torch.bincount(score_NK.argmax(-1), minlength=len(labels)) / len(score_NK)
-    win_N, tie_N = objective.win_and_tie_N(logp_NK, ref_logp_NK, score_NK)
+
+    def measure(logp_BK: Tensor, ref_logp_BK: Tensor, score_BK: Tensor, *gold: Tensor) -> dict[str, Tensor]:
+        logp_BK, ref_logp_BK, score_BK = _exact(logp_BK, ref_logp_BK, score_BK)
+        win_B, tie_B = objective.win_and_tie_N(logp_BK, ref_logp_BK, score_BK)
+        return {
+            "expected_score": objective.expected_score_N(logp_BK, score_BK).sum(),
+            "reference_score": objective.expected_score_N(ref_logp_BK, score_BK).sum(),
+            "objective": objective.objective_N(logp_BK, ref_logp_BK, score_BK, beta).sum(),
+            "optimum_objective": objective.optimum_objective_N(ref_logp_BK, score_BK, beta).sum(),
+            "win_rate": (win_B + tie_B / 2).sum(),
+            "tie_rate": tie_B.sum(),
+            "grader_histogram": torch.bincount(score_BK.argmax(-1), minlength=len(labels)),
+            **_answers(logp_BK, ref_logp_BK, *gold),
+        }
+
+    tables = (logp_NK, split.ref_logp_NK, split.score_NK)
+    means = _means(measure, *tables, *_gold(split.questions))
+    j, j_ref, j_best = (means[name] for name in ("objective", "reference_score", "optimum_objective"))
     return {
-        "expected_score": objective.expected_score_N(logp_NK, score_NK).mean().item(),
-        "objective": objective.objective_N(logp_NK, ref_logp_NK, score_NK, beta).mean().item(),
-        "optimum_objective": objective.optimum_objective_N(ref_logp_NK, score_NK, beta).mean().item(),
-        "optimum_fraction": objective.optimum_fraction(logp_NK, ref_logp_NK, score_NK, beta),
-        "frontier_distance": objective.frontier_distance_N(logp_NK, ref_logp_NK, score_NK).mean().item(),
-        "win_rate": (win_N + tie_N / 2).mean().item(),
-        "tie_rate": tie_N.mean().item(),
-        **describe(logp_NK, ref_logp_NK, split.questions, labels),
-        "grader_histogram": dict(zip(labels.names, best_share_K.tolist(), strict=True)),
+        **{name: means[name].item() for name in ("expected_score", "objective", "optimum_objective")},
+        "optimum_fraction": objective.share_of_gain(j, j_ref, j_best),
+        "frontier_distance": _frontier_distance(tables, means["kl"].item()),
+        **{name: means[name].item() for name in ("win_rate", "tie_rate")},
+        **_described(means, split.questions, labels),
+        "grader_histogram": dict(zip(labels.names, means["grader_histogram"].tolist(), strict=True)),
     }
+
+
+def _exact(logp_BK: Tensor, ref_logp_BK: Tensor, score_BK: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """In float64: at a high beta the gain to measure is a thousandth of the numbers it is the difference of."""
+    return logp_BK.double().log_softmax(-1), ref_logp_BK.double().log_softmax(-1), score_BK.double()
+
+
+def _frontier_distance(tables: tuple[Tensor, Tensor, Tensor], kl: float) -> float:
+    """The mean of `objective.frontier_distance_N` of (log-probs, the reference's, scores), `kl` being the mean KL."""
+
+    def chunks() -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+        for parts in zip(*(table.split(QUESTIONS_AT_ONCE) for table in tables), strict=True):
+            yield _exact(*parts)
+
+    def mean_kl(price: float) -> float:
+        total = torch.zeros((), dtype=torch.float64)
+        for _, ref_logp_BK, score_BK in chunks():
+            score_BK = score_BK - score_BK.max(-1, keepdim=True).values
+            best_BK = objective.optimum_logp_NK(ref_logp_BK, score_BK, price)
+            total += objective.kl_exact_N(best_BK, ref_logp_BK).sum()
+        return (total / len(tables[0])).item()
+
+    beta = 0.0
+    if kl > 0:
+        ranges = [(own.max(-1).values - own.min(-1).values).max().item() for _, _, own in chunks()]
+        beta = objective.search_price(mean_kl, max(ranges), kl)
+    total = torch.zeros((), dtype=torch.float64)
+    for logp_BK, ref_logp_BK, score_BK in chunks():
+        if kl <= 0:
+            best_B = objective.expected_score_N(ref_logp_BK, score_BK)
+            own_B = objective.expected_score_N(logp_BK, score_BK)
+        else:
+            best_B = objective.optimum_objective_N(ref_logp_BK, score_BK, beta)
+            own_B = objective.objective_N(logp_BK, ref_logp_BK, score_BK, beta)
+        total += (best_B - own_B).sum()
+    return (total / len(tables[0])).item()
 
 
 def before_after(
@@ -80,19 +157,28 @@ def before_after(
     counts, before and after. The counts are of 50 draws each, from a generator of their own; `change` is the total
     variation distance between before and after.
     """
-    columns: dict[str, Any] = {"question": split.questions.texts}
+    columns: dict[str, Any] = {"question": pd.Series(list(split.questions.texts), dtype=object)}
     if split.questions.label_ids is not None:
         columns["wanted"] = [labels.names[i] for i in split.questions.label_ids]
     for k, name in enumerate(labels.names):
-        columns[f"score_{name}"] = split.score_NK[:, k].tolist()
+        columns[f"score_{name}"] = split.score_NK[:, k].double().numpy()
     probabilities = {}
     for when, logits_NK in (("before", logits_before_NK), ("after", logits_after_NK)):
-        generator = torch.Generator().manual_seed(seed)
         p_NK = probabilities[when] = logits_NK.softmax(-1)
-        draws_NS = torch.multinomial(p_NK, SAMPLES_PER_QUESTION, replacement=True, generator=generator)
+        count_NK = _sampled_counts_NK(p_NK, seed)
         for k, name in enumerate(labels.names):
-            columns[f"{when}_logit_{name}"] = logits_NK[:, k].tolist()
-            columns[f"{when}_probability_{name}"] = p_NK[:, k].tolist()
-            columns[f"{when}_count_{name}"] = (draws_NS == k).sum(1).tolist()
-    columns["change"] = (0.5 * (probabilities["after"] - probabilities["before"]).abs().sum(1)).tolist()
+            columns[f"{when}_logit_{name}"] = logits_NK[:, k].double().numpy()
+            columns[f"{when}_probability_{name}"] = p_NK[:, k].double().numpy()
+            columns[f"{when}_count_{name}"] = count_NK[:, k].numpy()
+    columns["change"] = (0.5 * (probabilities["after"] - probabilities["before"]).abs().sum(1)).double().numpy()
     return pd.DataFrame(columns)
+
+
+def _sampled_counts_NK(p_NK: Tensor, seed: int) -> Tensor:
+    """How often each label comes up in 50 draws a question, from a generator of their own."""
+    generator = torch.Generator().manual_seed(seed)
+    counts = []
+    for p_BK in p_NK.split(QUESTIONS_AT_ONCE):
+        draws_BS = torch.multinomial(p_BK, SAMPLES_PER_QUESTION, replacement=True, generator=generator)
+        counts.append(torch.stack([(draws_BS == k).sum(1) for k in range(p_BK.shape[1])], dim=1))
+    return torch.cat(counts)

@@ -10,6 +10,7 @@ Rafailov et al. 2023, arXiv:2305.18290, equation 4).
 """
 
 import math
+from collections.abc import Callable
 
 import torch
 from scipy.optimize import brentq
@@ -61,10 +62,14 @@ def optimum_fraction(logp_NK: Tensor, ref_logp_NK: Tensor, score_NK: Tensor, bet
     None where the reference already is the optimum (a score that does not depend on the label), as 0 / 0 says nothing.
     """
     j_ref = expected_score_N(ref_logp_NK, score_NK).mean()
-    gain = optimum_objective_N(ref_logp_NK, score_NK, beta).mean() - j_ref
-    if gain <= 1e-12:
-        return None
-    return float((objective_N(logp_NK, ref_logp_NK, score_NK, beta).mean() - j_ref) / gain)
+    j_best = optimum_objective_N(ref_logp_NK, score_NK, beta).mean()
+    return share_of_gain(objective_N(logp_NK, ref_logp_NK, score_NK, beta).mean(), j_ref, j_best)
+
+
+def share_of_gain(j: Tensor, j_ref: Tensor, j_best: Tensor) -> float | None:
+    """`optimum_fraction` of the three mean objectives of policy, reference and optimum."""
+    gain = j_best - j_ref
+    return None if gain <= 1e-12 else float((j - j_ref) / gain)
 
 
 def objective_gradient_NK(logp_NK: Tensor, ref_logp_NK: Tensor, score_NK: Tensor, beta: float) -> Tensor:
@@ -93,11 +98,20 @@ def frontier_price(ref_logp_NK: Tensor, score_NK: Tensor, kl: float) -> float:
     Never above `DEAREST` times the range of a question's scores, which stands for infinity: the reference itself.
     """
     score_NK = score_NK - score_NK.max(-1, keepdim=True).values  # moves no optimum, and saves digits at a low price
-    unit = max(-score_NK.min().item(), 1e-12)
+
+    def mean_kl(price: float) -> float:
+        return kl_exact_N(optimum_logp_NK(ref_logp_NK, score_NK, price), ref_logp_NK).mean().item()
+
+    return search_price(mean_kl, -score_NK.min().item(), kl)
+
+
+def search_price(mean_kl: Callable[[float], float], score_range: float, kl: float) -> float:
+    """`frontier_price`, where `mean_kl` gives the mean KL of the optimum at a price and `score_range` is the largest
+    range of a question's scores."""
+    unit = max(score_range, 1e-12)
 
     def excess(log_price: float) -> float:
-        logp_NK = optimum_logp_NK(ref_logp_NK, score_NK, unit * math.exp(log_price))
-        return kl_exact_N(logp_NK, ref_logp_NK).mean().item() - kl
+        return mean_kl(unit * math.exp(log_price)) - kl
 
     low, high = math.log(CHEAPEST), math.log(DEAREST)
     if excess(low) <= 0:

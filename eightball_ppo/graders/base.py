@@ -58,6 +58,7 @@ class Grader(Protocol):
     `fingerprint`: equal for two graders if and only if they grade alike, so that grades can be stored and shared.
     `deliberate`: True for a grader that is not meant to know the askers' wishes (a rule, an untrained head), so that
     its accuracy is nobody's business. `settings`: what the fingerprint stands for, in words, without any secret.
+    A grader whose grades cost nothing may say `free = True`: they are then kept by the thousand, not one by one.
     """
 
     labels: LabelSet

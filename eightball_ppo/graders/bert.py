@@ -30,6 +30,7 @@ class BertGrader:
     """A sequence classifier whose softmax is the probability that an answer is the wanted one."""
 
     scale: Scale = "log_prob"
+    free = True  # and made ASKS_AT_ONCE at once anyway
 
     def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, kind: str, deliberate: bool):
         self.model = model.eval().requires_grad_(False)

@@ -21,6 +21,7 @@ class RuleGrader:
     """
 
     deliberate = True
+    free = True
     scale: Scale = "log_prob"
 
     def __init__(self, label: str, labels: LabelSet):

@@ -1,7 +1,8 @@
 """Where a method's grades come from: a stored grader, or grades made of other grades (noisy, averaged, remapped).
 
 A source is filled with questions first, which costs, and read as often as one likes, which does not. What is made of
-other grades is made while reading: ten noise rates on a paid judge cost one grading.
+other grades is made while reading: ten noise rates on a paid judge cost one grading. A million questions are filled at
+once and read a few thousand at a time (`graders/splits.py`), so that no list of all of them is needed.
 """
 
 import hashlib
@@ -9,6 +10,7 @@ import random
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import compress
 from typing import Any, Protocol
 
 import numpy as np
@@ -18,6 +20,7 @@ from torch import Tensor
 from eightball_ppo.graders.base import Ask, Grade, Grader, Scale, asks_of
 from eightball_ppo.graders.budget import Budget
 from eightball_ppo.graders.store import GradeStore
+from eightball_ppo.graders.texts import first_N
 from eightball_ppo.labels import LabelSet
 
 STATUSES = ("ok", "failed", "refused", "skipped")  # skipped: never asked, because no call was allowed any more
@@ -88,6 +91,7 @@ class StoredGrader:
     # So many failures in a row, or in all if they are above the share that is allowed, stop the grading: it would end
     # in an error anyway, and the calls until then can be saved.
     FEWEST_FAILURES = 20
+    AT_ONCE = 1024  # grades that cost nothing are kept by so many; a process that dies loses at most these
 
     def __init__(self, grader: Grader, store: GradeStore, budget: Budget, max_failures: float, progress: bool):
         self.grader = grader
@@ -101,20 +105,33 @@ class StoredGrader:
         return self._store.missing(self._store.id_of(self.fingerprint), asks)
 
     def outlook(self, questions: Sequence[str]) -> tuple[int, int]:
-        tokens = [self.grader.tokens(ask) for ask in self._missing(dict.fromkeys(questions))]
-        return len(tokens), sum(tokens)
+        calls = tokens = 0
+        for ask in self._missing(compress(questions, first_N(questions))):
+            calls, tokens = calls + 1, tokens + self.grader.tokens(ask)
+        return calls, tokens
 
     def fill(self, questions: Sequence[str]) -> None:
         from tqdm import tqdm
 
         grader = self._store.register(self.fingerprint, self.settings)
-        unique = dict.fromkeys(questions)
-        asks = len(unique) * (1 if self.grader.scale == "log_prob" else len(self.labels))
+        first = first_N(questions)
+        asks = int(first.sum()) * (1 if self.grader.scale == "log_prob" else len(self.labels))
         bad = in_a_row = 0
+        free, waiting = getattr(self.grader, "free", False), list[Grade]()
+
+        def write() -> None:
+            if waiting:
+                self._store.keep_many(grader, waiting)
+                waiting.clear()
 
         def keep(grade: Grade) -> None:
             nonlocal bad, in_a_row
-            self._store.keep(grader, grade)
+            if free:
+                waiting.append(grade)
+                if len(waiting) == self.AT_ONCE:
+                    write()
+            else:
+                self._store.keep(grader, grade)
             bar.update()
             if grade.status == "ok":
                 in_a_row = 0
@@ -126,7 +143,10 @@ class StoredGrader:
                 self._budget.broken = True
 
         with tqdm(total=asks, desc=f"grading: {self.fingerprint[:24]}", disable=not self._progress, leave=False) as bar:
-            self.grader.grade(self._missing(unique), keep, self._budget)
+            try:
+                self.grader.grade(self._missing(compress(questions, first)), keep, self._budget)
+            finally:
+                write()
 
     def read(self, questions: Sequence[str]) -> Grades:
         shape = (len(questions), len(self.labels))
@@ -136,9 +156,10 @@ class StoredGrader:
         calls, grader = 0, self._store.id_of(self.fingerprint)
         details: dict[str, None] = {}
         missing: list[float] = []
+        stored = self._store.read_many(grader, questions)
         for row, question in enumerate(questions):
             for ask in asks_of([question], self.labels, self.grader.scale):
-                grade = self._store.read(grader, ask)
+                grade = stored.get(ask)
                 if grade is None:
                     continue
                 columns = slice(None) if ask.label is None else self.labels.id_of(ask.label)

@@ -1,7 +1,8 @@
 """The grade store: one SQLite file that keeps every grade the moment it is made, for all methods and runs.
 
-WAL mode and one transaction a grade: whatever kills the process, what was kept stays, and several processes may read
-and write at once. A grade that is ok is never replaced; one that is not is asked again by the next run.
+WAL mode and one transaction a grade (a thousand grades where they cost nothing): whatever kills the process, what was
+kept stays, and several processes may read and write at once. A grade that is ok is never replaced; one that is not is
+asked again by the next run.
 """
 
 import json
@@ -34,6 +35,7 @@ INSERT INTO grades VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO UPDATE S
     tokens = tokens + excluded.tokens, missing = excluded.missing, graded_at = excluded.graded_at
 WHERE status != 'ok'
 """
+LOOKED_UP_AT_ONCE = 1024  # questions in one statement; SQLite takes 32766 values
 _ALL_LABELS = ""  # the `label` of a grade that scores all labels at once
 
 
@@ -150,14 +152,16 @@ class GradeStore:
 
     def keep(self, grader: int, grade: Grade) -> None:
         """Store one grade, durably against the death of the process."""
-        self._execute(
-            _KEEP,
-            (
-                *(grader, grade.ask.question, grade.ask.label or _ALL_LABELS, grade.status),
-                struct.pack(f"<{len(grade.scores)}d", *grade.scores),
-                *(grade.detail[:LONGEST_DETAIL], grade.calls, grade.tokens, grade.missing, time.time()),
-            ),
-        )
+        self._execute(_KEEP, _row(grader, grade))
+
+    def keep_many(self, grader: int, grades: Iterable[Grade]) -> None:
+        """Store several grades in one transaction: all of them, or none if the process dies in between."""
+        self._execute("BEGIN IMMEDIATE")
+        try:
+            for grade in grades:
+                self._execute(_KEEP, _row(grader, grade))
+        finally:
+            self._execute("COMMIT")
 
     def missing(self, grader: int | None, asks: Iterable[Ask]) -> Iterator[Ask]:
         """Those of `asks` without an ok grade, each looked up when it is taken."""
@@ -180,6 +184,27 @@ class GradeStore:
             return None
         return StoredGrade(row[0], struct.unpack(f"<{len(row[1]) // 8}d", row[1]), *row[2:])
 
+    def read_many(self, grader: int | None, questions: Sequence[str]) -> dict[Ask, StoredGrade]:
+        """All grades of some thousand questions, ok or not, in one look."""
+        found: dict[Ask, StoredGrade] = {}
+        for start in range(0, len(questions) if self._connection is not None else 0, LOOKED_UP_AT_ONCE):
+            part = questions[start : start + LOOKED_UP_AT_ONCE]
+            rows = self._execute(
+                "SELECT question, label, status, scores, detail, calls, tokens, missing, graded_at FROM grades "
+                f"WHERE grader = ? AND question IN ({','.join('?' * len(part))})",
+                (grader, *part),
+            )
+            for question, label, status, scores, *rest in self._fetched(rows):
+                unpacked = struct.unpack(f"<{len(scores) // 8}d", scores)
+                found[Ask(question, label or None)] = StoredGrade(status, unpacked, *rest)
+        return found
+
+    def _fetched(self, rows: sqlite3.Cursor) -> list[Any]:
+        try:
+            return rows.fetchall()
+        except sqlite3.Error as error:
+            raise InputError(f"--grade_store {self.path}: cannot be read or written ({error})") from None
+
     def record_audit(self, fingerprint: str, audit: dict[str, Any]) -> None:
         """Remember the last audit of a grader, registered or not."""
         self.register(fingerprint, {})
@@ -193,6 +218,15 @@ class GradeStore:
         """The last audits of those of these graders that were audited."""
         found = (self.audit_of(fingerprint) for fingerprint in fingerprints)
         return [audit for audit in found if audit is not None]
+
+
+def _row(grader: int, grade: Grade) -> tuple[Any, ...]:
+    """A grade as `_KEEP` takes it."""
+    return (
+        *(grader, grade.ask.question, grade.ask.label or _ALL_LABELS, grade.status),
+        struct.pack(f"<{len(grade.scores)}d", *grade.scores),
+        *(grade.detail[:LONGEST_DETAIL], grade.calls, grade.tokens, grade.missing, time.time()),
+    )
 
 
 def _switch_to_wal(db: sqlite3.Connection) -> None:

@@ -3,10 +3,9 @@
 import json
 import logging
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from statistics import fmean
 from typing import Any
 
 import torch
@@ -18,9 +17,11 @@ from eightball_ppo.grader_options import GraderConfig
 from eightball_ppo.graders.budget import Budget
 from eightball_ppo.graders.prompts import Prompt
 from eightball_ppo.graders.registry import load_graders
-from eightball_ppo.graders.sources import STATUSES, Grades, GradeSource, Noisy
+from eightball_ppo.graders.sources import STATUSES, GradeSource, Noisy
+from eightball_ppo.graders.splits import SplitOfGrades, missing_mass, read_split
 from eightball_ppo.graders.store import GradeStore
 from eightball_ppo.graders.table import GradeTable
+from eightball_ppo.graders.texts import first_N
 from eightball_ppo.labels import LabelSet
 from eightball_ppo.method_options import TermsConfig
 from eightball_ppo.ranks import from_main_process
@@ -34,11 +35,10 @@ WEAK_GRADER_ACCURACY = 0.6
 class JobGrades:
     """Grades by split, who made them, and `record`, what they took, for results.json.
 
-    `lessons`: what training is to learn from, the grades of the training questions with `--grader_noise` in them.
+    Under `lessons` stands what training is to learn from: those of `train`, with `--grader_noise` in them.
     """
 
-    grades: dict[str, Grades]
-    lessons: Grades
+    grades: dict[str, SplitOfGrades]
     fingerprint: str
     record: dict[str, Any]
 
@@ -73,7 +73,7 @@ def source_of(config: GraderConfig, labels: LabelSet, store: GradeStore, budget:
     return load_graders(config, labels, store, budget)
 
 
-def check_grades(config: GraderConfig, labels: LabelSet, texts: list[str]) -> None:
+def check_grades(config: GraderConfig, labels: LabelSet, texts: Sequence[str]) -> None:
     """What can be said against the grade table or the grade store before anything is trained or asked.
 
     Raises:
@@ -85,19 +85,19 @@ def check_grades(config: GraderConfig, labels: LabelSet, texts: list[str]) -> No
         GradeStore(store_path(config)).close()
 
 
-def estimate(config: GraderConfig, labels: LabelSet, texts: list[str]) -> str:
+def estimate(config: GraderConfig, labels: LabelSet, texts: Sequence[str]) -> str:
     """What grading `texts` would take, in words; asks no grader."""
-    unique = list(dict.fromkeys(texts))
+    unique = int(first_N(texts).sum())
     if config.grade_table is not None:
-        return f"{len(unique)} questions, all grades from {config.grade_table}: 0 calls"
+        return f"{unique} questions, all grades from {config.grade_table}: 0 calls"
     with GradeStore(store_path(config)) as store:
         source = load_graders(config, labels, store, budget_of(config))
-        calls, tokens = source.outlook(unique)
+        calls, tokens = source.outlook(texts)
     cost = (
         "" if config.price_per_1k_tokens is None else f", cost about {tokens / 1000 * config.price_per_1k_tokens:.4g}"
     )
     return (
-        f"{len(unique)} questions for --grader {config.grader}: {calls} calls to make (the rest is in "
+        f"{unique} questions for --grader {config.grader}: {calls} calls to make (the rest is in "
         f"{config.grade_store}), about {tokens} tokens{cost}"
     )
 
@@ -120,25 +120,27 @@ def _grade_job(config: GradedConfig, labels: LabelSet, questions: Mapping[str, Q
         source = source_of(config, labels, store, budget)
         if not source.deliberate:
             _check_audits(config, store.audits_of(source.fingerprints))
-        grades: dict[str, Grades] = {}
+        grades: dict[str, SplitOfGrades] = {}
         for split in ("heldout", "train"):
             source.fill(questions[split].texts)
-            grades[split] = source.read(questions[split].texts)
+            grades[split] = read_split(source, questions[split].texts)
             if split == "heldout" and not source.deliberate:
                 _check_accuracy(config, grades[split], questions[split])
-        lessons = grades["train"]
+        record, lessons = _record(config, source, grades, budget), grades["train"]
         if config.grader_noise:
-            lessons = Noisy(source, config.grader_noise, config.seed).read(questions["train"].texts)
-    return JobGrades(grades, lessons, source.fingerprint, _record(config, source, grades, budget))
+            lessons = read_split(Noisy(source, config.grader_noise, config.seed), questions["train"].texts)
+    return JobGrades({**grades, "lessons": lessons}, source.fingerprint, record)
 
 
-def _record(config: TermsConfig, source: GradeSource, grades: Mapping[str, Grades], budget: Budget) -> dict[str, Any]:
+def _record(
+    config: TermsConfig, source: GradeSource, grades: Mapping[str, SplitOfGrades], budget: Budget
+) -> dict[str, Any]:
     """The grades of a job in numbers, for results.json.
 
     Raises:
         IncompleteError: too many grades failed, or a split has no whole one.
     """
-    count: Counter[str] = sum((own.count() for own in grades.values()), Counter())
+    count: Counter[str] = sum((own.count for own in grades.values()), Counter())
     check_failures(config, count, [detail for own in grades.values() for detail in own.details], budget)
     for split, own in grades.items():
         if not own.whole_N.any():
@@ -169,13 +171,7 @@ def _prompt(config: TermsConfig, source: GradeSource) -> str | None:
     """The text of the prompt that a judge was given; None for graders that read none."""
     if "prompt_sha256" not in json.dumps(source.settings):
         return None
-    return Prompt.load(config.grader_prompt, LabelSet.of(config.labels)).source
-
-
-def missing_mass(grades: Iterable[Grades]) -> dict[str, float] | None:
-    """Mean and largest probability that good grades' judges put on other than the labels; None without any."""
-    missing = [share for own in grades for share in own.missing]
-    return {"mean": fmean(missing), "max": max(missing)} if missing else None
+    return Prompt.load(config.grader_prompt, config.label_set()).source
 
 
 def failure_rate(count: Counter[str]) -> float:
@@ -215,12 +211,12 @@ def _check_audits(config: TermsConfig, audits: list[dict[str, Any]]) -> None:
         logger.warning("%s (allowed by --allow_weak_grader)", message)
 
 
-def _check_accuracy(config: TermsConfig, grades: Grades, heldout: Questions) -> None:
+def _check_accuracy(config: TermsConfig, grades: SplitOfGrades, heldout: Questions) -> None:
     """Raises InputError if the accuracy on the held-out wishes is not above 0.6, unless that is allowed."""
     whole_N = torch.from_numpy(grades.whole_N)
     if not whole_N.any():
         return  # `check_failures` says so
-    gold_N = torch.tensor(heldout.label_ids)[whole_N]
+    gold_N = torch.as_tensor(heldout.label_ids)[whole_N]
     accuracy = (grades.logp_NK[whole_N].argmax(-1) == gold_N).float().mean().item()
     if accuracy <= WEAK_GRADER_ACCURACY:
         message = (

@@ -1,6 +1,8 @@
 """What every graded method starts from: the reference, the questions, the grades. And what each one ends with."""
 
-from dataclasses import dataclass
+import dataclasses
+import hashlib
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -10,11 +12,13 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from eightball_ppo.configs import GradedConfig, RewardConfig, SFTConfig
-from eightball_ppo.data import Questions, load_questions
+from eightball_ppo.data import Questions, load_split
+from eightball_ppo.data_options import DataConfig
 from eightball_ppo.errors import InputError
 from eightball_ppo.evaluation import SplitGrades, before_after, evaluate
 from eightball_ppo.graders.base import convert_scores
 from eightball_ppo.graders.registry import check_graders, parse_grader
+from eightball_ppo.graders.texts import Joined, first_N
 from eightball_ppo.hub.cards import write_card
 from eightball_ppo.labels import LabelSet
 from eightball_ppo.method_options import TermsConfig
@@ -26,11 +30,20 @@ from eightball_ppo.ranks import is_main_process
 from eightball_ppo.recipes import read_section
 from eightball_ppo.report import plots, tables
 from eightball_ppo.runs import Run, read_config, read_metrics
-from eightball_ppo.tokenization import TokenTable, cut_at, reads_at_most, tokenize
+from eightball_ppo.tokenization import TokenTable, cut_at, reads_at_most, token_table, tokenize
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
-INHERITED = ("dataset_name", "text_column", "label_column", "labels", "seed", "report_to", "disable_tqdm")
+INHERITED = (*(own.name for own in dataclasses.fields(DataConfig)), "seed", "report_to", "disable_tqdm")
+MOST_WATCHED = 8192  # training questions of which the exact metrics are measured at every logged step
 EXACT_METRICS = ("expected_score", "kl", "entropy", "objective", "optimum_fraction")
+
+
+@dataclass(frozen=True)
+class Watched:
+    """Some of the questions of a split, their tokens and grades."""
+
+    tokens: TokenTable
+    graded: SplitGrades
 
 
 @dataclass(frozen=True)
@@ -39,6 +52,7 @@ class Task:
 
     `grader_logp_NK` are the grader's log-probabilities, which results are measured with; `lessons_logp_NK` are those of
     the training questions as training gets to see them, and `lessons` the scores made of them, behind a till.
+    `watched`: the training questions that `exact_metrics` looks at while training goes on; None for all of them.
     """
 
     labels: LabelSet
@@ -52,6 +66,7 @@ class Task:
     lessons: TrainingGrades
     job: JobGrades
     config: GradedConfig
+    watched: Watched | None = None
 
     def graded(self, split: str) -> SplitGrades:
         """The split with the scores that training maximises."""
@@ -59,11 +74,17 @@ class Task:
         return SplitGrades(self.questions[split], score_NK, self.ref_logits_NK[split].double().log_softmax(-1))
 
     def exact_metrics(self, policy: PreTrainedModel) -> dict[str, Any]:
-        """`exact/*` of `policy` as it is now, sums over all labels of all training questions; `grader_calls` so far."""
-        logp_NK = table_logits_NK(policy, self.tokens["train"]).double().log_softmax(-1)
-        record = evaluate(logp_NK, self.graded("train"), self.config.kl_coef, self.labels)
+        """`exact/*` of `policy` as it is now, sums over all labels of all training questions, or of the `watched` ones;
+        `exact/questions` says how many these are; `grader_calls` so far."""
+        if self.watched is None:
+            tokens, graded, sample = self.tokens["train"], self.graded("train"), {}
+        else:
+            tokens, graded = self.watched.tokens, self.watched.graded
+            sample = {"exact/questions": len(tokens)}
+        logp_NK = table_logits_NK(policy, tokens).double().log_softmax(-1)
+        record = evaluate(logp_NK, graded, self.config.kl_coef, self.labels)
         exact = {f"exact/{name}": record[name] for name in EXACT_METRICS}
-        return {**exact, "grader_calls": self.lessons.calls}
+        return {**exact, **sample, "grader_calls": self.lessons.calls}
 
 
 def load_splits(config: TermsConfig) -> dict[str, Questions]:
@@ -72,13 +93,13 @@ def load_splits(config: TermsConfig) -> dict[str, Questions]:
     Raises:
         InputError: bad data, labels, grader options, table or store; cheap, so that it comes before any training.
     """
-    labels = LabelSet.of(config.labels)
+    labels = config.label_set()
     check_graders(config, labels)
     splits = {
-        "train": load_questions(config.dataset_name, "rl", config.text_column),
-        "heldout": load_questions(config.dataset_name, "heldout", config.text_column, config.label_column, labels),
+        "train": load_split(config, "train"),
+        "heldout": load_split(config, "test", labels),
     }
-    check_grades(config, labels, [text for own in splits.values() for text in own.texts])
+    check_grades(config, labels, Joined([own.texts for own in splits.values()]))
     return splits
 
 
@@ -129,10 +150,10 @@ def _check_same_data(run: Path, flag: str, config: TermsConfig) -> None:
 
 def outlook(config: TermsConfig, questions: dict[str, Questions]) -> str:
     """What grading would cost, in words; trains nothing and asks nobody."""
-    texts = [text for split in questions.values() for text in split.texts]
+    texts = Joined([split.texts for split in questions.values()])
     if asks_reward_model(config) and not Path(config.reward_model_path).exists():
-        return f"{len(set(texts))} questions for --grader {config.grader}: its reward model would be trained first"
-    return estimate(config, LabelSet.of(config.labels), texts)
+        return f"{first_N(texts).sum()} questions for --grader {config.grader}: its reward model would be trained first"
+    return estimate(config, config.label_set(), texts)
 
 
 def load_task(config: GradedConfig, questions: dict[str, Questions]) -> Task:
@@ -143,29 +164,48 @@ def load_task(config: GradedConfig, questions: dict[str, Questions]) -> Task:
         IncompleteError: too many grades failed.
     """
     train_prerequisites(config)
-    labels = LabelSet.of(config.labels)
+    labels = config.label_set()
     classifier, tokenizer = load_classifier(config.sft_model_path, "--sft_model_path", DTYPES[config.dtype])
     labels.require_same(label_set(classifier), "--labels", f"--sft_model_path {config.sft_model_path}")
     job = grade_job(config, labels, questions)
-    whole = {split: np.flatnonzero(own.whole_N).tolist() for split, own in job.grades.items()}
-    questions = {split: own.subset(whole[split]) for split, own in questions.items()}
+    whole_N = {split: own.whole_N for split, own in job.grades.items()}
+    questions = {
+        split: own if whole_N[split].all() else own.subset(np.flatnonzero(whole_N[split]).tolist())
+        for split, own in questions.items()
+    }
     cut_at(tokenizer, classifier, config.max_length)
     tokens = {split: tokenize(own, tokenizer, reads_at_most(tokenizer)) for split, own in questions.items()}
-    lessons_logp_NK = job.lessons.logp_NK[whole["train"]]
+    lessons_logp_NK = job.grades["lessons"].logp_NK[torch.from_numpy(whole_N["train"])]
     lessons_NK = convert_scores(lessons_logp_NK, config.score)
-    return Task(
+    task = Task(
         labels,
         classifier,
         tokenizer,
         questions,
         tokens,
         ref_logits_NK={split: table_logits_NK(classifier, table) for split, table in tokens.items()},
-        grader_logp_NK={split: job.grades[split].logp_NK[whole[split]] for split in questions},
+        grader_logp_NK={split: job.grades[split].logp_NK[torch.from_numpy(whole_N[split])] for split in questions},
         lessons_logp_NK=lessons_logp_NK,
         lessons=TrainingGrades(lessons_NK, config.grader_call_budget, config.seed),
-        job=job,
+        job=replace(job, grades={}),  # the tables above are made of them
         config=config,
     )
+    return replace(task, watched=_watched(task))
+
+
+def _watched(task: Task) -> Watched | None:
+    """A sample of the training questions, where they are many: those with the smallest hashes, whatever their order."""
+    questions = task.questions["train"]
+    if len(questions) <= MOST_WATCHED:
+        return None
+    digests = (hashlib.blake2b(text.encode(), digest_size=8).digest() for text in questions.texts)
+    rank_N = np.fromiter((int.from_bytes(digest) for digest in digests), np.uint64, len(questions))
+    rows = np.sort(np.argpartition(rank_N, MOST_WATCHED)[:MOST_WATCHED])
+    sample = questions.subset(rows.tolist())
+    score_NK = convert_scores(task.grader_logp_NK["train"][rows].double(), task.config.score)
+    ref_logp_NK = task.ref_logits_NK["train"][rows].double().log_softmax(-1)
+    tokens = token_table(sample.texts, task.tokenizer, reads_at_most(task.tokenizer))
+    return Watched(tokens, SplitGrades(sample, score_NK, ref_logp_NK))
 
 
 def finish(task: Task, policy: PreTrainedModel, run: Run, episodes: int, extra: dict[str, Any]) -> Path:
