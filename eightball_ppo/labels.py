@@ -31,6 +31,8 @@ ANSWER_OF_RESPONSE: dict[str, str] = {
 }
 
 EIGHTBALL_LABELS = ("Yes", "No", "Maybe")
+BOOLQ_LABELS = ("Yes", "No")  # BoolQ's true and false
+HELPSTEER_LABELS = ("A", "B")  # which of two answers was rated as more helpful
 
 
 @dataclass(frozen=True)

@@ -121,7 +121,7 @@ def load_tokenizer(name: str, questions: Questions) -> PreTrainedTokenizerBase:
     return tokenizer
 
 
-def whitespace_tokenizer(texts: list[str]) -> PreTrainedTokenizerFast:
+def whitespace_tokenizer(texts: Sequence[str]) -> PreTrainedTokenizerFast:
     """One id per lower-cased word between spaces, in order of first use; an unknown word becomes `<unk>`."""
     from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
 

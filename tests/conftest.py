@@ -20,12 +20,14 @@ from no_network.guarded_session import pytest_unconfigure as pytest_unconfigure
 from transformers.utils import logging as transformers_logging
 
 from eightball_ppo.configs import RewardConfig, SFTConfig
+from eightball_ppo.labels import EIGHTBALL_LABELS
 
 settings.register_profile("any time", deadline=None)  # a busy machine, and first imports, are no failures
 settings.load_profile("any time")
 
 REPOSITORY = Path(__file__).parents[1]
 EIGHTBALL = REPOSITORY / "datasets" / "eightball"
+LABELS = list(EIGHTBALL_LABELS)
 CHROMIUM = ["--host-resolver-rules=MAP * ~NOTFOUND , EXCLUDE 127.0.0.1"]  # arguments of a browser that stays at home
 
 
@@ -95,13 +97,16 @@ def small_data(once: Callable[..., Path]) -> Path:
 def sft_run(once: Callable[..., Path], small_data: Path) -> Path:
     from eightball_ppo.methods import sft
 
-    options: dict[str, Any] = {"dataset_name": str(small_data), "num_train_epochs": 2, "disable_tqdm": True}
-    return once("sft", lambda directory: sft.train(SFTConfig(output_dir=str(directory), **options)))
+    options: dict[str, Any] = {"dataset_name": str(small_data), "labels": LABELS, "num_train_epochs": 2}
+    return once("sft", lambda directory: sft.train(SFTConfig(output_dir=str(directory), disable_tqdm=True, **options)))
 
 
 @pytest.fixture(scope="session")
 def reward_run(once: Callable[..., Path], small_data: Path) -> Path:
     from eightball_ppo.methods import reward_model
 
-    options: dict[str, Any] = {"dataset_name": str(small_data), "num_train_epochs": 3, "disable_tqdm": True}
-    return once("reward", lambda directory: reward_model.train(RewardConfig(output_dir=str(directory), **options)))
+    options: dict[str, Any] = {"dataset_name": str(small_data), "labels": LABELS, "num_train_epochs": 3}
+    return once(
+        "reward",
+        lambda directory: reward_model.train(RewardConfig(output_dir=str(directory), disable_tqdm=True, **options)),
+    )

@@ -313,14 +313,14 @@ def test_bad_input_is_one_line(tmp_path: Path, small_data: Path, capsys: pytest.
         assert not (tmp_path / "out").exists() and not list(tmp_path.glob("*.sqlite3"))
         return line
 
-    missing, other = str(tmp_path / "no.jsonl"), str(small_data / "heldout.csv")
+    missing, other = str(tmp_path / "no.jsonl"), tmp_path / "heldout.txt"
     assert f"--gold {missing}: no such file" in refused("--gold", missing)
-    assert f"--gold {other}: a JSONL file is needed" in refused("--gold", other)
+    other.touch()
+    assert f"{other}: the name of a data file ends in one of" in refused("--gold", str(other))
     bad = write_rows(
         tmp_path / "bad.jsonl", [{"question": "Is it?", "answer": "Yes"}, {"question": "So?", "answer": "Ja"}]
     )
     assert f"{bad}:2: unknown label 'Ja'" in refused("--gold", str(bad))
-    assert "an audit reads --gold alone" in refused("--dataset_name", str(small_data))
     assert "an audit asks the grader itself" in refused("--grade_table", "grades.parquet")
     assert "unknown grader; did you mean bert?" in refused("--grader", "brt")
     assert "--audit_questions 0: at least 1" in refused("--audit_questions", "0")

@@ -71,7 +71,7 @@ def test_split_is_stratified_disjoint_and_independent_of_order(seed: int, order:
     questions = Questions("q", texts, [i % 3 for i in range(30)])
     train, validation = split_by_question(questions, 0.2, seed)
     assert len(validation) == 6 and sorted(validation.label_ids or []) == [0, 0, 1, 1, 2, 2]
-    assert sorted(train.texts + validation.texts) == sorted(texts)
+    assert sorted([*train.texts, *validation.texts]) == sorted(texts)
     _, again = split_by_question(questions.subset(order), 0.2, seed)
     assert set(again.texts) == set(validation.texts)
 

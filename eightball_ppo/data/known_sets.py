@@ -1,13 +1,17 @@
 """Data sets whose columns are known: BoolQ (question, passage, answer) and HelpSteer (rated responses to prompts)."""
 
+import logging
 from collections.abc import Iterator
 from typing import Any
 
 from eightball_ppo.data.sources import Rows
 from eightball_ppo.errors import InputError
+from eightball_ppo.labels import BOOLQ_LABELS, HELPSTEER_LABELS
+
+logger = logging.getLogger(__name__)
 
 TEXT, PAIR, LABEL = "text", "pair", "label"  # the columns of what `known_rows` yields
-LABELS_OF = {"boolq": ["Yes", "No"], "helpsteer": ["A", "B"]}
+LABELS_OF = {"boolq": BOOLQ_LABELS, "helpsteer": HELPSTEER_LABELS}
 RATING = "helpfulness"
 
 
@@ -34,26 +38,32 @@ def _boolq(rows: Rows, source: str) -> Rows:
             {
                 TEXT: _need(row, "question", where),
                 PAIR: _need(row, "passage", where),
-                LABEL: "Yes" if answer else "No",
+                LABEL: BOOLQ_LABELS[not answer],
             },
         )
 
 
 def _helpsteer(rows: Rows, source: str) -> Iterator[tuple[int, dict[str, Any]]]:
     before: tuple[Any, Any, int] | None = None
+    ties = alone = 0
     for number, row in rows:
         where = f"{source}:{number}"
         prompt, response, rating = (_need(row, name, where) for name in ("prompt", "response", RATING))
         if isinstance(rating, bool) or not isinstance(rating, int) or not 0 <= rating <= 4:
             raise InputError(f"{where}: column {RATING!r} must be a whole number from 0 to 4, got {rating!r}")
         if before is None or before[0] != prompt:
+            alone += before is not None
             before = (prompt, response, rating)
             continue
         first, best = before[1], before[2]
         before = None
+        ties += rating == best
         if rating != best:
             both = f"Response A: {first}\n\nResponse B: {response}"
-            yield number, {TEXT: prompt, PAIR: both, LABEL: "A" if best > rating else "B"}
+            yield number, {TEXT: prompt, PAIR: both, LABEL: HELPSTEER_LABELS[best < rating]}
+    alone += before is not None
+    if ties or alone:
+        logger.info("%s: %d ties and %d answers without a second one are left out", source, ties, alone)
 
 
 def _need(row: dict[str, Any], column: str, where: str) -> Any:

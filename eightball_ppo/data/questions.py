@@ -5,23 +5,29 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from eightball_ppo.data.texts import Texts
 from eightball_ppo.errors import InputError
 
 
 @dataclass(frozen=True)
 class Questions:
-    """One split: `texts` [N] and, where the split is labelled, `label_ids` [N]; `source` names the origin."""
+    """One split: `texts` [N] and, where the split is labelled, `label_ids` [N]; `source` names the origin.
+
+    A question of two texts is one string, see `data.pairs`.
+    """
 
     source: str
-    texts: list[str]
+    texts: Sequence[str]
     label_ids: list[int] | None = None
 
     def __len__(self) -> int:
         return len(self.texts)
 
     def subset(self, rows: Sequence[int]) -> "Questions":
+        """The questions of `rows`, in that order."""
         labels = None if self.label_ids is None else [self.label_ids[i] for i in rows]
-        return Questions(self.source, [self.texts[i] for i in rows], labels)
+        texts = self.texts.take(rows) if isinstance(self.texts, Texts) else [self.texts[i] for i in rows]
+        return Questions(self.source, texts, labels)
 
 
 def normalised(question: str) -> str:

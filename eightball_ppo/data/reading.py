@@ -1,6 +1,7 @@
 """Rows to questions: which split a stage reads, what its columns hold, and what is refused."""
 
 import re
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
@@ -9,6 +10,7 @@ from eightball_ppo.data.known_sets import LABEL, LABELS_OF, PAIR, TEXT, known_ro
 from eightball_ppo.data.pairs import SEPARATOR, join_pair
 from eightball_ppo.data.questions import Questions, hold_out
 from eightball_ppo.data.sources import ONE_SPLIT, Source, open_file, open_split, splits_of
+from eightball_ppo.data.texts import Texts
 from eightball_ppo.data_options import DataConfig
 from eightball_ppo.errors import InputError
 from eightball_ppo.labels import LabelSet
@@ -82,19 +84,33 @@ def _read(config: DataConfig, source: Source, labels: LabelSet | None) -> Questi
         config = replace(config, dataset_format="plain", text_column=TEXT, text_pair_column=PAIR, label_column=LABEL)
     classes = source.classes.get(config.label_column)
     ids = None if labels is None else labels.label2id
-    texts: list[str] = []
     label_ids: list[int] = []
-    for number, row in rows:
-        where = f"{source.name}:{number}"
-        text = _text(row, config.text_column, where)
-        if config.text_pair_column is not None:
-            text = join_pair(text, _text(row, config.text_pair_column, where))
-        texts.append(text)
-        if ids is not None:
-            label_ids.append(_label_id(row, config.label_column, classes, ids, where))
-    if not texts:
+
+    def texts() -> Iterator[str]:
+        for number, row in rows:
+            where = f"{source.name}:{number}"
+            text = _text(row, config.text_column, where)
+            if config.text_pair_column is not None:
+                text = join_pair(text, _text(row, config.text_pair_column, where))
+            if ids is not None:
+                label_ids.append(_label_id(row, config.label_column, classes, ids, where))
+            yield text
+
+    questions = Questions(source.name, Texts.written(texts()), None if labels is None else label_ids)
+    if not len(questions):
         raise InputError(f"{source.name}: no rows; at least one question is needed")
-    return Questions(source.name, texts, None if labels is None else label_ids)
+    _refuse_numbers(questions, config.text_column)
+    return questions
+
+
+def _refuse_numbers(questions: Questions, column: str) -> None:
+    """Raises InputError where every text is a number, as those of the wrong column of a CSV file are."""
+    first = questions.texts[:1000]
+    if all(text.replace(".", "", 1).lstrip("+-").isdecimal() for text in first):
+        raise InputError(
+            f"{questions.source}: column {column!r} holds numbers and no text, such as {first[0]!r}; name that of the "
+            "texts with --text_column"
+        )
 
 
 def _label_id(row: dict[str, Any], column: str, classes: list[str] | None, ids: dict[str, int], where: str) -> int:

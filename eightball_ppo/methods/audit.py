@@ -201,7 +201,7 @@ def _ask_gold(
     count = grades.count
     asked = count["ok"] + count["failed"] + count["refused"]
     wrong = sorted(
-        (-float(logp_NK[i].max()), texts[row], int(gold_N[i]), int(logp_NK[i].argmax()))
+        (-float(logp_NK[i].max()), texts[int(row)], int(gold_N[i]), int(logp_NK[i].argmax()))
         for i, row in enumerate(rows)
         if logp_NK[i].argmax() != gold_N[i]
     )

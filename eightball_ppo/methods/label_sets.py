@@ -11,6 +11,7 @@ from eightball_ppo.grader_options import GraderConfig
 from eightball_ppo.labels import LabelSet
 from eightball_ppo.locations import local_path
 from eightball_ppo.method_options import TermsConfig
+from eightball_ppo.models.loading import check_checkpoint
 from eightball_ppo.options import StageConfig
 
 C = TypeVar("C", bound=StageConfig)
@@ -48,6 +49,7 @@ def _of_model(name: str, flag: str) -> list[str] | None:
     path = local_path(name)
     if path is not None and not path.exists():
         return None
+    check_checkpoint(name, flag)
     try:
         if path is not None and (path / "adapter_config.json").is_file():
             return _of_model(json.loads((path / "adapter_config.json").read_text())["base_model_name_or_path"], flag)
