@@ -4,6 +4,7 @@ import json
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import compress, islice
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ import torch
 from eightball_ppo.errors import InputError
 from eightball_ppo.graders.base import Scale
 from eightball_ppo.graders.sources import OK, SKIPPED, STATUSES, Grades, GradeSource
+from eightball_ppo.graders.texts import first_N
 from eightball_ppo.graders.verbalizers import RATINGS
 from eightball_ppo.labels import LabelSet
 
@@ -41,12 +43,11 @@ def write_table(source: GradeSource, questions: Sequence[str], file: Path) -> tu
     """
     count: Counter[str] = Counter()
     details: list[str] = []
-    unique = list(dict.fromkeys(questions))
+    unique = compress(questions, first_N(questions))
     names = list(source.labels.names)
     writer: pq.ParquetWriter | None = None
     try:
-        for start in range(0, len(unique), QUESTIONS_AT_ONCE):
-            part = unique[start : start + QUESTIONS_AT_ONCE]
+        while part := list(islice(unique, QUESTIONS_AT_ONCE)):
             grades = source.read(part)
             if writer is None:
                 about = json.dumps(_about_of(source, grades.scale)).encode()

@@ -1,5 +1,6 @@
 """Grade a dataset: fill the grade store, export the table."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ from eightball_ppo.errors import DryRun, IncompleteError, InputError
 from eightball_ppo.graders.registry import check_graders, load_graders
 from eightball_ppo.graders.store import GradeStore
 from eightball_ppo.graders.table import write_table
+from eightball_ppo.graders.texts import Joined
 from eightball_ppo.labels import LabelSet
 from eightball_ppo.methods.grading import budget_of, check_failures, estimate, failure_rate, kept, spent, store_path
 from eightball_ppo.methods.label_sets import with_labels
@@ -36,7 +38,7 @@ def run(config: GradeConfig) -> Path:
         asked = [load_named(config, split) for split in config.splits]
     else:
         asked = [load_split(config, "train"), load_split(config, "test")]
-    texts = [text for own in asked for text in own.texts]
+    texts = Joined([own.texts for own in asked])
     if config.dry_run:
         raise DryRun(estimate(config, labels, texts))
     with Run(config, "grade") as own:
@@ -44,7 +46,7 @@ def run(config: GradeConfig) -> Path:
         return own.finish(results)
 
 
-def _grade(config: GradeConfig, labels: LabelSet, texts: list[str], own: Run) -> dict[str, Any]:
+def _grade(config: GradeConfig, labels: LabelSet, texts: Sequence[str], own: Run) -> dict[str, Any]:
     """Fill and export; returns the record of the run and prints its one line."""
     budget = budget_of(config)
     with GradeStore(store_path(config)) as store:

@@ -1,0 +1,201 @@
+"""Many questions: counted statements, counted bytes, and the same numbers whatever the size of the chunks."""
+
+import gc
+import math
+import tracemalloc
+from collections.abc import Callable, Iterable
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from eightball_ppo import evaluation
+from eightball_ppo.data import Questions
+from eightball_ppo.evaluation import SplitGrades, before_after, evaluate
+from eightball_ppo.graders import splits, texts
+from eightball_ppo.graders.base import Ask, Grade, Keep
+from eightball_ppo.graders.budget import Budget
+from eightball_ppo.graders.rules import RuleGrader
+from eightball_ppo.graders.sources import Averaged, StoredGrader
+from eightball_ppo.graders.splits import missing_mass, read_split
+from eightball_ppo.graders.store import GradeStore
+from eightball_ppo.graders.texts import Joined, first_N
+from eightball_ppo.labels import EIGHTBALL_LABELS, LabelSet
+from eightball_ppo.methods import task as tasks
+
+LABELS = LabelSet.of(EIGHTBALL_LABELS)
+MANY = [f"Will parcel number {number} come?" for number in range(5000)]
+
+
+class Paid(RuleGrader):
+    """A rule that costs something, and may break on the way."""
+
+    free = False
+    breaks_at: int | None = None
+
+    def grade(self, asks: Iterable[Ask], keep: Keep, budget: Budget) -> None:
+        for number, ask in enumerate(asks):
+            if number == self.breaks_at:
+                raise KeyboardInterrupt
+            keep(Grade.of(ask, self._logp_K, missing=0.25 if number % 2 else 0.0))
+
+
+def stored(grader: RuleGrader) -> StoredGrader:
+    return StoredGrader(grader, GradeStore(":memory:"), Budget(), 1.0, progress=False)
+
+
+def statements(source: StoredGrader, work: Callable[[], Any]) -> list[str]:
+    """The first words of the SQL statements that `work` runs."""
+    seen: list[str] = []
+    source._store.register("nobody", {})  # opens the file
+    assert source._store._connection is not None
+    source._store._connection.set_trace_callback(lambda sql: seen.append(sql.split()[0]))
+    work()
+    source._store._connection.set_trace_callback(None)
+    return seen
+
+
+# --- columns of texts
+
+
+@given(st.lists(st.lists(st.text(max_size=2), max_size=4), max_size=4), st.slices(12))
+def test_joined_columns_are_one_list(parts: list[list[str]], cut: slice) -> None:
+    whole = [text for part in parts for text in part]
+    joined = Joined(parts)
+    assert list(joined) == whole and len(joined) == len(whole)
+    assert [joined[row] for row in range(-len(whole), len(whole))] == whole * 2
+    assert joined[cut] == whole[cut]
+    with pytest.raises(IndexError):
+        joined[len(whole)]
+
+
+@given(st.lists(st.sampled_from(["a", "b", "aa", "bb", "cc", "ä", ""])), st.booleans())
+def test_first_rows_are_those_of_a_dict_whatever_the_hashes(own: list[str], collide: bool) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        if collide:
+            patch.setattr(texts, "hash", len, raising=False)
+        rows = np.flatnonzero(first_N(own))
+    assert [own[row] for row in rows] == list(dict.fromkeys(own))
+
+
+# --- the store in batches
+
+
+def test_free_grades_are_kept_by_the_thousand_and_paid_ones_one_by_one() -> None:
+    free, paid = stored(RuleGrader("Yes", LABELS)), stored(Paid("Yes", LABELS))
+    seen = statements(free, lambda: free.fill(MANY * 2))
+    assert seen.count("COMMIT") == math.ceil(len(MANY) / StoredGrader.AT_ONCE)
+    assert "COMMIT" not in statements(paid, lambda: paid.fill(MANY))  # SQLite commits every statement by itself
+    assert free.read(MANY).status_NK.tolist() == paid.read(MANY).status_NK.tolist()
+    assert np.array_equal(free.read(MANY[:9]).score_NK, paid.read(MANY[:9]).score_NK)
+
+
+def test_reading_looks_a_thousand_questions_up_at_once() -> None:
+    source = stored(RuleGrader("Yes", LABELS))
+    source.fill(MANY)
+    assert statements(source, lambda: read_split(source, MANY)).count("SELECT") < len(MANY) / 300
+
+
+@pytest.mark.parametrize("kind", [RuleGrader, Paid])
+def test_what_was_made_before_a_grader_breaks_is_kept(kind: type[RuleGrader], monkeypatch: pytest.MonkeyPatch) -> None:
+    source = stored(grader := Paid("Yes", LABELS))
+    grader.free, grader.breaks_at = kind.free, 1500
+    with pytest.raises(KeyboardInterrupt):
+        source.fill(MANY)
+    assert source.read(MANY).count()["ok"] == 1500 * len(LABELS)
+
+
+# --- whole splits
+
+
+def test_a_split_is_what_one_read_says_and_takes_few_bytes() -> None:
+    source = stored(Paid("Yes", LABELS))
+    source.fill(MANY[:-3])
+    own, whole = read_split(source, MANY), source.read(MANY)
+    assert torch.equal(own.logp_NK.nan_to_num(9), whole.logp_NK.nan_to_num(9)) and own.logp_NK.dtype == torch.float32
+    assert np.array_equal(own.whole_N, whole.whole_N) and own.count == +whole.count() and own.calls == whole.calls
+    assert own.graded == len(whole.missing)
+    expected = {"mean": sum(whole.missing) / len(whole.missing), "max": 0.25}
+    assert missing_mass([own]) == pytest.approx(expected)
+    assert missing_mass([read_split(source, MANY[-3:])]) is None
+
+
+def peak_bytes(work: Callable[[], Any]) -> int:
+    """The most that Python and numpy held while `work` ran; torch's tensors are not counted."""
+    gc.collect()
+    tracemalloc.start()
+    try:
+        work()
+        return tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+
+
+def test_filling_and_reading_take_few_bytes_a_question() -> None:
+    """Apart from a chunk, which is as large for few questions."""
+    few, many = [f"Question {i}?" for i in range(5000)], [f"Question {i}?" for i in range(15000)]
+    source = stored(RuleGrader("Yes", LABELS))
+    filled = [peak_bytes(lambda own=own: source.fill(own)) for own in (few, many)]  # type: ignore[misc]
+    read = [peak_bytes(lambda own=own: read_split(source, own)) for own in (few, many)]  # type: ignore[misc]
+    assert (filled[1] - filled[0]) / 10000 < 50
+    assert (read[1] - read[0]) / 10000 < 10
+
+
+def test_sources_made_of_others_are_read_in_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(splits, "chunks", lambda own: texts.chunks(own, 7))
+    member = stored(RuleGrader("Yes", LABELS))
+    member.fill(MANY[:50])
+    both = Averaged([member, member], [1.0, 3.0])
+    assert torch.equal(read_split(both, MANY[:50]).logp_NK, both.read(MANY[:50]).logp_NK)
+
+
+# --- records
+
+
+def random_split(questions: int, seed: int = 0) -> tuple[SplitGrades, torch.Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    ref, policy, score = (torch.randn(questions, len(LABELS), generator=generator).log_softmax(-1) for _ in range(3))
+    gold = torch.randint(len(LABELS), (questions,), generator=generator).tolist()
+    return SplitGrades(Questions("q", MANY[:questions], gold), score, ref), policy
+
+
+def test_records_do_not_depend_on_the_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
+    split, logp_NK = random_split(100)
+    whole, whole_reference = (evaluate(own, split, 0.1, LABELS) for own in (logp_NK, split.ref_logp_NK))
+    table = before_after(split, split.ref_logp_NK, logp_NK, LABELS, seed=3)
+    monkeypatch.setattr(evaluation, "QUESTIONS_AT_ONCE", 7)
+    for record, own in ((whole, logp_NK), (whole_reference, split.ref_logp_NK)):
+        for name, value in evaluate(own, split, 0.1, LABELS).items():
+            assert value == pytest.approx(record[name], rel=1e-6, abs=1e-12), name
+    assert table.equals(before_after(split, split.ref_logp_NK, logp_NK, LABELS, seed=3))
+
+
+def test_many_training_questions_are_watched_by_a_sample_that_their_order_does_not_change(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(tasks, "MOST_WATCHED", 20)
+    monkeypatch.setattr(tasks, "token_table", lambda own, *_: own)
+    split, _ = random_split(60)
+
+    def watched(rows: list[int]) -> Any:
+        return tasks._watched(
+            SimpleNamespace(  # type: ignore[arg-type]
+                questions={"train": split.questions.subset(rows)},
+                grader_logp_NK={"train": split.score_NK[rows]},
+                ref_logits_NK={"train": split.ref_logp_NK[rows]},
+                tokenizer=SimpleNamespace(model_max_length=8),
+                config=SimpleNamespace(score="log_prob"),
+            )
+        )
+
+    assert watched(list(range(20))) is None
+    sample = watched(list(range(60)))
+    chosen = [MANY.index(text) for text in sample.graded.questions.texts]
+    assert len(chosen) == len(set(chosen)) == 20 == len(sample.tokens) and chosen != list(range(20))
+    assert torch.equal(sample.graded.score_NK, split.score_NK[chosen].double())
+    backwards = watched(list(range(60))[::-1])
+    assert set(backwards.graded.questions.texts) == set(sample.graded.questions.texts)
