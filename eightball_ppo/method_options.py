@@ -108,14 +108,18 @@ class PPOConfig(SampledConfig):
 
     output_dir: str = option("runs/ppo", "Directory of the finished run; it must not hold another run.")
     total_episodes: int = option(48_000, "Answers sampled in all, over all processes; rounded up to whole batches.")
-    num_generations: int = option(2, "How often a question stands in one pass over the data.")
+    num_generations: int | None = option(
+        None, "How often a question stands in one pass over the data; by default 2, or until a pass has 1200 episodes."
+    )
     per_device_train_batch_size: int | None = option(
         None, "Episodes per update and process; by default one pass, 1200 at most."
     )
     num_mini_batches: int = option(8, "Minibatches, so optimizer steps, per PPO epoch; must divide the batch.")
     num_ppo_epochs: int = option(4, "Passes over each batch.")
     learning_rate: float | None = option(
-        None, "Peak learning rate of the policy; by default 0.012, divided by kl_coef where that is above 1."
+        None,
+        "Peak learning rate of the policy; by default 0.012, with --use_peft 0.001, divided by kl_coef where that is "
+        "above 1.",
     )
     value_learning_rate: float = option(
         0.0012, "Peak learning rate of the value model; a slow critic keeps wrong answers surprising."
@@ -141,9 +145,10 @@ class PPOConfig(SampledConfig):
         if self.learning_rate is None:
             # The optimum's logits lie score / kl_coef away from the reference's. TRL whitens that scale out of the
             # advantages, so without smaller steps a high price would be drowned in the noise of the steps themselves.
-            self.learning_rate = 0.012 / max(1.0, self.kl_coef)
+            self.learning_rate = (0.001 if self.use_peft else 0.012) / max(1.0, self.kl_coef)
         for name in ("total_episodes", "num_generations", "num_mini_batches", "num_ppo_epochs"):
-            require(getattr(self, name) >= 1, f"--{name} {getattr(self, name)}: at least 1")
+            value = getattr(self, name)
+            require(value is None or value >= 1, f"--{name} {value}: at least 1")
         for name in ("learning_rate", "value_learning_rate", "weight_decay", "vf_coef"):
             require(getattr(self, name) >= 0, f"--{name} {getattr(self, name)}: must not be negative")
         require(0 <= self.adam_beta2 < 1, f"--adam_beta2 {self.adam_beta2}: at least 0 and below 1")
@@ -166,7 +171,9 @@ class GroupConfig(SampledConfig):
     steps_per_generation: int = option(4, "Parts of the batch, an optimizer step each.")
     num_iterations: int = option(4, "Passes over each batch.")
     epsilon: float = option(0.05, "Clip range of the probability ratio.")
-    learning_rate: float | None = option(None, "Peak learning rate; by default 0.01, divided by kl_coef above 1.")
+    learning_rate: float | None = option(
+        None, "Peak learning rate; by default 0.01, with --use_peft 0.001, divided by kl_coef above 1."
+    )
     lr_scheduler_type: Schedule = option("linear", "Shape of the learning rate over optimizer steps.")
     weight_decay: float = option(0.0, "AdamW's decoupled weight decay.")
     adam_beta2: float = option(0.9, "AdamW's decay of squared gradients; those of a policy shrink as it learns.")
@@ -181,7 +188,7 @@ class GroupConfig(SampledConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.learning_rate is None:
-            self.learning_rate = 0.01 / max(1.0, self.kl_coef)
+            self.learning_rate = (0.001 if self.use_peft else 0.01) / max(1.0, self.kl_coef)
         for name in ("total_episodes", "steps_per_generation", "num_iterations"):
             require(getattr(self, name) >= 1, f"--{name} {getattr(self, name)}: at least 1")
         require(self.num_generations >= 2, f"--num_generations {self.num_generations}: at least 2, to compare")

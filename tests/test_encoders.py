@@ -1,7 +1,6 @@
 """Any encoder as the policy: every architecture, all weights or LoRA, one copy in memory, saved and found again."""
 
 import copy
-import itertools
 import shutil
 from pathlib import Path
 from typing import Any
@@ -220,8 +219,11 @@ def test_rates_that_would_wipe_an_encoder_are_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"--learning_rate 0\.012: too high for all weights of a BertFor"):
         check_rates(model, tiny.config(), learning_rate=0.012)
     check_rates(model, tiny.config(), learning_rate=2e-5)
-    for classifier, options in itertools.product((model, tiny.classifier()), (lora(),)):
-        check_rates(classifier, options, learning_rate=0.012)
+    with pytest.raises(InputError, match=r"--learning_rate 0\.012: too high for adapters on a BertFor"):
+        check_rates(model, lora(), learning_rate=0.012)
+    check_rates(model, lora(), learning_rate=1e-3, value_learning_rate=None)
+    for options in (tiny.config(), lora()):
+        check_rates(tiny.classifier(), options, learning_rate=0.012)
 
 
 def test_too_many_tokens_for_the_model_are_refused(tmp_path: Path) -> None:

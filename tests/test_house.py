@@ -161,6 +161,7 @@ def test_recipes_parse() -> None:
         "original": DistillConfig,
         "llm_judge": PPOConfig,
         "own_data": PPOConfig,
+        "minilm_lora": PPOConfig,
     }
     assert {file.stem for file in (REPOSITORY / "recipes").glob("*.yaml")} == set(recipes)
     for name, config_class in recipes.items():

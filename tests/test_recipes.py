@@ -7,6 +7,7 @@ import pytest
 from eightball_ppo.cli import parse
 from eightball_ppo.configs import DistillConfig, PPOConfig, RewardConfig, SFTConfig
 from eightball_ppo.errors import InputError
+from eightball_ppo.methods.batches import batch_size, generations
 from eightball_ppo.recipes import SECTIONS, read_recipe, read_section
 
 RECIPE = """
@@ -66,3 +67,11 @@ def test_every_stage_that_takes_a_config_may_have_a_section() -> None:
 
     stages = {name for name, command in COMMANDS.items() if issubclass(command.config_class, StageConfig)}
     assert stages == set(SECTIONS)
+
+
+@pytest.mark.parametrize(("questions", "times"), [(600, 2), (5000, 2), (40, 30), (324, 4), (1199, 2)])
+def test_few_questions_stand_often_enough_to_fill_a_default_batch(questions: int, times: int) -> None:
+    assert generations(PPOConfig(), questions) == times
+    assert batch_size(PPOConfig(), questions, 1) == min(1200, questions * times)
+    assert generations(PPOConfig(num_generations=7), questions) == 7
+    assert generations(PPOConfig(total_episodes=120), 40) == 3  # but not for more than is asked for

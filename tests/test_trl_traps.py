@@ -11,7 +11,7 @@ import torch
 import tiny
 from eightball_ppo.adapters import SequenceIds
 from eightball_ppo.errors import InputError
-from eightball_ppo.methods import ppo
+from eightball_ppo.methods import batches, ppo
 from eightball_ppo.runs import Run
 
 
@@ -39,16 +39,16 @@ def test_the_private_names_we_rely_on_exist() -> None:
 def test_a1_too_few_questions_never_hang() -> None:
     settings = tiny.config(per_device_train_batch_size=64)
     with pytest.raises(InputError, match="63 questions x --num_generations 1 on 1 process"):
-        ppo.batch_size(settings, 63, world_size=1)
+        batches.batch_size(settings, 63, world_size=1)
     with pytest.raises(InputError, match="on 2 process"):
-        ppo.batch_size(settings, 96, world_size=2)
-    assert ppo.batch_size(settings, 128, world_size=2) == 64
+        batches.batch_size(settings, 96, world_size=2)
+    assert batches.batch_size(settings, 128, world_size=2) == 64
 
 
 def test_a1_the_default_batch_fits_any_number_of_questions() -> None:
     for questions in (8, 100, 601, 5000):
         settings = tiny.config(num_generations=2, num_mini_batches=8)
-        batch = ppo.batch_size(settings, questions, world_size=1)
+        batch = batches.batch_size(settings, questions, world_size=1)
         assert batch % 8 == 0 and 8 <= batch <= min(1200, 2 * questions)
 
 

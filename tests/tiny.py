@@ -10,7 +10,7 @@ from transformers.modeling_outputs import SequenceClassifierOutput
 
 from eightball_ppo.adapters import TRLModels
 from eightball_ppo.configs import PPOConfig
-from eightball_ppo.methods import ppo
+from eightball_ppo.methods import batches, ppo
 from eightball_ppo.methods.training_grades import TrainingGrades
 from eightball_ppo.models.configuration_eightball import EightBallConfig
 from eightball_ppo.models.modeling_eightball import EightBallForSequenceClassification
@@ -81,7 +81,7 @@ def trainer(
     models = ppo.build_models(model, table, TrainingGrades(score_NK))
     for adapter in (models.policy, models.reference, models.value, models.reward):
         adapter.to(score_NK.dtype)
-    batch = ppo.batch_size(settings, len(table), world_size=1)
+    batch = batches.batch_size(settings, len(table), world_size=1)
     return ppo.build_trainer(settings, models, batch, output_dir, list(callbacks)), models
 
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, distributed
 
 import tiny
-from eightball_ppo.methods import ppo
+from eightball_ppo.methods import batches, ppo
 from eightball_ppo.methods.training_grades import TrainingGrades
 
 if __name__ == "__main__":
@@ -28,7 +28,7 @@ if __name__ == "__main__":
 
     models.policy.generate = recorded  # type: ignore[method-assign]
     with tempfile.TemporaryDirectory() as directory:
-        trainer = ppo.build_trainer(settings, models, ppo.batch_size(settings, 24, 2), Path(directory), [])
+        trainer = ppo.build_trainer(settings, models, batches.batch_size(settings, 24, 2), Path(directory), [])
         ppo.run_trainer(trainer, settings)
     mine = {
         "processes": trainer.accelerator.num_processes,

@@ -10,6 +10,7 @@ from eightball_ppo.models.configuration_eightball import EightBallConfig
 from eightball_ppo.models.lora import with_lora
 
 HIGHEST_RATE = 5e-4  # of all weights of a pretrained encoder; above it, what was learned before is lost
+HIGHEST_LORA_RATE = 5e-3  # of adapters on one
 
 
 def trainable_copy(classifier: PreTrainedModel, lora: LoraOptions) -> PreTrainedModel:
@@ -21,13 +22,21 @@ def trainable_copy(classifier: PreTrainedModel, lora: LoraOptions) -> PreTrained
 def check_rates(classifier: PreTrainedModel, lora: LoraOptions, **rates: float | None) -> None:
     """Raises InputError for learning rates (by their flag) that would wipe out a pretrained encoder.
 
-    The default rates are made for the small classifier, or for LoRA adapters.
+    The default rates of most stages are made for the small classifier.
     """
-    if lora.use_peft or isinstance(classifier.config, EightBallConfig):
+    if isinstance(classifier.config, EightBallConfig):
         return
+    model = type(classifier).__name__
     for name, rate in rates.items():
-        if rate is not None and rate > HIGHEST_RATE:
+        if rate is None:
+            continue
+        if lora.use_peft and rate > HIGHEST_LORA_RATE:
             raise InputError(
-                f"--{name} {rate:g}: too high for all weights of a {type(classifier).__name__}; train adapters "
-                f"(--use_peft), or pass at most {HIGHEST_RATE:g}, 2e-5 as a rule"
+                f"--{name} {rate:g}: too high for adapters on a {model}; pass at most {HIGHEST_LORA_RATE:g}, 1e-3 as a "
+                "rule"
+            )
+        if not lora.use_peft and rate > HIGHEST_RATE:
+            raise InputError(
+                f"--{name} {rate:g}: too high for all weights of a {model}; train adapters (--use_peft), or pass at "
+                f"most {HIGHEST_RATE:g}, 2e-5 as a rule"
             )

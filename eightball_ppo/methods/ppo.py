@@ -27,6 +27,7 @@ from eightball_ppo.adapters import (
 from eightball_ppo.configs import PPOConfig
 from eightball_ppo.errors import DryRun, InputError
 from eightball_ppo.launches import require_equal_ranks
+from eightball_ppo.methods.batches import batch_size, generations
 from eightball_ppo.methods.checkpoints import checkpoints
 from eightball_ppo.methods.completions import WatchedScores
 from eightball_ppo.methods.fitting import MetricsCallback, replace_progress, reporting
@@ -43,8 +44,6 @@ from eightball_ppo.tokenization import TokenTable
 
 logger = logging.getLogger(__name__)
 
-LARGEST_DEFAULT_BATCH = 1200
-SMALLEST_BATCH = 8  # whitening divides by the batch's standard deviation; a batch of 1 turns the weights into NaN
 RANK_SEED_STEP = 100_003  # TRL's own distance between the seeds of two ranks
 
 
@@ -88,42 +87,6 @@ def train(config: PPOConfig) -> Path:
         updates = trainer.state.global_step
         extra = {"updates": updates, "per_device_train_batch_size": batch, "world_size": world_size}
         return finish(task, classifier.to("cpu"), run, episodes=trainer.state.episode, extra=extra)
-
-
-def batch_size(config: PPOConfig, num_questions: int, world_size: int) -> int:
-    """Episodes per update and process: the configured number, or the largest sensible one.
-
-    Raises:
-        InputError: the questions cannot fill one batch (TRL would wait for ever), the minibatches do not divide it, or
-            it is too small to be whitened.
-    """
-    available = num_questions * config.num_generations // world_size
-    batch = config.per_device_train_batch_size
-    if batch is None:
-        batch = min(LARGEST_DEFAULT_BATCH, available)
-        batch -= batch % config.num_mini_batches
-        if batch < SMALLEST_BATCH:
-            raise InputError(
-                f"{num_questions} questions x --num_generations {config.num_generations} on {world_size} process(es): "
-                f"too few for {config.num_mini_batches} minibatches and at least {SMALLEST_BATCH} episodes; raise "
-                "--num_generations or lower --num_mini_batches"
-            )
-    if batch > available:
-        raise InputError(
-            f"--per_device_train_batch_size {batch}: {num_questions} questions x --num_generations "
-            f"{config.num_generations} on {world_size} process(es) fill at most {available}"
-        )
-    if batch < SMALLEST_BATCH:
-        raise InputError(
-            f"--per_device_train_batch_size {batch}: at least {SMALLEST_BATCH}, advantages are whitened over it"
-        )
-    if batch % config.num_mini_batches:
-        raise InputError(f"--num_mini_batches {config.num_mini_batches} does not divide the batch of {batch} episodes")
-    if config.whiten_rewards and batch // config.num_mini_batches < SMALLEST_BATCH:
-        raise InputError(
-            f"--whiten_rewards: minibatches of {batch // config.num_mini_batches} episodes, at least {SMALLEST_BATCH}"
-        )
-    return batch
 
 
 def build_models(
@@ -172,7 +135,7 @@ def build_trainer(config: PPOConfig, models: TRLModels, batch: int, output_dir: 
     from trl.experimental import ppo as trl_ppo
 
     num_questions = len(models.policy.by_row.tokens)
-    rows = torch.arange(num_questions).repeat(config.num_generations)
+    rows = torch.arange(num_questions).repeat(generations(config, num_questions))
     trainer = trl_ppo.PPOTrainer(
         args=_trl_arguments(config, batch, output_dir),
         processing_class=models.ids,

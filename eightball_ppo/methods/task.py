@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from accelerate import PartialState
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
@@ -27,7 +28,7 @@ from eightball_ppo.methods.training_grades import TrainingGrades
 from eightball_ppo.models.loading import check_checkpoint, label_set, load_classifier, table_logits_NK
 from eightball_ppo.models.saving import save_policy
 from eightball_ppo.ranks import is_main_process
-from eightball_ppo.recipes import read_section
+from eightball_ppo.recipes import read_recipe, read_section
 from eightball_ppo.report import plots, tables
 from eightball_ppo.runs import Run, read_config, read_metrics
 from eightball_ppo.tokenization import TokenTable, cut_at, reads_at_most, token_table, tokenize
@@ -124,18 +125,21 @@ def train_prerequisites(config: TermsConfig) -> None:
         wanted.append(("reward", config.reward_model_path, "--reward_model_path", RewardConfig, reward_model.train))
     missing = []
     for section, path, flag, stage, train in wanted:
-        own = None if config.prerequisites is None else read_section(Path(config.prerequisites), section)
+        recipe = None if config.prerequisites is None else Path(config.prerequisites)
+        own = None if recipe is None else read_section(recipe, section)
         ours = own is not None or path == stage.output_dir
         if not ours or Path(path).exists():
             check_checkpoint(path, flag)
             if ours:
                 _check_same_data(Path(path), flag, config)
         else:
+            shared = read_recipe(recipe, stage) if recipe is not None and own is not None else {}
+            inherited = {name: getattr(config, name) for name in INHERITED}
             length = {"max_length": config.max_length} if section == "sft" else {}
-            missing.append((path, stage, train, {**length, **(own or {})}))
-    for path, stage, train, own in missing:
-        inherited = {name: getattr(config, name) for name in INHERITED}
-        train(stage(**{**inherited, **own, "output_dir": path}))
+            options = {**shared, **inherited, **length, **(own or {}), "output_dir": path}
+            missing.append((train, stage(**options)))
+    for train, options_of_stage in missing:
+        train(options_of_stage)
 
 
 def _check_same_data(run: Path, flag: str, config: TermsConfig) -> None:
@@ -183,7 +187,7 @@ def load_task(config: GradedConfig, questions: dict[str, Questions]) -> Task:
         tokenizer,
         questions,
         tokens,
-        ref_logits_NK={split: table_logits_NK(classifier, table) for split, table in tokens.items()},
+        ref_logits_NK={split: _logits_NK(classifier, table) for split, table in tokens.items()},
         grader_logp_NK={split: job.grades[split].logp_NK[torch.from_numpy(whole_N[split])] for split in questions},
         lessons_logp_NK=lessons_logp_NK,
         lessons=TrainingGrades(lessons_NK, config.grader_call_budget, config.seed),
@@ -191,6 +195,15 @@ def load_task(config: GradedConfig, questions: dict[str, Questions]) -> Task:
         config=config,
     )
     return replace(task, watched=_watched(task))
+
+
+def _logits_NK(model: PreTrainedModel, table: TokenTable) -> Tensor:
+    """Logits [N, K] on the CPU, computed on the device of this launch; the model goes back to where it was."""
+    home = next(model.parameters()).device
+    try:
+        return table_logits_NK(model.to(PartialState().device), table)
+    finally:
+        model.to(home)
 
 
 def _watched(task: Task) -> Watched | None:
@@ -211,7 +224,7 @@ def _watched(task: Task) -> Watched | None:
 def finish(task: Task, policy: PreTrainedModel, run: Run, episodes: int, extra: dict[str, Any]) -> Path:
     """Evaluate the trained policy, write everything a run directory holds, print the tables, give the run its name."""
     task.lessons.join_processes()
-    logits_NK = {split: table_logits_NK(policy, table) for split, table in task.tokens.items()}
+    logits_NK = {split: _logits_NK(policy, table) for split, table in task.tokens.items()}
     graded = {split: task.graded(split) for split in task.tokens}
     beta = task.config.kl_coef
     results = {

@@ -1,0 +1,187 @@
+"""What TRL's loop and our adapters cost over a bare PyTorch loop, where the policy is a MiniLM under LoRA.
+
+OMP_NUM_THREADS=1 python benchmarks/overhead.py
+
+Both sides make the same networks from the same seed, sample as many answers, and make the same forward and backward
+passes: one of the policy and one of the reference for a rollout, then epochs x minibatches of the policy and of the
+value head. The bare loop has no trainer, no adapters, no collator, no logging. Rounds of both alternate in one process;
+reported is the ratio of processor time, as median, lowest and highest round. Metrics of all questions, which our own
+callback adds to an update, are left out on both sides.
+"""
+
+import argparse
+import json
+import os
+import platform
+import tempfile
+import time
+from collections.abc import Callable
+from importlib import metadata
+from pathlib import Path
+from statistics import median
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel, set_seed
+
+from eightball_ppo import ppo_math
+from eightball_ppo.configs import PPOConfig
+from eightball_ppo.data import load_split
+from eightball_ppo.labels import LabelSet
+from eightball_ppo.methods import ppo
+from eightball_ppo.methods.training_grades import TrainingGrades
+from eightball_ppo.models.loading import load_new_classifier
+from eightball_ppo.models.lora import adapters_off, with_lora
+from eightball_ppo.quiet import quiet_libraries
+from eightball_ppo.tokenization import TokenTable, cut_at, reads_at_most, token_table
+
+RESULTS = Path(__file__).parent / "results" / "overhead.json"
+
+
+class Job:
+    """What both sides start from: questions, scores, a policy under LoRA."""
+
+    def __init__(self, config: PPOConfig, questions: int):
+        self.config = config
+        self.labels = LabelSet.of(config.labels or [])
+        self.texts = load_split(config, "train").texts[:questions]
+        self.score_NK = torch.randn(questions, len(self.labels), generator=torch.Generator().manual_seed(0))
+
+    def classifier(self) -> tuple[PreTrainedModel, TokenTable]:
+        """The encoder under a new head, the same every time, and the questions' tokens."""
+        set_seed(0)
+        model, tokenizer, _ = load_new_classifier("minilm", "--model_name_or_path", self.labels)
+        cut_at(tokenizer, model, None)
+        return model.eval(), token_table(self.texts, tokenizer, reads_at_most(tokenizer))
+
+
+def ours(job: Job, batch: int) -> Callable[[], None]:
+    """TRL's trainer on our adapters, ready to run."""
+    models = ppo.build_models(*job.classifier(), TrainingGrades(job.score_NK), job.config)
+    trainer = ppo.build_trainer(job.config, models, batch, Path(tempfile.mkdtemp()), [])
+    return lambda: ppo.run_trainer(trainer, job.config)
+
+
+def bare(job: Job, batch: int) -> Callable[[], None]:
+    """The same training by hand, ready to run."""
+    model, table = job.classifier()
+    policy = with_lora(model.requires_grad_(False), job.config)
+    value = nn.Linear(policy.config.hidden_size, 1)
+    config, score_NK = job.config, job.score_NK
+    optimizer = torch.optim.AdamW(
+        [
+            {"params": [p for p in policy.parameters() if p.requires_grad], "lr": config.learning_rate},
+            {"params": value.parameters(), "lr": config.value_learning_rate},
+        ],
+        betas=(0.9, config.adam_beta2),
+        weight_decay=0.0,
+        fused=True,
+    )
+
+    def run() -> None:
+        set_seed(0)
+        with torch.no_grad(), adapters_off(policy):
+            summary_NH = torch.cat(
+                [
+                    policy(**table.rows(rows), output_hidden_states=True).hidden_states[-1][:, 0]
+                    for rows in torch.arange(len(table)).split(256)
+                ]
+            )
+        order_N = torch.arange(len(table)).repeat(config.num_generations)
+        for _ in range(config.total_episodes // batch):
+            rows_B = order_N[torch.randperm(len(order_N))[:batch]]
+            update(policy, value, optimizer, table, summary_NH, rows_B, score_NK, config)
+
+    return run
+
+
+def update(
+    policy: PreTrainedModel,
+    value: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    table: TokenTable,
+    summary_NH: Tensor,
+    rows_B: Tensor,
+    score_NK: Tensor,
+    config: PPOConfig,
+) -> None:
+    """One PPO update on one answer to each of `rows_B`."""
+    with torch.no_grad():
+        logits_BK = policy(**table.rows(rows_B)).logits
+        action_B = torch.multinomial(logits_BK.softmax(-1), 1).squeeze(1)
+        logp_B = ppo_math.action_logp_B(logits_BK, action_B)
+        with adapters_off(policy):
+            ref_logp_B = ppo_math.action_logp_B(policy(**table.rows(rows_B)).logits, action_B)
+        value_B = value(summary_NH[rows_B]).squeeze(1)
+        kl_B = ppo_math.kl_k1_B(logp_B, ref_logp_B)
+        return_B = ppo_math.reward_B(score_NK[rows_B, action_B], kl_B, config.kl_coef)
+        advantage_B = ppo_math.whiten_B(ppo_math.advantage_B(return_B, value_B))
+    for _ in range(config.num_ppo_epochs):
+        for part in torch.randperm(len(rows_B)).chunk(config.num_mini_batches):
+            new_logp_B = ppo_math.action_logp_B(policy(**table.rows(rows_B[part])).logits, action_B[part])
+            losses = ppo_math.ppo_losses(
+                new_logp_B,
+                logp_B[part],
+                advantage_B[part],
+                value(summary_NH[rows_B[part]]).squeeze(1),
+                value_B[part],
+                return_B[part],
+                config.cliprange,
+                config.cliprange_value,
+            )
+            optimizer.zero_grad()
+            (losses.policy_loss + config.vf_coef * losses.value_loss).backward()
+            optimizer.step()
+
+
+def processor_seconds(run: Callable[[], None]) -> float:
+    """Processor time of `run`."""
+    started = time.process_time()
+    run()
+    return time.process_time() - started
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--updates", type=int, default=2)
+    parser.add_argument("--questions", type=int, default=200)
+    args = parser.parse_args()
+    torch.set_num_threads(1)
+    quiet_libraries()
+    batch = 2 * args.questions
+    config = PPOConfig(
+        use_peft=True,
+        total_episodes=args.updates * batch,
+        per_device_train_batch_size=batch,
+        num_ppo_epochs=2,
+        disable_tqdm=True,
+    )
+    job = Job(config, args.questions)
+    sides = {"ours": ours, "bare": bare}
+    for build in sides.values():
+        processor_seconds(build(job, batch))  # imports, allocations: once, uncounted
+    seconds: dict[str, list[float]] = {name: [] for name in sides}
+    for _ in range(args.rounds):
+        for name, build in sides.items():
+            seconds[name].append(processor_seconds(build(job, batch)))
+    ratios = sorted(mine / theirs for mine, theirs in zip(seconds["ours"], seconds["bare"], strict=True))
+    record = {
+        "ratio": {"median": median(ratios), "lowest": ratios[0], "highest": ratios[-1]},
+        "processor_seconds": seconds,
+        "updates": args.updates,
+        "batch": batch,
+        "threads": torch.get_num_threads(),
+        "load": os.getloadavg(),
+        "platform": platform.platform(),
+        "packages": {name: metadata.version(name) for name in ("torch", "transformers", "trl", "peft")},
+    }
+    RESULTS.parent.mkdir(exist_ok=True)
+    RESULTS.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+    print("ours / bare, processor time: median {median:.3f} ({lowest:.3f} to {highest:.3f})".format(**record["ratio"]))
+    for name, own in seconds.items():
+        print(f"{name}: {median(own) / args.updates:.2f} s an update of {batch} episodes")
+
+
+if __name__ == "__main__":
+    main()

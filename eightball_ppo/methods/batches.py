@@ -1,0 +1,52 @@
+"""How many answers an update of PPO has, and how often a question stands in one pass over the data."""
+
+from eightball_ppo.configs import PPOConfig
+from eightball_ppo.errors import InputError
+
+LARGEST_DEFAULT_BATCH = 1200
+SMALLEST_BATCH = 8  # whitening divides by the batch's standard deviation; a batch of 1 turns the weights into NaN
+
+
+def generations(config: PPOConfig, num_questions: int) -> int:
+    """How often a question stands in one pass: as configured; else twice, and few questions so often that a pass is a
+    whole default batch. Minibatches of a few episodes do not learn."""
+    if config.num_generations is not None:
+        return config.num_generations
+    return max(2, -(-min(LARGEST_DEFAULT_BATCH, config.total_episodes) // num_questions))
+
+
+def batch_size(config: PPOConfig, num_questions: int, world_size: int) -> int:
+    """Episodes per update and process: the configured number, or the largest sensible one.
+
+    Raises:
+        InputError: the questions cannot fill one batch (TRL would wait for ever), the minibatches do not divide it, or
+            it is too small to be whitened.
+    """
+    repeats = generations(config, num_questions)
+    available = num_questions * repeats // world_size
+    batch = config.per_device_train_batch_size
+    if batch is None:
+        batch = min(LARGEST_DEFAULT_BATCH, available)
+        batch -= batch % config.num_mini_batches
+        if batch < SMALLEST_BATCH:
+            raise InputError(
+                f"{num_questions} questions x --num_generations {repeats} on {world_size} process(es): "
+                f"too few for {config.num_mini_batches} minibatches and at least {SMALLEST_BATCH} episodes; raise "
+                "--num_generations or lower --num_mini_batches"
+            )
+    if batch > available:
+        raise InputError(
+            f"--per_device_train_batch_size {batch}: {num_questions} questions x --num_generations {repeats} on "
+            f"{world_size} process(es) fill at most {available}"
+        )
+    if batch < SMALLEST_BATCH:
+        raise InputError(
+            f"--per_device_train_batch_size {batch}: at least {SMALLEST_BATCH}, advantages are whitened over it"
+        )
+    if batch % config.num_mini_batches:
+        raise InputError(f"--num_mini_batches {config.num_mini_batches} does not divide the batch of {batch} episodes")
+    if config.whiten_rewards and batch // config.num_mini_batches < SMALLEST_BATCH:
+        raise InputError(
+            f"--whiten_rewards: minibatches of {batch // config.num_mini_batches} episodes, at least {SMALLEST_BATCH}"
+        )
+    return batch
