@@ -19,6 +19,27 @@ SAMPLES_PER_QUESTION = 50
 QUESTIONS_AT_ONCE = 16384
 
 
+class Made:
+    """A table [N, K] that is made of another one, row by row, in chunks, while somebody looks at it."""
+
+    def __init__(self, table_NK: Tensor, make: Callable[[Tensor], Tensor]):
+        self.table_NK, self.make = table_NK, make
+
+    def __len__(self) -> int:
+        return len(self.table_NK)
+
+    def split(self, size: int) -> Iterator[Tensor]:
+        """Chunks of at most `size` rows."""
+        return map(self.make, self.table_NK.split(size))
+
+    def whole(self) -> Tensor:
+        """All of it."""
+        return self.make(self.table_NK)
+
+
+Table = Tensor | Made
+
+
 @dataclass(frozen=True)
 class SplitGrades:
     """One split as a method sees it: questions, scores [N, K] of all labels, the reference's log-probs [N, K]."""
@@ -28,7 +49,7 @@ class SplitGrades:
     ref_logp_NK: Tensor
 
 
-def _means(measure: Callable[..., dict[str, Tensor]], *tables: Tensor) -> dict[str, Tensor]:
+def _means(measure: Callable[..., dict[str, Tensor]], *tables: Table) -> dict[str, Tensor]:
     """What `measure` makes of chunks of the tables, sums over their questions, added up and divided by their number."""
     sums: dict[str, Tensor] = {}
     for chunk in zip(*(table.split(QUESTIONS_AT_ONCE) for table in tables), strict=True):
@@ -80,6 +101,13 @@ def _described(means: dict[str, Tensor], questions: Questions, labels: LabelSet)
 
 
 def evaluate(logp_NK: Tensor, split: SplitGrades, beta: float, labels: LabelSet) -> dict[str, Any]:
+    """`record` of one policy on one graded split."""
+    return record(logp_NK, split.ref_logp_NK, split.score_NK, split.questions, beta, labels)
+
+
+def record(
+    logp_NK: Table, ref_logp_NK: Table, score_NK: Table, questions: Questions, beta: float, labels: LabelSet
+) -> dict[str, Any]:
     """The record of one policy on one graded split: `describe`, and `expected_score`, `objective` (J),
     `optimum_objective` (J*), `optimum_fraction`, `frontier_distance` (what is missing to the best expected score at the
     policy's own KL), `win_rate` (the policy's answer scores higher than the reference's, a tie counting half),
@@ -101,15 +129,15 @@ def evaluate(logp_NK: Tensor, split: SplitGrades, beta: float, labels: LabelSet)
             **_answers(logp_BK, ref_logp_BK, *gold),
         }
 
-    tables = (logp_NK, split.ref_logp_NK, split.score_NK)
-    means = _means(measure, *tables, *_gold(split.questions))
+    tables = (logp_NK, ref_logp_NK, score_NK)
+    means = _means(measure, *tables, *_gold(questions))
     j, j_ref, j_best = (means[name] for name in ("objective", "reference_score", "optimum_objective"))
     return {
         **{name: means[name].item() for name in ("expected_score", "objective", "optimum_objective")},
         "optimum_fraction": objective.share_of_gain(j, j_ref, j_best),
         "frontier_distance": _frontier_distance(tables, means["kl"].item()),
         **{name: means[name].item() for name in ("win_rate", "tie_rate")},
-        **_described(means, split.questions, labels),
+        **_described(means, questions, labels),
         "grader_histogram": dict(zip(labels.names, means["grader_histogram"].tolist(), strict=True)),
     }
 
@@ -119,7 +147,7 @@ def _exact(logp_BK: Tensor, ref_logp_BK: Tensor, score_BK: Tensor) -> tuple[Tens
     return logp_BK.double().log_softmax(-1), ref_logp_BK.double().log_softmax(-1), score_BK.double()
 
 
-def _frontier_distance(tables: tuple[Tensor, Tensor, Tensor], kl: float) -> float:
+def _frontier_distance(tables: tuple[Table, Table, Table], kl: float) -> float:
     """The mean of `objective.frontier_distance_N` of (log-probs, the reference's, scores), `kl` being the mean KL."""
 
     def chunks() -> Iterator[tuple[Tensor, Tensor, Tensor]]:

@@ -13,7 +13,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from eightball_ppo import evaluation
+from eightball_ppo import evaluation, objective
 from eightball_ppo.data import Questions
 from eightball_ppo.evaluation import SplitGrades, before_after, evaluate
 from eightball_ppo.graders import splits, texts
@@ -166,6 +166,8 @@ def random_split(questions: int, seed: int = 0) -> tuple[SplitGrades, torch.Tens
 def test_records_do_not_depend_on_the_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
     split, logp_NK = random_split(100)
     whole, whole_reference = (evaluate(own, split, 0.1, LABELS) for own in (logp_NK, split.ref_logp_NK))
+    distance_N = objective.frontier_distance_N(*(own.double() for own in (logp_NK, split.ref_logp_NK, split.score_NK)))
+    assert whole["frontier_distance"] == pytest.approx(distance_N.mean().item(), rel=1e-6)
     table = before_after(split, split.ref_logp_NK, logp_NK, LABELS, seed=3)
     monkeypatch.setattr(evaluation, "QUESTIONS_AT_ONCE", 7)
     for record, own in ((whole, logp_NK), (whole_reference, split.ref_logp_NK)):

@@ -16,7 +16,7 @@ from eightball_ppo.configs import GradedConfig, RewardConfig, SFTConfig
 from eightball_ppo.data import Questions, load_split
 from eightball_ppo.data_options import DataConfig
 from eightball_ppo.errors import InputError
-from eightball_ppo.evaluation import SplitGrades, before_after, evaluate
+from eightball_ppo.evaluation import Made, SplitGrades, before_after, evaluate, record
 from eightball_ppo.graders.base import convert_scores
 from eightball_ppo.graders.registry import check_graders, parse_grader
 from eightball_ppo.graders.texts import Joined, first_N
@@ -71,8 +71,19 @@ class Task:
 
     def graded(self, split: str) -> SplitGrades:
         """The split with the scores that training maximises."""
-        score_NK = convert_scores(self.grader_logp_NK[split].double(), self.config.score)
-        return SplitGrades(self.questions[split], score_NK, self.ref_logits_NK[split].double().log_softmax(-1))
+        score_NK, ref_logp_NK = self._tables(split)
+        return SplitGrades(self.questions[split], score_NK.whole(), ref_logp_NK.whole())
+
+    def _tables(self, split: str) -> tuple[Made, Made]:
+        """Scores and the reference's log-probabilities [N, K], in float64."""
+        score_NK = Made(self.grader_logp_NK[split], lambda own: convert_scores(own.double(), self.config.score))
+        return score_NK, Made(self.ref_logits_NK[split], normalised)
+
+    def record(self, split: str, logits_NK: Tensor) -> dict[str, Any]:
+        """The record of a policy with these logits; no table in float64 is made of a whole split."""
+        score_NK, ref_logp_NK = self._tables(split)
+        logp_NK, beta = Made(logits_NK, normalised), self.config.kl_coef
+        return record(logp_NK, ref_logp_NK, score_NK, self.questions[split], beta, self.labels)
 
     def exact_metrics(self, policy: PreTrainedModel) -> dict[str, Any]:
         """`exact/*` of `policy` as it is now, sums over all labels of all training questions, or of the `watched` ones;
@@ -86,6 +97,11 @@ class Task:
         record = evaluate(logp_NK, graded, self.config.kl_coef, self.labels)
         exact = {f"exact/{name}": record[name] for name in EXACT_METRICS}
         return {**exact, **sample, "grader_calls": self.lessons.calls}
+
+
+def normalised(logits_NK: Tensor) -> Tensor:
+    """Log-probabilities in float64."""
+    return logits_NK.double().log_softmax(-1)
 
 
 def load_splits(config: TermsConfig) -> dict[str, Questions]:
@@ -225,12 +241,10 @@ def finish(task: Task, policy: PreTrainedModel, run: Run, episodes: int, extra: 
     """Evaluate the trained policy, write everything a run directory holds, print the tables, give the run its name."""
     task.lessons.join_processes()
     logits_NK = {split: _logits_NK(policy, table) for split, table in task.tokens.items()}
-    graded = {split: task.graded(split) for split in task.tokens}
-    beta = task.config.kl_coef
     results = {
         "method": run.method,
         "seed": task.config.seed,
-        "beta": beta,
+        "beta": task.config.kl_coef,
         "episodes": episodes,
         "grader_calls": task.lessons.calls,
         "grader_call_budget": task.config.grader_call_budget,
@@ -240,18 +254,15 @@ def finish(task: Task, policy: PreTrainedModel, run: Run, episodes: int, extra: 
         "score": task.config.score,
         "dtype": task.config.dtype,
         "truncated_questions": sum(table.truncated for table in task.tokens.values()),
-        "splits": {
-            split: evaluate(logits_NK[split].double().log_softmax(-1), graded[split], beta, task.labels)
-            for split in graded
-        },
-        "reference": {split: evaluate(own.ref_logp_NK, own, beta, task.labels) for split, own in graded.items()},
+        "splits": {split: task.record(split, own) for split, own in logits_NK.items()},
+        "reference": {split: task.record(split, own) for split, own in task.ref_logits_NK.items()},
         "seconds": run.seconds,
         **extra,
     }
     if is_main_process():
         save_policy(policy, task.tokenizer, run.path, merge=getattr(task.config, "merge", False))
         table = before_after(
-            graded["heldout"], task.ref_logits_NK["heldout"], logits_NK["heldout"], task.labels, task.config.seed
+            task.graded("heldout"), task.ref_logits_NK["heldout"], logits_NK["heldout"], task.labels, task.config.seed
         )
         table.to_parquet(run.path / "before_after.parquet")
         plots.label_histogram(results, run.path / "labels.png")
