@@ -260,7 +260,7 @@ def test_bad_input_writes_nothing(options: dict[str, Any], message: str, tmp_pat
     ("options", "message"),
     [
         ({"score": "probability"}, "was compared with --score log_prob, not probability"),
-        ({"max_length": 9}, "was compared with --max_length 32, not 9"),
+        ({"max_length": 9}, "was compared with --max_length None, not 9"),
         ({"grader": "rule:Yes"}, "was compared with --grader bert, not rule:Yes"),
     ],
 )

@@ -14,7 +14,7 @@ import pandas as pd
 import pytest
 from test_ranks import torchrun
 
-from conftest import REPOSITORY, read_rows, write_rows
+from conftest import LABELS, REPOSITORY, read_rows, write_rows
 from eightball_ppo import cli
 from eightball_ppo.configs import AuditConfig, DistillConfig, GradeConfig, PPOConfig
 from eightball_ppo.errors import IncompleteError, InputError
@@ -80,7 +80,11 @@ def test_ppo_and_distillation_leave_out_what_has_no_grade_and_say_so(
     )
     own = {**api(judge), "api_mode": "text"}
     record = results(
-        ppo.train(PPOConfig(**method_options(tmp_path, small_data, sft_run, "ppo"), **own, total_episodes=232))
+        ppo.train(
+            PPOConfig(
+                **method_options(tmp_path, small_data, sft_run, "ppo"), **own, num_generations=2, total_episodes=232
+            )
+        )
     )
     counts = {name: record["grades"][name] for name in ("ok", "failed", "refused", "skipped")}
     assert counts == {"ok": 3 * 98, "failed": 3, "refused": 3, "skipped": 0}
@@ -105,7 +109,9 @@ def test_ppo_and_distillation_leave_out_what_has_no_grade_and_say_so(
 def test_a_grade_table_gives_the_run_that_its_grader_gives(
     judge: JudgeServer, tmp_path: Path, small_data: Path, sft_run: Path
 ) -> None:
-    grade.run(GradeConfig(**api(judge), **store(tmp_path), output_dir="grades", dataset_name=str(small_data)))
+    grade.run(
+        GradeConfig(**api(judge), **store(tmp_path), output_dir="grades", dataset_name=str(small_data), labels=LABELS)
+    )
     table = tmp_path / "grades" / "grades.parquet"
     frame = pd.read_parquet(table)
     assert list(frame.columns) == ["question", "label", "score", "status", "grader", "graded_at"] and len(frame) == 300
@@ -138,7 +144,9 @@ def test_a_grade_table_of_other_data_is_refused(
     change: Any,
     message: str,
 ) -> None:
-    grade.run(GradeConfig(**api(judge), **store(tmp_path), output_dir="grades", dataset_name=str(small_data)))
+    grade.run(
+        GradeConfig(**api(judge), **store(tmp_path), output_dir="grades", dataset_name=str(small_data), labels=LABELS)
+    )
     table = tmp_path / "other.parquet"
     change(pd.read_parquet(tmp_path / "grades" / "grades.parquet")).to_parquet(table)
     argv = flags({**method_options(tmp_path, small_data, sft_run, "ppo"), "grade_table": table})
@@ -195,7 +203,7 @@ def test_no_way_leads_around_a_failed_audit(
     audit.run(AuditConfig(**asked, output_dir="audit", gold=str(gold), audit_questions=1))
     options: dict[str, Any] = {**method_options(tmp_path, small_data, sft_run, "ppo"), **api(judge)}
     if way == "grade_table":
-        grade.run(GradeConfig(**asked, output_dir="grades", dataset_name=str(small_data)))
+        grade.run(GradeConfig(**asked, output_dir="grades", dataset_name=str(small_data), labels=LABELS))
         options["grade_table"] = "grades/grades.parquet"
     else:
         options["grader"] = way
@@ -224,7 +232,12 @@ def test_a_persona_steers_the_policy_where_the_judge_can_follow_it(
 
     (That it follows a rule is in test_stages; `benchmarks/personas.sh` prints both.)
     """
-    recipe: dict[str, Any] = {"total_episodes": 120 * 8, "kl_coef": 0.05, "allow_weak_grader": True}
+    recipe: dict[str, Any] = {
+        "total_episodes": 120 * 8,
+        "num_generations": 2,
+        "kl_coef": 0.05,
+        "allow_weak_grader": True,
+    }
     histogram = {}
     for prompt in ("wanted_answer", "optimist", "pessimist"):
         options = method_options(tmp_path, small_data, sft_run, prompt)
@@ -274,7 +287,13 @@ def test_the_key_comes_from_the_environment_and_stands_nowhere(
             {**method_options(tmp_path, small_data, sft_run, "ppo"), "total_episodes": 240, "allow_weak_grader": True},
         ),
     ):
-        command = [sys.executable, str(REPOSITORY / "scripts" / f"{script}.py"), *flags({**own, **options})]
+        command = [
+            sys.executable,
+            str(REPOSITORY / "scripts" / f"{script}.py"),
+            *flags({**own, **options}),
+            "--labels",
+            *LABELS,
+        ]
         done = subprocess.run(command, cwd=REPOSITORY, env=environment, capture_output=True, text=True)
         assert done.returncode == 0, done.stderr
         said += done.stdout + done.stderr
@@ -297,6 +316,7 @@ def killed_and_resumed(judge: JudgeServer, directory: Path, questions: int, kill
         command = [
             *(sys.executable, str(REPOSITORY / "scripts" / "grade.py")),
             *flags({**own, "output_dir": directory / name, "grade_store": directory / f"{name}.sqlite3"}),
+            *("--labels", *LABELS),
         ]
         for death in range(deaths):
             process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)

@@ -39,6 +39,7 @@ class Job(groups.GroupJob):
         task: Any = SimpleNamespace(
             labels=range(score_NK.shape[1]),
             classifier=model,
+            tokenizer=None,
             tokens={"train": table},
             lessons=TrainingGrades(score_NK),
             exact_metrics=lambda policy: {},

@@ -25,6 +25,7 @@ from huggingface_hub import ModelCard
 from huggingface_hub.repocard_data import model_index_to_eval_results
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
+from conftest import LABELS
 from eightball_ppo.configs import AuditConfig, BestOfNConfig, GradeConfig, PPOConfig, RewardConfig
 from eightball_ppo.methods import audit, best_of_n, grade, ppo, reward_model
 from hub_client import FINE, READ, WRITE, Outcome, eightball, python, settings
@@ -139,7 +140,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory, small_data: Path, sft_run: Pa
     """One run of every kind, in one directory."""
     root = tmp_path_factory.mktemp("work") / "runs"
     shutil.copytree(sft_run, root / "sft")
-    shared: dict[str, Any] = {"dataset_name": str(small_data), "disable_tqdm": True}
+    shared: dict[str, Any] = {"dataset_name": str(small_data), "labels": LABELS, "disable_tqdm": True}
     lora = RewardConfig(
         output_dir=str(root / "reward"), use_peft=True, num_train_epochs=6, learning_rate=3e-3, **shared
     )

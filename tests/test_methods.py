@@ -16,6 +16,7 @@ from torch import Tensor
 from transformers import AutoConfig, AutoModelForSequenceClassification, BertConfig, BertForSequenceClassification
 
 import tiny
+from conftest import LABELS
 from eightball_ppo import objective
 from eightball_ppo.configs import (
     BestOfNConfig,
@@ -76,6 +77,7 @@ def options(
         settings: dict[str, Any] = {
             "output_dir": str(tmp_path_factory.mktemp("runs") / method),
             "dataset_name": str(small_data),
+            "labels": LABELS,
             "sft_model_path": str(sft_run),
             "grade_table": str(table),
             "disable_tqdm": True,

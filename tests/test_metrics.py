@@ -54,7 +54,7 @@ def runs(
         "disable_tqdm": True,
     }
     methods: dict[str, tuple[Callable[[Any], Path], type, dict[str, Any]]] = {
-        "ppo": (ppo.train, PPOConfig, {"total_episodes": 240, "log_completions": True}),
+        "ppo": (ppo.train, PPOConfig, {"total_episodes": 240, "num_generations": 2, "log_completions": True}),
         "rloo": (rloo.train, RLOOConfig, {"total_episodes": 360}),
         "grpo": (grpo.train, GRPOConfig, {"total_episodes": 360, "kl_in_reward": False}),
         "exact": (exact.train, ExactConfig, {"num_train_epochs": 3}),

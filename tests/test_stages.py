@@ -42,7 +42,7 @@ def graded(
             "disable_tqdm": True,
         }
         if config_class is PPOConfig:
-            settings["total_episodes"] = 480
+            settings |= {"total_episodes": 480, "num_generations": 2}
         return config_class(**{**settings, **overrides})
 
     return make

@@ -143,7 +143,7 @@ def build_trainer(config: PPOConfig, models: TRLModels, batch: int, output_dir: 
         ref_model=models.reference,
         reward_model=models.reward,
         value_model=models.value,
-        train_dataset=Dataset.from_dict({"input_ids": models.ids.question_ids(rows).unsqueeze(1).tolist()}),
+        train_dataset=Dataset(_one_id_each(models.ids.question_ids(rows))),
         data_collator=_collate,
         optimizers=(_optimizer(config, models), None),
         callbacks=callbacks,
@@ -152,6 +152,14 @@ def build_trainer(config: PPOConfig, models: TRLModels, batch: int, output_dir: 
     if config.max_grad_norm is not None:
         _clip_gradients(trainer, config.max_grad_norm)
     return trainer
+
+
+def _one_id_each(ids_N: Tensor) -> Any:
+    """An Arrow table whose `input_ids` are lists of one id: 12 bytes a row, where Python's lists take a thousand."""
+    import pyarrow as pa
+
+    start_N1 = pa.array(torch.arange(len(ids_N) + 1, dtype=torch.int32).numpy())
+    return pa.table({"input_ids": pa.ListArray.from_arrays(start_N1, pa.array(ids_N.numpy()))})
 
 
 def _trl_arguments(config: PPOConfig, batch: int, output_dir: Path) -> Any:

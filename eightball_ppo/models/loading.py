@@ -162,13 +162,15 @@ def table_logits_NK(
     tokens = tokens.to(device)
     length_N = tokens.length_N.cpu()
     order_N = length_N.argsort(stable=True) if by_length else torch.arange(len(tokens))
-    parts = []
+    logits_NK = torch.empty(0)  # filled in place: small results kept one by one would hold the freed memory around them
     for rows_B in order_N.split(batch_size):
         width = int(length_N[rows_B].max()) if by_length else None
-        parts.append(model(**tokens.rows(rows_B.to(device), width)).logits.float().cpu())
+        logits_BK = model(**tokens.rows(rows_B.to(device), width)).logits.float().cpu()
+        if not len(logits_NK):
+            logits_NK = torch.empty(len(tokens), logits_BK.shape[1])
+        logits_NK[rows_B] = logits_BK
     model.train(was_training)
-    logits_NK = torch.cat(parts)
-    return logits_NK[order_N.argsort()] if by_length else logits_NK
+    return logits_NK
 
 
 def text_logits_NK(
