@@ -14,7 +14,7 @@ from collections.abc import Callable
 
 import torch
 from scipy.optimize import brentq
-from torch import Tensor
+from torch import Tensor, nn
 
 CHEAPEST, DEAREST = 1e-4, 1e8  # prices of KL between which the frontier is searched, in units of the scores' range
 
@@ -135,11 +135,15 @@ def frontier_distance_N(logp_NK: Tensor, ref_logp_NK: Tensor, score_NK: Tensor) 
 
 
 def _log_reference_below_NK(ref_logp_NK: Tensor, score_NK: Tensor) -> tuple[Tensor, Tensor]:
-    """Of every label, log P(an answer of the reference is scored lower), and log P(lower or the same)."""
-    other_N1K, own_NK1 = score_NK.unsqueeze(-2), score_NK.unsqueeze(-1)
+    """Of every label, log P(an answer of the reference is scored lower), and log P(lower or the same).
+
+    Running sums over the labels in the order of their scores: K log K, where comparing all pairs would be K squared.
+    """
+    sorted_NK, order_NK = (own.contiguous() for own in score_NK.sort(-1))
+    running_NK = nn.functional.pad(ref_logp_NK.gather(-1, order_NK).logcumsumexp(-1), (1, 0), value=-torch.inf)
     log_below_NK, log_at_most_NK = (
-        torch.where(counted_NKK, ref_logp_NK.unsqueeze(-2), -torch.inf).logsumexp(-1)
-        for counted_NKK in (other_N1K < own_NK1, other_N1K <= own_NK1)
+        running_NK.gather(-1, torch.searchsorted(sorted_NK, score_NK.contiguous(), right=same_counts))
+        for same_counts in (False, True)
     )
     return log_below_NK, log_at_most_NK
 

@@ -11,6 +11,7 @@ from eightball_ppo.configs import PredictConfig
 from eightball_ppo.data import Questions
 from eightball_ppo.errors import InputError
 from eightball_ppo.models.loading import label_set, load_classifier, table_logits_NK
+from eightball_ppo.report.tables import MOST_LABELS
 from eightball_ppo.tokenization import reads_at_most, tokenize
 
 
@@ -54,9 +55,14 @@ def _questions(config: PredictConfig) -> Questions:
 
 
 def run(config: PredictConfig) -> None:
-    """Print question, answer and probabilities as a table."""
+    """Print question, answer and probabilities as a table; of many labels the most probable ones."""
     rows = answers(config)
-    table = Table("question", "answer", *rows[0][2])
+    few = len(rows[0][2]) <= MOST_LABELS
+    table = Table("question", "answer", *(map(escape, rows[0][2]) if few else ["most probable"]))
     for question, answer, probabilities in rows:
-        table.add_row(escape(question), escape(answer), *(f"{p:.3f}" for p in probabilities.values()))
+        cells = [f"{p:.3f}" for p in probabilities.values()]
+        if not few:
+            best = sorted(probabilities, key=probabilities.__getitem__, reverse=True)[: MOST_LABELS // 2]
+            cells = ["  ".join(f"{escape(name)} {probabilities[name]:.3f}" for name in best)]
+        table.add_row(escape(question), escape(answer), *cells)
     Console().print(table)

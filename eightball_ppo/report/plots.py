@@ -18,6 +18,7 @@ _PANELS = (
 _LOSSES = {"ppo": ("Value loss", "loss/value_avg"), "exact": ("Loss, -J / beta", "loss")}
 _POLICY_LOSS, _FIT_LOSS = ("Policy loss", "loss"), ("Cross-entropy", "loss")
 _SAMPLED, _EXACT, _BEFORE, _AFTER = "#7a869a", "#1f5fbf", "#c3cad6", "#1f5fbf"
+MOST_BARS, FEW_BARS = 30, 8
 
 
 def panels_of(rows: list[dict[str, Any]], method: str) -> list[tuple[str, str | None, str | None]]:
@@ -57,14 +58,17 @@ def curves(rows: list[dict[str, Any]], file: Path, method: str) -> None:
 
 
 def label_histogram(results: dict[str, Any], file: Path) -> None:
-    """Mean probability of every label on held-out questions, before and after."""
+    """Mean probability of every label on held-out questions, before and after; of many, those that had most."""
     before = results["reference"]["heldout"]["label_histogram"]
     after = results["splits"]["heldout"]["label_histogram"]
+    names = sorted(before, key=lambda name: max(before[name], after[name]), reverse=True)
+    if len(names) > MOST_BARS:
+        before, after = ({name: own[name] for name in names[:MOST_BARS]} for own in (before, after))
     figure, axis = plt.subplots(figsize=(max(4.0, 0.9 * len(before)), 3.2), constrained_layout=True)
     positions = range(len(before))
     axis.bar([x - 0.2 for x in positions], list(before.values()), 0.4, label="before", color=_BEFORE)
     axis.bar([x + 0.2 for x in positions], list(after.values()), 0.4, label="after", color=_AFTER)
-    axis.set_xticks(list(positions), list(before))
+    axis.set_xticks(list(positions), list(before), rotation=0 if len(before) <= FEW_BARS else 60)
     axis.set(ylabel="mean probability", title=f"{results['method']}: answers to held-out questions")
     axis.legend(frameon=False)
     _clean(axis)

@@ -12,6 +12,7 @@ from tqdm import tqdm
 from eightball_ppo.labels import LabelSet
 
 LARGEST_CHANGES = 5
+MOST_LABELS = 8  # that are printed side by side
 WIDTH_OF_A_FILE = 120  # columns, where the output is no terminal
 _SHOWN = (
     "expected_score",
@@ -35,9 +36,10 @@ def _console(stderr: bool = False) -> Console:
 
 def _text(value: Any) -> str:
     if isinstance(value, dict):
-        return "  ".join(
-            f"{key} {item:.3f}" if isinstance(item, float) else f"{key} {item}" for key, item in value.items()
-        )
+        largest = sorted(value, key=value.__getitem__, reverse=True)[:MOST_LABELS]
+        shown = value if len(value) <= MOST_LABELS else {key: value[key] for key in largest}
+        words = [f"{key} {item:.3f}" if isinstance(item, float) else f"{key} {item}" for key, item in shown.items()]
+        return "  ".join([*words, *([f"and {len(value) - len(shown)} more"] if len(shown) < len(value) else [])])
     if isinstance(value, float):
         return f"{value:.4f}"
     return "-" if value is None else str(value)
@@ -70,15 +72,24 @@ def print_results(results: dict[str, Any], grader: str) -> None:
 def print_before_after(table: pd.DataFrame, labels: LabelSet) -> None:
     """The first held-out question and those that changed most, with probabilities and counts of 50 draws."""
     largest = table.iloc[1:].nlargest(LARGEST_CHANGES, "change")
-    shown = Table("question", "wanted", *(f"{name} before > after" for name in labels.names), title="before and after")
+    few = len(labels) <= MOST_LABELS
+    columns = [f"{name} before > after" for name in labels.names] if few else ["before", "after"]
+    shown = Table("question", "wanted", *columns, title="before and after")
     for _, row in pd.concat([table.iloc[:1], largest]).iterrows():
         cells = [
             f"{row[f'before_probability_{name}']:.2f} > {row[f'after_probability_{name}']:.2f}"
             f"  ({row[f'before_count_{name}']} > {row[f'after_count_{name}']})"
             for name in labels.names
         ]
+        if not few:
+            cells = [_favourite(row, when, labels) for when in ("before", "after")]
         shown.add_row(escape(row["question"]), escape(str(row.get("wanted", "-"))), *cells)
     _console().print(shown)
+
+
+def _favourite(row: Any, when: str, labels: LabelSet) -> str:
+    best = max(labels.names, key=lambda name: row[f"{when}_probability_{name}"])
+    return f"{escape(best)} {row[f'{when}_probability_{best}']:.2f}"
 
 
 def print_completions(table: pd.DataFrame, rows: int) -> None:
