@@ -230,7 +230,7 @@ def test_too_many_failures_end_with_what_to_do(judge: JudgeServer, tmp_path: Pat
     data = tmp_path / "data"
     data.mkdir()
     (data / "rl.jsonl").write_text("".join(f'{{"question": "{question}"}}\n' for question in QUESTIONS))
-    options: dict[str, Any] = {"dataset_name": str(data), "splits": ["rl"]}
+    options: dict[str, Any] = {"dataset_name": str(data), "splits": ["rl"], "labels": list(EIGHTBALL_LABELS)}
     with pytest.raises(IncompleteError, match=r"8.3% of 36 grades failed \(0 failed, 3 refused.*run the same command"):
         grade.run(config(judge, tmp_path, max_grade_failures=0.05, **options))
     assert sorted(path.name for path in tmp_path.iterdir()) == ["data", "grades.sqlite3"]

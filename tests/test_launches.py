@@ -347,7 +347,7 @@ def test_a_checkpoint_has_its_name_once_it_is_whole_and_old_ones_go(tmp_path: Pa
             saved.append(Path(directory).name)
             assert not (tmp_path / Path(directory).name.removeprefix(".")).exists()
 
-    callback = Checkpoints(tmp_path, tiny.classifier(), Tokenizer(), 2, 2, steps_per_update=3)  # type: ignore[arg-type]
+    callback = Checkpoints(tmp_path, tiny.classifier(), Tokenizer(), 2, 2, steps_per_update=3)
     for step in range(1, 25):  # 8 updates
         callback.on_step_end(None, SimpleNamespace(global_step=step), None)
     assert saved == [f".checkpoint-{update}" for update in (2, 4, 6, 8)]

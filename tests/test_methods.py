@@ -47,7 +47,7 @@ METHODS: dict[str, tuple[str, type[GradedConfig], dict[str, Any]]] = {
     "distill": ("distill", DistillConfig, {"num_train_epochs": 2}),
     "distill_soft": ("distill", DistillConfig, {"target": "soft", "num_train_epochs": 8}),
     "distill_boltzmann": ("distill", DistillConfig, {"target": "boltzmann", "num_train_epochs": 8}),
-    "ppo": ("ppo", PPOConfig, {"total_episodes": 480}),
+    "ppo": ("ppo", PPOConfig, {"total_episodes": 480, "num_generations": 2}),
     "rloo": ("rloo", RLOOConfig, GROUPS),
     "grpo": ("grpo", GRPOConfig, GROUPS),
     "best_of_n": ("best_of_n", BestOfNConfig, {}),

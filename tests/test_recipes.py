@@ -71,7 +71,8 @@ def test_every_stage_that_takes_a_config_may_have_a_section() -> None:
 
 @pytest.mark.parametrize(("questions", "times"), [(600, 2), (5000, 2), (40, 30), (324, 4), (1199, 2)])
 def test_few_questions_stand_often_enough_to_fill_a_default_batch(questions: int, times: int) -> None:
-    assert generations(PPOConfig(), questions) == times
+    assert generations(PPOConfig(), questions, 1) == times
     assert batch_size(PPOConfig(), questions, 1) == min(1200, questions * times)
-    assert generations(PPOConfig(num_generations=7), questions) == 7
-    assert generations(PPOConfig(total_episodes=120), 40) == 3  # but not for more than is asked for
+    assert generations(PPOConfig(num_generations=7), questions, 1) == 7
+    assert generations(PPOConfig(total_episodes=120), 40, 1) == 3  # but not for more than is asked for
+    assert generations(PPOConfig(per_device_train_batch_size=600), 100, 2) == 12

@@ -7,12 +7,15 @@ LARGEST_DEFAULT_BATCH = 1200
 SMALLEST_BATCH = 8  # whitening divides by the batch's standard deviation; a batch of 1 turns the weights into NaN
 
 
-def generations(config: PPOConfig, num_questions: int) -> int:
-    """How often a question stands in one pass: as configured; else twice, and few questions so often that a pass is a
-    whole default batch. Minibatches of a few episodes do not learn."""
+def generations(config: PPOConfig, num_questions: int, world_size: int) -> int:
+    """How often a question stands in one pass: as configured; else twice, and few questions so often that a pass fills
+    the batch, the default one or another. Minibatches of a few episodes do not learn."""
     if config.num_generations is not None:
         return config.num_generations
-    return max(2, -(-min(LARGEST_DEFAULT_BATCH, config.total_episodes) // num_questions))
+    batch = min(LARGEST_DEFAULT_BATCH, config.total_episodes)
+    if config.per_device_train_batch_size is not None:
+        batch = config.per_device_train_batch_size * world_size
+    return max(2, -(-batch // num_questions))
 
 
 def batch_size(config: PPOConfig, num_questions: int, world_size: int) -> int:
@@ -22,7 +25,7 @@ def batch_size(config: PPOConfig, num_questions: int, world_size: int) -> int:
         InputError: the questions cannot fill one batch (TRL would wait for ever), the minibatches do not divide it, or
             it is too small to be whitened.
     """
-    repeats = generations(config, num_questions)
+    repeats = generations(config, num_questions, world_size)
     available = num_questions * repeats // world_size
     batch = config.per_device_train_batch_size
     if batch is None:

@@ -32,7 +32,10 @@ def with_labels(config: C) -> C:
         names = _of_model(config.reward_model_path, "--reward_model_path")
     if names is None:
         first = _first_stage(config)
-        names = label_names(first, train_split(first))
+        try:
+            names = label_names(first, train_split(first))
+        except InputError as error:
+            raise InputError(f"{error} (read for its labels, since --labels names none)") from None
     return dataclasses.replace(config, labels=list(LabelSet.of(names).names))
 
 

@@ -135,7 +135,7 @@ def build_trainer(config: PPOConfig, models: TRLModels, batch: int, output_dir: 
     from trl.experimental import ppo as trl_ppo
 
     num_questions = len(models.policy.by_row.tokens)
-    rows = torch.arange(num_questions).repeat(generations(config, num_questions))
+    rows = torch.arange(num_questions).repeat(generations(config, num_questions, num_processes()))
     trainer = trl_ppo.PPOTrainer(
         args=_trl_arguments(config, batch, output_dir),
         processing_class=models.ids,
