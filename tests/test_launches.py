@@ -275,9 +275,8 @@ def two_machines() -> Iterator[tuple[str, str]]:
     try:
         if not all(made):
             pytest.skip("network namespaces may not be made here")
-        subprocess.run(
-            ["ip", "-n", names[0], *"link add cable type veth peer name cable netns".split(), names[1]], check=True
-        )
+        cable = ["link", "add", "cable", "type", "veth", "peer", "name", "cable", "netns", names[1]]
+        subprocess.run(["ip", "-n", names[0], *cable], check=True)
         for number, name in enumerate(names, 1):
             for words in (f"addr add 10.77.0.{number}/24 dev cable", "link set cable up", "link set lo up"):
                 subprocess.run(["ip", "-n", name, *words.split()], check=True)
