@@ -35,6 +35,7 @@ from eightball_ppo.models.lora import adapters_off, with_lora
 from eightball_ppo.quiet import quiet_libraries
 from eightball_ppo.tokenization import TokenTable, cut_at, reads_at_most, token_table
 
+GENERATIONS = 2  # how often a question stands in a pass
 RESULTS = Path(__file__).parent / "results" / "overhead.json"
 
 
@@ -87,7 +88,7 @@ def bare(job: Job, batch: int) -> Callable[[], None]:
                     for rows in torch.arange(len(table)).split(256)
                 ]
             )
-        order_N = torch.arange(len(table)).repeat(config.num_generations)
+        order_N = torch.arange(len(table)).repeat(GENERATIONS)
         for _ in range(config.total_episodes // batch):
             rows_B = order_N[torch.randperm(len(order_N))[:batch]]
             update(policy, value, optimizer, table, summary_NH, rows_B, score_NK, config)
@@ -149,11 +150,12 @@ def main() -> None:
     args = parser.parse_args()
     torch.set_num_threads(1)
     quiet_libraries()
-    batch = 2 * args.questions
+    batch = GENERATIONS * args.questions
     config = PPOConfig(
         use_peft=True,
         total_episodes=args.updates * batch,
         per_device_train_batch_size=batch,
+        num_generations=GENERATIONS,
         num_ppo_epochs=2,
         disable_tqdm=True,
     )
