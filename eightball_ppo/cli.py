@@ -13,7 +13,7 @@ from eightball_ppo.errors import DryRun, IncompleteError, InputError
 from eightball_ppo.launches import PeerError, check_launch, lost_peer, meet
 from eightball_ppo.options import StageConfig
 from eightball_ppo.quiet import quiet_libraries, quiet_ourselves
-from eightball_ppo.ranks import is_main_process
+from eightball_ppo.ranks import is_main_process, part_processes
 from eightball_ppo.recipes import read_recipe
 from eightball_ppo.redaction import redact
 from eightball_ppo.runs import check_output_dir
@@ -133,6 +133,7 @@ def main(
     except (InputError, IncompleteError) as error:
         if is_main_process() or isinstance(error, PeerError):
             print(redact(f"{Path(sys.argv[0]).name}: {error}"), file=sys.stderr)
+        part_processes()
         sys.exit(2 if isinstance(error, InputError) else 3)
     except RuntimeError as error:
         lost = lost_peer(error)
@@ -140,3 +141,4 @@ def main(
             raise
         print(redact(f"{Path(sys.argv[0]).name}: {lost}"), file=sys.stderr)
         sys.exit(3)
+    part_processes()

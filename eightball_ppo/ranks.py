@@ -1,6 +1,7 @@
 """The processes of one launch: which one prints and writes, how the others wait for it and get what it made."""
 
 import os
+import sys
 from collections.abc import Callable
 from datetime import timedelta
 from typing import Any, TypeVar
@@ -41,6 +42,13 @@ def join_processes(**kwargs: Any) -> int:
         os.environ.setdefault("ACCELERATE_USE_CPU", "true")  # else it would not look for others, and count one
     on_cpu = os.environ.get("ACCELERATE_USE_CPU", "").lower() in ("1", "true", "yes")
     return int(PartialState(cpu=on_cpu, **kwargs).num_processes)
+
+
+def part_processes() -> None:
+    """Leave the other processes, as the last act. Else threads that still listen may end Python by an abort."""
+    distributed = getattr(sys.modules.get("torch"), "distributed", None)
+    if distributed is not None and distributed.is_available() and distributed.is_initialized():
+        distributed.destroy_process_group()
 
 
 def from_main_process(work: Callable[[], T]) -> T:
