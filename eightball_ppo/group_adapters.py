@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from eightball_ppo.adapters import PolicyAdapter, SequenceIds
-from eightball_ppo.tokenization import TokenTable
+from eightball_ppo.adapters import PolicyAdapter
+from eightball_ppo.questions import QuestionReader, SequenceIds
 
 
 class RowTokenizer(PreTrainedTokenizerBase):
@@ -41,8 +41,8 @@ class GroupPolicyAdapter(PolicyAdapter):
     `temperature` must be the trainer's, which divides the logits of policy and reference by it.
     """
 
-    def __init__(self, classifier: PreTrainedModel, tokens: TokenTable, ids: SequenceIds, adapters: bool = True):
-        super().__init__(classifier, tokens, ids, adapters)
+    def __init__(self, classifier: PreTrainedModel, reader: QuestionReader, adapters: bool = True):
+        super().__init__(classifier, reader, adapters)
         self.temperature = 1.0
         self.warnings_issued: dict[str, bool] = {}  # transformers writes into it
 
@@ -54,7 +54,7 @@ class GroupPolicyAdapter(PolicyAdapter):
     def add_model_tags(self, tags: Any) -> None:
         """TRL's tags go on our own model card."""
 
-    def generate(self, input_ids: Tensor, **_: Any) -> Tensor:
+    def generate(self, input_ids: Tensor, **_: Any) -> Tensor:  # type: ignore[override]
         """One sampled answer a question: [B, 2]."""
         logits_BK1 = self.forward(input_ids).logits[:, 0] / self.temperature
         return torch.cat([input_ids, torch.multinomial(logits_BK1.softmax(-1), num_samples=1)], dim=1)
@@ -69,4 +69,4 @@ class GroupPolicyAdapter(PolicyAdapter):
 
     @property
     def ids(self) -> SequenceIds:
-        return self.by_row.ids
+        return self.by_row.reader.ids

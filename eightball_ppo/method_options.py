@@ -114,6 +114,11 @@ class PPOConfig(SampledConfig):
     per_device_train_batch_size: int | None = option(
         None, "Episodes per update and process; by default one pass, 1200 at most."
     )
+    baseline: Literal["value", "exact"] = option(
+        "value",
+        "What an answer is compared with: a value model, or the exact value of the policy, a sum over all labels, for "
+        "which every label of every question is graded.",
+    )
     num_mini_batches: int = option(8, "Minibatches, so optimizer steps, per PPO epoch; must divide the batch.")
     num_ppo_epochs: int = option(4, "Passes over each batch.")
     learning_rate: float | None = option(
@@ -152,6 +157,8 @@ class PPOConfig(SampledConfig):
         for name in ("learning_rate", "value_learning_rate", "weight_decay", "vf_coef"):
             require(getattr(self, name) >= 0, f"--{name} {getattr(self, name)}: must not be negative")
         require(0 <= self.adam_beta2 < 1, f"--adam_beta2 {self.adam_beta2}: at least 0 and below 1")
+        whole = self.baseline == "value" or self.grader_call_budget is None
+        require(whole, "--baseline exact: takes all grades, and --grader_call_budget limits them; use --baseline value")
         require(self.cliprange > 0 and self.cliprange_value > 0, "--cliprange and --cliprange_value: must be above 0")
         require(
             self.max_grad_norm is None or self.max_grad_norm > 0,

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from eightball_ppo import ppo_math
-from eightball_ppo.adapters import TRLModels
 from eightball_ppo.configs import PPOConfig
+from eightball_ppo.methods.ppo_models import TRLModels
 
 
 @dataclass

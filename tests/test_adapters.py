@@ -8,8 +8,10 @@ from torch import Tensor, nn
 from trl.experimental.utils import get_reward
 
 import tiny
-from eightball_ppo.adapters import PolicyAdapter, RewardAdapter, SequenceIds, ValueAdapter, ValueTrunk
+from eightball_ppo.adapters import PolicyAdapter, RewardAdapter
 from eightball_ppo.methods.training_grades import TrainingGrades
+from eightball_ppo.questions import QuestionReader, SequenceIds
+from eightball_ppo.value_adapters import ValueAdapter, ValueTrunk
 
 N, K = 12, 3
 IDS = SequenceIds(K)
@@ -33,7 +35,7 @@ def test_no_action_or_question_is_pad_or_eos() -> None:
 
 def test_policy_logits_are_the_classifiers_and_blind_to_the_action() -> None:
     model, table = tiny.classifier(), tiny.tokens(N)
-    policy = PolicyAdapter(model, table, IDS)
+    policy = PolicyAdapter(model, QuestionReader(table, IDS))
     rows = torch.arange(N)
     expected_NK = model(**table.rows(rows)).logits
     for action in range(K):
@@ -44,7 +46,7 @@ def test_policy_logits_are_the_classifiers_and_blind_to_the_action() -> None:
 
 
 def test_policy_logits_may_be_divided_in_place_and_are_fresh_every_time() -> None:
-    policy = PolicyAdapter(tiny.classifier(), tiny.tokens(N), IDS)
+    policy = PolicyAdapter(tiny.classifier(), QuestionReader(tiny.tokens(N), IDS))
     ids = sequences(torch.arange(N), torch.zeros(N, dtype=torch.long))
     first = policy(ids).logits
     before = first.detach().clone()
@@ -57,7 +59,7 @@ def test_policy_logits_may_be_divided_in_place_and_are_fresh_every_time() -> Non
 def test_generate_samples_the_softmax() -> None:
     """20,000 draws for one question: each label's share within 4 standard errors."""
     model, table = tiny.classifier(), tiny.tokens(N)
-    policy = PolicyAdapter(model, table, IDS)
+    policy = PolicyAdapter(model, QuestionReader(table, IDS))
     torch.manual_seed(0)
     draws = 20_000
     output = policy.generate(IDS.question_ids(torch.zeros(draws, 1, dtype=torch.long)))
@@ -68,18 +70,18 @@ def test_generate_samples_the_softmax() -> None:
 
 
 def test_value_is_blind_to_the_action_and_starts_at_zero() -> None:
-    value = ValueAdapter(ValueTrunk(tiny.classifier(), tiny.tokens(N), IDS))
+    value = ValueAdapter(ValueTrunk(tiny.classifier(), QuestionReader(tiny.tokens(N), IDS)))
     nn.init.normal_(value.score.weight)
     rows = torch.arange(N)
     values = [get_reward(value, sequences(rows, torch.full((N,), a)), 0, 1)[0] for a in range(K)]
     assert values[0].shape == (N, 2, 1) and values[0].std() > 0
     assert all(torch.equal(values[0], other) for other in values[1:])
-    fresh = ValueAdapter(ValueTrunk(tiny.classifier(), tiny.tokens(N), IDS))
+    fresh = ValueAdapter(ValueTrunk(tiny.classifier(), QuestionReader(tiny.tokens(N), IDS)))
     assert get_reward(fresh, sequences(rows, rows % K), 0, 1)[0].abs().max() == 0
 
 
 def test_value_trunk_freezes_what_it_does_not_use() -> None:
-    value = ValueAdapter(ValueTrunk(tiny.classifier(), tiny.tokens(N), IDS))
+    value = ValueAdapter(ValueTrunk(tiny.classifier(), QuestionReader(tiny.tokens(N), IDS)))
     frozen = {name for name, p in value.named_parameters() if not p.requires_grad}
     assert frozen == {"trunk.by_row.classifier.classifier.weight", "trunk.by_row.classifier.classifier.bias"}
 
@@ -115,7 +117,7 @@ class _WithDropout(nn.Module):
 
 
 def test_no_dropout_even_in_train_mode() -> None:
-    policy = PolicyAdapter(_WithDropout(), tiny.tokens(N), IDS)
+    policy = PolicyAdapter(_WithDropout(), QuestionReader(tiny.tokens(N), IDS))
     policy.train()
     nn.ModuleList([policy]).train()  # as TRL's wrapper does
     ids = IDS.question_ids(torch.arange(N))[:, None]
@@ -123,16 +125,16 @@ def test_no_dropout_even_in_train_mode() -> None:
 
 
 def test_tokens_move_with_the_module_and_stay_integers() -> None:
-    policy = PolicyAdapter(tiny.classifier(), tiny.tokens(N), IDS).to("meta").to(torch.float64)
-    assert policy.by_row.tokens.ids_S.device.type == "meta"
-    assert policy.by_row.tokens.ids_S.dtype == torch.int32
+    policy = PolicyAdapter(tiny.classifier(), QuestionReader(tiny.tokens(N), IDS)).to("meta").to(torch.float64)
+    assert policy.by_row.reader.tokens.ids_S.device.type == "meta"
+    assert policy.by_row.reader.tokens.ids_S.dtype == torch.int32
     assert not list(policy.buffers())  # DDP would broadcast them at every forward pass
 
 
 @pytest.mark.parametrize("labels", [2, 5, 40])
 def test_any_number_of_labels(labels: int) -> None:
     ids = SequenceIds(labels)
-    policy = PolicyAdapter(tiny.classifier(labels), tiny.tokens(4), ids)
+    policy = PolicyAdapter(tiny.classifier(labels), QuestionReader(tiny.tokens(4), ids))
     output = policy.generate(ids.question_ids(torch.arange(4))[:, None])
     assert output.scores[0].shape == (4, labels + 1)
     assert set(ids.actions(output.sequences).tolist()) <= set(range(labels))

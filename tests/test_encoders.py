@@ -12,23 +12,24 @@ from torch import Tensor
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 import tiny
-from eightball_ppo.adapters import SharedTrunk, TRLModels
+from eightball_ppo.configs import PPOConfig
 from eightball_ppo.data.pairs import join_pair
 from eightball_ppo.errors import InputError
 from eightball_ppo.methods import ppo
 from eightball_ppo.methods.policies import check_rates, trainable_copy
+from eightball_ppo.methods.ppo_models import TRLModels
 from eightball_ppo.methods.training_grades import TrainingGrades
-from eightball_ppo.model_options import LoraOptions
 from eightball_ppo.models.loading import load_classifier, load_new_classifier, table_logits_NK
 from eightball_ppo.models.lora import adapters_off, with_lora
 from eightball_ppo.models.saving import save_policy
 from eightball_ppo.tokenization import TokenTable, cut_at, reads_at_most, token_table
+from eightball_ppo.value_adapters import SharedTrunk
 
 TEXTS = ["Will I be rich?", "Is it raining in Rome, or will it rain tomorrow?", *(f"Game {i}?" for i in range(14))]
 PASSAGE = "It has not rained for a week."
 
 
-def lora(**options: Any) -> LoraOptions:
+def lora(**options: Any) -> PPOConfig:
     return tiny.config(use_peft=True, **options)
 
 
@@ -103,7 +104,7 @@ def test_the_value_model_of_lora_summarises_the_reference_once(monkeypatch: pyte
                 weight.add_(1.0)
     assert torch.equal(trunk(ids).hidden_states[0], first) and calls == [9] and first.shape == (2, 2, 8)
     with adapters_off(models.policy.by_row.classifier):
-        hidden_BH = models.policy.by_row(ids, output_hidden_states=True).hidden_states[-1][:, 0]
+        hidden_BH = models.policy.by_row.summary_BH(ids)
     torch.testing.assert_close(first[:, 0], hidden_BH)
 
 

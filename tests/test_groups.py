@@ -15,7 +15,6 @@ from torch import Tensor, nn
 
 import tiny
 from eightball_ppo import objective
-from eightball_ppo.adapters import SequenceIds
 from eightball_ppo.configs import GRPOConfig, RLOOConfig
 from eightball_ppo.errors import InputError
 from eightball_ppo.group_adapters import GroupPolicyAdapter, RowTokenizer
@@ -23,6 +22,7 @@ from eightball_ppo.method_options import GroupConfig
 from eightball_ppo.methods import groups
 from eightball_ppo.methods.training_grades import TrainingGrades
 from eightball_ppo.models.loading import table_logits_NK
+from eightball_ppo.questions import QuestionReader, SequenceIds
 from eightball_ppo.tokenization import TokenTable
 
 METHOD = {RLOOConfig: "rloo", GRPOConfig: "grpo"}
@@ -308,7 +308,7 @@ def test_the_classifier_stays_in_eval_mode_while_trl_sees_training(
 def test_answers_are_drawn_and_weighed_at_the_temperature() -> None:
     """20,000 draws: each label's share within 4 standard errors; the pad column is never drawn, however hot."""
     ids, model, table = SequenceIds(3), tiny.classifier(), tiny.tokens(4)
-    policy = GroupPolicyAdapter(model, table, ids)
+    policy = GroupPolicyAdapter(model, QuestionReader(table, ids))
     question_B1 = ids.question_ids(torch.full((20_000, 1), 2))
     logits_K = table_logits_NK(model, table)[2]
     for temperature in (1.0, 3.0, 100.0):

@@ -49,8 +49,10 @@ def test_only_the_methods_that_sample_and_the_flag_parser_import_trl() -> None:
         ("statistics.py", ()),
         ("audit", ("audit", "calibration")),
         ("labels.py", ("errors",)),
-        ("adapters.py", ("models", "ppo_math", "tokenization")),
-        ("group_adapters.py", ("adapters", "tokenization")),
+        ("questions.py", ("tokenization",)),
+        ("adapters.py", ("models", "ppo_math", "questions")),
+        ("value_adapters.py", ("adapters", "models", "objective", "questions")),
+        ("group_adapters.py", ("adapters", "questions")),
         ("data", ("data", "data_options", "errors", "labels", "locations")),
         ("evaluation.py", ("objective", "data", "labels")),
         (

@@ -132,7 +132,7 @@ def caught_weights(trainer: Any, models: Any) -> list[Weights]:
         value_N = models.value.score(trunk.hidden.weight).squeeze(1)
         caught.append(Weights(models.policy.by_row.classifier.table.weight.tolist(), value_N.tolist()))
 
-    trainer.optimizer.optimizer.register_step_pre_hook(keep)
+    trainer.optimizer.register_step_pre_hook(keep)
     return caught
 
 

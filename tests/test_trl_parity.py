@@ -12,8 +12,8 @@ from transformers.utils import ModelOutput
 import bare_loop
 import tiny
 from eightball_ppo import objective
-from eightball_ppo.adapters import ValueTrunk
 from eightball_ppo.methods import ppo
+from eightball_ppo.value_adapters import ValueTrunk
 
 
 def test_first_gradient_is_the_exact_gradient_of_the_objective(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -45,7 +45,7 @@ def test_first_gradient_is_the_exact_gradient_of_the_objective(tmp_path: Path, m
     def keep_gradient(*_: Any) -> None:
         seen["gradient_NK"] = weight.grad.clone()
 
-    trainer.optimizer.optimizer.register_step_pre_hook(keep_gradient)
+    trainer.optimizer.register_step_pre_hook(keep_gradient)
     ppo.run_trainer(trainer, settings)
 
     logp_NK, ref_logp_NK = policy_NK.log_softmax(-1), reference_NK.log_softmax(-1)

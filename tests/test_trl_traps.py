@@ -9,9 +9,9 @@ import pytest
 import torch
 
 import tiny
-from eightball_ppo.adapters import SequenceIds
 from eightball_ppo.errors import InputError
 from eightball_ppo.methods import batches, ppo
+from eightball_ppo.questions import SequenceIds
 from eightball_ppo.runs import Run
 
 
@@ -91,7 +91,7 @@ def test_b23_c_the_result_depends_on_the_seed_and_not_on_the_callers_random_stat
 def test_c_max_grad_norm_really_clips(tmp_path: Path) -> None:
     settings = tiny.config(total_episodes=48, max_grad_norm=1e-3, num_mini_batches=2)
     trainer, _ = tiny.trainer(settings, tiny.classifier(), tiny.tokens(24), tiny.scores(24), tmp_path)
-    optimizer, norms = trainer.optimizer.optimizer, []
+    optimizer, norms = trainer.optimizer, []
 
     def norm(*_: Any) -> None:
         gradients = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
@@ -106,7 +106,7 @@ def test_steps_per_update_are_epochs_times_minibatches(tmp_path: Path) -> None:
     settings = tiny.config(total_episodes=5 * 24, num_ppo_epochs=3, num_mini_batches=2)
     trainer, _ = tiny.trainer(settings, tiny.classifier(), tiny.tokens(24), tiny.scores(24), tmp_path)
     steps: list[int] = []
-    trainer.optimizer.optimizer.register_step_post_hook(lambda *_: steps.append(1))
+    trainer.optimizer.register_step_post_hook(lambda *_: steps.append(1))
     ppo.run_trainer(trainer, settings)
     assert len(steps) == 5 * 3 * 2
 

@@ -8,9 +8,9 @@ import torch
 from torch import Tensor, nn
 from transformers.modeling_outputs import SequenceClassifierOutput
 
-from eightball_ppo.adapters import TRLModels
 from eightball_ppo.configs import PPOConfig
 from eightball_ppo.methods import batches, ppo
+from eightball_ppo.methods.ppo_models import TRLModels
 from eightball_ppo.methods.training_grades import TrainingGrades
 from eightball_ppo.models.configuration_eightball import EightBallConfig
 from eightball_ppo.models.modeling_eightball import EightBallForSequenceClassification
@@ -78,7 +78,7 @@ def trainer(
     settings: PPOConfig, model: Any, table: TokenTable, score_NK: Tensor, output_dir: Path, callbacks: Any = ()
 ) -> tuple[Any, TRLModels]:
     """(TRL's trainer, the adapters it trains) as `methods.ppo.train` builds them; with the dtype of the scores."""
-    models = ppo.build_models(model, table, TrainingGrades(score_NK))
+    models = ppo.build_models(model, table, TrainingGrades(score_NK), settings)
     for adapter in (models.policy, models.reference, models.value, models.reward):
         adapter.to(score_NK.dtype)
     batch = batches.batch_size(settings, len(table), world_size=1)

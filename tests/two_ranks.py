@@ -17,7 +17,7 @@ if __name__ == "__main__":
     torch.set_num_threads(1)
     settings = tiny.config(num_generations=2, num_mini_batches=2, total_episodes=4 * 48)
     table = tiny.tokens(24)
-    models = ppo.build_models(tiny.classifier(), table, TrainingGrades(tiny.scores(24)))
+    models = ppo.build_models(tiny.classifier(), table, TrainingGrades(tiny.scores(24)), settings)
     seen: list[int] = []
     generate = models.policy.generate
 

@@ -18,7 +18,7 @@ DIRECTORY = "completions"
 @torch.no_grad()
 def action_logp_B(policy: PolicyAdapter, rows_B: Tensor, actions_B: Tensor, temperature: float) -> Tensor:
     """Log-probabilities of answers as the policy samples them now, in nats. Draws nothing."""
-    ids = policy.by_row.ids
+    ids = policy.by_row.reader.ids
     device = next(policy.parameters()).device
     logits_BK1 = policy(ids.question_ids(rows_B.to(device)).unsqueeze(1)).logits[:, 0]
     logp_BK1 = (logits_BK1 / temperature).log_softmax(-1)

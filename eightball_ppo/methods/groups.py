@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from transformers import TrainerCallback, set_seed
 
-from eightball_ppo.adapters import Scores, SequenceIds
+from eightball_ppo.adapters import Scores
 from eightball_ppo.configs import GRPOConfig
 from eightball_ppo.errors import DryRun, InputError
 from eightball_ppo.group_adapters import GroupPolicyAdapter, RowTokenizer
@@ -32,6 +32,7 @@ from eightball_ppo.methods.task import Task, finish, load_splits, load_task, out
 from eightball_ppo.methods.trackers import project, run_name, tracked
 from eightball_ppo.methods.training_grades import check_one_till
 from eightball_ppo.models.lora import with_lora
+from eightball_ppo.questions import QuestionReader, SequenceIds
 from eightball_ppo.ranks import num_processes
 from eightball_ppo.runs import Run, check_output_dir
 
@@ -108,13 +109,13 @@ class GroupJob:
         self.updates = -(-config.total_episodes // batch)
         self.steps_per_update = config.steps_per_generation * config.num_iterations
         self.ids = SequenceIds(len(task.labels))
-        tokens = task.tokens["train"]
+        reader = QuestionReader(task.tokens["train"], self.ids)
         if config.use_peft:  # the reference is the policy's own model, read past its adapters
             policy = reference = with_lora(task.classifier.requires_grad_(False), config)
         else:
             policy, reference = (copy.deepcopy(task.classifier).requires_grad_(trained) for trained in (True, False))
-        self.policy = GroupPolicyAdapter(policy, tokens, self.ids)
-        self.reference = GroupPolicyAdapter(reference, tokens, self.ids, adapters=False)
+        self.policy = GroupPolicyAdapter(policy, reader)
+        self.reference = GroupPolicyAdapter(reference, reader, adapters=False)
         self.classifier = self.policy.by_row.classifier
         self.kl_in_reward = isinstance(config, GRPOConfig) and config.kl_in_reward
         self.beta = config.kl_coef

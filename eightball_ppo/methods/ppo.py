@@ -1,7 +1,6 @@
 """PPO: TRL's `PPOTrainer`, its `train()` untouched, on adapters of the small classifier."""
 
 import contextlib
-import copy
 import gc
 import importlib
 import logging
@@ -12,35 +11,24 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import PreTrainedModel, set_seed
+from transformers import set_seed
 
-from eightball_ppo.adapters import (
-    PolicyAdapter,
-    RewardAdapter,
-    SequenceIds,
-    SharedTrunk,
-    TRLModels,
-    ValueAdapter,
-    ValueTrunk,
-    freeze_unused,
-)
 from eightball_ppo.configs import PPOConfig
 from eightball_ppo.errors import DryRun, InputError
 from eightball_ppo.launches import require_equal_ranks
 from eightball_ppo.methods.batches import batch_size, generations
 from eightball_ppo.methods.checkpoints import checkpoints
 from eightball_ppo.methods.completions import WatchedScores
+from eightball_ppo.methods.episodes import Episodes
 from eightball_ppo.methods.fitting import MetricsCallback, replace_progress, reporting
 from eightball_ppo.methods.label_sets import with_labels
 from eightball_ppo.methods.policies import check_rates
+from eightball_ppo.methods.ppo_models import TRLModels, build_models
 from eightball_ppo.methods.task import Task, finish, load_splits, load_task, outlook
 from eightball_ppo.methods.trackers import project, run_name, tracked
-from eightball_ppo.methods.training_grades import TrainingGrades, check_one_till
-from eightball_ppo.model_options import LoraOptions
-from eightball_ppo.models.lora import with_lora
+from eightball_ppo.methods.training_grades import check_one_till
 from eightball_ppo.ranks import is_main_process, num_processes
 from eightball_ppo.runs import Run, check_output_dir
-from eightball_ppo.tokenization import TokenTable
 
 logger = logging.getLogger(__name__)
 
@@ -89,31 +77,6 @@ def train(config: PPOConfig) -> Path:
         return finish(task, classifier.to("cpu"), run, episodes=trainer.state.episode, extra=extra)
 
 
-def build_models(
-    classifier: PreTrainedModel, tokens: TokenTable, lessons: TrainingGrades, lora: LoraOptions | None = None
-) -> TRLModels:
-    """Policy, reference and value model, all starting from `classifier`, and the reward model over `lessons`.
-
-    Without `lora`, `classifier` becomes none of them: it is copied, and stays as it is. With it, adapters go into
-    `classifier` itself, which is then all three: the policy with them, the reference and the trunk of the value model
-    without, so that the weights are in memory once.
-    """
-    ids = SequenceIds(classifier.config.num_labels)
-    reward = RewardAdapter(lessons, ids)
-    if lora is not None and lora.use_peft:
-        under_lora = with_lora(classifier.requires_grad_(False), lora)
-        policy = PolicyAdapter(under_lora, tokens, ids)
-        reference = PolicyAdapter(under_lora, tokens, ids, adapters=False)
-        return TRLModels(ids, policy, reference, ValueAdapter(SharedTrunk(policy.by_row)), reward)
-    trained, frozen, valuing = (copy.deepcopy(classifier) for _ in range(3))
-    policy = PolicyAdapter(trained.requires_grad_(True), tokens, ids)
-    freeze_unused(trained, policy(ids.question_ids(torch.zeros(1, 1, dtype=torch.long))).logits)
-    reference = PolicyAdapter(frozen.requires_grad_(False), tokens, ids)
-    return TRLModels(
-        ids, policy, reference, ValueAdapter(ValueTrunk(valuing.requires_grad_(True), tokens, ids)), reward
-    )
-
-
 def watch_completions(config: PPOConfig, task: Task, models: TRLModels, updates: int, directory: Path) -> None:
     """Show what is sampled: puts a window in front of the till of `models`."""
     models.reward.lookup.scores = WatchedScores(
@@ -131,11 +94,10 @@ def watch_completions(config: PPOConfig, task: Task, models: TRLModels, updates:
 
 def build_trainer(config: PPOConfig, models: TRLModels, batch: int, output_dir: Path, callbacks: list[Any]) -> Any:
     """A `PPOTrainer` of `models`, ready to `train()`. `batch` is the number of episodes per update and process."""
-    from datasets import Dataset
     from trl.experimental import ppo as trl_ppo
 
-    num_questions = len(models.policy.by_row.tokens)
-    rows = torch.arange(num_questions).repeat(generations(config, num_questions, num_processes()))
+    num_questions, world_size = len(models.policy.by_row.reader), num_processes()
+    repeats = generations(config, num_questions, world_size)
     trainer = trl_ppo.PPOTrainer(
         args=_trl_arguments(config, batch, output_dir),
         processing_class=models.ids,
@@ -143,23 +105,21 @@ def build_trainer(config: PPOConfig, models: TRLModels, batch: int, output_dir: 
         ref_model=models.reference,
         reward_model=models.reward,
         value_model=models.value,
-        train_dataset=Dataset(_one_id_each(models.ids.question_ids(rows))),
-        data_collator=_collate,
+        train_dataset=range(num_questions * repeats),  # only its length is read: the batches are those of `Episodes`
         optimizers=(_optimizer(config, models), None),
+        data_collator=list,
         callbacks=callbacks,
     )
+    rank = trainer.accelerator.process_index
+    trainer.dataloader = Episodes(models.ids, num_questions, repeats, batch, config.seed, rank, world_size)
+    if str(trainer.accelerator.distributed_type).rpartition(".")[2] not in ("FSDP", "DEEPSPEED"):
+        # Accelerate's wrapper accumulates gradients and scales those of float16, of which we do neither; at every step
+        # it looks through the installed packages, which takes a tenth of a small policy's training.
+        trainer.optimizer = trainer.optimizer.optimizer
     replace_progress(trainer, "ppo", config.disable_tqdm)
     if config.max_grad_norm is not None:
         _clip_gradients(trainer, config.max_grad_norm)
     return trainer
-
-
-def _one_id_each(ids_N: Tensor) -> Any:
-    """An Arrow table whose `input_ids` are lists of one id: 12 bytes a row, where Python's lists take a thousand."""
-    import pyarrow as pa
-
-    start_N1 = pa.array(torch.arange(len(ids_N) + 1, dtype=torch.int32).numpy())
-    return pa.table({"input_ids": pa.ListArray.from_arrays(start_N1, pa.array(ids_N.numpy()))})
 
 
 def _trl_arguments(config: PPOConfig, batch: int, output_dir: Path) -> Any:
@@ -215,20 +175,16 @@ def _optimizer(config: PPOConfig, models: TRLModels) -> torch.optim.Optimizer:
     A critic as fast as the policy soon expects the bad score of a question whose good answer was not sampled yet; the
     bad answers then cost nothing any more, and the question is lost. See docs/LOG.md.
     """
+    learning = ((models.policy, config.learning_rate), (models.value, config.value_learning_rate))
     groups: list[dict[str, Any]] = [
-        {"params": [p for p in models.policy.parameters() if p.requires_grad], "lr": config.learning_rate},
-        {"params": [p for p in models.value.parameters() if p.requires_grad], "lr": config.value_learning_rate},
+        {"params": [p for p in model.parameters() if p.requires_grad], "lr": rate} for model, rate in learning
     ]
     return torch.optim.AdamW(groups, betas=(0.9, config.adam_beta2), weight_decay=config.weight_decay, fused=True)
 
 
-def _collate(rows: list[dict[str, list[int]]]) -> dict[str, Tensor]:
-    return {"input_ids": torch.tensor([row["input_ids"] for row in rows])}
-
-
 def _clip_gradients(trainer: Any, max_norm: float) -> None:
     """TRL's loop never clips: do it before every optimizer step, when the ranks' gradients are averaged already."""
-    optimizer = trainer.optimizer.optimizer
+    optimizer = trainer.optimizer
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
 
     def clip(*_: Any) -> None:
