@@ -4,12 +4,14 @@ python benchmarks/throughput.py
 
 One process per peer, one thread each; they take turns, a round of every peer after the other, so that what else the
 machine does hits all alike. A round is a whole run of so many updates as fill the seconds asked for, its beginning and
-end included, building it not. Reported is the ratio of episodes per processor second, ours to theirs, within a round.
+end included, building it not. Reported is the ratio of episodes per processor second within a round, of the first of
+`--peers`, which is ours unless told otherwise, to every other one.
 """
 
 import argparse
 import json
 import os
+import platform
 import sys
 from contextlib import ExitStack
 from importlib import metadata
@@ -31,7 +33,7 @@ THRESHOLDS = {
     "bare": {64: 0.9, 512: 1.2, 4096: 3.0},
     "bare_tricks": {64: 0.55, 512: 0.65, 4096: 0.5},
 }
-LEFT_OUT = {("naive_trl", 4096): "minutes an update"}  # what is not measured, and why
+LEFT_OUT = {("naive_trl", 4096): "more than a minute an update"}  # what is not measured, and why
 PACKAGES = ("torch", "trl", "transformers", "numpy", "stable-baselines3", "torchrl", "tensordict", "gymnasium")
 
 
@@ -69,11 +71,13 @@ def spread(numbers: list[float]) -> dict[str, float]:
     return {"min": min(numbers), "median": median(numbers), "max": max(numbers)}
 
 
-def ratios(rows: list[dict[str, Any]], name: str, clock: str, base: str = OURS) -> dict[str, float] | None:
-    """Episodes per second, `base` to `name`, of rows that have both."""
-    both = [row["peers"] for row in rows if name in row["peers"] and base in row["peers"]]
-    rates = [{peer: own[peer]["episodes"] / own[peer][clock] for peer in (base, name)} for own in both]
-    return spread([own[base] / own[name] for own in rates]) if rates else None
+def ratios(rows: list[dict[str, Any]], name: str, clock: str) -> dict[str, float]:
+    """Episodes per second, of the first peer to those of `name`, round by round."""
+    found = []
+    for peers in (row["peers"] for row in rows):
+        first, other = (peers[own]["episodes"] / peers[own][clock] for own in (next(iter(peers)), name))
+        found.append(first / other)
+    return spread(found)
 
 
 def summary(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -89,8 +93,8 @@ def summary(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
                     "batch": batch,
                     "episodes_per_processor_second": spread([own["episodes"] / own["processor"] for own in measured]),
                     "episodes_per_wall_second": spread([own["episodes"] / own["wall"] for own in measured]),
-                    "ours_over_it": {clock: ratios(here, name, clock) for clock in ("processor", "wall")},
-                    "threshold": THRESHOLDS.get(name, {}).get(batch),
+                    "first_over_it": {clock: ratios(here, name, clock) for clock in ("processor", "wall")},
+                    "threshold": THRESHOLDS.get(name, {}).get(batch) if next(iter(here[0]["peers"])) == OURS else None,
                 }
             )
     return found
@@ -99,24 +103,24 @@ def summary(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
 def table(records: list[dict[str, Any]]) -> str:
     """The ratios as Markdown: median (lowest to highest), and what the median should reach."""
     batches = list(dict.fromkeys(own["batch"] for own in records))
+    first, *others = dict.fromkeys(own["peer"] for own in records)
+    by_cell = {(own["peer"], own["batch"]): own for own in records}
     lines = [
-        f"| ours / | {' | '.join(f'B={batch}' for batch in batches)} |",
+        f"| {PEERS[first].title} / | {' | '.join(f'B={batch}' for batch in batches)} |",
         f"|---|{'---|' * len(batches)}",
     ]
-    by_cell = {(own["peer"], own["batch"]): own for own in records}
-    for name in dict.fromkeys(own["peer"] for own in records if own["peer"] != OURS):
+    for name in others:
         cells = [_cell(by_cell.get((name, batch))) for batch in batches]
         lines.append(f"| {PEERS[name].title} | {' | '.join(cells)} |")
-    rates = [by_cell.get((OURS, batch)) for batch in batches]
-    own = ["" if r is None else f"{r['episodes_per_processor_second']['median']:,.0f}" for r in rates]
-    lines.append(f"| (ours, episodes per processor second) | {' | '.join(own)} |")
+    own = [by_cell[first, batch]["episodes_per_processor_second"]["median"] for batch in batches]
+    lines.append(f"| ({PEERS[first].title}, episodes per processor second) | {' | '.join(f'{n:,.0f}' for n in own)} |")
     return "\n".join(lines)
 
 
 def _cell(record: dict[str, Any] | None) -> str:
-    if record is None or record["ours_over_it"]["processor"] is None:
+    if record is None:
         return ""
-    ratio, threshold = record["ours_over_it"]["processor"], record["threshold"]
+    ratio, threshold = record["first_over_it"]["processor"], record["threshold"]
     text = f"{ratio['median']:.2f} ({ratio['min']:.2f} to {ratio['max']:.2f})"
     return text if threshold is None else f"{text}; {'>=' if ratio['median'] >= threshold else 'NOT'} {threshold:g}"
 
@@ -129,13 +133,15 @@ def versions() -> dict[str, str]:
 
 def machine() -> dict[str, Any]:
     """What the numbers were measured on."""
-    from eightball_ppo.runs import environment
-
-    known = environment()
     found = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
-    model = next((line.split(":")[1].strip() for line in found if line.startswith("model name")), None)
-    own = {name: known[name] for name in ("python", "platform", "cpu_count")}
-    return {**own, "processor": model, "threads": 1, "packages": versions()}
+    return {
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "processor": next((line.split(":")[1].strip() for line in found if line.startswith("model name")), None),
+        "cpu_count": os.cpu_count(),
+        "threads": 1,
+        "packages": versions(),
+    }
 
 
 def main() -> None:

@@ -7,7 +7,12 @@ from multiprocessing.connection import Connection
 from types import TracebackType
 from typing import Any
 
-THREADS = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "TRL_EXPERIMENTAL_SILENCE": "1", "RL_LOGGING_LEVEL": "WARNING"}
+THREADS = {
+    "OMP_NUM_THREADS": "1",
+    "MKL_NUM_THREADS": "1",
+    "TRL_EXPERIMENTAL_SILENCE": "1",
+    "RL_LOGGING_LEVEL": "WARNING",
+}
 
 
 class Clock:
@@ -30,7 +35,6 @@ class Clock:
 def serve(name: str, connection: Connection) -> None:
     """Answer requests until None comes: {"learn": bool, "task": seed, "settings": {...}}."""
     import torch
-
     from peers.registry import peer
     from peers.task import BenchTask, Settings
 

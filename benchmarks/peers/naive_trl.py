@@ -20,13 +20,13 @@ from transformers import (
     GenerationMixin,
     PreTrainedModel,
     PreTrainedTokenizerFast,
-    TrainerCallback,
 )
 from transformers.modeling_outputs import BaseModelOutput, CausalLMOutput
 from trl.experimental.ppo import PPOConfig, PPOTrainer
 
 from eightball_ppo.models.configuration_eightball import EightBallConfig
 
+from .hook import UpdateHook
 from .task import FIRST_WORD, LABELS, PAD, WORDS, BenchTask, OnUpdate, Settings
 
 VOCABULARY = 30_522  # BERT's
@@ -42,7 +42,9 @@ class _LanguageModel(PreTrainedModel, GenerationMixin):
 
     def __init__(self, task: BenchTask):
         classifier = task.classifier()
-        super().__init__(EightBallConfig(**{**classifier.config.to_dict(), "vocab_size": VOCABULARY, "num_hidden_layers": 1}))
+        super().__init__(
+            EightBallConfig(**{**classifier.config.to_dict(), "vocab_size": VOCABULARY, "num_hidden_layers": 1})
+        )
         self.classifier = classifier
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor | None = None, **_: Any) -> CausalLMOutput:
@@ -106,9 +108,7 @@ def _words(input_ids: Tensor) -> Tensor:
 def _tokenizer() -> PreTrainedTokenizerFast:
     names = ["<pad>", *LABELS, "<eos>", *(f"w{word}" for word in range(FIRST_WORD, FIRST_WORD + WORDS))]
     backend = Tokenizer(models.WordLevel({name: i for i, name in enumerate(names)}, unk_token="<pad>"))
-    return PreTrainedTokenizerFast(
-        tokenizer_object=backend, pad_token="<pad>", eos_token="<eos>", padding_side="left"
-    )
+    return PreTrainedTokenizerFast(tokenizer_object=backend, pad_token="<pad>", eos_token="<eos>", padding_side="left")
 
 
 class NaiveTRL:
@@ -152,7 +152,7 @@ class NaiveTRL:
             value_model=_ValueModel(task),
             train_dataset=Dataset.from_dict({"input_ids": own * passes}),
             data_collator=DataCollatorWithPadding(tokenizer),
-            callbacks=[_Hook(on_update, self._logits_NK(task))] if on_update is not None else None,
+            callbacks=[UpdateHook(on_update, self._logits_NK(task))] if on_update is not None else None,
         )
 
     def _logits_NK(self, task: BenchTask) -> Any:
@@ -161,12 +161,3 @@ class NaiveTRL:
     def run(self) -> None:
         with contextlib.redirect_stdout(io.StringIO()):  # it prints a dictionary for every update
             self.trainer.train()
-
-
-class _Hook(TrainerCallback):
-    def __init__(self, on_update: OnUpdate, logits_NK: Any):
-        self.on_update, self.logits_NK = on_update, logits_NK
-
-    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        with torch.no_grad():
-            self.on_update(state.episode, self.logits_NK)

@@ -4,7 +4,6 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-import torch
 from transformers import TrainerCallback
 
 from eightball_ppo.configs import PPOConfig
@@ -19,6 +18,7 @@ from eightball_ppo.models.loading import table_logits_NK
 from eightball_ppo.runs import Run
 from eightball_ppo.tokenization import TokenTable
 
+from .hook import UpdateHook
 from .task import LABELS, BenchTask, OnUpdate, Settings
 
 
@@ -39,10 +39,8 @@ class Ours:
             MetricsCallback(self.run_directory, "ppo", lambda: self.task.exact_metrics(classifier))
         ]
         if on_update is not None:
-            callbacks.append(_Hook(on_update, lambda: table_logits_NK(classifier, self.task.tokens["train"])))
-        self.trainer = ppo.build_trainer(
-            self.config, self.models, settings.batch, self.run_directory.path, callbacks
-        )
+            callbacks.append(UpdateHook(on_update, lambda: table_logits_NK(classifier, self.task.tokens["train"])))
+        self.trainer = ppo.build_trainer(self.config, self.models, settings.batch, self.run_directory.path, callbacks)
 
     def _config(self) -> PPOConfig:
         settings = self.settings
@@ -94,12 +92,3 @@ class OursExact(Ours):
     """With the exact baseline instead of a value network."""
 
     options = {"baseline": "exact"}  # noqa: RUF012
-
-
-class _Hook(TrainerCallback):
-    def __init__(self, on_update: OnUpdate, logits_NK: Any):
-        self.on_update, self.logits_NK = on_update, logits_NK
-
-    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        with torch.no_grad():
-            self.on_update(state.episode, self.logits_NK)

@@ -4,8 +4,10 @@ import dataclasses
 import importlib
 import importlib.util
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from .task import Peer
+if TYPE_CHECKING:
+    from .task import Peer
 
 
 @dataclass(frozen=True)
@@ -42,7 +44,7 @@ def missing(name: str) -> str | None:
     return None
 
 
-def peer(name: str) -> type[Peer]:
+def peer(name: str) -> "type[Peer]":
     """The class of a peer."""
     known = PEERS[name]
     return getattr(importlib.import_module(f".{known.module}", __package__), known.class_name)

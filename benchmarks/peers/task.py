@@ -120,7 +120,9 @@ class BenchTask:
         for _ in range(settings.updates):
             missing = settings.batch - len(stream_S)
             fresh = [torch.randperm(len(self)) for _ in range(-(-missing // len(self)))]
-            rows_B, stream_S = torch.cat([stream_S, *fresh]).split([settings.batch, len(stream_S) + len(self) * len(fresh) - settings.batch])
+            rows_B, stream_S = torch.cat([stream_S, *fresh]).split(
+                [settings.batch, len(stream_S) + len(self) * len(fresh) - settings.batch]
+            )
             yield rows_B
 
 
