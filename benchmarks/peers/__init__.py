@@ -1,0 +1,1 @@
+"""One synthetic task, and one file for every loop that is trained on it: the same interface, networks and weights."""

@@ -1,0 +1,135 @@
+"""The bare loop with every trick that ours has: how fast PyTorch goes on this task without a trainer around it.
+
+The reference is computed once; policy and value trunk are one joint pass of batched products; a batch with more rows
+than there are questions runs each question once and gathers; attention is pooled; no distribution objects; the weights
+are two flat tensors under a fused AdamW; what lives when training starts is out of the garbage collector's sight.
+"""
+
+import gc
+
+import torch
+from torch import Tensor, nn
+
+from eightball_ppo.models.modeling_eightball import EightBallForSequenceClassification
+
+from .task import LABELS, PAD, BenchTask, OnUpdate, Settings
+
+POLICY, VALUE = 0, 1
+
+
+class Joint:
+    """Policy and value network of the same trunk, stacked: letter 2 stands for both. Weights: two flat tensors."""
+
+    def __init__(self, start: EightBallForSequenceClassification):
+        sizes, own = start.config, start.state_dict()
+        self.heads = sizes.num_attention_heads
+        self.head_width = sizes.embedding_size // self.heads
+        self.names = [name for name in own if not name.startswith("classifier")]
+        self.shapes = [own[name].shape for name in self.names]
+        trunk = [own[name].flatten() for name in self.names]
+        self.trunk_size = sum(len(part) for part in trunk)
+        self.hidden, self.labels = sizes.hidden_size, len(LABELS)
+        policy_P = torch.cat([*trunk, own["classifier.weight"].flatten(), own["classifier.bias"]])
+        value_P = torch.cat([*trunk, torch.zeros(self.hidden + 1)])
+        self.policy_P, self.value_P = policy_P.requires_grad_(), value_P.requires_grad_()
+
+    def trunk(self, mask_BT: Tensor, ids_BT: Tensor) -> Tensor:
+        """Hidden states [2, B, H]."""
+        both_2P = torch.stack([self.policy_P[: self.trunk_size], self.value_P[: self.trunk_size]])
+        parts = both_2P.split([shape.numel() for shape in self.shapes], dim=1)
+        own = {name: part.view(2, *shape) for name, part, shape in zip(self.names, parts, self.shapes, strict=True)}
+        embedding_2VE = own["embedding.weight"]
+        vocabulary, width = embedding_2VE.shape[1:]
+        batch, tokens = ids_BT.shape
+        both_2BT = torch.stack([ids_BT, ids_BT + vocabulary])
+        x_2SE = nn.functional.embedding(both_2BT, embedding_2VE.reshape(-1, width)).view(2, -1, width)
+        qkv_2SF = torch.baddbmm(own["attention.qkv.bias"].unsqueeze(1), x_2SE, own["attention.qkv.weight"].mT)
+        qkv = qkv_2SF.view(2, batch, tokens, 3, self.heads, self.head_width)
+        q_2BhTd, k_2BhTd, v_2BhTd = qkv.permute(3, 0, 1, 4, 2, 5)
+        score_2BhTT = q_2BhTd @ k_2BhTd.mT * self.head_width**-0.5
+        pad_B11T = ~mask_BT[:, None, None, :]
+        weight_2BhTT = score_2BhTT.masked_fill(pad_B11T, torch.finfo(torch.float32).min).softmax(-1)
+        query_B1T1 = (mask_BT / mask_BT.sum(-1, keepdim=True))[:, None, :, None]
+        pooled_2Bh1T = (weight_2BhTT * query_B1T1).sum(-2, keepdim=True)
+        context_2BE = (pooled_2Bh1T @ v_2BhTd).reshape(2, batch, width)
+        out_2BE = torch.baddbmm(own["attention.out.bias"].unsqueeze(1), context_2BE, own["attention.out.weight"].mT)
+        return torch.baddbmm(own["hidden.bias"].unsqueeze(1), out_2BE, own["hidden.weight"].mT).relu()
+
+    def __call__(self, mask_BT: Tensor, ids_BT: Tensor) -> tuple[Tensor, Tensor]:
+        """(logits [B, K], values [B])."""
+        hidden_2BH = self.trunk(mask_BT, ids_BT)
+        weight_K, bias_K = self.policy_P[self.trunk_size :].split([self.labels * self.hidden, self.labels])
+        weight_1, bias_1 = self.value_P[self.trunk_size :].split([self.hidden, 1])
+        logits_BK = torch.addmm(bias_K, hidden_2BH[POLICY], weight_K.view(self.labels, self.hidden).T)
+        return logits_BK, hidden_2BH[VALUE] @ weight_1 + bias_1
+
+
+class BareTricks:
+    """See the module."""
+
+    def __init__(self, task: BenchTask, settings: Settings, on_update: OnUpdate | None = None):
+        self.task, self.settings, self.on_update = task, settings, on_update
+        self.joint = Joint(task.classifier())
+        self.mask_NT = task.ids_NT != PAD
+        self.optimizer = torch.optim.AdamW(
+            [
+                {"params": [self.joint.policy_P], "lr": settings.learning_rate},
+                {"params": [self.joint.value_P], "lr": settings.value_learning_rate},
+            ],
+            betas=(0.9, settings.adam_beta2),
+            weight_decay=0.0,
+            fused=True,
+        )
+        with torch.no_grad():
+            self.ref_logp_NK = self._networks(torch.arange(len(task)))[0].log_softmax(-1)
+
+    def _networks(self, rows_B: Tensor) -> tuple[Tensor, Tensor]:
+        """Logits [B, K] and values [B] of the questions `rows_B`."""
+        if len(rows_B) <= len(self.task):
+            return self.joint(self.mask_NT[rows_B], self.task.ids_NT[rows_B])
+        logits_NK, value_N = self.joint(self.mask_NT, self.task.ids_NT)
+        return logits_NK[rows_B], value_N[rows_B]
+
+    def run(self) -> None:
+        torch.manual_seed(self.settings.seed)
+        gc.collect()
+        gc.freeze()
+        try:
+            rates = [group["lr"] for group in self.optimizer.param_groups]
+            for done, rows_B in enumerate(self.task.batches(self.settings)):
+                for group, rate in zip(self.optimizer.param_groups, rates, strict=True):
+                    group["lr"] = rate * (1 - done / self.settings.updates)
+                self._update(rows_B)
+                if self.on_update is not None:
+                    self.on_update((done + 1) * self.settings.batch, self.logits_NK)
+        finally:
+            gc.unfreeze()
+
+    @torch.no_grad()
+    def logits_NK(self) -> Tensor:
+        """Logits of all questions."""
+        return self._networks(torch.arange(len(self.task)))[0]
+
+    def _update(self, rows_B: Tensor) -> None:
+        settings = self.settings
+        with torch.no_grad():
+            logits_BK, value_B = self._networks(rows_B)
+            logp_BK = logits_BK.log_softmax(-1)
+            action_B1 = torch.multinomial(logp_BK.exp(), 1)
+            logp_B = logp_BK.gather(1, action_B1).squeeze(1)
+            cell_B = (rows_B, action_B1.squeeze(1))
+            reward_B = self.task.score_NK[cell_B] - settings.beta * (logp_B - self.ref_logp_NK[cell_B])
+            advantage_B = reward_B - value_B
+            advantage_B = (advantage_B - advantage_B.mean()) / (advantage_B.std() + 1e-8)
+        for _ in range(settings.epochs):
+            for at in torch.randperm(settings.batch).chunk(settings.minibatches):
+                new_logits_BK, new_value_B = self._networks(rows_B[at])
+                new_logp_B = new_logits_BK.gather(1, action_B1[at]).squeeze(1) - new_logits_BK.logsumexp(-1)
+                ratio_B = torch.exp(new_logp_B - logp_B[at])
+                own_B = advantage_B[at]
+                clipped_B = ratio_B.clamp(1 - settings.cliprange, 1 + settings.cliprange)
+                policy_loss = -torch.min(ratio_B * own_B, clipped_B * own_B).mean()
+                value_loss = 0.5 * (new_value_B - reward_B[at]).square().mean()
+                self.optimizer.zero_grad()
+                (policy_loss + settings.vf_coef * value_loss).backward()
+                self.optimizer.step()

@@ -1,0 +1,94 @@
+"""Ours, as shipped: TRL's untouched loop on our adapters, through the functions and callbacks of a real run."""
+
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from transformers import TrainerCallback
+
+from eightball_ppo.configs import PPOConfig
+from eightball_ppo.data import Questions
+from eightball_ppo.labels import LabelSet
+from eightball_ppo.methods import ppo
+from eightball_ppo.methods.fitting import MetricsCallback
+from eightball_ppo.methods.grading import JobGrades
+from eightball_ppo.methods.task import Task
+from eightball_ppo.methods.training_grades import TrainingGrades
+from eightball_ppo.models.loading import table_logits_NK
+from eightball_ppo.runs import Run
+from eightball_ppo.tokenization import TokenTable
+
+from .hook import UpdateHook
+from .task import LABELS, BenchTask, OnUpdate, Settings
+
+
+class Ours:
+    """`methods.ppo`: its exact metrics are measured and written at every update, as a run of the command does."""
+
+    options: dict[str, Any] = {}  # noqa: RUF012 (of the command, beside the settings)
+
+    def __init__(self, task: BenchTask, settings: Settings, on_update: OnUpdate | None = None):
+        self.bench, self.settings = task, settings
+        self.directory = tempfile.TemporaryDirectory(prefix="bench-")
+        self.config = self._config()
+        self.task = self._task()
+        self.run_directory = Run(self.config, "ppo")
+        self.models = ppo.build_models(self.task.classifier, self.task.tokens["train"], self.task.lessons, self.config)
+        classifier = self.models.policy.by_row.classifier
+        callbacks: list[TrainerCallback] = [
+            MetricsCallback(self.run_directory, "ppo", lambda: self.task.exact_metrics(classifier))
+        ]
+        if on_update is not None:
+            callbacks.append(UpdateHook(on_update, lambda: table_logits_NK(classifier, self.task.tokens["train"])))
+        self.trainer = ppo.build_trainer(self.config, self.models, settings.batch, self.run_directory.path, callbacks)
+
+    def _config(self) -> PPOConfig:
+        settings = self.settings
+        return PPOConfig(
+            output_dir=str(Path(self.directory.name) / "run"),
+            labels=list(LABELS),
+            seed=settings.seed,
+            kl_coef=settings.beta,
+            total_episodes=settings.total_episodes,
+            per_device_train_batch_size=settings.batch,
+            num_mini_batches=settings.minibatches,
+            num_ppo_epochs=settings.epochs,
+            learning_rate=settings.learning_rate,
+            value_learning_rate=settings.value_learning_rate,
+            adam_beta2=settings.adam_beta2,
+            cliprange=settings.cliprange,
+            cliprange_value=1e6,
+            vf_coef=settings.vf_coef,
+            disable_tqdm=True,
+            **self.options,
+        )
+
+    def _task(self) -> Task:
+        """The task as `load_task` makes it of questions and grades."""
+        bench = self.bench
+        own = [ids[:length] for ids, length in zip(bench.ids_NT.tolist(), bench.length_N.tolist(), strict=True)]
+        questions = Questions("benchmark", [" ".join(f"w{word}" for word in ids) for ids in own])
+        classifier = bench.classifier()
+        tokens = TokenTable.of(own)
+        return Task(
+            LabelSet.of(LABELS),
+            classifier,
+            tokenizer=None,  # type: ignore[arg-type] (the questions are tokens already)
+            questions={"train": questions},
+            tokens={"train": tokens},
+            ref_logits_NK={"train": table_logits_NK(classifier, tokens)},
+            grader_logp_NK={"train": bench.score_NK},
+            lessons_logp_NK=bench.score_NK,
+            lessons=TrainingGrades(bench.score_NK, seed=self.settings.seed),
+            job=JobGrades({}, "benchmark", {}),
+            config=self.config,
+        )
+
+    def run(self) -> None:
+        ppo.run_trainer(self.trainer, self.config)
+
+
+class OursExact(Ours):
+    """With the exact baseline instead of a value network."""
+
+    options = {"baseline": "exact"}  # noqa: RUF012

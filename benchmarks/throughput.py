@@ -1,0 +1,174 @@
+"""Episodes per second of our loop beside those of other loops, on the same task, networks and start weights.
+
+python benchmarks/throughput.py
+
+One process per peer, one thread each; they take turns, a round of every peer after the other, so that what else the
+machine does hits all alike. A round is a whole run of so many updates as fill the seconds asked for, its beginning and
+end included, building it not. Reported is the ratio of episodes per processor second within a round, of the first of
+`--peers`, which is ours unless told otherwise, to every other one.
+"""
+
+import argparse
+import json
+import os
+import platform
+import sys
+from contextlib import ExitStack
+from importlib import metadata
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from peers.registry import PEERS, missing
+from workers import Worker
+
+RESULTS = Path(__file__).parent / "results" / "throughput.json"
+BATCHES = [64, 512, 4096]
+BETA = 0.1
+OURS = "ours"
+THRESHOLDS = {
+    "naive_trl": {64: 25.0, 512: 40.0},
+    "sb3": {64: 1.2, 512: 1.4, 4096: 3.0},
+    "torchrl": {64: 1.3, 512: 1.5, 4096: 3.0},
+    "bare": {64: 0.9, 512: 1.2, 4096: 3.0},
+    "bare_tricks": {64: 0.55, 512: 0.65, 4096: 0.5},
+}
+LEFT_OUT = {("naive_trl", 4096): "more than a minute an update"}  # what is not measured, and why
+PACKAGES = ("torch", "trl", "transformers", "numpy", "stable-baselines3", "torchrl", "tensordict", "gymnasium")
+
+
+def updates_a_round(worker: Worker, batch: int, seconds: float) -> int:
+    """The warm-up, which also says how many updates take so many processor seconds: twice, the first run imports."""
+    worker.ask(learn=False, task=0, batch=batch, beta=BETA, total_episodes=batch)
+    short, updates = 0.0, 1
+    while True:
+        short = worker.ask(learn=False, task=0, batch=batch, beta=BETA, total_episodes=updates * batch)["processor"]
+        if short > seconds / 4 or updates >= 4096:
+            return max(1, round(updates * seconds / short))
+        updates *= max(2, min(8, round(seconds / 3 / short)))
+
+
+def measure(workers: dict[str, Worker], batch: int, rounds: int, seconds: float) -> list[dict[str, Any]]:
+    """`rounds` rounds of every peer at this batch."""
+    own = {name: worker for name, worker in workers.items() if (name, batch) not in LEFT_OUT}
+    updates = {name: updates_a_round(worker, batch, seconds) for name, worker in own.items()}
+    measured = []
+    for number in range(rounds):
+        row: dict[str, Any] = {"batch": batch, "round": number, "load": os.getloadavg(), "peers": {}}
+        for name, worker in own.items():
+            total = updates[name] * batch
+            row["peers"][name] = worker.ask(
+                learn=False, task=0, batch=batch, beta=BETA, total_episodes=total, seed=number
+            )
+        measured.append(row)
+        print(f"batch {batch}, round {number + 1}: " + ", ".join(
+            f"{name} {own['episodes'] / own['processor']:.0f}/s" for name, own in row["peers"].items()
+        ), file=sys.stderr, flush=True)  # fmt: skip
+    return measured
+
+
+def spread(numbers: list[float]) -> dict[str, float]:
+    return {"min": min(numbers), "median": median(numbers), "max": max(numbers)}
+
+
+def ratios(rows: list[dict[str, Any]], name: str, clock: str) -> dict[str, float]:
+    """Episodes per second, of the first peer to those of `name`, round by round."""
+    found = []
+    for peers in (row["peers"] for row in rows):
+        first, other = (peers[own]["episodes"] / peers[own][clock] for own in (next(iter(peers)), name))
+        found.append(first / other)
+    return spread(found)
+
+
+def summary(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """One record a peer and batch."""
+    found = []
+    for batch in dict.fromkeys(row["batch"] for row in rows):
+        here = [row for row in rows if row["batch"] == batch]
+        for name in here[0]["peers"]:
+            measured = [row["peers"][name] for row in here]
+            found.append(
+                {
+                    "peer": name,
+                    "batch": batch,
+                    "episodes_per_processor_second": spread([own["episodes"] / own["processor"] for own in measured]),
+                    "episodes_per_wall_second": spread([own["episodes"] / own["wall"] for own in measured]),
+                    "first_over_it": {clock: ratios(here, name, clock) for clock in ("processor", "wall")},
+                    "threshold": THRESHOLDS.get(name, {}).get(batch) if next(iter(here[0]["peers"])) == OURS else None,
+                }
+            )
+    return found
+
+
+def table(records: list[dict[str, Any]]) -> str:
+    """The ratios as Markdown: median (lowest to highest), and what the median should reach."""
+    batches = list(dict.fromkeys(own["batch"] for own in records))
+    first, *others = dict.fromkeys(own["peer"] for own in records)
+    by_cell = {(own["peer"], own["batch"]): own for own in records}
+    lines = [
+        f"| {PEERS[first].title} / | {' | '.join(f'B={batch}' for batch in batches)} |",
+        f"|---|{'---|' * len(batches)}",
+    ]
+    for name in others:
+        cells = [_cell(by_cell.get((name, batch))) for batch in batches]
+        lines.append(f"| {PEERS[name].title} | {' | '.join(cells)} |")
+    own = [by_cell[first, batch]["episodes_per_processor_second"]["median"] for batch in batches]
+    lines.append(f"| ({PEERS[first].title}, episodes per processor second) | {' | '.join(f'{n:,.0f}' for n in own)} |")
+    return "\n".join(lines)
+
+
+def _cell(record: dict[str, Any] | None) -> str:
+    if record is None:
+        return ""
+    ratio, threshold = record["first_over_it"]["processor"], record["threshold"]
+    text = f"{ratio['median']:.2f} ({ratio['min']:.2f} to {ratio['max']:.2f})"
+    return text if threshold is None else f"{text}; {'>=' if ratio['median'] >= threshold else 'NOT'} {threshold:g}"
+
+
+def versions() -> dict[str, str]:
+    """Of the packages that are measured and are here."""
+    here = {own.metadata["Name"].lower().replace("_", "-") for own in metadata.distributions()}
+    return {name: metadata.version(name) for name in PACKAGES if name in here}
+
+
+def machine() -> dict[str, Any]:
+    """What the numbers were measured on."""
+    found = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
+    return {
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "processor": next((line.split(":")[1].strip() for line in found if line.startswith("model name")), None),
+        "cpu_count": os.cpu_count(),
+        "threads": 1,
+        "packages": versions(),
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--peers", nargs="+", choices=PEERS, default=list(PEERS))
+    parser.add_argument("--batches", nargs="+", type=int, default=BATCHES)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--seconds-per-round", type=float, default=3.0)
+    parser.add_argument("--output", type=Path, default=RESULTS)
+    options = parser.parse_args()
+    skipped = {name: reason for name in options.peers if (reason := missing(name)) is not None}
+    for name, reason in skipped.items():
+        print(f"{PEERS[name].title}: skipped, {reason}", flush=True)
+    rows: list[dict[str, Any]] = []
+    with ExitStack() as stack:
+        workers = {name: stack.enter_context(Worker(name)) for name in options.peers if name not in skipped}
+        for batch in options.batches:
+            rows += measure(workers, batch, options.rounds, options.seconds_per_round)
+    records = summary(rows)
+    for (name, batch), reason in LEFT_OUT.items():
+        if name in workers and batch in options.batches:
+            print(f"{PEERS[name].title} at {batch}: left out, {reason}")
+    print(table(records))
+    options.output.parent.mkdir(parents=True, exist_ok=True)
+    content = {**machine(), "load": os.getloadavg(), "skipped": skipped, "summary": records, "rounds": rows}
+    options.output.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,108 @@
+"""One process per peer, on one thread, asked over a pipe: to train so many updates, or to learn to the end."""
+
+import multiprocessing
+import os
+import time
+from multiprocessing.connection import Connection
+from types import TracebackType
+from typing import Any
+
+THREADS = {
+    "OMP_NUM_THREADS": "1",
+    "MKL_NUM_THREADS": "1",
+    "TRL_EXPERIMENTAL_SILENCE": "1",
+    "RL_LOGGING_LEVEL": "WARNING",
+}
+
+
+class Clock:
+    """Processor and wall seconds while it runs."""
+
+    def __init__(self) -> None:
+        self.processor = self.wall = 0.0
+        self._started: tuple[float, float] | None = None
+
+    def start(self) -> None:
+        self._started = (time.process_time(), time.perf_counter())
+
+    def stop(self) -> None:
+        assert self._started is not None
+        self.processor += time.process_time() - self._started[0]
+        self.wall += time.perf_counter() - self._started[1]
+        self._started = None
+
+
+def serve(name: str, connection: Connection) -> None:
+    """Answer requests until None comes: {"learn": bool, "task": seed, "settings": {...}}."""
+    import torch
+    from peers.registry import peer
+    from peers.task import BenchTask, Settings
+
+    from eightball_ppo.quiet import quiet_libraries
+
+    torch.set_num_threads(1)
+    quiet_libraries()
+    own = peer(name)
+    while (request := connection.recv()) is not None:
+        task, settings = BenchTask(request["task"]), Settings(**request["settings"])
+        answer = _learn(own, task, settings) if request["learn"] else _train(own, task, settings)
+        connection.send(answer)
+
+
+def _train(own: Any, task: Any, settings: Any) -> dict[str, Any]:
+    """Seconds of a whole run; building it is not counted."""
+    run = own(task, settings)
+    clock = Clock()
+    clock.start()
+    run.run()
+    clock.stop()
+    return {"episodes": settings.updates * settings.batch, "processor": clock.processor, "wall": clock.wall}
+
+
+def _learn(own: Any, task: Any, settings: Any) -> dict[str, Any]:
+    """The curve of a run: episodes, seconds and share of the optimum after every update; measuring is not counted."""
+    clock, curve = Clock(), []
+
+    def on_update(episodes: int, logits_NK: Any) -> None:
+        clock.stop()
+        fraction = task.optimum_fraction(logits_NK(), settings.beta)
+        curve.append({"episodes": episodes, "processor": clock.processor, "wall": clock.wall, "fraction": fraction})
+        clock.start()
+
+    run = own(task, settings, on_update)
+    clock.start()
+    run.run()
+    clock.stop()
+    return {"curve": curve, "processor": clock.processor, "wall": clock.wall}
+
+
+class Worker:
+    """A peer's process, seen from the one that measures. Use as a context manager."""
+
+    def __init__(self, name: str):
+        self.name = name
+        os.environ.update(THREADS)
+        context = multiprocessing.get_context("spawn")
+        self.connection, theirs = context.Pipe()
+        self.process = context.Process(target=serve, args=(name, theirs), name=name)
+        self.process.start()
+        theirs.close()
+
+    def __enter__(self) -> "Worker":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if self.process.is_alive():
+            self.connection.send(None)
+        self.process.join()
+
+    def ask(self, learn: bool, task: int, **settings: Any) -> dict[str, Any]:
+        """Have the peer run once, and wait for what it measured.
+
+        Raises:
+            EOFError: the process died; its own error stands on stderr.
+        """
+        self.connection.send({"learn": learn, "task": task, "settings": settings})
+        return self.connection.recv()
