@@ -49,6 +49,35 @@ class SplitGrades:
     ref_logp_NK: Tensor
 
 
+class Yardstick:
+    """The `exact/*` of one policy after another on the same questions; what is no policy's own is computed once.
+
+    All are exact sums over labels, averaged over the questions, in float64.
+    """
+
+    def __init__(self, graded: SplitGrades, beta: float):
+        self.beta = beta
+        self.ref_logp_NK, self.score_NK = graded.ref_logp_NK.double().log_softmax(-1), graded.score_NK.double()
+        self.j_ref = objective.expected_score_N(self.ref_logp_NK, self.score_NK).mean()
+        self.j_best = objective.optimum_objective_N(self.ref_logp_NK, self.score_NK, beta).mean()
+
+    def metrics(self, logits_NK: Tensor) -> dict[str, float | None]:
+        """`expected_score`, `kl` (nats), `entropy` (nats), `objective`, `optimum_fraction` of these logits."""
+        logp_NK = logits_NK.double().log_softmax(-1)
+        score, kl = (
+            objective.expected_score_N(logp_NK, self.score_NK).mean(),
+            objective.kl_exact_N(logp_NK, self.ref_logp_NK).mean(),
+        )
+        j = score - self.beta * kl
+        return {
+            "expected_score": score.item(),
+            "kl": kl.item(),
+            "entropy": objective.entropy_N(logp_NK).mean().item(),
+            "objective": j.item(),
+            "optimum_fraction": objective.share_of_gain(j, self.j_ref, self.j_best),
+        }
+
+
 def _means(measure: Callable[..., dict[str, Tensor]], *tables: Table) -> dict[str, Tensor]:
     """What `measure` makes of chunks of the tables, sums over their questions, added up and divided by their number."""
     sums: dict[str, Tensor] = {}

@@ -1,9 +1,12 @@
 """How many answers an update of PPO has, and how often a question stands in one pass over the data."""
 
+import math
+
 from eightball_ppo.configs import PPOConfig
 from eightball_ppo.errors import InputError
 
 LARGEST_DEFAULT_BATCH = 1200
+MEASURING_SHARE = 0.05  # of the training's forward and backward passes may be spent on the exact metrics
 SMALLEST_BATCH = 8  # whitening divides by the batch's standard deviation; a batch of 1 turns the weights into NaN
 
 
@@ -53,3 +56,14 @@ def batch_size(config: PPOConfig, num_questions: int, world_size: int) -> int:
             f"--whiten_rewards: minibatches of {batch // config.num_mini_batches} episodes, at least {SMALLEST_BATCH}"
         )
     return batch
+
+
+def updates_between_measurements(config: PPOConfig, batch: int, num_questions: int, num_measured: int) -> int:
+    """Updates after which the exact metrics are measured again, by one forward pass of `num_measured` questions.
+
+    An update takes a forward pass of the batch, then a forward and a backward pass, two more, of every minibatch of
+    every epoch; a question that stands in one of them twice is computed once.
+    """
+    minibatch = min(batch // config.num_mini_batches, num_questions)
+    passes = min(batch, num_questions) + 3 * config.num_ppo_epochs * config.num_mini_batches * minibatch
+    return max(1, math.ceil(num_measured / (MEASURING_SHARE * passes)))

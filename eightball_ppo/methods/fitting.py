@@ -35,20 +35,23 @@ def nothing() -> dict[str, Any]:
 
 
 class MetricsCallback(TrainerCallback):
-    """Every logged step as a row of metrics.jsonl: what the trainer logs, and beside it what `measure()` returns.
+    """Every logged step as a row of metrics.jsonl: what the trainer logs, and beside it what `measure()` returns, at
+    every `every`-th step and at the last.
 
     Called before all others, as `replace_progress` sees to, so that the trackers get what was measured, too.
     """
 
-    def __init__(self, run: Run, stage: str, measure: Measure = nothing):
+    def __init__(self, run: Run, stage: str, measure: Measure = nothing, every: int = 1):
         self.run = run
         self.stage = stage
         self.measure = measure
+        self.every = every
 
     def on_log(
         self, args: Any, state: TrainerState, control: TrainerControl, logs: dict[str, Any] | None = None, **_: Any
     ) -> None:
-        measured = self.measure()
+        due = state.global_step % self.every == 0 or state.global_step >= state.max_steps
+        measured = self.measure() if due else {}
         self.run.log({"stage": self.stage, "step": state.global_step, **(logs or {}), **measured})
         if logs is not None:
             logs.update({name: value for name, value in measured.items() if value is not None})

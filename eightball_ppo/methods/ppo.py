@@ -16,7 +16,7 @@ from transformers import set_seed
 from eightball_ppo.configs import PPOConfig
 from eightball_ppo.errors import DryRun, InputError
 from eightball_ppo.launches import require_equal_ranks
-from eightball_ppo.methods.batches import batch_size, generations
+from eightball_ppo.methods.batches import batch_size, generations, updates_between_measurements
 from eightball_ppo.methods.checkpoints import checkpoints
 from eightball_ppo.methods.completions import WatchedScores
 from eightball_ppo.methods.episodes import Episodes
@@ -66,7 +66,9 @@ def train(config: PPOConfig) -> Path:
         if config.log_completions:
             watch_completions(config, task, models, -(-config.total_episodes // episodes_per_update), run.path)
         classifier = models.policy.by_row.classifier
-        metrics = MetricsCallback(run, "ppo", lambda: task.exact_metrics(classifier))
+        num_measured = len(task.tokens["train"] if task.watched is None else task.watched.tokens)
+        every = updates_between_measurements(config, batch, len(task.questions["train"]), num_measured)
+        metrics = MetricsCallback(run, "ppo", lambda: task.exact_metrics(classifier), every)
         callbacks = [metrics, *checkpoints(config, run, classifier, task.tokenizer)]
         trainer = build_trainer(config, models, batch, run.path, callbacks)
         with tracked(trainer, run.path, "ppo"):

@@ -3,6 +3,7 @@
 import dataclasses
 import hashlib
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from eightball_ppo.configs import GradedConfig, RewardConfig, SFTConfig
 from eightball_ppo.data import Questions, load_split
 from eightball_ppo.data_options import DataConfig
 from eightball_ppo.errors import InputError
-from eightball_ppo.evaluation import Made, SplitGrades, before_after, evaluate, record
+from eightball_ppo.evaluation import Made, SplitGrades, Yardstick, before_after, record
 from eightball_ppo.graders.base import convert_scores
 from eightball_ppo.graders.registry import check_graders, parse_grader
 from eightball_ppo.graders.texts import Joined, first_N
@@ -36,7 +37,6 @@ from eightball_ppo.tokenization import TokenTable, cut_at, reads_at_most, token_
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 INHERITED = (*(own.name for own in dataclasses.fields(DataConfig)), "seed", "report_to", "disable_tqdm")
 MOST_WATCHED = 8192  # training questions of which the exact metrics are measured at every logged step
-EXACT_METRICS = ("expected_score", "kl", "entropy", "objective", "optimum_fraction")
 
 
 @dataclass(frozen=True)
@@ -88,15 +88,19 @@ class Task:
     def exact_metrics(self, policy: PreTrainedModel) -> dict[str, Any]:
         """`exact/*` of `policy` as it is now, sums over all labels of all training questions, or of the `watched` ones;
         `exact/questions` says how many these are; `grader_calls` so far."""
-        if self.watched is None:
-            tokens, graded, sample = self.tokens["train"], self.graded("train"), {}
-        else:
-            tokens, graded = self.watched.tokens, self.watched.graded
-            sample = {"exact/questions": len(tokens)}
-        logp_NK = table_logits_NK(policy, tokens).double().log_softmax(-1)
-        record = evaluate(logp_NK, graded, self.config.kl_coef, self.labels)
-        exact = {f"exact/{name}": record[name] for name in EXACT_METRICS}
-        return {**exact, **sample, "grader_calls": self.lessons.calls}
+        tokens = self.tokens["train"] if self.watched is None else self.watched.tokens
+        sample = {} if self.watched is None else {"exact/questions": len(tokens)}
+        exact = self._yardstick.metrics(table_logits_NK(policy, tokens))
+        return {
+            **{f"exact/{name}": value for name, value in exact.items()},
+            **sample,
+            "grader_calls": self.lessons.calls,
+        }
+
+    @cached_property
+    def _yardstick(self) -> Yardstick:
+        graded = self.graded("train") if self.watched is None else self.watched.graded
+        return Yardstick(graded, self.config.kl_coef)
 
 
 def normalised(logits_NK: Tensor) -> Tensor:

@@ -1,0 +1,60 @@
+"""How often the exact metrics are measured, and which questions an update asks."""
+
+import pytest
+import torch
+
+import tiny
+from eightball_ppo.data import Questions
+from eightball_ppo.evaluation import SplitGrades, Yardstick, evaluate
+from eightball_ppo.labels import LabelSet
+from eightball_ppo.methods.batches import updates_between_measurements
+from eightball_ppo.methods.episodes import Episodes
+from eightball_ppo.questions import SequenceIds
+
+
+@pytest.mark.parametrize(
+    ("batch", "questions", "measured", "every"),
+    [
+        (1200, 600, 600, 1),  # the default run: 600 + 3 x 4 x 8 x 150 = 15,000 passes, a twentieth is 750
+        (64, 200, 200, 5),  # 64 + 3 x 4 x 64 = 832: 41.6 of 200
+        (4096, 200, 200, 1),  # repeats are computed once: 200 + 3 x 4 x 8 x 200
+        (256, 1_000_000, 8192, 50),  # 3,328: 166.4 of 8,192
+    ],
+)
+def test_measuring_takes_a_twentieth_of_the_passes(batch: int, questions: int, measured: int, every: int) -> None:
+    config = tiny.config(num_mini_batches=8, num_ppo_epochs=4)
+    assert updates_between_measurements(config, batch, questions, measured) == every
+
+
+def test_the_yardstick_measures_what_the_record_says() -> None:
+    ref_NK, own_NK, score_NK = (tiny.scores(30, seed=seed).double() for seed in (1, 2, 3))
+    graded = SplitGrades(Questions("here", ["?"] * 30), score_NK, ref_NK.log_softmax(-1))
+    record = evaluate(own_NK.log_softmax(-1), graded, 0.3, LabelSet.of(["a", "b", "c"]))
+    for name, value in Yardstick(graded, 0.3).metrics(own_NK.float()).items():
+        assert value == pytest.approx(record[name], abs=1e-6), name
+
+
+def episodes(**own: int) -> Episodes:
+    return Episodes(SequenceIds(3), num_questions=10, generations=2, **{"batch": 4, "seed": 7, **own})
+
+
+def test_a_pass_asks_every_question_equally_often_in_an_order_of_its_own() -> None:
+    own = episodes()
+    first, second = (torch.cat([own.rows_B(update) for update in range(start, start + 5)]) for start in (0, 5))
+    assert first.bincount().tolist() == second.bincount().tolist() == [2] * 10
+    assert not torch.equal(first, second)
+    assert not torch.equal(first, torch.cat([episodes(seed=8).rows_B(update) for update in range(5)]))
+
+
+def test_an_update_asks_the_same_wherever_one_starts_to_count() -> None:
+    whole = iter(episodes())
+    batches = [next(whole)["input_ids"] for _ in range(12)]
+    later = iter(episodes(next_update=7))
+    torch.rand(1)  # no generator of others plays a part
+    assert all(torch.equal(next(later)["input_ids"], batch) for batch in batches[7:])
+
+
+def test_two_processes_share_the_pass_of_one() -> None:
+    whole, halves = episodes(batch=4), [episodes(batch=2, rank=rank, world_size=2) for rank in (0, 1)]
+    for update in range(11):
+        assert torch.equal(whole.rows_B(update), torch.cat([half.rows_B(update) for half in halves]))
