@@ -67,12 +67,14 @@ class RowClassifier(nn.Module):
     def logits_BK(self, input_ids: Tensor) -> Tensor:
         """The classifier's logits, float32 at least."""
         inputs, place_B = self.reader.read(input_ids)
-        return _placed(self.classifier(**inputs).logits, place_B)
+        logits_UK, *_ = self.classifier(**inputs, return_dict=False)
+        return _placed(logits_UK, place_B)
 
     def summary_BH(self, input_ids: Tensor) -> Tensor:
         """The classifier's last hidden state at the first position, float32 at least."""
         inputs, place_B = self.reader.read(input_ids)
-        return _placed(self.classifier(**inputs, output_hidden_states=True).hidden_states[-1][:, 0], place_B)
+        _, hidden_states, *_ = self.classifier(**inputs, output_hidden_states=True, return_dict=False)
+        return _placed(hidden_states[-1][:, 0], place_B)
 
 
 def _placed(own: Tensor, place_B: Tensor | None) -> Tensor:

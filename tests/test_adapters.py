@@ -111,9 +111,8 @@ class _WithDropout(nn.Module):
         self.config = self.inner.config
 
     def forward(self, **kwargs: Any) -> Any:
-        output = self.inner(**kwargs)
-        output.logits = nn.functional.dropout(output.logits, p=0.5, training=self.training)
-        return output
+        logits, *others = self.inner(**kwargs)
+        return nn.functional.dropout(logits, p=0.5, training=self.training), *others
 
 
 def test_no_dropout_even_in_train_mode() -> None:

@@ -34,8 +34,8 @@ def test_the_yardstick_measures_what_the_record_says() -> None:
         assert value == pytest.approx(record[name], abs=1e-6), name
 
 
-def episodes(**own: int) -> Episodes:
-    return Episodes(SequenceIds(3), num_questions=10, generations=2, **{"batch": 4, "seed": 7, **own})
+def episodes(batch: int = 4, seed: int = 7, rank: int = 0, world_size: int = 1, next_update: int = 0) -> Episodes:
+    return Episodes(SequenceIds(3), 10, 2, batch, seed, rank, world_size, next_update)
 
 
 def test_a_pass_asks_every_question_equally_often_in_an_order_of_its_own() -> None:

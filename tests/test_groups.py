@@ -283,10 +283,10 @@ def test_every_seed_and_every_process_draws_its_own_answers() -> None:
 class Dropping(tiny.Tabular):
     """A table with a dropout of its own kind, which TRL would not switch off."""
 
-    def forward(self, input_ids: Tensor, output_hidden_states: bool = False, **_: Any) -> Any:
+    def forward(self, input_ids: Tensor, output_hidden_states: bool = False, return_dict: bool = True, **_: Any) -> Any:
         output = super().forward(input_ids, output_hidden_states)
         output.logits = nn.functional.dropout(output.logits, 0.5, training=self.training)
-        return output
+        return output if return_dict else output.to_tuple()
 
 
 @BOTH

@@ -36,10 +36,11 @@ class Tabular(nn.Module):
         self.table = nn.Embedding.from_pretrained(logits_NK.clone(), freeze=False)
         self.hidden = nn.Embedding.from_pretrained(torch.ones(len(logits_NK), 4, dtype=logits_NK.dtype), freeze=False)
 
-    def forward(self, input_ids: Tensor, output_hidden_states: bool = False, **_: Any) -> SequenceClassifierOutput:
+    def forward(self, input_ids: Tensor, output_hidden_states: bool = False, return_dict: bool = True, **_: Any) -> Any:
         row_B = input_ids[:, 0]
         hidden = (self.hidden(row_B).unsqueeze(1),) if output_hidden_states else None
-        return SequenceClassifierOutput(logits=self.table(row_B), hidden_states=hidden)
+        output = SequenceClassifierOutput(logits=self.table(row_B), hidden_states=hidden)
+        return output if return_dict else output.to_tuple()
 
 
 def tokens(num_questions: int, length: int = 6, seed: int = 0) -> TokenTable:

@@ -10,6 +10,7 @@ from eightball_ppo.configs import PPOConfig
 from eightball_ppo.data import Questions
 from eightball_ppo.labels import LabelSet
 from eightball_ppo.methods import ppo
+from eightball_ppo.methods.batches import updates_between_measurements
 from eightball_ppo.methods.fitting import MetricsCallback
 from eightball_ppo.methods.grading import JobGrades
 from eightball_ppo.methods.task import Task
@@ -23,7 +24,7 @@ from .task import LABELS, BenchTask, OnUpdate, Settings
 
 
 class Ours:
-    """`methods.ppo`: its exact metrics are measured and written at every update, as a run of the command does."""
+    """`methods.ppo`: its exact metrics are measured and written as often as a run of the command does."""
 
     options: dict[str, Any] = {}  # noqa: RUF012 (of the command, beside the settings)
 
@@ -35,8 +36,9 @@ class Ours:
         self.run_directory = Run(self.config, "ppo")
         self.models = ppo.build_models(self.task.classifier, self.task.tokens["train"], self.task.lessons, self.config)
         classifier = self.models.policy.by_row.classifier
+        every = updates_between_measurements(self.config, settings.batch, len(task), len(task))
         callbacks: list[TrainerCallback] = [
-            MetricsCallback(self.run_directory, "ppo", lambda: self.task.exact_metrics(classifier))
+            MetricsCallback(self.run_directory, "ppo", lambda: self.task.exact_metrics(classifier), every)
         ]
         if on_update is not None:
             callbacks.append(UpdateHook(on_update, lambda: table_logits_NK(classifier, self.task.tokens["train"])))

@@ -27,6 +27,7 @@ from eightball_ppo.methods.ppo_models import TRLModels, build_models
 from eightball_ppo.methods.task import Task, finish, load_splits, load_task, outlook
 from eightball_ppo.methods.trackers import project, run_name, tracked
 from eightball_ppo.methods.training_grades import check_one_till
+from eightball_ppo.quick_adamw import QuickAdamW
 from eightball_ppo.ranks import is_main_process, num_processes
 from eightball_ppo.runs import Run, check_output_dir
 
@@ -177,11 +178,12 @@ def _optimizer(config: PPOConfig, models: TRLModels) -> torch.optim.Optimizer:
     A critic as fast as the policy soon expects the bad score of a question whose good answer was not sampled yet; the
     bad answers then cost nothing any more, and the question is lost. See docs/LOG.md.
     """
-    learning = ((models.policy, config.learning_rate), (models.value, config.value_learning_rate))
-    groups: list[dict[str, Any]] = [
-        {"params": [p for p in model.parameters() if p.requires_grad], "lr": rate} for model, rate in learning
-    ]
-    return torch.optim.AdamW(groups, betas=(0.9, config.adam_beta2), weight_decay=config.weight_decay, fused=True)
+    groups: list[dict[str, Any]] = []
+    for model, rate in ((models.policy, config.learning_rate), (models.value, config.value_learning_rate)):
+        trained = [own for own in model.parameters() if own.requires_grad]
+        for dtype in dict.fromkeys(own.dtype for own in trained):
+            groups.append({"params": [own for own in trained if own.dtype == dtype], "lr": rate})
+    return QuickAdamW(groups, betas=(0.9, config.adam_beta2), weight_decay=config.weight_decay)
 
 
 def _clip_gradients(trainer: Any, max_norm: float) -> None:

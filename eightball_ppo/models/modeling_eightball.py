@@ -78,7 +78,7 @@ class EightBallForSequenceClassification(PreTrainedModel):
         output_hidden_states: bool | None = None,
         return_dict: bool | None = None,
         **kwargs,
-    ) -> SequenceClassifierOutput:
+    ) -> SequenceClassifierOutput | tuple:
         """Logits [B, K] of token ids [B, T]; with `labels` [B] also the mean cross-entropy.
 
         `attention_mask` is 1 where a token is real; without it every id but `pad_token_id` is. The hidden state, on
@@ -90,7 +90,7 @@ class EightBallForSequenceClassification(PreTrainedModel):
         hidden_BH = torch.relu(self.hidden(pooled_BE))
         logits_BK = self.classifier(hidden_BH)
         loss = None if labels is None else nn.functional.cross_entropy(logits_BK, labels)
-        output = SequenceClassifierOutput(
-            loss=loss, logits=logits_BK, hidden_states=(hidden_BH.unsqueeze(1),) if output_hidden_states else None
-        )
-        return output.to_tuple() if return_dict is False else output
+        hidden_states = (hidden_BH.unsqueeze(1),) if output_hidden_states else None
+        if return_dict is False:
+            return tuple(part for part in (loss, logits_BK, hidden_states) if part is not None)
+        return SequenceClassifierOutput(loss=loss, logits=logits_BK, hidden_states=hidden_states)
