@@ -33,12 +33,12 @@ class PooledSelfAttention(nn.Module):
         by_head_BTxd = self.qkv(x_BTE).view(batch, tokens, 3 * heads, depth)
         q_XTd, k_XTd, v_XTd = by_head_BTxd.permute(2, 0, 1, 3).reshape(3, heads * batch, tokens, depth).unbind(0)
 
-        real_BT = mask_BT.to(x_BTE.dtype)
-        never_XT1 = ((real_BT - 1) * -torch.finfo(x_BTE.dtype).min).repeat(heads, 1).unsqueeze(-1)
-        query_weight_BT = real_BT / real_BT.sum(-1, keepdim=True).clamp(min=1)
+        real_XT1 = mask_BT.to(x_BTE.dtype).expand(heads, batch, tokens).reshape(heads * batch, tokens, 1)
+        never_XT1 = (real_XT1 - 1) * -torch.finfo(x_BTE.dtype).min
+        query_weight_XT1 = real_XT1 / real_XT1.sum(1, keepdim=True).clamp(min=1)
         score_XTT = torch.baddbmm(never_XT1, k_XTd, q_XTd.transpose(1, 2), alpha=depth**-0.5)
-        pooled_XT1 = score_XTT.softmax(1) @ query_weight_BT.repeat(heads, 1).unsqueeze(-1)
-        context_Xd1 = v_XTd.transpose(1, 2) @ pooled_XT1
+        pooled_XT1 = torch.bmm(score_XTT.softmax(1), query_weight_XT1)
+        context_Xd1 = torch.bmm(v_XTd.transpose(1, 2), pooled_XT1)
         return self.out(context_Xd1.view(heads, batch, depth).transpose(0, 1).reshape(batch, width))
 
 
