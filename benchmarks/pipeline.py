@@ -10,7 +10,7 @@ before it starts the job, `rest` what belongs to no stage. Memory is the peak of
 files included) by the end of a stage. Reported are medians over the rounds; all rounds stand in the JSON file.
 
 Beside it: processes that only import or print a help, and how many short questions a second the trained reward model
-grades, in float32 and with its linear layers in int8.
+grades, in float32 and with its linear layers in int8 (dynamic quantisation).
 """
 
 import argparse
@@ -58,7 +58,6 @@ COMMANDS = {
     "`eightball --help`": ("-c", "from eightball_ppo.commands import main; main()", "--help"),
     "`eightball ppo --help`": ("-c", "from eightball_ppo.commands import main; main()", "ppo", "--help"),
 }
-SHORT = 600  # questions that the reward model grades
 GRADED = 5  # times; the median counts
 
 
@@ -163,33 +162,35 @@ def main_job(directory: Path) -> dict[str, Any]:
 
 
 def score(reward: Path, record: Path) -> None:
-    """What `SHORT` questions take the reward model in `reward`, loaded and warm, tokenization included, in float32 and
-    in int8; how often both favour the same label, and are right, on the held-out questions."""
+    """What twice the held-out questions take the reward model in `reward`, loaded and warm, tokenization included, in
+    float32 and in int8; how often each is right, how often both agree, and how far apart they are in nats."""
     import torch
 
     from eightball_ppo.configs import RewardConfig
     from eightball_ppo.data import load_split
     from eightball_ppo.graders.bert import BertGrader
 
-    heldout = load_split(RewardConfig(), "test")
-    texts = [f"{heldout.texts[i % len(heldout)][:-1]} number {i}?" for i in range(SHORT)]
+    config = RewardConfig()
+    heldout = load_split(config, "test", config.label_set())
+    texts = heldout.texts * 2
     grader = BertGrader.from_directory(str(reward))
-    found: dict[str, Any] = {"questions": SHORT}
-    favourites = {}
+    found: dict[str, Any] = {"questions": len(texts)}
+    logp: dict[str, Any] = {}
     for kind in ("float32", "int8"):
         if kind == "int8":
             grader.model = torch.ao.quantization.quantize_dynamic(grader.model, {torch.nn.Linear}, torch.qint8)
-        grader.logp_BK(texts[:64])
+        logp[kind] = grader.logp_BK(heldout.texts)
         rounds = []
         for _ in range(GRADED):
             began = time.process_time(), time.monotonic()
             grader.logp_BK(texts)
             rounds.append((time.process_time() - began[0], time.monotonic() - began[1]))
-        favourites[kind] = grader.logp_BK(heldout.texts).argmax(-1)
-        right = favourites[kind] == torch.tensor(heldout.label_ids)
+        right = logp[kind].argmax(-1) == torch.tensor(heldout.label_ids)
         cpu, wall = (median(column) for column in zip(*rounds, strict=True))
         found[kind] = {"cpu": cpu, "wall": wall, "accuracy": right.float().mean().item()}
-    found["agree"] = (favourites["float32"] == favourites["int8"]).float().mean().item()
+    same = logp["float32"].argmax(-1) == logp["int8"].argmax(-1)
+    apart = (logp["float32"] - logp["int8"]).abs()
+    found |= {"agree": same.float().mean().item(), "apart": apart.mean().item(), "most_apart": apart.max().item()}
     found["threads"] = torch.get_num_threads()
     record.write_text(json.dumps(found))
 
@@ -240,8 +241,10 @@ def main() -> None:
         )
     for kind in ("float32", "int8"):
         own = graded[kind]
-        speed = f"{SHORT / own['cpu']:.0f} questions a processor second, {SHORT / own['wall']:.0f} a second"
+        each = {clock: graded["questions"] / own[clock] for clock in ("cpu", "wall")}
+        speed = f"{each['cpu']:.0f} questions a processor second, {each['wall']:.0f} a second"
         print(f"reward model, {kind}, {graded['threads']} threads: {speed}, accuracy {own['accuracy']:.3f}")
+    print("int8 and float32 agree on {agree:.3f}; nats apart {apart:.3f}, at most {most_apart:.2f}".format(**graded))
     machine = {
         "platform": platform.platform(),
         "python": platform.python_version(),
