@@ -36,7 +36,7 @@ def test_grading_pads_next_to_nothing_and_keeps_the_order(monkeypatch: pytest.Mo
     grader = BertGrader.random_head(LabelSet.of(LABELS), seed=1)
     counted = Counted(monkeypatch)
     logp_BK = grader.logp_BK(texts)
-    assert counted.real <= counted.padded <= 1.1 * counted.real
+    assert counted.real <= counted.padded <= 1.2 * counted.real
     for i in (0, 7, 150, 191):
         torch.testing.assert_close(logp_BK[i], grader.logp_BK([texts[i]])[0], atol=1e-4, rtol=0)
 
@@ -47,7 +47,7 @@ def test_a_reward_model_is_trained_in_batches_of_like_length(
     counted = Counted(monkeypatch)
     options: dict[str, Any] = {"dataset_name": str(small_data), "labels": LABELS, "num_train_epochs": 1}
     reward_model.train(RewardConfig(output_dir=str(tmp_path / "reward"), disable_tqdm=True, **options))
-    assert counted.real <= counted.padded <= 1.2 * counted.real
+    assert counted.real <= counted.padded <= 1.4 * counted.real  # 1.64 in random batches
 
 
 def test_every_row_comes_once_in_another_order_every_time() -> None:
