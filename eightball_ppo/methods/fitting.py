@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils.data import Sampler
 from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerBase,
@@ -19,6 +20,7 @@ from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK,
 from transformers.trainer_callback import PrinterCallback
 
 from eightball_ppo.errors import InputError
+from eightball_ppo.methods.like_lengths import LikeLengths
 from eightball_ppo.methods.trackers import project, run_name, tracked
 from eightball_ppo.options import FitConfig
 from eightball_ppo.runs import Run
@@ -85,10 +87,12 @@ def reporting(report_to: str) -> list[str]:
     Raises:
         InputError: a tracker that transformers does not know, or that is not installed.
     """
+    if report_to == "none":
+        return []  # to look for trackers is to import them
     installed = get_available_reporting_integrations()
     if report_to == "all":
         return installed
-    names = [] if report_to == "none" else report_to.split(",")
+    names = report_to.split(",")
     for name in names:
         if name not in INTEGRATION_TO_CALLBACK:
             raise InputError(
@@ -108,6 +112,15 @@ def replace_progress(trainer: Trainer, stage: str, disable_tqdm: bool) -> None:
         trainer.add_callback(QuietProgress(stage))
 
 
+class _Fitter(Trainer):
+    """transformers' trainer, which may be told in which order the rows come."""
+
+    order: Sampler[int] | None = None
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> Any:
+        return super()._get_train_sampler(train_dataset) if self.order is None else self.order
+
+
 def fit(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
@@ -118,12 +131,13 @@ def fit(
     stage: str,
     measure: Measure = nothing,
     loss: Loss | None = None,
+    by_length: bool = False,
 ) -> None:
     """Minimise `loss` of `model` on (texts, label_ids), in place, with the recipe of `config`, logged as `stage`.
     Texts are cut where `tokenizer` says.
 
     By default that is cross-entropy; otherwise `label_ids` may be whatever `loss` makes of them, such as rows of a
-    table of targets.
+    table of targets. `by_length`: in batches of like length, which is worth it where the model is big.
 
     Raises:
         InputError: no rows, or a tracker or scheduler that transformers does not know.
@@ -137,7 +151,7 @@ def fit(
         rows_B = torch.tensor(rows)  # a batch is as wide as its longest question
         return {**table.rows(rows_B, int(length_N[rows_B].max())), "labels": label_N[rows_B]}
 
-    trainer = Trainer(
+    trainer = _Fitter(
         model,
         _arguments(config, run, stage, len(texts)),
         data_collator=collate,
@@ -145,6 +159,8 @@ def fit(
         callbacks=[MetricsCallback(run, stage, measure)],
         compute_loss_func=None if loss is None else lambda outputs, labels, **_: loss(outputs.logits, labels),
     )
+    if by_length:
+        trainer.order = LikeLengths(length_N, config.per_device_train_batch_size, config.seed)
     replace_progress(trainer, stage, config.disable_tqdm)
     with tracked(trainer, run.path, stage):
         trainer.train()
@@ -168,7 +184,7 @@ def _arguments(config: FitConfig, run: Run, stage: str, num_rows: int) -> Traini
             adam_beta2=config.adam_beta2,
             num_train_epochs=config.num_train_epochs,
             per_device_train_batch_size=config.per_device_train_batch_size,
-            optim="adamw_torch",
+            optim="adamw_torch_fused",  # an eighth of the time of the plain one, where weights are many
             seed=config.seed,
             save_strategy="no",
             average_tokens_across_devices=False,  # the loss is a mean already

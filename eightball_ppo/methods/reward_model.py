@@ -52,7 +52,7 @@ def train(config: RewardConfig) -> Path:
         model = with_lora(model, config, new)
     assert training.label_ids is not None
     with Run(config, "reward") as run:
-        fit(model, tokenizer, training.texts, training.label_ids, config, run, "reward")
+        fit(model, tokenizer, training.texts, training.label_ids, config, run, "reward", by_length=True)
         temperature = fit_temperature(text_logits_NK(model, tokenizer, validation), _gold_N(validation))
         fold_temperature(model, temperature)
         if config.use_peft:

@@ -174,7 +174,7 @@ def table_logits_NK(
 
 
 def text_logits_NK(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, questions: Questions, batch_size: int = 64
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, questions: Questions, batch_size: int = 16
 ) -> torch.Tensor:
     """Logits [N, K] of questions, in batches of like length so that little is spent on padding; in the order given.
 
