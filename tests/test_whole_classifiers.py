@@ -1,6 +1,7 @@
 """Weights that nobody trained are refused, adapters stand on adapters, and a head computes in float32."""
 
 import json
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from eightball_ppo.configs import SFTConfig
 from eightball_ppo.errors import InputError
 from eightball_ppo.labels import LabelSet
 from eightball_ppo.methods import sft
+from eightball_ppo.methods.policies import check_rates
 from eightball_ppo.models.loading import load_classifier, load_new_classifier, table_logits_NK
 from eightball_ppo.models.lora import with_lora
 from eightball_ppo.models.saving import save_adapter, save_policy
@@ -116,6 +118,38 @@ def test_a_new_pooler_trains_and_is_saved_and_a_broken_encoder_is_refused(tmp_pa
     save_file({k: v for k, v in weights.items() if "layer.1." not in k}, base / "model.safetensors", {"format": "pt"})
     with pytest.raises(InputError, match=r"no whole encoder, it lacks bert\.encoder\.layer\.1\..* and 14 more"):
         load_new_classifier(str(base), "--model_name_or_path", LABELS)
+
+
+@pytest.mark.parametrize("kind", [*encoders.KINDS, "eightball"])
+def test_in_half_precision_the_head_computes_in_float32(kind: str, tmp_path: Path) -> None:
+    if kind == "eightball":
+        tiny.classifier().save_pretrained(tmp_path)
+        encoders.tokenizer("bert").save_pretrained(tmp_path)
+    else:
+        encoders.save(kind, tmp_path)
+    exact, _ = load(tmp_path)
+    model, _ = load(tmp_path, torch.bfloat16)
+    ids_BT = torch.tensor([[5, 6, 7], [8, 9, 0]])
+    logits_BK = model(input_ids=ids_BT, attention_mask=ids_BT.clamp(max=1)).logits
+    assert logits_BK.dtype == torch.float32 and not torch.equal(logits_BK, logits_BK.bfloat16().float())
+    types = {name.split(".")[0]: own.dtype for name, own in model.named_parameters()}
+    assert types["classifier"] == torch.float32 and torch.bfloat16 in types.values()
+    head = {name: own for name, own in exact.named_parameters() if name.startswith("classifier.")}
+    assert all(torch.equal(own, model.get_parameter(name)) for name, own in head.items())
+    policy = with_lora(model.requires_grad_(False), tiny.config(use_peft=True))
+    assert {own.dtype for own in policy.parameters() if own.requires_grad} == {torch.float32}
+    assert torch.equal(policy(input_ids=ids_BT, attention_mask=ids_BT.clamp(max=1)).logits, logits_BK)
+
+
+def test_all_weights_in_half_precision_are_warned_about(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    encoders.save("bert", tmp_path)
+    rate = {"learning_rate": 2e-5}
+    for dtype, lora, told in ((torch.bfloat16, True, 0), (torch.float32, False, 0), (torch.bfloat16, False, 1)):
+        model, _ = load(tmp_path, dtype)
+        with caplog.at_level(logging.WARNING):
+            check_rates(model, tiny.config(use_peft=lora), **rate)
+        assert len(caplog.records) == told
+    assert "--dtype bfloat16: " in caplog.text and "--use_peft" in caplog.text
 
 
 @pytest.mark.parametrize("kind", ["roberta", "deberta-v2", "modernbert", "distilbert", "mpnet"])

@@ -15,6 +15,7 @@ from eightball_ppo.data import Questions
 from eightball_ppo.errors import InputError
 from eightball_ppo.labels import LabelSet
 from eightball_ppo.locations import local_path
+from eightball_ppo.models.precision import in_dtype
 from eightball_ppo.models.whole import few_of, load_whole
 from eightball_ppo.packaged import PACKAGED_MINILM, checked_minilm_dir
 from eightball_ppo.tokenization import TokenTable, reads_at_most, tokenize
@@ -58,7 +59,7 @@ def load_classifier(
     except Exception as error:  # every library below raises its own: OSError, ValueError, SafetensorError, KeyError ...
         raise InputError(f"{flag} {name}: not a loadable checkpoint ({first_line(error)})") from error
     require_padding(tokenizer, flag, name)
-    return model.to(dtype).eval(), tokenizer
+    return in_dtype(model, dtype, f"{flag} {name}").eval(), tokenizer
 
 
 def require_padding(tokenizer: PreTrainedTokenizerBase, flag: str, name: str) -> None:
