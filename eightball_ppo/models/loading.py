@@ -18,7 +18,7 @@ from eightball_ppo.locations import local_path
 from eightball_ppo.models.precision import in_dtype
 from eightball_ppo.models.whole import few_of, load_whole
 from eightball_ppo.packaged import PACKAGED_MINILM, checked_minilm_dir
-from eightball_ppo.tokenization import TokenTable, reads_at_most, tokenize
+from eightball_ppo.tokenization import TokenTable, cut_at, reads_at_most, tokenize
 
 ADAPTER_CONFIG = "adapter_config.json"
 
@@ -59,6 +59,7 @@ def load_classifier(
     except Exception as error:  # every library below raises its own: OSError, ValueError, SafetensorError, KeyError ...
         raise InputError(f"{flag} {name}: not a loadable checkpoint ({first_line(error)})") from error
     require_padding(tokenizer, flag, name)
+    cut_at(tokenizer, model, None)
     return in_dtype(model, dtype, f"{flag} {name}").eval(), tokenizer
 
 
