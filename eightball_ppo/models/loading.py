@@ -15,6 +15,7 @@ from eightball_ppo.data import Questions
 from eightball_ppo.errors import InputError
 from eightball_ppo.labels import LabelSet
 from eightball_ppo.locations import local_path
+from eightball_ppo.models.attention import has_to_be_waited_for, without_waiting
 from eightball_ppo.models.precision import in_dtype
 from eightball_ppo.models.whole import few_of, load_whole
 from eightball_ppo.packaged import PACKAGED_MINILM, checked_minilm_dir
@@ -60,6 +61,8 @@ def load_classifier(
         raise InputError(f"{flag} {name}: not a loadable checkpoint ({first_line(error)})") from error
     require_padding(tokenizer, flag, name)
     cut_at(tokenizer, model, None)
+    if has_to_be_waited_for():
+        without_waiting(model)
     return in_dtype(model, dtype, f"{flag} {name}").eval(), tokenizer
 
 
