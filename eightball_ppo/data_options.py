@@ -60,6 +60,12 @@ class DataConfig:
         except ValueError:
             return None
 
+    @property
+    def shared_train_split(self) -> str | None:
+        """`--dataset_train_split` as far as stages of other kinds share it: the one that is this stage's own by default
+        is not theirs, whether it was said or not."""
+        return None if self.dataset_train_split == self.own_split else self.dataset_train_split
+
     def label_set(self) -> LabelSet:
         """The labels, once they are known (see `methods.label_sets`).
 

@@ -45,6 +45,25 @@ def check_launch() -> None:
             )
 
 
+def mixed_precision() -> str:
+    """What `accelerate launch --mixed_precision` asked for: no, bf16, fp16 or fp8."""
+    return os.environ.get("ACCELERATE_MIXED_PRECISION", "no").lower()
+
+
+def require_one_precision() -> None:
+    """Raises InputError where answers would be sampled in one precision and learned from in another.
+
+    Accelerate computes the passes that are learned from in the mixed precision, and no others: answers, the reference
+    and the rollout's values would be float32, and the first ratio not 1.
+    """
+    if mixed_precision() != "no":
+        raise InputError(
+            f"accelerate launch --mixed_precision {mixed_precision()}: answers would be sampled in float32 and learned "
+            "from in another precision; launch with --mixed_precision no, and pass --dtype bfloat16 (with --use_peft "
+            "what trains stays float32)"
+        )
+
+
 def _has_accelerator() -> bool:
     import torch
 

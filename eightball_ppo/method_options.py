@@ -104,7 +104,7 @@ class SampledConfig(PolicyOptions, GradedConfig):
 
 @dataclass
 class PPOConfig(SampledConfig):
-    """True policy gradients: TRL's PPOTrainer on the small classifier. Flags are those of `trl.experimental.ppo`."""
+    """True policy gradients: TRL's PPOTrainer on any classifier. Flags are those of `trl.experimental.ppo`."""
 
     output_dir: str = option("runs/ppo", "Directory of the finished run; it must not hold another run.")
     total_episodes: int = option(48_000, "Answers sampled in all, over all processes; rounded up to whole batches.")
@@ -210,14 +210,14 @@ class GroupConfig(SampledConfig):
 
 @dataclass
 class RLOOConfig(GroupConfig):
-    """TRL's RLOOTrainer on the small classifier: the baseline of an answer is the mean of the others."""
+    """TRL's RLOOTrainer on any classifier: the baseline of an answer is the mean of the others."""
 
     output_dir: str = option("runs/rloo", "Directory of the finished run; it must not hold another run.")
 
 
 @dataclass
 class GRPOConfig(GroupConfig):
-    """TRL's GRPOTrainer on the small classifier: advantages are standardised within the answers to a question."""
+    """TRL's GRPOTrainer on any classifier: advantages are standardised within the answers to a question."""
 
     output_dir: str = option("runs/grpo", "Directory of the finished run; it must not hold another run.")
     scale_rewards: Literal["group", "batch", "none"] = option(

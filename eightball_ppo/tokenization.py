@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from eightball_ppo.data import Questions
@@ -138,13 +138,24 @@ def reads_at_most(tokenizer: PreTrainedTokenizerBase) -> int:
     return tokenizer.model_max_length if tokenizer.model_max_length < 1_000_000 else 512
 
 
+def positions(model: PreTrainedModel) -> int | None:
+    """Most tokens that `model` has positions for; None where it needs none.
+
+    RoBERTa and its kin, and MPNet, count positions from behind that of padding, so that the first ones are never used.
+    """
+    for name, own in model.named_modules():
+        if name.endswith("position_embeddings") and isinstance(own, nn.Embedding) and own.padding_idx is not None:
+            return own.num_embeddings - own.padding_idx - 1
+    return getattr(model.config, "max_position_embeddings", None)
+
+
 def cut_at(tokenizer: PreTrainedTokenizerBase, model: PreTrainedModel, max_length: int | None) -> None:
     """Let `tokenizer` cut at `max_length` tokens, also for whoever loads it beside the policy; None leaves it as it is.
 
     Raises:
         InputError: `model` has no positions for so many.
     """
-    longest = getattr(model.config, "max_position_embeddings", None)
+    longest = positions(model)
     if max_length is not None:
         if longest is not None and max_length > longest:
             raise InputError(f"--max_length {max_length}: {type(model).__name__} reads at most {longest} tokens")

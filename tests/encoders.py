@@ -1,9 +1,11 @@
 """Encoders of the architectures that users bring, a few thousand weights each, with tokenizers of their kind."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import (
     AutoConfig,
     AutoModelForSequenceClassification,
@@ -44,10 +46,38 @@ def tokenizer(kind: str) -> PreTrainedTokenizerBase:
     )
 
 
-def save(kind: str, directory: Path, labels: tuple[str, ...] = ("Yes", "No", "Maybe"), seed: int = 0) -> Path:
-    """A randomly initialised classifier of `kind` with its tokenizer, in `directory`."""
+def byte_level(texts: Sequence[str]) -> PreTrainedTokenizerBase:
+    """A byte-level BPE tokenizer as RoBERTa's, trained on `texts`: spaces belong to words, and no text is unknown."""
+    backend = Tokenizer(models.BPE())
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    backend.decoder = decoders.ByteLevel()
+    special = ["<s>", "<pad>", "</s>", "<unk>", "<mask>"]
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    backend.train_from_iterator(
+        texts, trainers.BpeTrainer(vocab_size=400, special_tokens=special, initial_alphabet=alphabet)
+    )
+    backend.post_processor = processors.RobertaProcessing(("</s>", 2), ("<s>", 0), add_prefix_space=False)
+    names = {
+        "pad_token": "<pad>",
+        "cls_token": "<s>",
+        "sep_token": "</s>",
+        "unk_token": "<unk>",
+        "mask_token": "<mask>",
+    }
+    return PreTrainedTokenizerFast(tokenizer_object=backend, model_input_names=["input_ids", "attention_mask"], **names)
+
+
+def save(
+    kind: str,
+    directory: Path,
+    labels: tuple[str, ...] = ("Yes", "No", "Maybe"),
+    seed: int = 0,
+    own: PreTrainedTokenizerBase | None = None,
+) -> Path:
+    """A randomly initialised classifier of `kind` with its tokenizer, or `own`, in `directory`."""
+    own = tokenizer(kind) if own is None else own
     sizes = {
-        "vocab_size": 30522,
+        "vocab_size": len(own),
         "hidden_size": 32,
         "intermediate_size": 64,
         "num_hidden_layers": 2,
@@ -60,5 +90,5 @@ def save(kind: str, directory: Path, labels: tuple[str, ...] = ("Yes", "No", "Ma
         torch.manual_seed(seed)
         model = AutoModelForSequenceClassification.from_config(AutoConfig.for_model(kind, **sizes, **names))
     model.save_pretrained(directory)
-    tokenizer(kind).save_pretrained(directory)
+    own.save_pretrained(directory)
     return directory

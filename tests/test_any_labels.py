@@ -24,6 +24,7 @@ WORD = re.compile(r"\b(?:Yes|YES|Maybe|MAYBE|NO)\b|\bNo\b(?! [a-z])")  # "No gra
 
 STRATEGY = "transformers' word for: never"
 WORDS = {
+    ("launches.py", "no"): "accelerate's word for: no mixed precision",
     ("methods/fitting.py", "no"): STRATEGY,
     ("methods/groups.py", "no"): STRATEGY,
     ("methods/ppo.py", "no"): STRATEGY,

@@ -1,5 +1,6 @@
 """Launches of more than one process and machine, on CPU over gloo: refused, bounded in time, alike in the end."""
 
+import importlib
 import json
 import os
 import shutil
@@ -19,7 +20,9 @@ import yaml
 import tiny
 from conftest import REPOSITORY
 from eightball_ppo import launches
+from eightball_ppo.configs import DistillConfig, GRPOConfig, PPOConfig, RLOOConfig
 from eightball_ppo.errors import InputError
+from eightball_ppo.methods import distill
 from eightball_ppo.methods.checkpoints import Checkpoints
 from hub_client import WRITE, settings
 from hub_server import running_hub
@@ -147,6 +150,34 @@ def test_sharding_on_cpu_is_refused(variable: str, name: str, monkeypatch: pytes
     monkeypatch.setenv("ACCELERATE_USE_CPU", "true")
     with pytest.raises(InputError, match=f"{name} was asked for, and there is no GPU"):
         launches.check_launch()
+
+
+@pytest.mark.parametrize("method", ["ppo", "rloo", "grpo"])
+def test_mixed_precision_is_refused_where_answers_are_sampled(
+    method: str, small_data: Path, sft_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "bf16")
+    config = {"ppo": PPOConfig, "rloo": RLOOConfig, "grpo": GRPOConfig}[method](
+        output_dir=str(tmp_path / "run"), dataset_name=str(small_data), sft_model_path=str(sft_run), grader="rule:Yes"
+    )
+    with pytest.raises(
+        InputError, match=r"--mixed_precision bf16: answers would be sampled in float32 .*--dtype bfloa"
+    ):
+        importlib.import_module(f"eightball_ppo.methods.{method}").train(config)
+
+
+def test_mixed_precision_is_recorded(
+    small_data: Path, sft_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert json.loads((sft_run / "results.json").read_text())["mixed_precision"] == "no"
+    monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "bf16")
+    run = distill.train(
+        DistillConfig(
+            output_dir=str(tmp_path / "run"), dataset_name=str(small_data), sft_model_path=str(sft_run),
+            disable_tqdm=True, grader="rule:Yes", allow_weak_grader=True, num_train_epochs=1, threshold=0.0,
+        )
+    )  # fmt: skip
+    assert json.loads((run / "results.json").read_text())["mixed_precision"] == "bf16"
 
 
 def test_every_launch_file_is_read_by_accelerate_as_it_says() -> None:

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import torch
+from spies import Spy
 from torch import Tensor
 from transformers import AutoConfig, AutoModelForSequenceClassification, BertConfig, BertForSequenceClassification
 
@@ -32,6 +33,7 @@ from eightball_ppo.configs import (
 from eightball_ppo.errors import DryRun, InputError
 from eightball_ppo.evaluation import evaluate
 from eightball_ppo.methods import best_of_n, distill, exact, grade, measuring
+from eightball_ppo.methods.distill import TargetLoss
 from eightball_ppo.methods.exact import AnnealedObjective
 from eightball_ppo.methods.task import Task, load_splits, load_task
 from eightball_ppo.methods.training_grades import TrainingGrades
@@ -40,6 +42,7 @@ from eightball_ppo.models.modeling_recall import RecallForSequenceClassification
 from eightball_ppo.report import plots
 from eightball_ppo.runs import read_metrics, read_results
 
+CPU = torch.device("cpu")
 GROUPS: dict[str, Any] = {"total_episodes": 600, "steps_per_generation": 2, "num_iterations": 2}
 # name in results.json -> module, options class, options for a short run
 METHODS: dict[str, tuple[str, type[GradedConfig], dict[str, Any]]] = {
@@ -269,14 +272,24 @@ def test_the_annealed_loss_is_the_objective_in_units_of_its_price() -> None:
     def expected(beta: float) -> Tensor:
         return -objective.objective_N(logp_BK, ref_logp_NK[rows_B], score_NK[rows_B], beta).mean() / beta
 
-    loss = AnnealedObjective(ref_logp_NK, score_NK, 0.2, annealing_steps=4)
+    loss = AnnealedObjective(ref_logp_NK, score_NK, 0.2, 4, CPU)
     for share in (exact.DEAREST, 1 / 4, 2 / 4, 3 / 4, 1.0, 1.0):
         torch.testing.assert_close(loss(logits_BK, rows_B), expected(0.2 / share))
-    plain = AnnealedObjective(ref_logp_NK, score_NK, 0.2, annealing_steps=0)
+    plain = AnnealedObjective(ref_logp_NK, score_NK, 0.2, 0, CPU)
     torch.testing.assert_close(plain(logits_BK, rows_B), expected(0.2))
-    free = AnnealedObjective(ref_logp_NK, score_NK, 0.0, annealing_steps=0)
+    free = AnnealedObjective(ref_logp_NK, score_NK, 0.0, 0, CPU)
     score = objective.expected_score_N(logp_BK, score_NK[rows_B]).mean()
     torch.testing.assert_close(free(logits_BK, rows_B), -score)
+
+
+def test_tables_of_targets_move_to_the_device_once() -> None:
+    meta = torch.device("meta")
+    logits_BK, rows_B = torch.zeros(2, 3, device=meta), torch.zeros(2, dtype=torch.long, device=meta)
+    table_NK = tiny.scores(1000)
+    for loss in (AnnealedObjective(table_NK, table_NK, 0.2, 4, meta), TargetLoss(table_NK, meta)):
+        with Spy() as spy:
+            loss(logits_BK, rows_B)
+        assert spy.ran and not [name for name in spy.ran if "copy" in name], type(loss)
 
 
 @pytest.mark.parametrize(("batch", "processes", "steps"), [(200, 1, 3), (16, 1, 12), (16, 2, 6), (60, 4, 3)])

@@ -8,7 +8,7 @@ from typing import Any
 import encoders
 import pandas as pd
 import pytest
-from transformers import AutoModelForSequenceClassification
+from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from eightball_ppo.configs import DistillConfig, PPOConfig, PredictConfig, RLOOConfig, SFTConfig
 from eightball_ppo.errors import InputError
@@ -115,6 +115,29 @@ def test_a_grader_with_another_number_of_labels_is_refused(classifier: Path, tmp
         ppo.train(PPOConfig(output_dir=str(tmp_path / "run"), **own))
 
 
+def test_a_classifier_with_a_byte_level_tokenizer(tmp_path: Path) -> None:
+    """RoBERTa's kind: no word pieces, no token types, padding is id 1, and the tokenizer knows no limit."""
+    data = write_csv(tmp_path / "tickets.csv")
+    text = 'Ticket 1, über "crash" 🙂'
+    tokenizer = encoders.byte_level([*data.read_text().splitlines(), text])
+    theirs = encoders.save("roberta", tmp_path / "roberta", INTENTS, own=tokenizer)
+    own = options(theirs, data, tmp_path, use_peft=True, merge=True, total_episodes=600)
+    run = ppo.train(PPOConfig(output_dir=str(tmp_path / "run"), **own))
+    assert read_results(run)["splits"]["train"]["kl"] > 1e-3
+    stock, own_tokenizer = AutoModelForSequenceClassification.from_pretrained(run), AutoTokenizer.from_pretrained(run)
+    assert own_tokenizer.decode(own_tokenizer(text)["input_ids"], skip_special_tokens=True) == text
+    p_K = stock(**own_tokenizer(text, return_tensors="pt")).logits.softmax(-1)[0]
+    ((_, _, answered),) = predict.answers(PredictConfig(question=text, model_name_or_path=str(run)))
+    assert list(answered.values()) == pytest.approx(p_K.tolist(), abs=1e-5)
+
+
+def test_a_model_with_one_label_is_refused(tmp_path: Path) -> None:
+    theirs = encoders.save("bert", tmp_path / "one", INTENTS[:1])
+    own = options(theirs, write_csv(tmp_path / "tickets.csv"), tmp_path)
+    with pytest.raises(InputError, match=r"at least 2 are needed, got \['billing'\]"):
+        ppo.train(PPOConfig(output_dir=str(tmp_path / "run"), **own))
+
+
 @pytest.mark.parametrize("num_labels", [2, 1000])
 def test_two_labels_and_a_thousand(num_labels: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     names = [f"intent {i}" for i in range(num_labels)]
@@ -135,4 +158,8 @@ def test_two_labels_and_a_thousand(num_labels: int, tmp_path: Path, capsys: pyte
     run = ppo.train(PPOConfig(output_dir=str(tmp_path / "ppo"), total_episodes=1200, **config, **shared))
     results = read_results(run)
     assert set(results["splits"]["train"]["label_histogram"]) == set(names)
+    distilled = distill.train(
+        DistillConfig(output_dir=str(tmp_path / "distill"), num_train_epochs=5, threshold=0.0, **config, **shared)
+    )
+    assert read_results(distilled)["splits"]["train"]["greedy_histogram"][names[1]] == 1.0
     assert len(capsys.readouterr().out) < 20_000  # nobody reads a thousand columns

@@ -7,7 +7,13 @@ import sys
 from collections import Counter
 from pathlib import Path
 
+import encoders
+import pytest
+import torch
+
+import tiny
 from conftest import REPOSITORY
+from eightball_ppo.models.loading import load_classifier, table_logits_NK
 
 
 def torchrun(*arguments: str, cwd: Path = REPOSITORY) -> subprocess.CompletedProcess[str]:
@@ -16,13 +22,23 @@ def torchrun(*arguments: str, cwd: Path = REPOSITORY) -> subprocess.CompletedPro
     return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=240)
 
 
-def test_ranks_end_with_equal_weights_and_split_the_questions() -> None:
-    done = torchrun("tests/two_ranks.py")
+@pytest.mark.parametrize("use_peft", [False, True], ids=["all weights", "lora"])
+def test_ranks_end_with_equal_weights_and_split_the_questions(use_peft: bool, tmp_path: Path) -> None:
+    tiny.classifier().save_pretrained(tmp_path)
+    encoders.tokenizer("bert").save_pretrained(tmp_path)
+    done = torchrun("tests/two_ranks.py", *([str(tmp_path)] if use_peft else []))
     assert done.returncode == 0, done.stderr[-2000:]
     first, second = json.loads(done.stdout.strip().splitlines()[-1])
     assert first["processes"] == second["processes"] == 2
-    for model in ("policy", "value", "reference"):
+    for model in ("policy", "value", "reference", "logits"):
         assert first[model] == second[model]
-    assert first["policy"] != first["reference"]
+    before_NK = table_logits_NK(tiny.classifier(), tiny.tokens(24))
+    after_NK = torch.tensor(first["logits"])
+    assert not torch.allclose(after_NK, before_NK, atol=1e-2)
+    if use_peft:
+        saved, _ = load_classifier(str(tmp_path / "policy"), "--sft_model_path")
+        torch.testing.assert_close(table_logits_NK(saved, tiny.tokens(24)), after_NK, atol=1e-5, rtol=0)
+    else:
+        assert first["policy"] != first["reference"]
     # every question twice a pass, over both ranks together
     assert Counter(first["rows"] + second["rows"]) == dict.fromkeys(range(24), 2 * 4)

@@ -1,14 +1,20 @@
 """Recipes: one YAML file for several stages, and what of it each stage gets."""
 
 from pathlib import Path
+from typing import Any
 
+import encoders
 import pytest
+import yaml
 
+from conftest import REPOSITORY
 from eightball_ppo.cli import parse
 from eightball_ppo.configs import DistillConfig, PPOConfig, RewardConfig, SFTConfig
 from eightball_ppo.errors import InputError
+from eightball_ppo.methods import ppo
 from eightball_ppo.methods.batches import batch_size, generations
 from eightball_ppo.recipes import SECTIONS, read_recipe, read_section
+from eightball_ppo.runs import read_config, read_results
 
 RECIPE = """
 labels: [a, b]
@@ -67,6 +73,42 @@ def test_every_stage_that_takes_a_config_may_have_a_section() -> None:
 
     stages = {name for name, command in COMMANDS.items() if issubclass(command.config_class, StageConfig)}
     assert stages == set(SECTIONS)
+
+
+SHIPPED = sorted((REPOSITORY / "recipes").glob("*.yaml"))
+
+
+@pytest.mark.parametrize("file", SHIPPED, ids=lambda file: file.stem)
+def test_every_section_of_a_shipped_recipe_is_understood(file: Path) -> None:
+    content = yaml.safe_load(file.read_text())
+    sections = [name for name in content if isinstance(content[name], dict)]
+    for name in sections:
+        config = parse(SECTIONS[name], ["--config", str(file)])
+        for key, value in content[name].items():
+            assert getattr(config, key) == value, (name, key)
+    stage: type[Any] = DistillConfig if "distill.py" in file.read_text().partition("output_dir")[0] else PPOConfig
+    assert sections or parse(stage, ["--config", str(file)])  # the head of the file says which stage it is for
+
+
+def test_the_recipe_of_own_data_from_nothing(tmp_path: Path) -> None:
+    """Its own sections and data, a tiny encoder in place of the MiniLM, and one short pass each."""
+    encoder = str(encoders.save("bert", tmp_path / "encoder", tuple(f"of another head {i}" for i in range(5))))
+    content = yaml.safe_load((REPOSITORY / "recipes" / "own_data.yaml").read_text())
+    content |= {"dataset_name": str(REPOSITORY / content["dataset_name"]), "disable_tqdm": True, "seed": 3}
+    content |= {"allow_weak_grader": True, "dataset_train_split": "rl"}  # said, and yet not the split of all stages
+    for name, epochs in (("sft", 1.0), ("reward", 2.0)):
+        content[name] |= {"model_name_or_path": encoder, "num_train_epochs": epochs}
+    content["ppo"]["total_episodes"] = content["ppo"]["per_device_train_batch_size"]
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(yaml.safe_dump(content))
+    run = ppo.train(parse(PPOConfig, ["--config", str(recipe)]))
+    results = read_results(run)
+    assert results["seed"] == 3 and results["updates"] == 1 and results["splits"]["train"]["kl"] > 0
+    assert run.name == "ppo" and run.parent.name == "tickets"
+    for name in ("sft", "reward"):
+        config = read_config(run.parent / name)
+        assert (config["seed"], config["dataset_train_split"]) == (3, None)
+        assert {key: config[key] for key in content[name]} == content[name]
 
 
 @pytest.mark.parametrize(("questions", "times"), [(600, 2), (5000, 2), (40, 30), (324, 4), (1199, 2)])

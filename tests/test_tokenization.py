@@ -3,13 +3,16 @@
 import logging
 from pathlib import Path
 
+import encoders
 import pytest
 import torch
 from transformers import AutoTokenizer
 
 from eightball_ppo.data import Questions
 from eightball_ppo.errors import InputError
-from eightball_ppo.tokenization import load_tokenizer, tokenize
+from eightball_ppo.graders.bert import BertGrader
+from eightball_ppo.models.loading import load_classifier
+from eightball_ppo.tokenization import cut_at, load_tokenizer, reads_at_most, token_table, tokenize
 
 QUESTIONS = Questions("some.jsonl", ["Will it rain?", "Will it rain in Rome on the day after tomorrow?"])
 
@@ -41,3 +44,19 @@ def test_whitespace_vocabulary_lowercases_and_knows_unk(tmp_path: Path) -> None:
 def test_a_path_without_a_tokenizer_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"--tokenizer .*no tokenizer there"):
         load_tokenizer(str(tmp_path), QUESTIONS)
+
+
+@pytest.mark.parametrize(("kind", "longest"), [("bert", 66), ("roberta", 64), ("mpnet", 64), ("distilbert", 66)])
+def test_no_text_is_longer_than_the_model_has_positions_for(kind: str, longest: int, tmp_path: Path) -> None:
+    """With a tokenizer that was saved without a limit, as many are."""
+    encoders.save(kind, tmp_path)
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path)
+    tokenizer.model_max_length = 10**30
+    tokenizer.save_pretrained(tmp_path)
+    text = "rain " * 200
+    grader = BertGrader.from_directory(str(tmp_path))
+    assert grader.logp_BK([text]).isfinite().all() and grader.settings["reads"] == f"{longest} tokens"
+    model, tokenizer = load_classifier(str(tmp_path), "--sft_model_path")
+    assert token_table([text], tokenizer, reads_at_most(tokenizer)).longest == longest
+    with pytest.raises(InputError, match=rf"--max_length {longest + 1}: .* reads at most {longest} tokens"):
+        cut_at(tokenizer, model, longest + 1)

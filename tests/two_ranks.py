@@ -1,4 +1,7 @@
-"""Run under torchrun by `test_ranks.py`: a short PPO on this rank; rank 0 prints what both ranks did, as JSON."""
+"""Run under torchrun by `test_ranks.py`: a short PPO on this rank; rank 0 prints what both ranks did, as JSON.
+
+With a directory as argument, PPO of LoRA adapters on the classifier in it; rank 0 saves these to `policy` in there.
+"""
 
 import json
 import sys
@@ -10,14 +13,22 @@ import torch
 from torch import Tensor, distributed
 
 import tiny
+from eightball_ppo.launches import require_equal_ranks
 from eightball_ppo.methods import batches, ppo
 from eightball_ppo.methods.training_grades import TrainingGrades
+from eightball_ppo.models.loading import load_classifier, table_logits_NK
+from eightball_ppo.models.saving import save_policy
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    settings = tiny.config(num_generations=2, num_mini_batches=2, total_episodes=4 * 48)
+    under_lora = [Path(argument) for argument in sys.argv[1:]]
+    settings = tiny.config(use_peft=bool(under_lora), num_generations=2, num_mini_batches=2, total_episodes=4 * 48)
     table = tiny.tokens(24)
-    models = ppo.build_models(tiny.classifier(), table, TrainingGrades(tiny.scores(24)), settings)
+    classifier: Any = tiny.classifier()
+    tokenizer: Any = None
+    for base in under_lora:
+        classifier, tokenizer = load_classifier(str(base), "--sft_model_path")
+    models = ppo.build_models(classifier, table, TrainingGrades(tiny.scores(24)), settings)
     seen: list[int] = []
     generate = models.policy.generate
 
@@ -30,16 +41,20 @@ if __name__ == "__main__":
     with tempfile.TemporaryDirectory() as directory:
         trainer = ppo.build_trainer(settings, models, batches.batch_size(settings, 24, 2), Path(directory), [])
         ppo.run_trainer(trainer, settings)
+    require_equal_ranks(trainer)
     mine = {
         "processes": trainer.accelerator.num_processes,
         "policy": [p.double().sum().item() for p in models.policy.parameters()],
         "value": [p.double().sum().item() for p in models.value.parameters()],
         "reference": [p.double().sum().item() for p in models.reference.parameters()],
         "rows": seen,
+        "logits": table_logits_NK(models.policy.by_row.classifier, table).tolist(),
     }
     everybody: list[Any] = [None, None]
     distributed.all_gather_object(everybody, mine)
     if distributed.get_rank() == 0:
+        for base in under_lora:
+            save_policy(models.policy.by_row.classifier, tokenizer, base / "policy")
         print(json.dumps(everybody))
     distributed.destroy_process_group()
     sys.exit(0)

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate import PartialState
 from torch import Tensor
 from transformers import PreTrainedModel, set_seed
 
@@ -108,6 +109,16 @@ def targets_NK(task: Task, config: DistillConfig) -> Tensor:
     return objective.optimum_logp_NK(ref_logp_NK, task.lessons.score_NK, config.kl_coef).exp()
 
 
+class TargetLoss:
+    """Cross-entropy to rows of a table of distributions, which moves to `device`, that of the logits, once."""
+
+    def __init__(self, target_NK: Tensor, device: torch.device):
+        self.target_NK = target_NK.to(device)
+
+    def __call__(self, logits_BK: Tensor, rows_B: Tensor) -> Tensor:
+        return torch.nn.functional.cross_entropy(logits_BK, self.target_NK[rows_B])
+
+
 def distil(
     task: Task, rows: list[int], threshold: float, config: DistillConfig, run: Run, stage: str
 ) -> tuple[PreTrainedModel, list[int]]:
@@ -121,11 +132,7 @@ def distil(
     set_seed(config.seed)
     policy = trainable_copy(task.classifier, config)
     texts = [task.questions["train"].texts[row] for row in kept]
-    target_NK = targets_NK(task, config)
-
-    def loss(logits_BK: Tensor, rows_B: Tensor) -> Tensor:
-        return torch.nn.functional.cross_entropy(logits_BK, target_NK.to(logits_BK.device)[rows_B])
-
+    loss = TargetLoss(targets_NK(task, config), PartialState().device)
     measure = (lambda: task.exact_metrics(policy)) if stage == run.method else nothing
     fit(policy, task.tokenizer, texts, kept, config, run, stage, measure, loss)
     return policy, kept

@@ -2,6 +2,8 @@
 
 from pathlib import Path
 
+import torch
+from accelerate import PartialState
 from torch import Tensor
 from transformers import set_seed
 
@@ -24,10 +26,14 @@ class AnnealedObjective:
     Where the reference hardly gives the best label, the gradient there is as small as its probability, and plain ascent
     gets stuck. While 1/beta rises linearly from 0 the optimum moves from the reference to its place, and the policy
     keeps up with it: `pi*_beta = ref * exp(score / beta)` raises a rare label before it counts on it.
+
+    The tables move to `device`, that of the logits, once.
     """
 
-    def __init__(self, ref_logp_NK: Tensor, score_NK: Tensor, beta: float, annealing_steps: float):
-        self.ref_logp_NK, self.score_NK = ref_logp_NK, score_NK
+    def __init__(
+        self, ref_logp_NK: Tensor, score_NK: Tensor, beta: float, annealing_steps: float, device: torch.device
+    ):
+        self.ref_logp_NK, self.score_NK = ref_logp_NK.to(device), score_NK.to(device)
         self.beta, self.annealing_steps = beta, annealing_steps
         self.step = 0
 
@@ -35,7 +41,7 @@ class AnnealedObjective:
         share = 1.0 if not self.annealing_steps else min(1.0, max(self.step / self.annealing_steps, DEAREST))
         self.step += 1
         beta = self.beta / share
-        ref_logp_BK, score_BK = (own.to(logits_BK.device)[rows_B] for own in (self.ref_logp_NK, self.score_NK))
+        ref_logp_BK, score_BK = self.ref_logp_NK[rows_B], self.score_NK[rows_B]
         objective_B = objective.objective_N(logits_BK.log_softmax(-1), ref_logp_BK, score_BK, beta)
         return -objective_B.mean() / (beta or 1.0)
 
@@ -60,7 +66,8 @@ def train(config: ExactConfig) -> Path:
         policy = trainable_copy(task.classifier, config)
         ref_logp_NK = task.ref_logits_NK["train"].log_softmax(-1)
         steps = config.num_train_epochs * -(-len(rows) // (config.per_device_train_batch_size * num_processes()))
-        loss = AnnealedObjective(ref_logp_NK, task.lessons.score_NK, config.kl_coef, config.anneal * steps)
+        score_NK, device = task.lessons.score_NK, PartialState().device
+        loss = AnnealedObjective(ref_logp_NK, score_NK, config.kl_coef, config.anneal * steps, device)
         texts = [task.questions["train"].texts[row] for row in rows]
         fit(policy, task.tokenizer, texts, rows, config, run, "exact", lambda: task.exact_metrics(policy), loss)
         return finish(task, policy, run, episodes=0, extra={"anneal": config.anneal})

@@ -1,4 +1,4 @@
-"""RLOO and GRPO: TRL's own trainers, untouched, on the adapters of the small classifier.
+"""RLOO and GRPO: TRL's own trainers, untouched, on the adapters of a classifier.
 
 A group whose answers are all the same teaches these methods nothing, and a reference that is sure of itself gives
 little else. So sampling starts hot and at a high price of KL, and both fall to what is asked for. Policy and reference
@@ -20,7 +20,7 @@ from eightball_ppo.adapters import Scores
 from eightball_ppo.configs import GRPOConfig
 from eightball_ppo.errors import DryRun, InputError
 from eightball_ppo.group_adapters import GroupPolicyAdapter, RowTokenizer
-from eightball_ppo.launches import require_equal_ranks
+from eightball_ppo.launches import require_equal_ranks, require_one_precision
 from eightball_ppo.method_options import GroupConfig
 from eightball_ppo.methods.checkpoints import checkpoints
 from eightball_ppo.methods.completions import WatchedScores
@@ -53,6 +53,7 @@ def train(config: GroupConfig, method: str) -> Path:
     if config.dry_run:
         raise DryRun(outlook(config, questions))
     check_one_till(config)
+    require_one_precision()
     generation_batch_size(config, len(questions["train"]), num_processes())
     task = load_task(config, questions)
     batch = generation_batch_size(config, len(task.questions["train"]), num_processes())
@@ -198,7 +199,7 @@ class GroupJob:
             "disable_tqdm": config.disable_tqdm,
             "save_strategy": "no",
             "logging_steps": self.steps_per_update,
-            # precision and memory: said, because TRL's defaults switch on what a small classifier has no use for
+            # precision and memory: said, because TRL's defaults switch on what TRL's loop then ignores
             "bf16": False,
             "activation_checkpointing": False,
             "dataloader_pin_memory": False,

@@ -1,4 +1,4 @@
-"""GRPO: TRL's `GRPOTrainer` on adapters of the small classifier; see `groups.py`."""
+"""GRPO: TRL's `GRPOTrainer` on adapters of a classifier; see `groups.py`."""
 
 from pathlib import Path
 

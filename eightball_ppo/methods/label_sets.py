@@ -44,7 +44,7 @@ def _first_stage(config: StageConfig) -> StageConfig:
     if not isinstance(config, GraderConfig):
         return config
     shared = {own.name: getattr(config, own.name) for own in dataclasses.fields(StageConfig)}
-    return SFTConfig(**shared)
+    return SFTConfig(**{**shared, "dataset_train_split": config.shared_train_split})
 
 
 def _of_model(name: str, flag: str) -> list[str] | None:

@@ -1,13 +1,18 @@
 """From the reference to a policy that can be trained: a copy, under LoRA adapters if that was asked for."""
 
 import copy
+import logging
 
+import torch
 from transformers import PreTrainedModel
 
 from eightball_ppo.errors import InputError
 from eightball_ppo.model_options import LoraOptions
 from eightball_ppo.models.configuration_eightball import EightBallConfig
 from eightball_ppo.models.lora import with_lora
+from eightball_ppo.ranks import is_main_process
+
+logger = logging.getLogger(__name__)
 
 HIGHEST_RATE = 5e-4  # of all weights of a pretrained encoder; above it, what was learned before is lost
 HIGHEST_LORA_RATE = 5e-3  # of adapters on one
@@ -22,8 +27,13 @@ def trainable_copy(classifier: PreTrainedModel, lora: LoraOptions) -> PreTrained
 def check_rates(classifier: PreTrainedModel, lora: LoraOptions, **rates: float | None) -> None:
     """Raises InputError for learning rates (by their flag) that would wipe out a pretrained encoder.
 
-    The default rates of most stages are made for the small classifier.
+    The default rates of most stages are made for the small classifier. Warns where all weights train in bfloat16.
     """
+    if not lora.use_peft and is_main_process() and any(own.dtype == torch.bfloat16 for own in classifier.parameters()):
+        logger.warning(
+            "--dtype bfloat16: all weights train in it; a step that changes one by less than a 256th of it is lost; "
+            "adapters (--use_peft) train in float32"
+        )
     if isinstance(classifier.config, EightBallConfig):
         return
     model = type(classifier).__name__

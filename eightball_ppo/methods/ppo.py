@@ -1,4 +1,4 @@
-"""PPO: TRL's `PPOTrainer`, its `train()` untouched, on adapters of the small classifier."""
+"""PPO: TRL's `PPOTrainer`, its `train()` untouched, on adapters of a classifier."""
 
 import contextlib
 import gc
@@ -15,7 +15,7 @@ from transformers import set_seed
 
 from eightball_ppo.configs import PPOConfig
 from eightball_ppo.errors import DryRun, InputError
-from eightball_ppo.launches import require_equal_ranks
+from eightball_ppo.launches import require_equal_ranks, require_one_precision
 from eightball_ppo.methods.batches import batch_size, generations, updates_between_measurements
 from eightball_ppo.methods.checkpoints import checkpoints
 from eightball_ppo.methods.completions import WatchedScores
@@ -50,6 +50,7 @@ def train(config: PPOConfig) -> Path:
         raise DryRun(outlook(config, questions))
     world_size = num_processes()
     check_one_till(config)
+    require_one_precision()
     batch_size(config, len(questions["train"]), world_size)  # says what is wrong before anything is trained
     task = load_task(config, questions)
     batch = batch_size(config, len(task.questions["train"]), world_size)

@@ -10,16 +10,17 @@ from transformers import PreTrainedModel, set_seed
 from eightball_ppo.calibration import expected_calibration_error, fit_temperature
 from eightball_ppo.configs import RewardConfig
 from eightball_ppo.data import Questions, load_split, split_by_question
-from eightball_ppo.errors import InputError
 from eightball_ppo.evaluation import describe
 from eightball_ppo.hub.cards import write_card
 from eightball_ppo.labels import LabelSet
+from eightball_ppo.launches import mixed_precision
 from eightball_ppo.locations import ADAPTER
 from eightball_ppo.methods.fitting import fit
 from eightball_ppo.methods.label_sets import with_labels
 from eightball_ppo.methods.policies import check_rates
 from eightball_ppo.models.loading import load_new_classifier, text_logits_NK
 from eightball_ppo.models.lora import merged, with_lora
+from eightball_ppo.models.precision import last_linear
 from eightball_ppo.models.saving import save_adapter
 from eightball_ppo.packaged import packaged_base
 from eightball_ppo.ranks import is_main_process
@@ -44,7 +45,7 @@ def train(config: RewardConfig) -> Path:
     training, validation = split_by_question(preferences, config.validation_fraction, config.seed)
     set_seed(config.seed)
     model, tokenizer, new = load_new_classifier(config.model_name_or_path, "--model_name_or_path", labels)
-    last_linear(model)
+    last_linear(model, f"--model_name_or_path {config.model_name_or_path}")
     check_rates(model, config, learning_rate=config.learning_rate)
     cut_at(tokenizer, model, config.max_length)  # the grader cuts where the reward model was cut
     truncated = tokenize(preferences, tokenizer, reads_at_most(tokenizer)).truncated
@@ -71,6 +72,7 @@ def train(config: RewardConfig) -> Path:
             "truncated_questions": truncated,
             "training_questions": len(training),
             "validation_questions": len(validation),
+            "mixed_precision": mixed_precision(),
             "seconds": run.seconds,
             "splits": {"heldout": record},
         }
@@ -108,23 +110,10 @@ def accuracy_record(logits_NK: torch.Tensor, gold_N: torch.Tensor, labels: Label
 @torch.no_grad()
 def fold_temperature(model: PreTrainedModel, temperature: float) -> None:
     """Divide the last layer by `temperature`, in place, so that the model's own softmax is the scaled one."""
-    head = last_linear(model)
+    head = last_linear(model, "--model_name_or_path")
     head.weight /= temperature
     if head.bias is not None:
         head.bias.div_(temperature)
-
-
-def last_linear(model: PreTrainedModel) -> torch.nn.Linear:
-    """The linear layer that the logits come from; under LoRA the copy of it that trains.
-
-    Raises:
-        InputError: there is none of that size.
-    """
-    wide = model.config.num_labels
-    linear = [own for own in model.modules() if isinstance(own, torch.nn.Linear) and own.out_features == wide]
-    if not linear:
-        raise InputError(f"--model_name_or_path: {type(model).__name__} ends in no linear layer of {wide} labels")
-    return linear[-1]
 
 
 def _gold_N(questions: Questions) -> torch.Tensor:

@@ -1,4 +1,4 @@
-"""RLOO: TRL's `RLOOTrainer` on adapters of the small classifier; see `groups.py`."""
+"""RLOO: TRL's `RLOOTrainer` on adapters of a classifier; see `groups.py`."""
 
 from pathlib import Path
 

@@ -12,6 +12,7 @@ from eightball_ppo.data import Questions, load_split
 from eightball_ppo.evaluation import describe
 from eightball_ppo.hub.cards import write_card
 from eightball_ppo.labels import LabelSet
+from eightball_ppo.launches import mixed_precision
 from eightball_ppo.locations import ADAPTER
 from eightball_ppo.methods.fitting import fit
 from eightball_ppo.methods.label_sets import with_labels
@@ -114,6 +115,7 @@ def _results(
         "beta": None,
         "episodes": 0,
         "grader_calls": 0,
+        "mixed_precision": mixed_precision(),
         "seconds": run.seconds,
         "splits": {"heldout": record},
     }

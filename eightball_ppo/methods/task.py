@@ -23,6 +23,7 @@ from eightball_ppo.graders.registry import check_graders, parse_grader
 from eightball_ppo.graders.texts import Joined, first_N
 from eightball_ppo.hub.cards import write_card
 from eightball_ppo.labels import LabelSet
+from eightball_ppo.launches import mixed_precision
 from eightball_ppo.method_options import TermsConfig
 from eightball_ppo.methods.grading import JobGrades, check_grades, estimate, grade_job
 from eightball_ppo.methods.training_grades import TrainingGrades
@@ -155,6 +156,7 @@ def train_prerequisites(config: TermsConfig) -> None:
         else:
             shared = read_recipe(recipe, stage) if recipe is not None and own is not None else {}
             inherited = {name: getattr(config, name) for name in INHERITED}
+            inherited["dataset_train_split"] = config.shared_train_split
             length = {"max_length": config.max_length} if section == "sft" else {}
             options = {**shared, **inherited, **length, **(own or {}), "output_dir": path}
             missing.append((train, stage(**options)))
@@ -257,6 +259,7 @@ def finish(task: Task, policy: PreTrainedModel, run: Run, episodes: int, extra: 
         "grades": task.job.record,
         "score": task.config.score,
         "dtype": task.config.dtype,
+        "mixed_precision": mixed_precision(),
         "truncated_questions": sum(table.truncated for table in task.tokens.values()),
         "splits": {split: task.record(split, own) for split, own in logits_NK.items()},
         "reference": {split: task.record(split, own) for split, own in task.ref_logits_NK.items()},

@@ -10,15 +10,16 @@ from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
-from transformers.utils.peft_utils import find_adapter_config_file
 
 from eightball_ppo.data import Questions
 from eightball_ppo.errors import InputError
 from eightball_ppo.labels import LabelSet
 from eightball_ppo.locations import local_path
-from eightball_ppo.models.saving import check_base
+from eightball_ppo.models.attention import has_to_be_waited_for, without_waiting
+from eightball_ppo.models.precision import in_dtype
+from eightball_ppo.models.whole import few_of, load_whole
 from eightball_ppo.packaged import PACKAGED_MINILM, checked_minilm_dir
-from eightball_ppo.tokenization import TokenTable, reads_at_most, tokenize
+from eightball_ppo.tokenization import TokenTable, cut_at, reads_at_most, tokenize
 
 ADAPTER_CONFIG = "adapter_config.json"
 
@@ -40,28 +41,29 @@ def check_checkpoint(name: str, flag: str) -> Path | None:
 def load_classifier(
     name: str, flag: str, dtype: torch.dtype = torch.float32
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """Model in eval mode and tokenizer of a saved classifier; LoRA adapters are merged into the model they name.
+    """Model in eval mode and tokenizer of a saved classifier; LoRA adapters are merged into the model they name. The
+    tokenizer cuts at the latest where the model has no more positions.
 
     `flag` names the option in errors.
 
     Raises:
         InputError: no such directory, no checkpoint in it, a damaged one, one without safetensors, adapters whose base
-            is missing or another one, or a tokenizer without a padding token.
+            is missing or another one, weights that are not in it, or a tokenizer without a padding token.
     """
     path = check_checkpoint(name, flag)
     source = name if path is None else str(path)
     try:
-        if find_adapter_config_file(source) is None:
-            model = AutoModelForSequenceClassification.from_pretrained(source, use_safetensors=True, dtype=dtype)
-        else:
-            model = _load_adapter(source, flag, dtype)
+        model = load_whole(source, flag)
         tokenizer = AutoTokenizer.from_pretrained(source)
     except InputError:
         raise
     except Exception as error:  # every library below raises its own: OSError, ValueError, SafetensorError, KeyError ...
         raise InputError(f"{flag} {name}: not a loadable checkpoint ({first_line(error)})") from error
     require_padding(tokenizer, flag, name)
-    return model.eval(), tokenizer
+    cut_at(tokenizer, model, None)
+    if has_to_be_waited_for():
+        without_waiting(model)
+    return in_dtype(model, dtype, f"{flag} {name}").eval(), tokenizer
 
 
 def require_padding(tokenizer: PreTrainedTokenizerBase, flag: str, name: str) -> None:
@@ -72,27 +74,6 @@ def require_padding(tokenizer: PreTrainedTokenizerBase, flag: str, name: str) ->
         )
 
 
-def _load_adapter(source: str, flag: str, dtype: torch.dtype) -> PreTrainedModel:
-    """The model that the adapters in `source` stand on, with them merged into it.
-
-    Raises:
-        InputError: the base is not there, or is not the one they were trained on.
-    """
-    from peft import PeftConfig, PeftModel
-
-    base = PeftConfig.from_pretrained(source).base_model_name_or_path
-    path = local_path(base)
-    if path is not None and not path.is_dir():
-        raise InputError(
-            f"{flag} {source}: its adapters stand on {base}, which is not here; run where it is, or train with --merge"
-        )
-    model, _ = load_classifier(base, flag, dtype)
-    check_base(model, Path(source), flag)
-    model = PeftModel.from_pretrained(model, source).merge_and_unload()
-    model.config._name_or_path = source  # whoever trains on top of it stands on the merged model
-    return model
-
-
 def load_new_classifier(
     name: str, flag: str, labels: LabelSet
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase, list[str]]:
@@ -101,7 +82,7 @@ def load_new_classifier(
     `minilm` is the packaged one; anything else a directory or Hub id.
 
     Raises:
-        InputError: no loadable encoder there, or a tokenizer without a padding token.
+        InputError: no loadable encoder there, not a whole one, or a tokenizer without a padding token.
     """
     path = str(checked_minilm_dir()) if name == PACKAGED_MINILM else name
     try:
@@ -111,8 +92,14 @@ def load_new_classifier(
         raise InputError(f"{flag} {name}: no loadable encoder there ({first_line(error)})") from error
     require_padding(tokenizer, flag, name)
     keys = [*loaded["missing_keys"], *(key for key, *_ in loaded["mismatched_keys"])]
-    body = model.base_model_prefix
-    return model, tokenizer, sorted({key.split(".")[0] for key in keys} - {body})
+    body, pooler = f"{model.base_model_prefix}.", f"{model.base_model_prefix}.pooler"
+    of_body = [key for key in keys if key.startswith(body) and not key.startswith(f"{pooler}.")]
+    if of_body:
+        raise InputError(
+            f"{flag} {name}: no whole encoder, it lacks {few_of(of_body)}, which would be random numbers; is its "
+            f"config.json that of another model?"
+        )
+    return model, tokenizer, sorted({pooler if key.startswith(body) else key.split(".")[0] for key in keys})
 
 
 def load_encoder(path: str, labels: LabelSet, **overrides: float) -> PreTrainedModel:

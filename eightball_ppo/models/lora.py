@@ -44,7 +44,7 @@ def target_modules(model_type: str) -> list[str]:
 
 
 def with_lora(model: PreTrainedModel, options: LoraOptions, new_modules: Sequence[str] = ()) -> PreTrainedModel:
-    """`model` under LoRA adapters, in place; the head and `new_modules` (names of top-level modules) train in full.
+    """`model` under LoRA adapters, in place; the head and `new_modules` (names of modules) train in full.
 
     The adapters start at exactly 0, so the logits are still those of `model`.
 
@@ -54,7 +54,8 @@ def with_lora(model: PreTrainedModel, options: LoraOptions, new_modules: Sequenc
     from peft import LoraConfig, TaskType, get_peft_model
 
     targets = options.lora_target_modules or target_modules(model.config.model_type)
-    fingerprint = weights_fingerprint(model, torch.bfloat16)
+    # where something is new there is no base on a disk that could be held against it
+    fingerprint = None if new_modules else weights_fingerprint(model, torch.bfloat16)
     lora = LoraConfig(
         task_type=TaskType.SEQ_CLS,
         r=options.lora_r,

@@ -38,8 +38,9 @@ def save_adapter(model: PreTrainedModel, directory: Path, base: str | None = Non
         model.peft_config["default"].base_model_name_or_path = base
     model.save_pretrained(directory, save_embedding_layers=False)  # "auto" would ask the Hub about the encoder
     (directory / "README.md").unlink(missing_ok=True)  # PEFT's empty card; ours says it all
-    record = {"fingerprint": model.base_fingerprint}
-    (directory / BASE).write_text(json.dumps(record) + "\n", encoding="utf-8")
+    if model.base_fingerprint is not None:
+        record = {"fingerprint": model.base_fingerprint}
+        (directory / BASE).write_text(json.dumps(record) + "\n", encoding="utf-8")
 
 
 def base_fingerprint(model: PreTrainedModel) -> str:
@@ -50,7 +51,7 @@ def base_fingerprint(model: PreTrainedModel) -> str:
 def check_base(model: PreTrainedModel, directory: Path, flag: str) -> None:
     """Raises InputError unless `model` holds the weights that the adapters in `directory` were trained on.
 
-    Adapters that were trained elsewhere do not say, and are believed.
+    Adapters that were trained elsewhere, or under a new head, do not say, and are believed.
     """
     record = directory / BASE
     if not record.is_file():
