@@ -1,0 +1,215 @@
+"""What an update costs, counted instead of timed; and that reading a question once changes no number."""
+
+import gc
+import os
+import resource
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from transformers import TrainerCallback
+
+import tiny
+from eightball_ppo.adapters import PolicyAdapter, RewardAdapter
+from eightball_ppo.methods import ppo
+from eightball_ppo.methods.ppo_models import TRLModels, build_models
+from eightball_ppo.methods.training_grades import TrainingGrades
+from eightball_ppo.models.loading import table_logits_NK
+from eightball_ppo.objective import objective_N
+from eightball_ppo.questions import QuestionReader, Reading, SequenceIds
+from eightball_ppo.value_adapters import ExactBaseline, ValueAdapter, ValueTrunk
+
+N, K = 24, 3
+IDS = SequenceIds(K)
+
+
+class _Forwards:
+    """Counts the forward passes of a module and the questions in them."""
+
+    def __init__(self, module: nn.Module):
+        self.questions: list[int] = []
+        module.register_forward_pre_hook(self._count, with_kwargs=True)
+
+    def _count(self, _: nn.Module, __: Any, inputs: dict[str, Any]) -> None:
+        self.questions.append(len(inputs["input_ids"]))
+
+
+@pytest.mark.parametrize("baseline", ["value", "exact"])
+def test_an_update_makes_the_passes_that_it_is_designed_to_make(baseline: str, tmp_path: Path) -> None:
+    """Of 24 questions, each twice in a batch of 48: a rollout is one pass of the 24; so is each of 2 x 2 minibatches
+    of 24 rows. The reference is asked once in all, the grader once an update, for the answers that were drawn."""
+    settings = tiny.config(
+        num_generations=2, num_mini_batches=2, num_ppo_epochs=2, total_episodes=5 * 48, baseline=baseline
+    )
+    trainer, models = tiny.trainer(settings, tiny.classifier(), tiny.tokens(N), tiny.scores(N), tmp_path)
+    policy, reference = (_Forwards(own.by_row.classifier) for own in (models.policy, models.reference))
+    rollouts: list[int] = []
+    models.reward.lookup.register_forward_pre_hook(
+        lambda _, __, inputs: rollouts.append(len(inputs["input_ids"])), with_kwargs=True
+    )
+    trunk = models.value.trunk
+    value = _Forwards(trunk.by_row.classifier) if isinstance(trunk, ValueTrunk) else None
+    ppo.run_trainer(trainer, settings)
+    assert rollouts == [48] * 5
+    assert sum(reference.questions) == N + 1  # and one to learn how many logits there are
+    if value is None:
+        assert policy.questions == ([N] + [N] + 4 * [N]) * 5  # sampled, valued, updated
+    else:
+        assert policy.questions == value.questions == ([N] + 4 * [N]) * 5
+
+
+class _Widest(TorchDispatchMode):
+    """The largest last dimension of what any operation returns while it is on, of tensors of at least `rows` rows."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.shapes: set[tuple[int, ...]] = set()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        for own in out if isinstance(out, tuple | list) else (out,):
+            if isinstance(own, Tensor):
+                self.shapes.add(tuple(own.shape))
+        return out
+
+
+def test_nothing_in_trls_loop_is_wider_than_the_labels_and_a_pad(tmp_path: Path) -> None:
+    """A table instead of a network, so that what is left is TRL's loop and the adapters: a language model's logits
+    would be as wide as its vocabulary."""
+    settings = tiny.config(total_episodes=2 * 64, num_mini_batches=2)
+    trainer, models = tiny.trainer(
+        settings, tiny.Tabular(tiny.scores(64)), tiny.row_tokens(64), tiny.scores(64), tmp_path
+    )
+    assert models.value.trunk.width == 4
+    with _Widest() as seen:
+        ppo.run_trainer(trainer, settings)
+    wide = {shape for shape in seen.shapes if len(shape) > 1 and shape[-1] > K + 1}
+    assert wide == {(1, 64)} or not wide, wide  # weights and rows lie along the first axis; (1, 64) is a row of rows
+
+
+class _Grows(TrainerCallback):
+    """Resident memory after each update, and the full collections that Python itself has made until then."""
+
+    def __init__(self) -> None:
+        self.resident: list[int] = []
+        self.collections: list[int] = []
+
+    def on_step_end(self, *_: Any, **__: Any) -> None:
+        pages = int(Path("/proc/self/statm").read_text().split()[1])
+        self.resident.append(pages * os.sysconf("SC_PAGE_SIZE"))
+        self.collections.append(gc.get_stats()[2]["collections"])
+
+
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="reads the resident memory as Linux tells it")
+def test_five_hundred_updates_take_no_memory_and_no_collection_of_their_own(tmp_path: Path) -> None:
+    watch = _Grows()
+    settings = tiny.config(num_generations=1, num_ppo_epochs=1, total_episodes=500 * N)
+    trainer, _ = tiny.trainer(settings, tiny.classifier(), tiny.tokens(N), tiny.scores(N), tmp_path, [watch])
+    ppo.run_trainer(trainer, settings)
+    assert len(watch.resident) == 500
+    assert watch.resident[-1] - watch.resident[20] < 5 * 2**20
+    made = watch.collections[-1] - watch.collections[20]
+    assert made == 2 * (500 - 21)  # TRL's own two an update
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss > 0
+
+
+def test_a_question_is_read_once_a_batch_and_once_for_policy_and_value() -> None:
+    reader = QuestionReader(tiny.tokens(N), IDS)
+    few = IDS.question_ids(torch.tensor([5, 3, 5]))[:, None]
+    assert reader.read(few) is reader.read(few)
+    assert reader.read(few).place_B is None  # of so few rows hardly any stands twice
+    many = IDS.question_ids(torch.tensor([7, 3] * 10))[:, None]
+    inputs, place_B = reader.read(many)
+    assert len(inputs["input_ids"]) == 2 and place_B is not None and place_B.tolist() == [1, 0] * 10
+    whole, place_B = reader.read(IDS.question_ids(torch.arange(30) % N)[:, None])
+    assert len(whole["input_ids"]) == N and place_B is not None and place_B.tolist() == [i % N for i in range(30)]
+
+
+class _PlainReader(QuestionReader):
+    """Reads every row of every batch anew, repeats and all."""
+
+    def read(self, input_ids: Tensor) -> Reading:
+        return Reading(self.tokens.rows(self.ids.rows(input_ids)), None)
+
+
+def _plain(model: nn.Module, table: Any, score_NK: Tensor) -> TRLModels:
+    """The models of `build_models` without its savings: no shared reader, no memory of the reference."""
+    import copy
+
+    reader = _PlainReader(table, IDS)
+    own = [copy.deepcopy(model) for _ in range(3)]
+    policy, reference = PolicyAdapter(own[0], reader), PolicyAdapter(own[1].requires_grad_(False), reader)
+    trunk = ValueTrunk(own[2], reader)
+    return TRLModels(
+        IDS,
+        policy,
+        reference,  # type: ignore[arg-type]
+        ValueAdapter(trunk),
+        RewardAdapter(TrainingGrades(score_NK), IDS),
+    )
+
+
+@pytest.mark.parametrize("batch", [16, 20, 48])
+def test_three_updates_give_the_numbers_of_adapters_that_save_nothing(batch: int, tmp_path: Path) -> None:
+    model, table, score_NK = tiny.classifier(), tiny.tokens(N), tiny.scores(N)
+    settings = tiny.config(
+        num_generations=2, num_mini_batches=2, total_episodes=3 * batch, per_device_train_batch_size=batch
+    )
+    rows: list[list[dict[str, float]]] = []
+    ended = []
+    for models in (build_models(model, table, TrainingGrades(score_NK), settings), _plain(model, table, score_NK)):
+        logs = tiny.Logs()
+        ppo.run_trainer(ppo.build_trainer(settings, models, batch, tmp_path, [logs]), settings)
+        rows.append(logs.rows)
+        ended.append(table_logits_NK(models.policy.by_row.classifier, table))
+    torch.testing.assert_close(ended[0], ended[1], atol=1e-6, rtol=0)
+    assert not torch.allclose(ended[0], table_logits_NK(model, table), atol=1e-3)
+    for mine, theirs in zip(*rows, strict=True):
+        for name in ("objective/kl", "objective/scores", "loss/policy_avg", "loss/value_avg", "policy/entropy_avg"):
+            assert mine[name] == pytest.approx(theirs[name], abs=2e-6), name
+
+
+def test_the_exact_baseline_is_the_value_of_the_policy_that_sampled(tmp_path: Path) -> None:
+    model, table, score_NK = tiny.classifier(), tiny.tokens(N), tiny.scores(N)
+    settings = tiny.config(baseline="exact", kl_coef=0.3)
+    lessons = TrainingGrades(score_NK)
+    models = build_models(model, table, lessons, settings)
+    trunk = models.value.trunk
+    assert isinstance(trunk, ExactBaseline) and not list(models.value.parameters())
+    assert lessons.calls == N * K  # it looks at every grade
+    ids = IDS.question_ids(torch.arange(N))[:, None]
+    with torch.no_grad():
+        for own in models.policy.parameters():
+            own.add_(0.1 * torch.randn(own.shape, generator=torch.Generator().manual_seed(1)))
+        logp_NK, ref_logp_NK = (own(ids).logits[:, 0, 1:].log_softmax(-1) for own in (models.policy, models.reference))
+        (sampled,) = trunk(ids).hidden_states
+    expected_N = objective_N(logp_NK, ref_logp_NK, score_NK, 0.3)
+    torch.testing.assert_close(sampled[:, 0, 0], expected_N)
+    assert (expected_N - score_NK.mean(1)).abs().max() > 0.1
+    with torch.no_grad():
+        next(models.policy.parameters()).add_(1.0)
+    (updated,) = trunk(ids).hidden_states  # with gradients on: TRL is updating, the answers are the old policy's
+    assert torch.equal(updated, sampled)
+
+
+def test_the_exact_baseline_learns_and_a_budget_is_refused(tmp_path: Path) -> None:
+    from eightball_ppo.errors import InputError
+    from eightball_ppo.objective import optimum_fraction
+
+    settings = tiny.config(
+        baseline="exact", num_generations=4, num_mini_batches=4, num_ppo_epochs=4, total_episodes=40 * 96
+    )
+    model, table, score_NK = tiny.Tabular(tiny.scores(N, seed=5)), tiny.row_tokens(N), tiny.scores(N)
+    settings.learning_rate = 0.05
+    trainer, models = tiny.trainer(settings, model, table, score_NK, tmp_path)
+    ppo.run_trainer(trainer, settings)
+    logp_NK, ref_logp_NK = (
+        table_logits_NK(own, table).log_softmax(-1) for own in (models.policy.by_row.classifier, model)
+    )
+    reached = optimum_fraction(logp_NK, ref_logp_NK, score_NK, settings.kl_coef)
+    assert reached is not None and reached > 0.95
+    with pytest.raises(InputError, match=r"--baseline exact.*--grader_call_budget"):
+        tiny.config(baseline="exact", grader_call_budget=10)
