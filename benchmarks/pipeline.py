@@ -172,14 +172,14 @@ def score(reward: Path, record: Path) -> None:
 
     config = RewardConfig()
     heldout = load_split(config, "test", config.label_set())
-    texts = heldout.texts * 2
+    texts = list(heldout.texts) * 2
     grader = BertGrader.from_directory(str(reward))
     found: dict[str, Any] = {"questions": len(texts)}
     logp: dict[str, Any] = {}
     for kind in ("float32", "int8"):
         if kind == "int8":
             grader.model = torch.ao.quantization.quantize_dynamic(grader.model, {torch.nn.Linear}, torch.qint8)
-        logp[kind] = grader.logp_BK(heldout.texts)
+        logp[kind] = grader.logp_BK(list(heldout.texts))
         rounds = []
         for _ in range(GRADED):
             began = time.process_time(), time.monotonic()
