@@ -65,5 +65,6 @@ def updates_between_measurements(config: PPOConfig, batch: int, num_questions: i
     every epoch; a question that stands in one of them twice is computed once.
     """
     minibatch = min(batch // config.num_mini_batches, num_questions)
-    passes = min(batch, num_questions) + 3 * config.num_ppo_epochs * config.num_mini_batches * minibatch
+    update = (1 + 2) * config.num_ppo_epochs * config.num_mini_batches * minibatch
+    passes = min(batch, num_questions) + update
     return max(1, math.ceil(num_measured / (MEASURING_SHARE * passes)))
