@@ -126,6 +126,7 @@ def test_a_question_is_read_once_a_batch_and_once_for_policy_and_value() -> None
     assert len(inputs["input_ids"]) == 2 and place_B is not None and place_B.tolist() == [1, 0] * 10
     whole, place_B = reader.read(IDS.question_ids(torch.arange(30) % N)[:, None])
     assert len(whole["input_ids"]) == N and place_B is not None and place_B.tolist() == [i % N for i in range(30)]
+    assert reader.read(IDS.question_ids(torch.arange(N))[:, None]).inputs is whole  # made once
 
 
 class _PlainReader(QuestionReader):
