@@ -18,7 +18,7 @@ from benchmarks.peers.task import BenchTask, Settings
 from conftest import REPOSITORY
 
 BETA = 0.5
-SHORT = {"naive_trl": (Settings(32, BETA, 32, epochs=1), 0.005)}  # as wide as a vocabulary: a second an update
+SHORT = {"naive_trl": (Settings(64, BETA, 64, epochs=2), 0.01)}  # as wide as a vocabulary: seconds an update
 USUAL = (Settings(200, BETA, 800), 0.15)
 STILL = Settings(16, BETA, 16, epochs=1, minibatches=1, learning_rate=1e-12, value_learning_rate=1e-12)
 
