@@ -3,8 +3,9 @@
 python benchmarks/throughput.py
 
 One process per peer, one thread each; they take turns, a round of every peer after the other, so that what else the
-machine does hits all alike. A round is a whole run of so many updates as fill the seconds asked for, its beginning and
-end included, building it not. Reported is the ratio of episodes per processor second within a round, of the first of
+machine does hits all alike. A round is a run of so many updates as fill the seconds asked for, after a first one that
+is not counted: what a run does once, such as freezing what the garbage collector would look at, stands beside as its
+start in the results. Reported is the ratio of episodes per processor second within a round, of the first of
 `--peers`, which is ours unless told otherwise, to every other one.
 """
 
@@ -37,15 +38,21 @@ LEFT_OUT = {("naive_trl", 4096): "more than a minute an update"}  # what is not 
 PACKAGES = ("torch", "trl", "transformers", "numpy", "stable-baselines3", "torchrl", "tensordict", "gymnasium")
 
 
+def one_run(worker: Worker, batch: int, updates: int, seed: int = 0) -> dict[str, Any]:
+    """What a peer measured of `updates` updates after its first one."""
+    total = (updates + 1) * batch
+    return worker.ask(learn=False, task=0, batch=batch, beta=BETA, total_episodes=total, seed=seed)
+
+
 def updates_a_round(worker: Worker, batch: int, seconds: float) -> int:
     """The warm-up, which also says how many updates take so many processor seconds: twice, the first run imports."""
-    worker.ask(learn=False, task=0, batch=batch, beta=BETA, total_episodes=batch)
-    short, updates = 0.0, 1
+    one_run(worker, batch, 1)
+    updates = 1
     while True:
-        short = worker.ask(learn=False, task=0, batch=batch, beta=BETA, total_episodes=updates * batch)["processor"]
-        if short > seconds / 4 or updates >= 4096:
-            return max(1, round(updates * seconds / short))
-        updates *= max(2, min(8, round(seconds / 3 / short)))
+        took = one_run(worker, batch, updates)["processor"]
+        if took > seconds / 4 or updates >= 4096:
+            return max(1, round(updates * seconds / took))
+        updates *= max(2, min(8, round(seconds / 3 / took)))
 
 
 def measure(workers: dict[str, Worker], batch: int, rounds: int, seconds: float) -> list[dict[str, Any]]:
@@ -56,10 +63,7 @@ def measure(workers: dict[str, Worker], batch: int, rounds: int, seconds: float)
     for number in range(rounds):
         row: dict[str, Any] = {"batch": batch, "round": number, "load": os.getloadavg(), "peers": {}}
         for name, worker in own.items():
-            total = updates[name] * batch
-            row["peers"][name] = worker.ask(
-                learn=False, task=0, batch=batch, beta=BETA, total_episodes=total, seed=number
-            )
+            row["peers"][name] = one_run(worker, batch, updates[name], seed=number)
         measured.append(row)
         print(f"batch {batch}, round {number + 1}: " + ", ".join(
             f"{name} {own['episodes'] / own['processor']:.0f}/s" for name, own in row["peers"].items()
@@ -93,6 +97,7 @@ def summary(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
                     "batch": batch,
                     "episodes_per_processor_second": spread([own["episodes"] / own["processor"] for own in measured]),
                     "episodes_per_wall_second": spread([own["episodes"] / own["wall"] for own in measured]),
+                    "start_processor_seconds": spread([own["start"]["processor"] for own in measured]),
                     "first_over_it": {clock: ratios(here, name, clock) for clock in ("processor", "wall")},
                     "threshold": THRESHOLDS.get(name, {}).get(batch) if next(iter(here[0]["peers"])) == OURS else None,
                 }

@@ -50,13 +50,24 @@ def serve(name: str, connection: Connection) -> None:
 
 
 def _train(own: Any, task: Any, settings: Any) -> dict[str, Any]:
-    """Seconds of a whole run; building it is not counted."""
-    run = own(task, settings)
-    clock = Clock()
-    clock.start()
+    """Seconds of all updates but the first; and, as `start`, of the first one and what a run does once before it."""
+    start, rest = Clock(), Clock()
+
+    def on_update(episodes: int, _: Any) -> None:
+        if episodes == settings.batch:
+            start.stop()
+            rest.start()
+
+    run = own(task, settings, on_update)
+    start.start()
     run.run()
-    clock.stop()
-    return {"episodes": settings.updates * settings.batch, "processor": clock.processor, "wall": clock.wall}
+    rest.stop()
+    seconds = {"processor": rest.processor, "wall": rest.wall}
+    return {
+        "episodes": (settings.updates - 1) * settings.batch,
+        **seconds,
+        "start": {"processor": start.processor, "wall": start.wall},
+    }
 
 
 def _learn(own: Any, task: Any, settings: Any) -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """The benchmarks' peers are what they say: the same start, the same task, loops that learn. Nothing here is timed."""
 
+import importlib
 import importlib.util
 import json
 import os
@@ -8,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -18,7 +20,7 @@ from benchmarks.peers.task import BenchTask, Settings
 from conftest import REPOSITORY
 
 BETA = 0.5
-SHORT = {"naive_trl": (Settings(32, BETA, 32, epochs=1), 0.005)}  # as wide as a vocabulary: a second an update
+SHORT = {"naive_trl": (Settings(64, BETA, 64, epochs=2), 0.01)}  # as wide as a vocabulary: seconds an update
 USUAL = (Settings(200, BETA, 800), 0.15)
 STILL = Settings(16, BETA, 16, epochs=1, minibatches=1, learning_rate=1e-12, value_learning_rate=1e-12)
 
@@ -70,12 +72,30 @@ def test_a_peer_that_is_not_installed_is_named(monkeypatch: pytest.MonkeyPatch) 
     assert missing("bare") is None
 
 
-def test_throughput_has_peers_take_turns_and_prints_their_ratio(tmp_path: Path) -> None:
-    command = [sys.executable, str(REPOSITORY / "benchmarks" / "throughput.py"), "--peers", "bare_tricks", "bare"]
-    command += ["--batches", "64", "--rounds", "2", "--seconds-per-round", "0.01", "--output", str(tmp_path / "a.json")]
+def test_throughput_asks_a_process_and_writes_its_rounds(tmp_path: Path) -> None:
+    command = [sys.executable, str(REPOSITORY / "benchmarks" / "throughput.py"), "--peers", "bare", "--batches", "64"]
+    command += ["--rounds", "2", "--seconds-per-round", "0.01", "--output", str(tmp_path / "results.json")]
     environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
-    assert re.search(r"^\| bare loop \(nn.MultiheadAttention\) \| [\d.]+ \([\d.]+ to [\d.]+\) \|$", done.stdout, re.M)
-    rounds = json.loads((tmp_path / "a.json").read_text())["rounds"]
-    assert [list(own["peers"]) for own in rounds] == [["bare_tricks", "bare"]] * 2
-    assert all(own["episodes"] >= 64 for row in rounds for own in row["peers"].values())
+    assert re.search(r"^\| \(bare loop \(nn.MultiheadAttention\), episodes per .* \| [\d,]+ \|$", done.stdout, re.M)
+    rounds = json.loads((tmp_path / "results.json").read_text())["rounds"]
+    assert len(rounds) == 2
+    assert all(row["peers"]["bare"]["episodes"] >= 64 and row["peers"]["bare"]["processor"] > 0 for row in rounds)
+
+
+def test_throughput_tells_the_ratio_of_the_same_round_and_the_bound(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(REPOSITORY / "benchmarks"))
+    throughput: Any = importlib.import_module("throughput")
+
+    def one(seconds: float) -> dict[str, Any]:
+        own = {"processor": seconds, "wall": seconds}
+        return {"episodes": 64, "start": own, **own}
+
+    rows = [
+        {"batch": 64, "peers": {"ours": one(ours), "sb3": one(theirs)}}
+        for ours, theirs in ((1.0, 2.0), (10.0, 13.0), (2.0, 2.0))
+    ]
+    printed = throughput.table(throughput.summary(rows)).splitlines()
+    assert printed[0] == "| ours / | B=64 |"
+    assert printed[2] == "| stable-baselines3 | 1.30 (1.00 to 2.00); >= 1.2 |"
+    assert printed[3] == "| (ours, episodes per processor second) | 32 |"

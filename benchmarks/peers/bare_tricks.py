@@ -1,8 +1,9 @@
 """The bare loop with every trick that ours has: how fast PyTorch goes on this task without a trainer around it.
 
-The reference is computed once; policy and value trunk are one joint pass of batched products; a batch with more rows
-than there are questions runs each question once and gathers; attention is pooled; no distribution objects; the weights
-are two flat tensors under a fused AdamW; what lives when training starts is out of the garbage collector's sight.
+The reference is computed once; policy and value trunk are one joint pass of batched products; a batch that must hold a
+question twice runs each one once and gathers; attention is pooled and stands with its keys first; no distribution
+objects; the weights are two flat tensors under our own AdamW; what lives when training starts is out of the garbage
+collector's sight.
 """
 
 import gc
@@ -11,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from eightball_ppo.models.modeling_eightball import EightBallForSequenceClassification
+from eightball_ppo.quick_adamw import QuickAdamW
 
 from .task import LABELS, PAD, BenchTask, OnUpdate, Settings
 
@@ -44,14 +46,16 @@ class Joint:
         both_2BT = torch.stack([ids_BT, ids_BT + vocabulary])
         x_2SE = nn.functional.embedding(both_2BT, embedding_2VE.reshape(-1, width)).view(2, -1, width)
         qkv_2SF = torch.baddbmm(own["attention.qkv.bias"].unsqueeze(1), x_2SE, own["attention.qkv.weight"].mT)
-        qkv = qkv_2SF.view(2, batch, tokens, 3, self.heads, self.head_width)
-        q_2BhTd, k_2BhTd, v_2BhTd = qkv.permute(3, 0, 1, 4, 2, 5)
-        score_2BhTT = q_2BhTd @ k_2BhTd.mT * self.head_width**-0.5
-        pad_B11T = ~mask_BT[:, None, None, :]
-        weight_2BhTT = score_2BhTT.masked_fill(pad_B11T, torch.finfo(torch.float32).min).softmax(-1)
-        query_B1T1 = (mask_BT / mask_BT.sum(-1, keepdim=True))[:, None, :, None]
-        pooled_2Bh1T = (weight_2BhTT * query_B1T1).sum(-2, keepdim=True)
-        context_2BE = (pooled_2Bh1T @ v_2BhTd).reshape(2, batch, width)
+        qkv = qkv_2SF.view(2, batch, tokens, 3, self.heads * self.head_width).movedim(3, 0)
+        by_head = qkv.unflatten(-1, (self.heads, self.head_width)).permute(0, 1, 4, 2, 3, 5)
+        q_XTd, k_XTd, v_XTd = by_head.reshape(3, -1, tokens, self.head_width).unbind(0)  # X: network, head, question
+        repeats = 2 * self.heads
+        real_BT = mask_BT.float()
+        never_XT1 = ((real_BT - 1) * -torch.finfo(torch.float32).min).repeat(repeats, 1).unsqueeze(-1)
+        query_XT1 = (real_BT / real_BT.sum(-1, keepdim=True)).repeat(repeats, 1).unsqueeze(-1)
+        score_XTT = torch.baddbmm(never_XT1, k_XTd, q_XTd.mT, alpha=self.head_width**-0.5)  # keys first
+        context_Xd1 = v_XTd.mT @ (score_XTT.softmax(1) @ query_XT1)
+        context_2BE = context_Xd1.view(2, self.heads, batch, self.head_width).transpose(1, 2).reshape(2, batch, width)
         out_2BE = torch.baddbmm(own["attention.out.bias"].unsqueeze(1), context_2BE, own["attention.out.weight"].mT)
         return torch.baddbmm(own["hidden.bias"].unsqueeze(1), out_2BE, own["hidden.weight"].mT).relu()
 
@@ -71,24 +75,30 @@ class BareTricks:
         self.task, self.settings, self.on_update = task, settings, on_update
         self.joint = Joint(task.classifier())
         self.mask_NT = task.ids_NT != PAD
-        self.optimizer = torch.optim.AdamW(
+        self.optimizer = QuickAdamW(
             [
                 {"params": [self.joint.policy_P], "lr": settings.learning_rate},
                 {"params": [self.joint.value_P], "lr": settings.value_learning_rate},
             ],
             betas=(0.9, settings.adam_beta2),
             weight_decay=0.0,
-            fused=True,
         )
         with torch.no_grad():
             self.ref_logp_NK = self._networks(torch.arange(len(task)))[0].log_softmax(-1)
 
     def _networks(self, rows_B: Tensor) -> tuple[Tensor, Tensor]:
         """Logits [B, K] and values [B] of the questions `rows_B`."""
-        if len(rows_B) <= len(self.task):
-            return self.joint(self.mask_NT[rows_B], self.task.ids_NT[rows_B])
-        logits_NK, value_N = self.joint(self.mask_NT, self.task.ids_NT)
-        return logits_NK[rows_B], value_N[rows_B]
+        if len(rows_B) >= len(self.task):
+            place_B, mask_UT, ids_UT = rows_B, self.mask_NT, self.task.ids_NT
+        else:
+            place_B = None
+            if 2 * len(rows_B) > len(self.task):
+                rows_B, place_B = rows_B.unique(return_inverse=True)
+            mask_UT, ids_UT = self.mask_NT[rows_B], self.task.ids_NT[rows_B]
+        logits_UK, value_U = self.joint(mask_UT, ids_UT)
+        if place_B is None:
+            return logits_UK, value_U
+        return logits_UK.index_select(0, place_B), value_U.index_select(0, place_B)
 
     def run(self) -> None:
         torch.manual_seed(self.settings.seed)
