@@ -77,7 +77,7 @@ def run(config: AuditConfig) -> Path:
     if config.dry_run:
         raise DryRun(_outlook(config, labels, plan))
     with Run(config, "audit") as own:
-        results = from_main_process(lambda: _audit(config, labels, plan, own))
+        results = from_main_process(lambda: _audit(config, labels, plan, own), config.ddp_timeout)
         return own.finish(results)
 
 

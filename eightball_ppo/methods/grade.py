@@ -42,7 +42,7 @@ def run(config: GradeConfig) -> Path:
     if config.dry_run:
         raise DryRun(estimate(config, labels, texts))
     with Run(config, "grade") as own:
-        results = from_main_process(lambda: _grade(config, labels, texts, own))
+        results = from_main_process(lambda: _grade(config, labels, texts, own), config.ddp_timeout)
         return own.finish(results)
 
 
