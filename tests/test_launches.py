@@ -365,7 +365,7 @@ def test_a_rank_that_is_killed_ends_the_job_and_its_last_checkpoint_answers(
 
 def ranks_of(launcher: subprocess.Popen[str]) -> list[int]:
     """The process of each rank."""
-    own = {}
+    own: dict[int, int] = {}
     for pid in descendants(launcher.pid):
         variables = Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
         own |= {int(word.removeprefix(b"RANK=")): pid for word in variables if word.startswith(b"RANK=")}
