@@ -19,6 +19,7 @@ from pathlib import Path
 REPOSITORY = Path(__file__).parents[1]
 sys.path.insert(0, str(REPOSITORY / "tests"))
 
+from eightball_ppo.labels import EIGHTBALL_LABELS  # noqa: E402
 from judge_server import JudgeServer  # noqa: E402
 
 CONCURRENCY = 16
@@ -52,13 +53,13 @@ async def bare(base_url: str, count: int) -> float:
     """Seconds for `count` calls of the `openai` client alone, nothing kept."""
     import openai
 
-    left = iter(range(count))
+    left, allowed = iter(range(count)), ", ".join(f'"{name}"' for name in EIGHTBALL_LABELS)
     started = time.monotonic()
     async with openai.AsyncOpenAI(base_url=base_url, api_key="none", max_retries=0) as client:
 
         async def work() -> None:
             for i in left:
-                user = f'Question: "Will the parcel number {i} come?"\nAllowed answers: "Yes", "No", "Maybe"'
+                user = f'Question: "Will the parcel number {i} come?"\nAllowed answers: {allowed}'
                 await client.chat.completions.create(
                     model="judge",
                     messages=[{"role": "system", "content": "Judge."}, {"role": "user", "content": user}],

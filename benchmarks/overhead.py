@@ -19,6 +19,7 @@ from collections.abc import Callable
 from importlib import metadata
 from pathlib import Path
 from statistics import median
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -69,15 +70,11 @@ def bare(job: Job, batch: int) -> Callable[[], None]:
     policy = with_lora(model.requires_grad_(False), job.config)
     value = nn.Linear(policy.config.hidden_size, 1)
     config, score_NK = job.config, job.score_NK
-    optimizer = torch.optim.AdamW(
-        [
-            {"params": [p for p in policy.parameters() if p.requires_grad], "lr": config.learning_rate},
-            {"params": value.parameters(), "lr": config.value_learning_rate},
-        ],
-        betas=(0.9, config.adam_beta2),
-        weight_decay=0.0,
-        fused=True,
-    )
+    groups: list[dict[str, Any]] = [
+        {"params": [p for p in policy.parameters() if p.requires_grad], "lr": config.learning_rate},
+        {"params": value.parameters(), "lr": config.value_learning_rate},
+    ]
+    optimizer = torch.optim.AdamW(groups, betas=(0.9, config.adam_beta2), weight_decay=0.0, fused=True)
 
     def run() -> None:
         set_seed(0)

@@ -23,11 +23,12 @@ import time
 from pathlib import Path
 from typing import Any
 
+from eightball_ppo.labels import EIGHTBALL_LABELS as LABELS
+
 REPOSITORY = Path(__file__).parents[1]
 RESULTS = REPOSITORY / "benchmarks" / "results"
 BASE = 300  # questions
 BATCH, UPDATES = 256, 2
-LABELS = ("Yes", "No", "Maybe")
 WHO = ("my sister", "the new neighbour", "our old team", "a friend from school", "the whole family", "nobody at work")
 WHAT = (
     "win the lottery",
@@ -103,7 +104,6 @@ def measure(data: Path, reference: Path, work: Path, grader: str) -> dict[str, A
         grader=grader,
         grade_store=str(work / "grades.sqlite3"),
         per_device_train_batch_size=BATCH,
-        num_generations=1,
         num_mini_batches=4,
         total_episodes=BATCH * UPDATES,
         disable_tqdm=True,
@@ -162,7 +162,7 @@ def table(rows: list[dict[str, Any]]) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--sizes", type=int, nargs="+", default=[1000, 10_000, 100_000, 1_000_000])
-    parser.add_argument("--grader", default="rule:Yes", help="rule:LABEL, random-head (MiniLM, untrained head)")
+    parser.add_argument("--grader", default=f"rule:{LABELS[0]}", help="rule:LABEL, random-head (an untrained MiniLM)")
     parser.add_argument("--output", type=Path, help="JSON file; by default benchmarks/results/scale-GRADER.json")
     parser.add_argument("--one", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--reference", type=Path, help=argparse.SUPPRESS)

@@ -3,6 +3,7 @@
 import argparse
 import importlib
 import inspect
+import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -10,10 +11,10 @@ from typing import Any, NoReturn, TypeVar
 
 from eightball_ppo.configs import PPOConfig
 from eightball_ppo.errors import DryRun, IncompleteError, InputError
-from eightball_ppo.launches import PeerError, check_launch, lost_peer, meet
+from eightball_ppo.launches import check_launch, lost_peer, meet
 from eightball_ppo.options import StageConfig
 from eightball_ppo.quiet import quiet_libraries, quiet_ourselves
-from eightball_ppo.ranks import is_main_process, part_processes
+from eightball_ppo.ranks import is_main_process, num_processes, part_processes
 from eightball_ppo.recipes import read_recipe
 from eightball_ppo.redaction import redact
 from eightball_ppo.runs import check_output_dir
@@ -131,8 +132,9 @@ def main(
             print(f"{Path(sys.argv[0]).name}: interrupted; grades that were made are kept", file=sys.stderr)
         sys.exit(130)
     except (InputError, IncompleteError) as error:
-        if is_main_process() or isinstance(error, PeerError):
-            print(redact(f"{Path(sys.argv[0]).name}: {error}"), file=sys.stderr)
+        if not error.relayed:
+            rank = "" if is_main_process() else f"rank {os.environ['RANK']} of {num_processes()}: "
+            print(redact(f"{Path(sys.argv[0]).name}: {rank}{error}"), file=sys.stderr)
         part_processes()
         sys.exit(2 if isinstance(error, InputError) else 3)
     except RuntimeError as error:

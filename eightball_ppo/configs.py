@@ -139,6 +139,9 @@ class PredictConfig:
 
     question: str | None = option(None, "The question; the first argument may also be given without the flag.")
     file: str | None = option(None, "Text file with one question a line, instead of one question.")
+    text_pair: str | None = option(
+        None, "A second text that belongs to the question, or to each one of the file, such as a passage."
+    )
     model_name_or_path: str = option("runs/ppo", "Policy directory or Hub id.")
     sample: bool = option(False, "Draw the answer from the policy instead of taking the most probable one.")
     seed: int = option(0, "Seed of the draw.")

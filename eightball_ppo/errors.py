@@ -1,11 +1,18 @@
 """The exceptions a user is meant to see; their text is for the user, and scripts end with the code they name."""
 
 
-class InputError(Exception):
+class ToldError(Exception):
+    """What a user is told in one line. `relayed`: raised on the main process of a launch, which tells it, and then on
+    those that waited for that one."""
+
+    relayed = False
+
+
+class InputError(ToldError):
     """Bad usage or bad input: names the thing and says how to mend it. Exit code 2, one line."""
 
 
-class IncompleteError(Exception):
+class IncompleteError(ToldError):
     """Stopped on the way, what was paid for kept: says what is missing and how to go on. Exit code 3, one line."""
 
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from eightball_ppo import objective
-from eightball_ppo.data import Questions
+from eightball_ppo.data import Questions, pairs
 from eightball_ppo.labels import LabelSet
 
 SAMPLES_PER_QUESTION = 50
@@ -210,11 +210,12 @@ def _frontier_distance(tables: tuple[Table, Table, Table], kl: float) -> float:
 def before_after(
     split: SplitGrades, logits_before_NK: Tensor, logits_after_NK: Tensor, labels: LabelSet, seed: int
 ) -> pd.DataFrame:
-    """One row per question: question, wanted, grader's scores, then the policy's logits, probabilities and sampled
-    counts, before and after. The counts are of 50 draws each, from a generator of their own; `change` is the total
-    variation distance between before and after.
+    """One row per question: question (and text_pair), wanted, grader's scores, then the policy's logits, probabilities
+    and sampled counts, before and after. The counts are of 50 draws each, from a generator of their own; `change` is
+    the total variation distance between before and after.
     """
-    columns: dict[str, Any] = {"question": pd.Series(list(split.questions.texts), dtype=object)}
+    texts = pairs.columns(split.questions.texts)
+    columns: dict[str, Any] = {name: pd.Series(own, dtype=object) for name, own in texts.items()}
     if split.questions.label_ids is not None:
         columns["wanted"] = [labels.names[i] for i in split.questions.label_ids]
     for k, name in enumerate(labels.names):

@@ -11,10 +11,6 @@ from eightball_ppo.ranks import join_processes, num_processes
 SHARDING = {"ACCELERATE_USE_FSDP": "FSDP", "ACCELERATE_USE_DEEPSPEED": "DeepSpeed"}
 
 
-class PeerError(InputError):
-    """Another process of the launch did not come. Whoever waited for it says so, be it the main process or not."""
-
-
 def check_launch() -> None:
     """Raises InputError where the launcher did in silence something else than it was asked for.
 
@@ -74,26 +70,26 @@ def meet(seconds: int) -> None:
     """Return once every process of the launch is here; no later wait for one of them takes longer than `seconds`.
 
     Raises:
-        PeerError: somebody is missing after `seconds`, or the launch counts otherwise than Accelerate does.
+        InputError: somebody is missing after `seconds`, or the launch counts otherwise than Accelerate does.
     """
     if num_processes() == 1:
         return
     from torch import distributed
 
-    rank, address = os.environ.get("RANK"), f"{os.environ.get('MASTER_ADDR')}:{os.environ.get('MASTER_PORT')}"
+    address = f"{os.environ.get('MASTER_ADDR')}:{os.environ.get('MASTER_PORT')}"
     try:
         counted = join_processes(timeout=timedelta(seconds=seconds))
         if counted == num_processes():
             distributed.barrier()  # NCCL meets at its first use, not before
     except (RuntimeError, ValueError) as error:
         why = str(error).splitlines()[0][:200]
-        raise PeerError(
-            f"rank {rank} of {num_processes()}: not all processes came to {address} within --ddp_timeout {seconds} s; "
+        raise InputError(
+            f"not all {num_processes()} processes came to {address} within --ddp_timeout {seconds} s; "
             f"start them all, and on several machines name the network in GLOO_SOCKET_IFNAME or NCCL_SOCKET_IFNAME "
             f"({why})"
         ) from None
     if counted != num_processes():
-        raise PeerError(
+        raise InputError(
             f"{num_processes()} processes were launched and Accelerate counts {counted}; on CPU put "
             "ACCELERATE_USE_CPU=true in front of the command"
         )

@@ -3,13 +3,15 @@
 import os
 import sys
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
+from threading import Event
 from typing import Any, TypeVar
 
 from eightball_ppo.errors import IncompleteError, InputError
 
 T = TypeVar("T")
-LONGEST_WAIT = timedelta(days=14)  # for a judge that takes its time; a process that dies ends the launch at once
+LONGEST_PAUSE = 10.0  # seconds between two signs of life while the main process works and the others wait
 
 
 def is_main_process() -> bool:
@@ -51,25 +53,48 @@ def part_processes() -> None:
         distributed.destroy_process_group()
 
 
-def from_main_process(work: Callable[[], T]) -> T:
-    """What `work` returns on the main process, on every process; the others do nothing but wait for it.
+def from_main_process(work: Callable[[], T], ddp_timeout: int) -> T:
+    """What `work` returns on the main process, on every process; the others do nothing but wait for it, however long it
+    takes, as long as there is a sign of life of everybody within `ddp_timeout` seconds.
 
     Raises:
         InputError, IncompleteError: on every process, if `work` raises it on the main one.
+        RuntimeError: on those that remain, if a process died or is silent; on the main one once `work` is done.
     """
     if num_processes() == 1:
         return work()
     from torch import distributed
 
     join_processes()
-    patient = distributed.new_group(backend="gloo", timeout=LONGEST_WAIT)
+    group = distributed.new_group(backend="gloo", timeout=timedelta(seconds=ddp_timeout))
     outcome: list[Any] = [None, None]
+    done = Event()
     if is_main_process():
-        try:
-            outcome[0] = work()
-        except (InputError, IncompleteError) as error:
-            outcome[1] = error
-    distributed.broadcast_object_list(outcome, src=0, group=patient)
+        with ThreadPoolExecutor(1) as executor:
+            signs = executor.submit(_give_signs, group, done, min(LONGEST_PAUSE, ddp_timeout / 4))
+            try:
+                outcome[0] = work()
+            except (InputError, IncompleteError) as error:
+                outcome[1] = error
+            finally:
+                done.set()
+            signs.result()
+    else:
+        _give_signs(group, done, 0)
+    distributed.broadcast_object_list(outcome, src=0, group=group)
     if outcome[1] is not None:
+        outcome[1].relayed = not is_main_process()
         raise outcome[1]
     return outcome[0]
+
+
+def _give_signs(group: Any, done: Event, pause: float) -> None:
+    """Meet the other processes again and again, `pause` seconds apart, until one of them comes and is `done`."""
+    import torch
+    from torch import distributed
+
+    finished = torch.zeros(1, dtype=torch.uint8)
+    while not finished.item():
+        finished.fill_(done.is_set())
+        distributed.all_reduce(finished, distributed.ReduceOp.MAX, group)
+        done.wait(0 if finished.item() else pause)

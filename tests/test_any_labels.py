@@ -18,7 +18,8 @@ from eightball_ppo.methods import distill, grade, ppo, reward_model, sft
 from eightball_ppo.packaged import minilm_dir
 
 PACKAGE = REPOSITORY / "eightball_ppo"
-SOURCES = sorted([*PACKAGE.rglob("*.py"), *(REPOSITORY / "scripts").glob("*.py")])
+SCRIPTS = [file for folder in ("scripts", "benchmarks") for file in (REPOSITORY / folder).glob("*.py")]
+SOURCES = sorted([*PACKAGE.rglob("*.py"), *SCRIPTS])
 TEXTS = sorted(file for file in PACKAGE.rglob("*") if file.suffix in {".jinja", ".html", ".js", ".css", ".json"})
 WORD = re.compile(r"\b(?:Yes|YES|Maybe|MAYBE|NO)\b|\bNo\b(?! [a-z])")  # "No grades there." is English
 
@@ -31,9 +32,19 @@ WORDS = {
     ("trl_options.py", "no"): STRATEGY,
     ("ranks.py", "yes"): "how an environment variable says true",
 }
+FACTOR = "of a variance, a quantile or a time"
 EXIT_CODE, DRAWING, EXAMPLES = "an exit code", "a size, layer or layout of a drawing", "this many examples are shown"
 QKV = "query, key and value"
 THREES = {
+    ("benchmarks/coverage.py", "default=[3, 5]"): "seeds",
+    ("benchmarks/coverage.py", "np.full((N, Q), 3.0)"): FACTOR,
+    ("benchmarks/coverage.py", "-5 * 2 / 3"): FACTOR,
+    ("benchmarks/coverage.py", "0.2 * 4 * 0.3 ** 2 / 3"): FACTOR,
+    ("benchmarks/grading.py", "default=3"): "rounds",
+    ("benchmarks/grading.py", "max_tokens=3"): "tokens",
+    ("benchmarks/throughput.py", "seconds / 3"): FACTOR,
+    ("benchmarks/throughput.py", "4096: 3"): FACTOR,
+    ("benchmarks/throughput.py", "default=3.0"): "seconds",
     ("cli.py", "sys.exit(3)"): EXIT_CODE,
     ("cli.py", "2 if isinstance(error, InputError) else 3"): EXIT_CODE,
     ("comparison/compare.py", "np.logspace(3, -3, FRONTIER_POINTS)"): "decades of beta on the frontier",

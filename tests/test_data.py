@@ -1,6 +1,7 @@
 """Loading, validating and splitting questions."""
 
 import re
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from eightball_ppo.data import Questions, load_named, normalised, split_by_question
+from eightball_ppo.data.texts import Texts
 from eightball_ppo.data_options import DataConfig
 from eightball_ppo.errors import InputError
 from eightball_ppo.labels import LabelSet
@@ -82,6 +84,18 @@ def test_a_question_that_stands_twice_lands_on_one_side() -> None:
         train, validation = split_by_question(questions, 0.5, seed)
         assert ("Same?" in train.texts) == ("same" in train.texts)
         assert ("Same?" in validation.texts) == ("same" in validation.texts)
+
+
+def test_splitting_makes_no_list_of_all_questions() -> None:
+    questions = Questions("q", Texts.written(f"Will parcel number {i} come?" for i in range(30_000)))
+    tracemalloc.start()
+    try:
+        train, validation = split_by_question(questions, 0.2, 0)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert (len(train), len(validation)) == (24_000, 6_000)
+    assert peak < 100 * len(questions)  # a Python string of each alone takes 75 bytes, its hash another 50
 
 
 def test_split_that_leaves_a_side_empty_is_refused() -> None:

@@ -2,14 +2,19 @@
 
 import json
 import re
+import tempfile
+import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import datasets
+import numpy as np
+import pyarrow as pa
 import pytest
 
-from eightball_ppo.data import Questions, label_names, load_named, load_split
+from eightball_ppo.data import Questions, label_names, load_both, load_named, load_split, sources, texts
 from eightball_ppo.data.pairs import join_pair
 from eightball_ppo.data_options import DataConfig
 from eightball_ppo.errors import InputError
@@ -88,6 +93,52 @@ def test_a_fraction_holds_the_same_questions_out_of_every_split_and_loses_none(t
     assert {*sides["sft"][1].texts} == {t for t in sides["rl"][1].texts if t != ROWS[0]["text"].upper()}
     assert sorted([*sides["sft"][0].texts, *sides["sft"][1].texts]) == sorted(row["text"] for row in ROWS)
     assert len({ROWS[0]["text"] in sides["rl"][1].texts, ROWS[0]["text"].upper() in sides["rl"][1].texts}) == 1
+
+
+def test_only_held_out_rows_need_labels_where_training_reads_none(tmp_path: Path) -> None:
+    config = of(write_jsonl(tmp_path / "all.jsonl", ROWS), dataset_test_split="0.3")
+    heldout = [*load_split(config, "test").texts]
+    bare = [row if row["text"] in heldout else {"text": row["text"]} for row in ROWS]
+    write_jsonl(tmp_path / "all.jsonl", bare)
+    train, test = load_both(config, None, LABELS)
+    assert train.label_ids is None and test.label_ids == load_split(config, "test", LABELS).label_ids
+    assert list(test.texts) == heldout and len(train) + len(test) == len(ROWS)
+    with pytest.raises(InputError, match="no column 'label'"):
+        load_split(config, "train", LABELS)
+    with pytest.raises(InputError, match="40 questions cannot be split with --dataset_test_split 1e-09"):
+        load_both(of(tmp_path / "all.jsonl", dataset_test_split="1e-9"), None, None)
+
+
+def test_both_sides_of_a_fraction_are_read_at_once_and_into_files(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows, length = 12_000, 400
+    rain = "Will it rain? " * (length // 14)
+    file = write_jsonl(tmp_path / "all.jsonl", [{"text": f"{i} {rain}", "label": "a"} for i in range(rows)])
+    json_lines = mock.Mock(side_effect=sources._json_lines)
+    monkeypatch.setattr(sources, "_json_lines", json_lines)
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setattr(texts, "AT_ONCE", 512)
+    config = of(file, dataset_test_split="0.3")
+    held = pa.total_allocated_bytes()
+    tracemalloc.start()
+    try:
+        sides = [own.subset(np.arange(len(own))) for own in load_both(config, None, LABELS)]
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert [len(own) for own in sides] == [8415, 3585] and json_lines.call_count == 1
+    assert peak < rows * length / 4  # 512 strings of each side, never all of them
+    assert pa.total_allocated_bytes() - held < rows * length / 100
+    assert [own.name for own in tmp_path.iterdir()] == ["all.jsonl"]  # the files have no names any more
+
+
+def test_a_bad_row_leaves_no_temporary_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = write_jsonl(tmp_path / "all.jsonl", [*ROWS, {"text": ""}])
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    with pytest.raises(InputError, match=r"all\.jsonl:41: "):
+        load_both(of(file, dataset_test_split="0.3"), None, None)
+    assert [own.name for own in tmp_path.iterdir()] == ["all.jsonl"]
 
 
 def test_whole_numbers_are_ids_of_the_labels_that_are_named(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+from unittest import mock
 
 import pytest
 import torch
@@ -19,7 +20,7 @@ import yaml
 
 import tiny
 from conftest import REPOSITORY
-from eightball_ppo import launches
+from eightball_ppo import cli, launches
 from eightball_ppo.configs import DistillConfig, GRPOConfig, PPOConfig, RLOOConfig
 from eightball_ppo.errors import InputError
 from eightball_ppo.methods import distill
@@ -208,6 +209,28 @@ def test_every_launch_file_is_read_by_accelerate_as_it_says() -> None:
             assert "eeds a GPU to verify" in Path(file).read_text()
 
 
+@pytest.mark.parametrize(
+    ("rank", "relayed", "said"),
+    [
+        ("0", False, "ppo.py: --kl_coef: no"),
+        ("1", False, "ppo.py: rank 1 of 2: --kl_coef: no"),  # perhaps a path that only this machine lacks
+        ("1", True, ""),  # the main process has said so
+    ],
+)
+def test_an_error_of_any_process_is_told_once(
+    rank: str, relayed: bool, said: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    error = InputError("--kl_coef: no")
+    error.relayed = relayed
+    monkeypatch.setenv("RANK", rank)
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setattr(sys, "argv", ["ppo.py"])
+    monkeypatch.setattr(cli, "check_launch", mock.Mock(side_effect=error))
+    with pytest.raises(SystemExit) as ended:
+        cli.main(PPOConfig, "nowhere:train", [])
+    assert ended.value.code == 2 and capsys.readouterr().err.strip() == said
+
+
 # --- two processes
 
 
@@ -256,13 +279,67 @@ def test_a_process_that_never_comes_is_one_line_within_the_time_out(
         done = run([sys.executable, PPO, *options(small_data, sft_run, ddp_timeout=3)], tmp_path, env, timeout=60)
         said = [line for line in done.stderr.splitlines() if "ppo.py: " in line]
         assert done.returncode == 2 and time.monotonic() - began < 45
-        assert len(said) == 1 and f"rank {rank} of 2: not all processes came to 127.0.0.1:29577 within" in said[0]
+        who = "" if rank == "0" else "rank 1 of 2: "
+        assert len(said) == 1
+        assert said[0].startswith(f"ppo.py: {who}not all 2 processes came to 127.0.0.1:29577 within")
         assert "Traceback" not in done.stderr
 
 
-@pytest.mark.parametrize("method", ["ppo", pytest.param("rloo", marks=pytest.mark.slow)])
+WAITING = """
+import os, sys, time
+from pathlib import Path
+from eightball_ppo import launches, ranks
+from eightball_ppo.errors import InputError
+rank = os.environ["RANK"]
+launches.meet(60)
+def work():
+    Path("working").touch()
+    time.sleep(float(sys.argv[1]))
+    return "grades"
+def refused():
+    raise InputError("a weak grader")
+try:
+    print(rank, ranks.from_main_process(work, int(sys.argv[2])))
+    ranks.from_main_process(refused, int(sys.argv[2]))
+except InputError as error:
+    print(rank, error, error.relayed)
+except RuntimeError as error:
+    print(rank, launches.lost_peer(error))
+ranks.part_processes()
+"""
+
+
+def test_a_long_work_of_the_main_process_outlasts_the_time_out(tmp_path: Path) -> None:
+    (tmp_path / "waiting.py").write_text(WAITING)
+    done = run([*TORCHRUN, "waiting.py", "4", "2"], tmp_path, environment(PYTHONPATH=str(REPOSITORY)))
+    own = ["0 a weak grader False", "0 grades", "1 a weak grader True", "1 grades"]
+    assert sorted(done.stdout.splitlines()) == own, done.stderr[-3000:]
+
+
+@pytest.mark.parametrize("frozen", [0, pytest.param(1, marks=pytest.mark.slow)])
+def test_a_process_that_falls_silent_while_the_main_one_works_is_missed(
+    frozen: int, tmp_path: Path, started: list[subprocess.Popen[str]]
+) -> None:
+    """As when its machine vanishes: nobody closes the connection."""
+    (tmp_path / "waiting.py").write_text(WAITING)
+    command = [sys.executable, "waiting.py", "10", "4"]
+    env = environment(PYTHONPATH=str(REPOSITORY), WORLD_SIZE="2", MASTER_ADDR="127.0.0.1", MASTER_PORT="29579")
+    for rank in ("0", "1"):
+        started.append(start(command, tmp_path, env | {"RANK": rank, "LOCAL_RANK": "0"}))
+    until((tmp_path / "working").exists, 60, tmp_path)
+    os.kill(started[frozen].pid, signal.SIGSTOP)
+    other = 1 - frozen
+    assert started[other].wait(timeout=60) == 0
+    told = f"{other} rank {other} of 2: another process of the launch died or was silent for --ddp_timeout"
+    assert (tmp_path / "out.txt").read_text().startswith(told), (tmp_path / "err.txt").read_text()[-3000:]
+
+
+@pytest.mark.parametrize(
+    ("method", "rank"),
+    [("ppo", 0), *(pytest.param(method, 1, marks=pytest.mark.slow) for method in ("ppo", "rloo"))],
+)
 def test_a_rank_that_is_killed_ends_the_job_and_its_last_checkpoint_answers(
-    method: str, small_data: Path, sft_run: Path, tmp_path: Path, started: list[subprocess.Popen[str]]
+    method: str, rank: int, small_data: Path, sft_run: Path, tmp_path: Path, started: list[subprocess.Popen[str]]
 ) -> None:
     script = str(REPOSITORY / "scripts" / "ppo.py") if method == "ppo" else "rloo.py"
     flags = options(small_data, sft_run, total_episodes=10**7, save_steps=1, save_total_limit=2)
@@ -275,7 +352,7 @@ def test_a_rank_that_is_killed_ends_the_job_and_its_last_checkpoint_answers(
     started.append(launcher)
     unfinished = tmp_path / "run.unfinished"
     until(lambda: len(list(unfinished.glob("checkpoint-*"))) == 2, 90, tmp_path)
-    os.kill(descendants(launcher.pid)[-1], signal.SIGKILL)
+    os.kill(ranks_of(launcher)[rank], signal.SIGKILL)
     assert launcher.wait(timeout=60) != 0
     newest = max(unfinished.glob("checkpoint-*"), key=lambda path: int(path.name.partition("-")[2]))
     ask = [str(BIN / "eightball"), "predict", "Will I be rich?", "--model_name_or_path", str(newest)]
@@ -284,6 +361,16 @@ def test_a_rank_that_is_killed_ends_the_job_and_its_last_checkpoint_answers(
     again = run([sys.executable, script, *flags], tmp_path, env)
     assert again.returncode == 2 and "run.unfinished holds checkpoints of a run that did not end" in again.stderr
     assert newest.is_dir()
+
+
+def ranks_of(launcher: subprocess.Popen[str]) -> list[int]:
+    """The process of each rank."""
+    own: dict[int, int] = {}
+    for pid in descendants(launcher.pid):
+        variables = Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
+        own |= {int(word.removeprefix(b"RANK=")): pid for word in variables if word.startswith(b"RANK=")}
+    assert sorted(own) == [0, 1]
+    return [own[0], own[1]]
 
 
 def until(holds: Any, seconds: float, cwd: Path) -> None:
@@ -317,7 +404,6 @@ def two_machines() -> Iterator[tuple[str, str]]:
             subprocess.run(["ip", "netns", "del", name], capture_output=True)
 
 
-@pytest.mark.slow
 def test_two_machines_are_one_job(
     two_machines: tuple[str, str],
     small_data: Path,

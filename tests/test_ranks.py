@@ -42,3 +42,10 @@ def test_ranks_end_with_equal_weights_and_split_the_questions(use_peft: bool, tm
         assert first["policy"] != first["reference"]
     # every question twice a pass, over both ranks together
     assert Counter(first["rows"] + second["rows"]) == dict.fromkeys(range(24), 2 * 4)
+
+
+def test_every_stage_that_fits_ends_with_equal_weights(small_data: Path, tmp_path: Path) -> None:
+    done = torchrun("tests/two_fits.py", str(small_data), str(tmp_path))
+    assert done.returncode == 0, done.stderr[-2000:]
+    compared = json.loads(done.stdout.strip().splitlines()[-1])
+    assert compared == [[stage, True, True] for stage in ("sft", "reward", "distill", "exact")]

@@ -4,6 +4,7 @@ import gc
 import math
 import tracemalloc
 from collections.abc import Callable, Iterable
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -13,6 +14,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from benchmarks import scale
 from eightball_ppo import evaluation, objective
 from eightball_ppo.data import Questions
 from eightball_ppo.evaluation import SplitGrades, before_after, evaluate
@@ -201,3 +203,18 @@ def test_many_training_questions_are_watched_by_a_sample_that_their_order_does_n
     assert torch.equal(sample.graded.score_NK, split.score_NK[chosen].double())
     backwards = watched(list(range(60))[::-1])
     assert set(backwards.graded.questions.texts) == set(sample.graded.questions.texts)
+
+
+# --- the measurement
+
+
+def test_the_scale_benchmark_measures_every_stage(sft_run: Path, tmp_path: Path) -> None:
+    (tmp_path / "sft").symlink_to(sft_run)
+    row = scale.in_own_process(1000, tmp_path, "rule:Yes")
+    assert list(row["stages"]) == [stage for stage, _, _ in scale.STAGES]
+    assert all(0 <= own["seconds"] <= row["seconds"] for own in row["stages"].values())
+    residents = [own["resident"] for own in row["stages"].values()]
+    assert 10**8 < max(residents) < 1.1 * row["peak"] < 10**10  # two clocks of the kernel, not quite in step
+    assert row["store"] > 1000 * 60
+    base = {**row, "questions": 300, "peak": row["peak"] - 70_000}
+    assert scale.table([base, row]).splitlines()[-1].split(" | ")[3] == "100"

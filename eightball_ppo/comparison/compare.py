@@ -16,6 +16,7 @@ from eightball_ppo.comparison.findings import display, findings, headline
 from eightball_ppo.comparison.measured import SPLITS, Measured, load_ground, read_back, results_frame
 from eightball_ppo.comparison.workers import Holes, run_jobs
 from eightball_ppo.data import Questions
+from eightball_ppo.data.pairs import shown
 from eightball_ppo.errors import DryRun, IncompleteError, InputError
 from eightball_ppo.methods.label_sets import with_labels
 from eightball_ppo.methods.task import Task, load_splits, outlook
@@ -196,7 +197,7 @@ def flips_frame(found: list[Measured], task: Task) -> pd.DataFrame:
             if old != new and len(rows) < MOST_FLIPS:
                 rows.append(
                     {
-                        "question": graded.questions.texts[row],
+                        "question": shown(graded.questions.texts[row]),
                         "wanted": names[graded.questions.label_ids[row]] if graded.questions.label_ids else None,
                         "grader": names[_best(graded.score_NK[row])],
                         "method": display(one.cell.method, one.cell.threshold),

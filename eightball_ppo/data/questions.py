@@ -5,6 +5,8 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
+
 from eightball_ppo.data.texts import Texts
 from eightball_ppo.errors import InputError
 
@@ -23,7 +25,7 @@ class Questions:
     def __len__(self) -> int:
         return len(self.texts)
 
-    def subset(self, rows: Sequence[int]) -> "Questions":
+    def subset(self, rows: Sequence[int] | np.ndarray) -> "Questions":
         """The questions of `rows`, in that order."""
         labels = None if self.label_ids is None else [self.label_ids[i] for i in rows]
         texts = self.texts.take(rows) if isinstance(self.texts, Texts) else [self.texts[i] for i in rows]
@@ -43,38 +45,32 @@ def split_by_question(questions: Questions, validation_fraction: float, seed: in
     Raises:
         InputError: one side would be empty.
     """
-    labels = questions.label_ids or [0] * len(questions)
-    keys = [normalised(text) for text in questions.texts]
-    own: dict[int, set[str]] = {}
-    for key, label in zip(keys, labels, strict=True):
-        own.setdefault(label, set()).add(key)
-    validation: set[str] = set()
-    for label in sorted(own):
-        ranked = sorted(own[label], key=lambda key: hashlib.sha256(f"{seed}:{key}".encode()).digest())
-        validation.update(ranked[: round(validation_fraction * len(ranked))])
-    return _sides(questions, [key in validation for key in keys], f"a validation fraction of {validation_fraction}")
+    hashes = (_hash(f"{seed}:{normalised(text)}") for text in questions.texts)
+    hash_N = np.fromiter(hashes, np.uint64, len(questions))
+    label_N = np.zeros(len(questions)) if questions.label_ids is None else np.array(questions.label_ids)
+    chosen = []
+    for label in np.unique(label_N):
+        ranked = np.unique(hash_N[label_N == label])
+        chosen.append(ranked[: round(validation_fraction * len(ranked))])
+    second_N = np.isin(hash_N, np.concatenate(chosen))
+    require_sides(
+        questions.source, np.bincount(second_N, minlength=2), f"a validation fraction of {validation_fraction}"
+    )
+    return questions.subset(np.flatnonzero(~second_N)), questions.subset(np.flatnonzero(second_N))
 
 
-def hold_out(questions: Questions, fraction: float) -> tuple[Questions, Questions]:
-    """(train, heldout): about `fraction` of the questions are held out, by a hash of the normalised text alone, so that
-    every stage that reads a question puts it on the same side.
-
-    Raises:
-        InputError: one side would be empty.
-    """
-    least = int(fraction * 2**64)
-    digests = (hashlib.sha256(normalised(text).encode()).digest() for text in questions.texts)
-    held = [int.from_bytes(digest[:8], "big") < least for digest in digests]
-    return _sides(questions, held, f"--dataset_test_split {fraction}")
+def held_out(text: str, fraction: float) -> bool:
+    """Whether this question is one of about `fraction` of all that are held out: a hash of the normalised text alone
+    says so, so that every stage that reads a question puts it on the same side."""
+    return _hash(normalised(text)) < int(fraction * 2**64)
 
 
-def _sides(questions: Questions, second: Sequence[bool], how: str) -> tuple[Questions, Questions]:
-    """(the rows where `second` is False, those where it is True); `how` names the split in the error."""
-    sides: tuple[list[int], list[int]] = ([], [])
-    for row, side in enumerate(second):
-        sides[side].append(row)
-    if not sides[0] or not sides[1]:
-        raise InputError(
-            f"{questions.source}: {len(questions)} questions cannot be split with {how}; both sides need at least one"
-        )
-    return questions.subset(sides[0]), questions.subset(sides[1])
+def _hash(text: str) -> int:
+    """A whole number below 2**64."""
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big")
+
+
+def require_sides(source: str, sizes: Sequence[int] | np.ndarray, how: str) -> None:
+    """Raises InputError if a side is empty; `how` names the split."""
+    if min(sizes) == 0:
+        raise InputError(f"{source}: {sum(sizes)} questions cannot be split with {how}; both sides need at least one")

@@ -1,14 +1,14 @@
 """Rows to questions: which split a stage reads, what its columns hold, and what is refused."""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
 from eightball_ppo.data.known_sets import LABEL, LABELS_OF, PAIR, TEXT, known_rows
 from eightball_ppo.data.pairs import SEPARATOR, join_pair
-from eightball_ppo.data.questions import Questions, hold_out
+from eightball_ppo.data.questions import Questions, held_out, require_sides
 from eightball_ppo.data.sources import ONE_SPLIT, Source, open_file, open_split, splits_of
 from eightball_ppo.data.texts import Texts
 from eightball_ppo.data_options import DataConfig
@@ -24,10 +24,27 @@ def load_split(config: DataConfig, role: Literal["train", "test"], labels: Label
     Raises:
         InputError: no such data set, split or column, or a bad row; the message names the file, the row and the value.
     """
+    if config.test_fraction is not None:
+        return load_both(config, labels, None)[0] if role == "train" else load_both(config, None, labels)[1]
+    return load_named(config, train_split(config) if role == "train" else config.dataset_test_split, labels)
+
+
+def load_both(
+    config: DataConfig, train_labels: LabelSet | None, test_labels: LabelSet | None
+) -> tuple[Questions, Questions]:
+    """The questions that a stage learns from and those that it is measured on, each with labels where these are given.
+    Where a fraction of one split is held out, that is read once.
+
+    Raises:
+        InputError: as `load_split`, or one side would be empty.
+    """
     fraction = config.test_fraction
     if fraction is None:
-        return load_named(config, train_split(config) if role == "train" else config.dataset_test_split, labels)
-    return hold_out(load_named(config, train_split(config), labels), fraction)[role == "test"]
+        return load_split(config, "train", train_labels), load_split(config, "test", test_labels)
+    source = open_split(config.dataset_name, train_split(config), config.dataset_config_name)
+    train, test = _read(config, source, (train_labels, test_labels), lambda text: held_out(text, fraction))
+    require_sides(source.name, (len(train), len(test)), f"--dataset_test_split {fraction}")
+    return train, test
 
 
 def train_split(config: DataConfig) -> str:
@@ -40,12 +57,12 @@ def train_split(config: DataConfig) -> str:
 
 def load_named(config: DataConfig, split: str, labels: LabelSet | None = None) -> Questions:
     """All questions of a split. Raises InputError as `load_split` does."""
-    return _read(config, open_split(config.dataset_name, split, config.dataset_config_name), labels)
+    return _read(config, open_split(config.dataset_name, split, config.dataset_config_name), (labels,))[0]
 
 
 def load_file(config: DataConfig, file: Path, labels: LabelSet | None = None) -> Questions:
     """All questions of a file. Raises InputError as `load_split` does."""
-    return _read(config, open_file(file), labels)
+    return _read(config, open_file(file), (labels,))[0]
 
 
 def label_names(config: DataConfig, split: str) -> list[str]:
@@ -76,31 +93,40 @@ def label_names(config: DataConfig, split: str) -> list[str]:
     return names
 
 
-def _read(config: DataConfig, source: Source, labels: LabelSet | None) -> Questions:
-    """The validated rows of `source`."""
+def _read(
+    config: DataConfig, source: Source, labels: Sequence[LabelSet | None], side: Callable[[str], int] = lambda _: 0
+) -> list[Questions]:
+    """The validated rows of `source` in one pass, apart by what `side` says of a text; `labels` of each side."""
     rows = source.rows()
     if config.dataset_format != "plain":
         rows = known_rows(config.dataset_format, rows, source.name)
         config = replace(config, dataset_format="plain", text_column=TEXT, text_pair_column=PAIR, label_column=LABEL)
     classes = source.classes.get(config.label_column)
-    ids = None if labels is None else labels.label2id
-    label_ids: list[int] = []
+    ids = [None if own is None else own.label2id for own in labels]
+    label_ids: list[list[int]] = [[] for _ in labels]
 
-    def texts() -> Iterator[str]:
+    def texts() -> Iterator[tuple[int, str]]:
         for number, row in rows:
             where = f"{source.name}:{number}"
             text = _text(row, config.text_column, where)
             if config.text_pair_column is not None:
                 text = join_pair(text, _text(row, config.text_pair_column, where))
-            if ids is not None:
-                label_ids.append(_label_id(row, config.label_column, classes, ids, where))
-            yield text
+            own = side(text)
+            known = ids[own]
+            if known is not None:
+                label_ids[own].append(_label_id(row, config.label_column, classes, known, where))
+            yield own, text
 
-    questions = Questions(source.name, Texts.written(texts()), None if labels is None else label_ids)
-    if not len(questions):
+    columns = Texts.written_apart(texts(), len(labels))
+    sides = [
+        Questions(source.name, own, None if known is None else their_ids)
+        for own, known, their_ids in zip(columns, ids, label_ids, strict=True)
+    ]
+    if not any(map(len, sides)):
         raise InputError(f"{source.name}: no rows; at least one question is needed")
-    _refuse_numbers(questions, config.text_column)
-    return questions
+    for own in filter(len, sides):
+        _refuse_numbers(own, config.text_column)
+    return sides
 
 
 def _refuse_numbers(questions: Questions, column: str) -> None:

@@ -1,5 +1,5 @@
 """Where rows come from: JSONL, CSV and Parquet files, directories of `save_to_disk`, the Hub. Rows are read one after
-the other, and of each only the wanted columns where the format allows it."""
+the other, each with all of its columns."""
 
 import csv
 import json

@@ -4,8 +4,7 @@ import contextlib
 import os
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
-from itertools import islice
-from typing import overload
+from typing import Self, overload
 
 import pyarrow as pa
 
@@ -21,18 +20,16 @@ class Texts(Sequence[str]):
     @classmethod
     def written(cls, texts: Iterable[str]) -> "Texts":
         """`texts`, in a temporary file that is mapped into memory and goes with the mapping."""
-        handle, path = tempfile.mkstemp(prefix="eightball-", suffix=".arrow")
-        schema = pa.schema([("text", pa.large_string())])
-        strings = iter(texts)
-        try:
-            with os.fdopen(handle, "wb") as file, pa.ipc.new_stream(file, schema) as writer:
-                while some := list(islice(strings, AT_ONCE)):
-                    writer.write_batch(pa.record_batch([pa.array(some, pa.large_string())], schema=schema))
-            with pa.memory_map(path) as mapped:
-                return cls(pa.ipc.open_stream(mapped).read_all().column("text"))
-        finally:
-            with contextlib.suppress(OSError):  # a system that keeps what is mapped removes it with its temporary files
-                os.unlink(path)
+        return cls.written_apart(((0, text) for text in texts), 1)[0]
+
+    @classmethod
+    def written_apart(cls, texts: Iterable[tuple[int, str]], columns: int) -> list["Texts"]:
+        """The texts that come with 0, with 1 ... and with `columns - 1`, written in one pass as `written` does."""
+        with contextlib.ExitStack() as stack:
+            files = [stack.enter_context(_File()) for _ in range(columns)]
+            for column, text in texts:
+                files[column].add(text)
+            return [cls(file.column()) for file in files]
 
     def __len__(self) -> int:
         return len(self._column)
@@ -63,6 +60,44 @@ class Texts(Sequence[str]):
     def __repr__(self) -> str:
         return f"Texts({self[:2]}{' ...' if len(self) > 2 else ''})"
 
-    def take(self, rows: Sequence[int]) -> "Texts":
-        """The texts of `rows`, in that order."""
-        return Texts(self._column.take(pa.array(rows, pa.int64())))
+    def take(self, rows: Iterable[int]) -> "Texts":
+        """The texts of `rows`, in that order, in a temporary file of their own."""
+        return Texts.written(self[row] for row in rows)
+
+
+class _File:
+    """A temporary file that strings are written to, in the directory that the environment variable TMPDIR names. It has
+    no name any more once it is left."""
+
+    def __init__(self) -> None:
+        self._schema = pa.schema([("text", pa.large_string())])
+        self._waiting: list[str] = []
+        handle, self._path = tempfile.mkstemp(prefix="eightball-", suffix=".arrow")
+        self._file = os.fdopen(handle, "wb")
+        self._writer = pa.ipc.new_stream(self._file, self._schema)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def add(self, text: str) -> None:
+        self._waiting.append(text)
+        if len(self._waiting) == AT_ONCE:
+            self._write()
+
+    def _write(self) -> None:
+        self._writer.write_batch(pa.record_batch([pa.array(self._waiting, pa.large_string())], schema=self._schema))
+        self._waiting = []
+
+    def column(self) -> pa.ChunkedArray:
+        """What was added, mapped into memory."""
+        if self._waiting:
+            self._write()
+        self._writer.close()
+        self._file.close()
+        with pa.memory_map(self._path) as mapped:
+            return pa.ipc.open_stream(mapped).read_all().column("text")
+
+    def __exit__(self, *_: object) -> None:
+        self._file.close()
+        with contextlib.suppress(OSError):  # a system that keeps what is mapped removes it with its temporary files
+            os.unlink(self._path)

@@ -6,6 +6,7 @@ from typing import Any
 
 import pandas as pd
 
+from eightball_ppo.data.pairs import join_pair
 from eightball_ppo.demo.loading import Policy
 from eightball_ppo.errors import InputError
 from eightball_ppo.labels import LabelSet
@@ -60,7 +61,8 @@ def read_flips(policy: Policy, labels: LabelSet) -> tuple[list[Flip], int]:
         before = table[[f"before_probability_{name}" for name in labels.names]].to_numpy()
         after = table[[f"after_probability_{name}" for name in labels.names]].to_numpy()
         wanted = table["wanted"] if "wanted" in table else [None] * len(table)
-        columns = zip(table["question"], wanted, before, after, table["change"], strict=True)
+        questions = map(join_pair, table["question"], table["text_pair"]) if "text_pair" in table else table["question"]
+        columns = zip(questions, wanted, before, after, table["change"], strict=True)
     except (OSError, ValueError, KeyError) as error:  # ArrowInvalid is a ValueError
         raise InputError(f"--runs {policy.directory}: {BEFORE_AFTER} is damaged ({type(error).__name__})") from None
     flips = []

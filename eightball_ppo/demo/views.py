@@ -7,6 +7,7 @@ from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
+from eightball_ppo.data.pairs import shown
 from eightball_ppo.demo import records
 from eightball_ppo.demo.ball import Answer, Ball, Spot, optimum, position, spot
 from eightball_ppo.demo.charts import BOTTOM, HEIGHT, LEFT, RIGHT, WIDTH, chart
@@ -38,7 +39,7 @@ _PAGES = Environment(
     trim_blocks=True,
     lstrip_blocks=True,
 )
-_PAGES.filters.update(percent=percent, number=number, title=title, price=price_text)
+_PAGES.filters.update(percent=percent, number=number, title=title, price=price_text, shown=shown)
 
 
 def _render(template: str, **values: Any) -> str:
@@ -139,8 +140,9 @@ def scale_view(ball: Ball) -> str:
 def flips_view(ball: Ball) -> tuple[str, list[str]]:
     """(the table of held-out questions that the last run answers otherwise than the reference, examples to ask)."""
     flips, questions = records.read_flips(ball.last, ball.labels)
-    shown = flips[: records.MOST_FLIPS]
-    html = _render("flips.html.jinja", flips=shown, total=len(flips), questions=questions, who=ball.last.name)
+    html = _render(
+        "flips.html.jinja", flips=flips[: records.MOST_FLIPS], total=len(flips), questions=questions, who=ball.last.name
+    )
     return html, records.examples(flips, ball.labels)
 
 

@@ -20,6 +20,7 @@ from eightball_ppo.audit import findings, measures
 from eightball_ppo.audit.probes import EMPTY, Probe, injections, variants
 from eightball_ppo.configs import AuditConfig
 from eightball_ppo.data import Questions, load_file, load_split
+from eightball_ppo.data.pairs import shown
 from eightball_ppo.errors import DryRun, IncompleteError, InputError
 from eightball_ppo.graders.budget import Budget
 from eightball_ppo.graders.registry import check_graders, load_graders, parse_grader
@@ -76,7 +77,7 @@ def run(config: AuditConfig) -> Path:
     if config.dry_run:
         raise DryRun(_outlook(config, labels, plan))
     with Run(config, "audit") as own:
-        results = from_main_process(lambda: _audit(config, labels, plan, own))
+        results = from_main_process(lambda: _audit(config, labels, plan, own), config.ddp_timeout)
         return own.finish(results)
 
 
@@ -215,7 +216,12 @@ def _ask_gold(
         "missing_mass": missing_mass([grades]),
         "failures": list(grades.details),
         "mistakes": [
-            {"question": text, "gold": labels.names[g], "favourite": labels.names[k], "confidence": math.exp(-best)}
+            {
+                "question": shown(text),
+                "gold": labels.names[g],
+                "favourite": labels.names[k],
+                "confidence": math.exp(-best),
+            }
             for best, text, g, k in wrong[:EXAMPLES]
         ],
         "speed": _speed(config, source, seconds, budget.calls - calls, budget.tokens - tokens, len(answers) - before),

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from eightball_ppo.adapters import PolicyAdapter
+from eightball_ppo.data import pairs
 from eightball_ppo.method_options import SampledConfig
 from eightball_ppo.ranks import is_main_process
 from eightball_ppo.report.tables import print_completions
@@ -68,7 +69,7 @@ class WatchedScores(nn.Module):
         return score_B
 
     def table(self, rows_B: Tensor, actions_B: Tensor, score_B: Tensor) -> pd.DataFrame:
-        """One row per answer: step, question, answer, probability, score, kl (one-sample estimate, nats), reward."""
+        """One row per answer: step, question (and text_pair), answer, probability, score, kl (a sample), reward."""
         temperature, beta = self.terms()
         logp_B, ref_logp_B = (
             action_logp_B(self._policies[name], rows_B, actions_B, temperature).double().cpu()
@@ -78,7 +79,7 @@ class WatchedScores(nn.Module):
         return pd.DataFrame(
             {
                 "step": self.step,
-                "question": [self.questions[row] for row in rows_B.tolist()],
+                **pairs.columns([self.questions[row] for row in rows_B.tolist()]),
                 "answer": [self.labels[action] for action in actions_B.tolist()],
                 "probability": logp_B.exp().tolist(),
                 "score": score_B.tolist(),

@@ -20,6 +20,7 @@ from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK,
 from transformers.trainer_callback import PrinterCallback
 
 from eightball_ppo.errors import InputError
+from eightball_ppo.launches import require_equal_ranks
 from eightball_ppo.methods.like_lengths import LikeLengths
 from eightball_ppo.methods.trackers import project, run_name, tracked
 from eightball_ppo.options import FitConfig
@@ -164,6 +165,7 @@ def fit(
     replace_progress(trainer, stage, config.disable_tqdm)
     with tracked(trainer, run.path, stage):
         trainer.train()
+    require_equal_ranks(trainer)
     model.eval()
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from eightball_ppo.configs import GradeConfig
-from eightball_ppo.data import load_named, load_split
+from eightball_ppo.data import load_both, load_named
 from eightball_ppo.errors import DryRun, IncompleteError, InputError
 from eightball_ppo.graders.registry import check_graders, load_graders
 from eightball_ppo.graders.store import GradeStore
@@ -37,12 +37,12 @@ def run(config: GradeConfig) -> Path:
     if config.splits:
         asked = [load_named(config, split) for split in config.splits]
     else:
-        asked = [load_split(config, "train"), load_split(config, "test")]
+        asked = list(load_both(config, None, None))
     texts = Joined([own.texts for own in asked])
     if config.dry_run:
         raise DryRun(estimate(config, labels, texts))
     with Run(config, "grade") as own:
-        results = from_main_process(lambda: _grade(config, labels, texts, own))
+        results = from_main_process(lambda: _grade(config, labels, texts, own), config.ddp_timeout)
         return own.finish(results)
 
 

@@ -111,7 +111,7 @@ def grade_job(config: GradedConfig, labels: LabelSet, questions: Mapping[str, Qu
         InputError: a bad grader or table, or a grader that is too weak or failed its audit.
         IncompleteError: too many grades failed.
     """
-    return from_main_process(lambda: _grade_job(config, labels, questions))
+    return from_main_process(lambda: _grade_job(config, labels, questions), config.ddp_timeout)
 
 
 def _grade_job(config: GradedConfig, labels: LabelSet, questions: Mapping[str, Questions]) -> JobGrades:

@@ -9,6 +9,7 @@ from rich.table import Table
 
 from eightball_ppo.configs import PredictConfig
 from eightball_ppo.data import Questions
+from eightball_ppo.data.pairs import join_pair, shown
 from eightball_ppo.errors import InputError
 from eightball_ppo.models.loading import label_set, load_classifier, table_logits_NK
 from eightball_ppo.report.tables import MOST_LABELS
@@ -37,6 +38,17 @@ def answers(config: PredictConfig) -> list[tuple[str, str, dict[str, float]]]:
 
 
 def _questions(config: PredictConfig) -> Questions:
+    """What is asked, with the second text where there is one."""
+    asked = _first_texts(config)
+    if config.text_pair is None:
+        return asked
+    pair = config.text_pair.strip()
+    if not pair:
+        raise InputError("--text_pair: blank; leave it out where the question has no second text")
+    return Questions(asked.source, [join_pair(text, pair) for text in asked.texts])
+
+
+def _first_texts(config: PredictConfig) -> Questions:
     if config.question is not None:
         if not config.question.strip():
             raise InputError("predict: the question is blank")
@@ -64,5 +76,5 @@ def run(config: PredictConfig) -> None:
         if not few:
             best = sorted(probabilities, key=probabilities.__getitem__, reverse=True)[: MOST_LABELS // 2]
             cells = ["  ".join(f"{escape(name)} {probabilities[name]:.3f}" for name in best)]
-        table.add_row(escape(question), escape(answer), *cells)
+        table.add_row(escape(shown(question)), escape(answer), *cells)
     Console().print(table)

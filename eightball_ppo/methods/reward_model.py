@@ -9,7 +9,7 @@ from transformers import PreTrainedModel, set_seed
 
 from eightball_ppo.calibration import expected_calibration_error, fit_temperature
 from eightball_ppo.configs import RewardConfig
-from eightball_ppo.data import Questions, load_split, split_by_question
+from eightball_ppo.data import Questions, load_both, split_by_question
 from eightball_ppo.evaluation import describe
 from eightball_ppo.hub.cards import write_card
 from eightball_ppo.labels import LabelSet
@@ -40,8 +40,7 @@ def train(config: RewardConfig) -> Path:
     """
     config = with_labels(config)
     labels = config.label_set()
-    preferences = load_split(config, "train", labels)
-    heldout = load_split(config, "test", labels)
+    preferences, heldout = load_both(config, labels, labels)
     training, validation = split_by_question(preferences, config.validation_fraction, config.seed)
     set_seed(config.seed)
     model, tokenizer, new = load_new_classifier(config.model_name_or_path, "--model_name_or_path", labels)

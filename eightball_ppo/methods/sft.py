@@ -8,7 +8,7 @@ from scipy.stats import chi2_contingency
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, set_seed
 
 from eightball_ppo.configs import SFTConfig
-from eightball_ppo.data import Questions, load_split
+from eightball_ppo.data import Questions, load_both
 from eightball_ppo.evaluation import describe
 from eightball_ppo.hub.cards import write_card
 from eightball_ppo.labels import LabelSet
@@ -40,8 +40,7 @@ def train(config: SFTConfig) -> Path:
     """
     config = with_labels(config)
     labels = config.label_set()
-    questions = load_split(config, "train", labels)
-    heldout = load_split(config, "test", labels)
+    questions, heldout = load_both(config, labels, labels)
     set_seed(config.seed)
     model, tokenizer = _new_policy(config, labels, questions)
     truncated = tokenize(questions, tokenizer, reads_at_most(tokenizer)).truncated

@@ -14,7 +14,7 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from eightball_ppo.configs import GradedConfig, RewardConfig, SFTConfig
-from eightball_ppo.data import Questions, load_split
+from eightball_ppo.data import Questions, load_both
 from eightball_ppo.data_options import DataConfig
 from eightball_ppo.errors import InputError
 from eightball_ppo.evaluation import Made, SplitGrades, Yardstick, before_after, record
@@ -117,10 +117,7 @@ def load_splits(config: TermsConfig) -> dict[str, Questions]:
     """
     labels = config.label_set()
     check_graders(config, labels)
-    splits = {
-        "train": load_split(config, "train"),
-        "heldout": load_split(config, "test", labels),
-    }
+    splits = dict(zip(("train", "heldout"), load_both(config, None, labels), strict=True))
     check_grades(config, labels, Joined([own.texts for own in splits.values()]))
     return splits
 
@@ -196,7 +193,7 @@ def load_task(config: GradedConfig, questions: dict[str, Questions]) -> Task:
     job = grade_job(config, labels, questions)
     whole_N = {split: own.whole_N for split, own in job.grades.items()}
     questions = {
-        split: own if whole_N[split].all() else own.subset(np.flatnonzero(whole_N[split]).tolist())
+        split: own if whole_N[split].all() else own.subset(np.flatnonzero(whole_N[split]))
         for split, own in questions.items()
     }
     cut_at(tokenizer, classifier, config.max_length)
@@ -236,7 +233,7 @@ def _watched(task: Task) -> Watched | None:
     digests = (hashlib.blake2b(text.encode(), digest_size=8).digest() for text in questions.texts)
     rank_N = np.fromiter((int.from_bytes(digest) for digest in digests), np.uint64, len(questions))
     rows = np.sort(np.argpartition(rank_N, MOST_WATCHED)[:MOST_WATCHED])
-    sample = questions.subset(rows.tolist())
+    sample = questions.subset(rows)
     score_NK = convert_scores(task.grader_logp_NK["train"][rows].double(), task.config.score)
     ref_logp_NK = task.ref_logits_NK["train"][rows].double().log_softmax(-1)
     tokens = token_table(sample.texts, task.tokenizer, reads_at_most(task.tokenizer))

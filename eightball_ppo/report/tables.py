@@ -83,8 +83,13 @@ def print_before_after(table: pd.DataFrame, labels: LabelSet) -> None:
         ]
         if not few:
             cells = [_favourite(row, when, labels) for when in ("before", "after")]
-        shown.add_row(escape(row["question"]), escape(str(row.get("wanted", "-"))), *cells)
+        shown.add_row(_question(row), escape(str(row.get("wanted", "-"))), *cells)
     _console().print(shown)
+
+
+def _question(row: Any) -> str:
+    """The question of a row, and below it the second text that belongs to it."""
+    return escape("\n\n".join(text for text in (row["question"], row.get("text_pair", "")) if text))
 
 
 def _favourite(row: Any, when: str, labels: LabelSet) -> str:
@@ -98,6 +103,6 @@ def print_completions(table: pd.DataFrame, rows: int) -> None:
     rows = min(rows, len(table))
     for _, row in table.iloc[[index * len(table) // rows for index in range(rows)]].iterrows():
         numbers = (f"{row[name]:.3f}" for name in _COMPLETIONS)
-        shown.add_row(escape(row["question"]), escape(row["answer"]), *numbers)
+        shown.add_row(_question(row), escape(row["answer"]), *numbers)
     with tqdm.external_write_mode(file=sys.stderr):
         _console(stderr=True).print(shown)
