@@ -160,11 +160,8 @@ def test_code_of_a_model_is_not_run_unasked(
 ) -> None:
     """Nor is anybody asked on the terminal, as transformers does by itself."""
     model, mark = with_code
-
-    def asked(*_: Any) -> str:
-        raise AssertionError("the user is asked")
-
-    monkeypatch.setattr("builtins.input", asked)
+    asked: list[str] = []
+    monkeypatch.setattr("builtins.input", asked.append)
     refused_by_all(model, "needs Python code that came with it (auto_map), which is not run; read that code, and pass")
     assert "--trust_remote_code" in one_line(lambda: judge(model))
     change(model / "tokenizer_config.json", auto_map={"AutoTokenizer": ["own.Own", None]}, tokenizer_class="Own")
@@ -174,7 +171,7 @@ def test_code_of_a_model_is_not_run_unasked(
         cli.main(PredictConfig, "eightball_ppo.methods.predict:run", argv=argv)
     err = capsys.readouterr().err
     assert left.value.code == 2 and err.count("\n") == 1 and "pass --trust_remote_code" in err
-    assert not mark.exists()
+    assert not mark.exists() and not asked
 
 
 def test_code_that_is_asked_for_runs_and_every_record_says_so(
@@ -238,6 +235,9 @@ def test_links_that_lead_out_of_a_model_are_refused(model: Path, tmp_path: Path)
     (model / "nothing").symlink_to("/nowhere")
     refused_by_all(model, "nothing leads to /nowhere")
     (model / "nothing").unlink()
+    (model / "circle").symlink_to("circle")
+    refused_by_all(model, "circle leads to")
+    (model / "circle").unlink()
     os.mkfifo(model / "vocab.txt.new")  # reading it would wait for ever
     refused_by_all(model, "vocab.txt.new leads to")
 
@@ -288,6 +288,8 @@ def test_adapters_of_another_kind_or_on_themselves_are_refused(adapters: Path, p
     load_classifier(str(adapters), "--sft_model_path")
     change(file, megatron_config={"a": 1})  # PEFT would import the module of that name
     refused_by_all(adapters, "only plain LoRA is loaded")
+    change(file, megatron_config=None, base_model_name_or_path=None)
+    refused_by_all(adapters, "its adapters do not say what they stand on")
     file.write_text("[")
     refused_by_all(adapters, "adapter_config.json is damaged")
 

@@ -12,7 +12,7 @@ from typing import Any
 from transformers.utils import cached_file
 
 from eightball_ppo.errors import InputError
-from eightball_ppo.locations import local_path, stays_inside
+from eightball_ppo.locations import leads_to, local_path, stays_inside
 
 logger = logging.getLogger(__name__)
 
@@ -37,10 +37,10 @@ def check_files(name: str, flag: str, seen: tuple[str, ...] = ()) -> None:
         if not path.is_dir():
             return
         _check_directory(path, f"{flag} {name}")
-    shards = _json(source, INDEX, f"{flag} {name}").get("weight_map", {})
-    tokenizers = _json(source, "tokenizer_config.json", f"{flag} {name}").get("fast_tokenizer_files", [])
-    for file in (*shards.values(), *tokenizers):
-        if Path(file).name != file or (file in shards.values() and not file.endswith(".safetensors")):
+    shards = dict(_json(source, INDEX, f"{flag} {name}").get("weight_map") or {}).values()
+    tokenizers = _json(source, "tokenizer_config.json", f"{flag} {name}").get("fast_tokenizer_files") or []
+    for file in map(str, (*shards, *tokenizers)):
+        if Path(file).name != file or (file in shards and not file.endswith(".safetensors")):
             raise InputError(f"{flag} {name}: names {file!r} as one of its files; only files beside it are read")
     adapters = _json(source, ADAPTER_CONFIG, f"{flag} {name}")
     if not adapters:
@@ -49,7 +49,9 @@ def check_files(name: str, flag: str, seen: tuple[str, ...] = ()) -> None:
         raise InputError(f"{flag} {name}: adapters of type {adapters.get('peft_type')}; only plain LoRA is loaded")
     if _file(source, ADAPTER_WEIGHTS) is None:
         raise InputError(f"{flag} {name}: holds adapters but no {ADAPTER_WEIGHTS}; only safetensors are loaded")
-    base = str(adapters.get("base_model_name_or_path"))
+    base = adapters.get("base_model_name_or_path")
+    if not isinstance(base, str):
+        raise InputError(f"{flag} {name}: its adapters do not say what they stand on ({ADAPTER_CONFIG})")
     if base in (*seen, name):
         raise InputError(f"{flag} {name}: its adapters stand on themselves")
     check_files(base, flag, (*seen, name))
@@ -85,7 +87,7 @@ def _check_directory(directory: Path, where: str) -> None:
     for file in sorted(directory.iterdir()):
         if not stays_inside(file, directory):
             raise InputError(
-                f"{where}: {file.name} leads to {file.resolve()}, which is no file of it; put a copy there"
+                f"{where}: {file.name} leads to {leads_to(file)}, which is no file of it; put a copy there"
             )
 
 
