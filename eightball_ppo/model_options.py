@@ -10,6 +10,16 @@ Dtype = Literal["float32", "bfloat16"]
 
 
 @dataclass
+class TrustOptions:
+    """Whether code that comes with a model may run."""
+
+    trust_remote_code: bool = option(
+        False,
+        "Run the Python code that comes with a model (auto_map in its config). It can do anything; read it first.",
+    )
+
+
+@dataclass
 class LoraOptions:
     """Train LoRA adapters (arXiv:2106.09685) and the classification head instead of all weights."""
 

@@ -6,12 +6,13 @@ from typing import ClassVar, Literal
 
 from eightball_ppo.data_options import DataConfig
 from eightball_ppo.fields import option, require
+from eightball_ppo.model_options import TrustOptions
 
 Schedule = Literal["linear", "cosine", "constant", "constant_with_warmup", "inverse_sqrt", "polynomial"]
 
 
 @dataclass
-class StageConfig(DataConfig):
+class StageConfig(TrustOptions, DataConfig):
     """What every stage has that writes a directory. `replaces`: the method whose runs it may replace unasked;
     `resumes`: it goes on in a directory of its own."""
 

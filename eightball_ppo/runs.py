@@ -95,7 +95,7 @@ class Run:
                 shutil.rmtree(self.path)
             self.path.mkdir(parents=True)
             write_config(self.path, config)
-            write_json(self.path / ENVIRONMENT, environment())
+            write_json(self.path / ENVIRONMENT, environment(config.trust_remote_code))
 
     def __enter__(self) -> "Run":
         return self
@@ -194,8 +194,9 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (path / METRICS).read_text(encoding="utf-8").splitlines()]
 
 
-def environment() -> dict[str, Any]:
-    """What a reader needs to judge or repeat the run: versions, machine, device, threads, processes."""
+def environment(trust_remote_code: bool = False) -> dict[str, Any]:
+    """What a reader needs to judge or repeat the run: versions, machine, device, threads, processes; and whether code
+    that came with a model could run, which may have changed anything."""
     import torch
 
     return {
@@ -207,4 +208,5 @@ def environment() -> dict[str, Any]:
         "cuda": torch.cuda.get_device_name(0) if torch.cuda.is_available() else None,
         "processes": num_processes(),
         "command": redacted([Path(sys.argv[0]).name, *sys.argv[1:]]),
+        **({"trust_remote_code": True} if trust_remote_code else {}),
     }

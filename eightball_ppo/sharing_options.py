@@ -3,10 +3,11 @@
 from dataclasses import dataclass
 
 from eightball_ppo.fields import option, require
+from eightball_ppo.model_options import TrustOptions
 
 
 @dataclass
-class DemoConfig:
+class DemoConfig(TrustOptions):
     """Ask trained policies in the browser, side by side with their reference, their grader and the optimum."""
 
     runs: list[str] = option(

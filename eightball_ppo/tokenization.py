@@ -12,6 +12,7 @@ from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from eightball_ppo.data import Questions
 from eightball_ppo.data.pairs import split_pair
 from eightball_ppo.errors import InputError
+from eightball_ppo.models.trust import check_files, unloadable, warn_of_code
 from eightball_ppo.packaged import minilm_dir
 
 logger = logging.getLogger(__name__)
@@ -103,19 +104,24 @@ class TokenTable:
         return inputs
 
 
-def load_tokenizer(name: str, questions: Questions) -> PreTrainedTokenizerBase:
+def load_tokenizer(name: str, questions: Questions, trust_remote_code: bool = False) -> PreTrainedTokenizerBase:
     """The tokenizer that `--tokenizer` names: `wordpiece` is BERT's, from the packaged MiniLM; `whitespace` gets its
-    vocabulary from the words of `questions`; anything else is a path or Hub id.
+    vocabulary from the words of `questions`; anything else is a path or Hub id, whose code may run with
+    `trust_remote_code`.
 
     Raises:
         InputError: a path or id that holds no tokenizer, or a tokenizer without a padding token.
     """
     if name == WHITESPACE:
         return whitespace_tokenizer(questions.texts)
+    if trust_remote_code:
+        warn_of_code(name, "--tokenizer")
+    source = str(minilm_dir()) if name == WORDPIECE else name
     try:
-        tokenizer = AutoTokenizer.from_pretrained(str(minilm_dir()) if name == WORDPIECE else name)
+        check_files(source, "--tokenizer")
+        tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=trust_remote_code)
     except (OSError, ValueError) as error:
-        raise InputError(f"--tokenizer {name}: no tokenizer there ({str(error).strip().splitlines()[0]})") from None
+        raise unloadable(name, "--tokenizer", "no tokenizer there", error) from None
     if tokenizer.pad_token_id is None:
         raise InputError(f"--tokenizer {name}: it has no padding token; use one that has")
     return tokenizer

@@ -22,7 +22,9 @@ import pytest
 from conftest import EIGHTBALL, REPOSITORY, read_rows, write_rows
 from judge_server import JudgeServer
 
-DOCUMENTS = [REPOSITORY / name for name in ("README.md", "CONTRIBUTING.md", "datasets/eightball/README.md")]
+DOCUMENTS = [
+    REPOSITORY / name for name in ("README.md", "CONTRIBUTING.md", "SECURITY.md", "datasets/eightball/README.md")
+]
 DOCUMENTS += sorted((REPOSITORY / "docs").glob("*.md"))
 FROM_NOTHING = ("README.md", "docs/tutorial.md")  # the others begin where `make run` and distillation have ended
 

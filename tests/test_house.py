@@ -12,7 +12,9 @@ from conftest import REPOSITORY
 
 PACKAGE = REPOSITORY / "eightball_ppo"
 FILES = sorted(PACKAGE.rglob("*.py"))
-DOCUMENTS = [REPOSITORY / name for name in ("README.md", "CONTRIBUTING.md", "datasets/eightball/README.md")]
+DOCUMENTS = [
+    REPOSITORY / name for name in ("README.md", "CONTRIBUTING.md", "SECURITY.md", "datasets/eightball/README.md")
+]
 DOCUMENTS += sorted((REPOSITORY / "docs").glob("*.md"))
 
 

@@ -69,7 +69,7 @@ def _make(config: CompareConfig, all_jobs: list[grid.Job], cells: list[grid.Cell
     if not found:
         raise IncompleteError(f"{config.output_dir}: no run was made, e.g. {next(iter(holes.values()))}")
     command = ["compare.py", *redacted(sys.argv[1:])]
-    write(config, task, found, holes, {**environment(), "command": command})
+    write(config, task, found, holes, {**environment(config.trust_remote_code), "command": command})
     if holes:
         cell, why = next(iter(holes.items()))
         raise IncompleteError(

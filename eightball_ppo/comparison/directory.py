@@ -154,7 +154,9 @@ def prepare(config: CompareConfig) -> None:
         own = ReferenceConfig(**{**shared, "seed": config.seeds[0]})
         questions = load_splits(own)
         train_prerequisites(own)
-        classifier, tokenizer = load_classifier(config.sft_model_path, "--sft_model_path")
+        classifier, tokenizer = load_classifier(
+            config.sft_model_path, "--sft_model_path", trust_remote_code=config.trust_remote_code
+        )
         labels.require_same(label_set(classifier), "--labels", f"--sft_model_path {config.sft_model_path}")
         grade_job(own, labels, questions)
         directory.mkdir(parents=True, exist_ok=True)
@@ -169,7 +171,7 @@ def prepare(config: CompareConfig) -> None:
             about = {"grader": source.fingerprint, "grader_settings": source.settings}
         write_json(directory / GROUND, {**fingerprints(directory), QUESTIONS: digest_of(questions), **about})
     write_config(directory, config)
-    write_json(directory / "environment.json", environment())
+    write_json(directory / "environment.json", environment(config.trust_remote_code))
 
 
 def is_prepared(config: CompareConfig) -> bool:

@@ -58,7 +58,7 @@ def read_back(cells: list[Cell], config: CompareConfig, task: Task, holes: Holes
 def _read(cell: Cell, config: CompareConfig, task: Task) -> Measured:
     directory = Path(config.output_dir) / RUNS / cell.name
     results = read_results(directory)
-    policy, _ = load_classifier(str(directory), "run")
+    policy, _ = load_classifier(str(directory), "run", trust_remote_code=config.trust_remote_code)
     task.labels.require_same(label_set(policy), "--labels", f"run {directory}")
     logp_NK = {split: table_logits_NK(policy, task.tokens[split]).double().log_softmax(-1) for split in SPLITS}
     for split in SPLITS:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from eightball_ppo.errors import InputError
-from eightball_ppo.locations import local_path
+from eightball_ppo.locations import leads_to, local_path, stays_inside
 
 Rows = Iterator[tuple[int, dict[str, Any]]]
 ENDINGS = (".jsonl", ".csv", ".parquet", ".json")
@@ -52,6 +52,7 @@ def open_split(dataset_name: str, split: str, config_name: str | None = None) ->
             f"{path / split}.jsonl: no such file; the dataset directory needs one {split}.jsonl, .csv or .parquet; "
             f"{known}"
         )
+    _stays_inside(files[0], path)
     return open_file(files[0])
 
 
@@ -78,6 +79,12 @@ def open_file(file: Path) -> Source:
     if file.suffix == ".parquet":
         return _parquet(file)
     return Source(str(file), lambda: (_csv if file.suffix == ".csv" else _json_lines)(file), {})
+
+
+def _stays_inside(file: Path, directory: Path) -> None:
+    """Raises InputError for a link in a data set's directory that leads out of it."""
+    if not stays_inside(file, directory):
+        raise InputError(f"{file}: leads to {leads_to(file)}, which is no file of {directory}; put a copy there")
 
 
 def _need_split(name: str, split: str, there: list[str], why: str) -> None:
@@ -154,8 +161,17 @@ def _parquet(file: Path) -> Source:
 
 
 def _of_table(name: str, table: Any) -> Source:
-    """A `datasets.Dataset`, which is memory-mapped."""
-    return Source(name, lambda: enumerate(table, start=1), _classes(table.features))
+    """A `datasets.Dataset`, which is memory-mapped. Its rows are read as they are stored: a column of pictures or
+    sounds that names files on this machine has none of them opened."""
+
+    def rows() -> Rows:
+        number = 0
+        for batch in table.with_format("arrow").iter(batch_size=10_000):
+            for row in batch.to_pylist():
+                number += 1
+                yield number, row
+
+    return Source(name, rows, _classes(table.features))
 
 
 def _classes(features: Any) -> dict[str, list[str]]:
@@ -166,11 +182,16 @@ def _from_disk(path: Path, split: str) -> Any:
     import datasets  # heavy
 
     _need_split(str(path), split, splits_of(str(path)) or [], "as datasets.save_to_disk wrote it")
+    own = path if (path / "state.json").is_file() else path / split
     try:
-        loaded = datasets.load_from_disk(str(path))
-    except (OSError, ValueError, KeyError) as error:
+        for file in (own, *own.iterdir()):
+            _stays_inside(file, path)
+        for part in json.loads((own / "state.json").read_text(encoding="utf-8"))["_data_files"]:
+            if Path(part["filename"]).name != part["filename"]:
+                raise InputError(f"{own}: state.json names {part['filename']!r}; only files beside it are read")
+        return datasets.load_from_disk(str(own))
+    except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(f"{path}: not what datasets.save_to_disk writes ({_first_line(error)})") from None
-    return loaded[split] if isinstance(loaded, datasets.DatasetDict) else loaded
 
 
 def _from_hub(dataset_name: str, split: str, config_name: str | None) -> Any:

@@ -72,7 +72,9 @@ class Ball:
         self.reference, self.policies = load_policies(config)
         self.last = self.policies[-1]
         self.labels: LabelSet = self.last.labels
-        self.judge: Judge = load_judge(self.last.config, config.reward_model_path, self.labels)
+        self.judge: Judge = load_judge(
+            self.last.config, config.reward_model_path, self.labels, config.trust_remote_code
+        )
         self.beta = float(self.last.config["kl_coef"])
         self.prices = prices(self.beta)
         self._lock = threading.Lock()  # a fast tokenizer that two threads use at once raises "Already borrowed"

@@ -42,14 +42,16 @@ def score_K(logp_K: Tensor, kind: Any) -> Tensor:
     return convert_scores(logp_K[None], kind)[0]
 
 
-def load_judge(run: dict[str, Any], reward_model_path: str | None, labels: LabelSet) -> Judge:
+def load_judge(
+    run: dict[str, Any], reward_model_path: str | None, labels: LabelSet, trust_remote_code: bool = False
+) -> Judge:
     """The judge of a run with the options `run`; `reward_model_path`, where given, is shown instead of the run's own.
 
     Raises:
         InputError: `reward_model_path` is given and is no reward model for these labels; a grader that nobody knows.
     """
     if reward_model_path is not None:
-        return _reward_model(reward_model_path, "--reward_model_path", labels)
+        return _reward_model(reward_model_path, "--reward_model_path", labels, trust_remote_code)
     specs = parse_grader(str(run["grader"]))
     spec = specs[0]
     if run.get("grade_table") is not None or len(specs) > 1 or spec.noise or run.get("grader_label_map"):
@@ -58,7 +60,7 @@ def load_judge(run: dict[str, Any], reward_model_path: str | None, labels: Label
         return _plain(spec, str(run["grader"]), labels)
     path = str(run["reward_model_path"])
     try:
-        return _reward_model(path, "--reward_model_path", labels)
+        return _reward_model(path, "--reward_model_path", labels, trust_remote_code)
     except InputError:
         return Judge("grader bert", f"Its reward model {path} is not here or is another one; pass --reward_model_path.")
 
@@ -76,9 +78,9 @@ def _plain(spec: GraderSpec, name: str, labels: LabelSet) -> Judge:
     return Judge(f"grader {name}", NOT_ASKED)
 
 
-def _reward_model(path: str, flag: str, labels: LabelSet) -> Judge:
+def _reward_model(path: str, flag: str, labels: LabelSet, trust_remote_code: bool) -> Judge:
     from eightball_ppo.graders.bert import BertGrader
 
-    grader = BertGrader.from_directory(path)
+    grader = BertGrader.from_directory(path, trust_remote_code)
     labels.require_same(grader.labels, "--runs", f"{flag} {path}")
     return Judge("reward model", "The grader: what it thinks that the asker wants to hear.", grader)

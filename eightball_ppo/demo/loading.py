@@ -74,8 +74,9 @@ def load_policies(config: DemoConfig) -> tuple[Policy, list[Policy]]:
     if len(references) > 1:
         raise InputError(f"--runs {references[1].directory}: a second run of method {REFERENCE}; name one reference")
     names = _names(trained)
-    policies = [_load(run, name) for run, name in zip(trained, names, strict=True)]
-    reference = _load(references[0], REFERENCE) if references else _reference_of(trained[-1])
+    trust = config.trust_remote_code
+    policies = [_load(run, name, trust) for run, name in zip(trained, names, strict=True)]
+    reference = _load(references[0], REFERENCE, trust) if references else _reference_of(trained[-1], trust)
     last = policies[-1]
     for policy in (reference, *policies):
         last.labels.require_same(policy.labels, f"--runs {last.directory}", str(policy.directory))
@@ -111,16 +112,17 @@ def _look(name: str) -> _Run:
     return run
 
 
-def _load(run: _Run, name: str) -> Policy:
-    model, tokenizer = load_classifier(str(run.directory.absolute()), "--runs")
+def _load(run: _Run, name: str, trust_remote_code: bool) -> Policy:
+    place = str(run.directory.absolute())
+    model, tokenizer = load_classifier(place, "--runs", trust_remote_code=trust_remote_code)
     return Policy(name, run.method, run.directory, run.results, run.config, model, tokenizer)
 
 
-def _reference_of(run: _Run) -> Policy:
+def _reference_of(run: _Run, trust_remote_code: bool) -> Policy:
     """What `run` was trained from; its own results where that is a run, too."""
     path = str(run.config["sft_model_path"])
     try:
-        model, tokenizer = load_classifier(path, "--sft_model_path")
+        model, tokenizer = load_classifier(path, "--sft_model_path", trust_remote_code=trust_remote_code)
     except InputError as error:
         raise InputError(
             f"--runs {run.directory}: its reference cannot be had ({error}); name its run of method {REFERENCE} in "

@@ -45,13 +45,15 @@ class BertGrader:
         self.model.to(PartialState().device)
 
     @classmethod
-    def from_directory(cls, reward_model_path: str) -> "BertGrader":
+    def from_directory(cls, reward_model_path: str, trust_remote_code: bool = False) -> "BertGrader":
         """A reward model, e.g. the directory that `scripts/reward.py` wrote, or a Hub id.
 
         Raises:
             InputError: no loadable checkpoint there.
         """
-        model, tokenizer = load_classifier(reward_model_path, "--reward_model_path")
+        model, tokenizer = load_classifier(
+            reward_model_path, "--reward_model_path", trust_remote_code=trust_remote_code
+        )
         return cls(model, tokenizer, "bert", deliberate=False)
 
     @classmethod
@@ -61,7 +63,9 @@ class BertGrader:
         with torch.random.fork_rng():
             torch.manual_seed(seed)
             model = load_encoder(path, labels, initializer_range=RANDOM_HEAD_STD)
-        return cls(model, AutoTokenizer.from_pretrained(path), f"random-head:{seed}", deliberate=True)
+        return cls(
+            model, AutoTokenizer.from_pretrained(path, trust_remote_code=False), f"random-head:{seed}", deliberate=True
+        )
 
     def logp_BK(self, questions: Sequence[str]) -> Tensor:
         """Log-probabilities [B, K] (float32, CPU) of the labels."""

@@ -26,7 +26,8 @@ from eightball_ppo.graders.verbalizers import (
     parse_verbalizers,
 )
 from eightball_ppo.labels import LabelSet
-from eightball_ppo.models.loading import check_checkpoint, first_line
+from eightball_ppo.models.loading import check_checkpoint
+from eightball_ppo.models.trust import check_files, unloadable, warn_of_code
 from eightball_ppo.models.weights import weights_fingerprint
 
 _NO_NUMBERS = ("_name_or_path", "architectures", "dtype", "transformers_version")  # of a config: names and places
@@ -36,7 +37,7 @@ class CausalLMGrader:
     """`llm`: a chat or base model in this process, read by label log-probabilities.
 
     Raises:
-        InputError: labels that its tokenizer cannot tell apart.
+        InputError: labels that its tokenizer cannot tell apart, or a chat template that cannot be rendered.
     """
 
     deliberate = False
@@ -58,7 +59,10 @@ class CausalLMGrader:
         self._length_K = [min(map(len, own)) for own in sequences_K]
         self._longest_prompt = _reads_at_most(model) - max(len(sequence) for own in sequences_K for sequence in own)
         self._system_role = _takes_system(tokenizer)
-        examples = [self._input_ids(Ask(question, labels.names[0])) for question in ("Is it so?", "will they", "9")]
+        try:
+            examples = [self._input_ids(Ask(question, labels.names[0])) for question in ("Is it so?", "will they", "9")]
+        except TemplateError as error:  # transformers renders it in a sandbox
+            raise InputError(f"--grader_model {config.grader_model}: its chat template fails ({error})") from None
         self._next_words = NextWords(model, sequences_K, examples)
         self.settings: dict[str, Any] = {
             "grader": "llm",
@@ -93,15 +97,22 @@ class CausalLMGrader:
         source = name if path is None else str(path)
         device = PartialState().device
         dtype = torch.bfloat16 if device.type == "cuda" and torch.cuda.is_bf16_supported() else torch.float32
+        if config.trust_remote_code:
+            warn_of_code(name, "--grader_model")
         try:
-            tokenizer = AutoTokenizer.from_pretrained(source)
+            check_files(name, "--grader_model")
+            tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=config.trust_remote_code)
             model = AutoModelForCausalLM.from_pretrained(
-                source, use_safetensors=True, dtype=dtype, **_quantization(config.grader_quantization, dtype)
+                source,
+                use_safetensors=True,
+                trust_remote_code=config.trust_remote_code,
+                dtype=dtype,
+                **_quantization(config.grader_quantization, dtype),
             )
         except InputError:
             raise
         except Exception as error:  # every library below raises its own
-            raise InputError(f"--grader_model {name}: not a loadable language model ({first_line(error)})") from error
+            raise unloadable(name, "--grader_model", "not a loadable language model", error) from error
         if config.grader_quantization == "none":
             model.to(device)
         return cls(model, tokenizer, config, labels)

@@ -135,7 +135,7 @@ def _load_one(spec: GraderSpec, config: GraderConfig, labels: LabelSet, store: G
 
     if spec.name == "random-head":
         return BertGrader.random_head(labels, int(spec.argument or RANDOM_HEAD_SEED))
-    grader = BertGrader.from_directory(config.reward_model_path)
+    grader = BertGrader.from_directory(config.reward_model_path, config.trust_remote_code)
     if not config.grader_label_map:
         labels.require_same(grader.labels, "--labels", f"--reward_model_path {config.reward_model_path}")
     return grader

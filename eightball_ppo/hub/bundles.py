@@ -13,7 +13,7 @@ from eightball_ppo.errors import InputError
 from eightball_ppo.hub import dataset_cards
 from eightball_ppo.hub.cards import eval_results_yaml, model_card
 from eightball_ppo.hub.grade_shapes import shapes
-from eightball_ppo.locations import ADAPTER
+from eightball_ppo.locations import ADAPTER, leads_to, stays_inside
 from eightball_ppo.redaction import portable, portable_text, redact
 from eightball_ppo.runs import CONFIG, ENVIRONMENT, METRICS, RESULTS, read_config, read_results
 
@@ -36,9 +36,15 @@ class Bundle:
     files: dict[str, bytes | Path] = field(default_factory=dict)
 
     def add(self, directory: Path, patterns: tuple[str, ...], inside: str = "") -> None:
-        """The files of `directory` that `patterns` name; of texts, what only this machine has is left out."""
+        """The files of `directory` that `patterns` name; of texts, what only this machine has is left out.
+
+        Raises:
+            InputError: one that is a link to a file elsewhere.
+        """
         for pattern in patterns:
             for file in sorted(directory.glob(pattern)):
+                if not stays_inside(file, directory):
+                    raise InputError(f"{file}: leads to {leads_to(file)}, which is no file of the run; not uploaded")
                 self.files[inside + file.name] = _content(file)
 
     def size(self, name: str) -> int:

@@ -54,11 +54,15 @@ def _of_model(name: str, flag: str) -> list[str] | None:
         return None
     check_checkpoint(name, flag)
     try:
+        from eightball_ppo.models.trust import check_files, first_line  # heavy
+
+        check_files(name, flag)
         if path is not None and (path / "adapter_config.json").is_file():
             return _of_model(json.loads((path / "adapter_config.json").read_text())["base_model_name_or_path"], flag)
-        from transformers import AutoConfig  # heavy
+        from transformers import PreTrainedConfig
 
-        names = AutoConfig.from_pretrained(name if path is None else str(path)).id2label
+        said, _ = PreTrainedConfig.get_config_dict(name if path is None else str(path))
+        names = PreTrainedConfig.from_dict(said).id2label  # of any architecture, without its code
     except (OSError, ValueError, KeyError) as error:
-        raise InputError(f"{flag} {name}: not a loadable checkpoint ({str(error).splitlines()[0]})") from None
+        raise InputError(f"{flag} {name}: not a loadable checkpoint ({first_line(error)})") from None
     return [names[i] for i in range(len(names))]

@@ -24,7 +24,7 @@ def train(config: GradedConfig, trained: Path) -> Path:
     results = read_results(trained)
     if not {"episodes", "grader_calls"} <= set(results):
         raise InputError(f"{trained}: its results do not say what its training took; train it anew")
-    policy, _ = load_classifier(str(trained), "run")
+    policy, _ = load_classifier(str(trained), "run", trust_remote_code=config.trust_remote_code)
     task.labels.require_same(label_set(policy), "--labels", f"run {trained}")
     took = {name: value for name, value in results.items() if name not in MEASURED}
     with Run(config, results["method"]) as run:

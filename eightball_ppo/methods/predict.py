@@ -23,7 +23,9 @@ def answers(config: PredictConfig) -> list[tuple[str, str, dict[str, float]]]:
         InputError: no question, an unreadable file, or no loadable policy.
     """
     questions = _questions(config)
-    model, tokenizer = load_classifier(config.model_name_or_path, "--model_name_or_path")
+    model, tokenizer = load_classifier(
+        config.model_name_or_path, "--model_name_or_path", trust_remote_code=config.trust_remote_code
+    )
     labels = label_set(model)
     probability_NK = table_logits_NK(model, tokenize(questions, tokenizer, reads_at_most(tokenizer))).softmax(-1)
     if config.sample:

@@ -43,7 +43,9 @@ def train(config: RewardConfig) -> Path:
     preferences, heldout = load_both(config, labels, labels)
     training, validation = split_by_question(preferences, config.validation_fraction, config.seed)
     set_seed(config.seed)
-    model, tokenizer, new = load_new_classifier(config.model_name_or_path, "--model_name_or_path", labels)
+    model, tokenizer, new = load_new_classifier(
+        config.model_name_or_path, "--model_name_or_path", labels, config.trust_remote_code
+    )
     last_linear(model, f"--model_name_or_path {config.model_name_or_path}")
     check_rates(model, config, learning_rate=config.learning_rate)
     cut_at(tokenizer, model, config.max_length)  # the grader cuts where the reward model was cut

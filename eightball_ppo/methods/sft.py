@@ -71,7 +71,7 @@ def _new_policy(
         InputError: no loadable encoder or tokenizer, or an option that the model cannot be trained with.
     """
     if config.model_name_or_path == SMALL:
-        tokenizer = load_tokenizer(config.tokenizer, questions)
+        tokenizer = load_tokenizer(config.tokenizer, questions, config.trust_remote_code)
         small = EightBallConfig(
             vocab_size=len(tokenizer),
             pad_token_id=tokenizer.pad_token_id,
@@ -82,7 +82,9 @@ def _new_policy(
         new = ["classifier"]
         cut_at(tokenizer, model, config.max_length or SMALL_MAX_LENGTH)
     else:
-        model, tokenizer, new = load_new_classifier(config.model_name_or_path, "--model_name_or_path", labels)
+        model, tokenizer, new = load_new_classifier(
+            config.model_name_or_path, "--model_name_or_path", labels, config.trust_remote_code
+        )
         check_rates(model, config, learning_rate=config.learning_rate)
         cut_at(tokenizer, model, config.max_length)
     return (with_lora(model, config, new) if config.use_peft else model), tokenizer

@@ -188,7 +188,9 @@ def load_task(config: GradedConfig, questions: dict[str, Questions]) -> Task:
     """
     train_prerequisites(config)
     labels = config.label_set()
-    classifier, tokenizer = load_classifier(config.sft_model_path, "--sft_model_path", DTYPES[config.dtype])
+    classifier, tokenizer = load_classifier(
+        config.sft_model_path, "--sft_model_path", DTYPES[config.dtype], config.trust_remote_code
+    )
     labels.require_same(label_set(classifier), "--labels", f"--sft_model_path {config.sft_model_path}")
     job = grade_job(config, labels, questions)
     whole_N = {split: own.whole_N for split, own in job.grades.items()}

@@ -17,11 +17,10 @@ from eightball_ppo.labels import LabelSet
 from eightball_ppo.locations import local_path
 from eightball_ppo.models.attention import has_to_be_waited_for, without_waiting
 from eightball_ppo.models.precision import in_dtype
+from eightball_ppo.models.trust import ADAPTER_CONFIG, check_files, unloadable, warn_of_code
 from eightball_ppo.models.whole import few_of, load_whole
 from eightball_ppo.packaged import PACKAGED_MINILM, checked_minilm_dir
 from eightball_ppo.tokenization import TokenTable, cut_at, reads_at_most, tokenize
-
-ADAPTER_CONFIG = "adapter_config.json"
 
 
 def check_checkpoint(name: str, flag: str) -> Path | None:
@@ -31,6 +30,10 @@ def check_checkpoint(name: str, flag: str) -> Path | None:
         InputError: a local path that is no directory, or one without a config.json or adapter_config.json.
     """
     path = local_path(name)
+    if path is not None and path.is_file():
+        raise InputError(
+            f"{flag} {name}: is a file; name the directory of a checkpoint, and unpack an archive yourself"
+        )
     if path is not None and not path.is_dir():
         raise InputError(f"{flag} {name}: no such directory")
     if path is not None and not any((path / file).is_file() for file in ("config.json", ADAPTER_CONFIG)):
@@ -39,26 +42,30 @@ def check_checkpoint(name: str, flag: str) -> Path | None:
 
 
 def load_classifier(
-    name: str, flag: str, dtype: torch.dtype = torch.float32
+    name: str, flag: str, dtype: torch.dtype = torch.float32, trust_remote_code: bool = False
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """Model in eval mode and tokenizer of a saved classifier; LoRA adapters are merged into the model they name. The
     tokenizer cuts at the latest where the model has no more positions.
 
-    `flag` names the option in errors.
+    `flag` names the option in errors; `trust_remote_code`: code that comes with the model may run.
 
     Raises:
-        InputError: no such directory, no checkpoint in it, a damaged one, one without safetensors, adapters whose base
-            is missing or another one, weights that are not in it, or a tokenizer without a padding token.
+        InputError: no such directory, no checkpoint in it, a damaged one, one that `check_files` refuses, one without
+            safetensors, adapters whose base is missing or another one, weights that are not in it, or a tokenizer
+            without a padding token.
     """
     path = check_checkpoint(name, flag)
     source = name if path is None else str(path)
+    if trust_remote_code:
+        warn_of_code(name, flag)
     try:
-        model = load_whole(source, flag)
-        tokenizer = AutoTokenizer.from_pretrained(source)
+        check_files(name, flag)
+        model = load_whole(source, flag, trust_remote_code)
+        tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=trust_remote_code)
     except InputError:
         raise
     except Exception as error:  # every library below raises its own: OSError, ValueError, SafetensorError, KeyError ...
-        raise InputError(f"{flag} {name}: not a loadable checkpoint ({first_line(error)})") from error
+        raise unloadable(name, flag, "not a loadable checkpoint", error) from error
     require_padding(tokenizer, flag, name)
     cut_at(tokenizer, model, None)
     if has_to_be_waited_for():
@@ -75,21 +82,27 @@ def require_padding(tokenizer: PreTrainedTokenizerBase, flag: str, name: str) ->
 
 
 def load_new_classifier(
-    name: str, flag: str, labels: LabelSet
+    name: str, flag: str, labels: LabelSet, trust_remote_code: bool = False
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase, list[str]]:
     """A pretrained encoder under a head for `labels`, its tokenizer, and the names of its modules that are new.
 
-    `minilm` is the packaged one; anything else a directory or Hub id.
+    `minilm` is the packaged one; anything else a directory or Hub id, whose code may run with `trust_remote_code`.
 
     Raises:
-        InputError: no loadable encoder there, not a whole one, or a tokenizer without a padding token.
+        InputError: no loadable encoder there, not a whole one, one that `check_files` refuses, or a tokenizer without a
+            padding token.
     """
     path = str(checked_minilm_dir()) if name == PACKAGED_MINILM else name
+    if trust_remote_code:
+        warn_of_code(name, flag)
     try:
-        tokenizer = AutoTokenizer.from_pretrained(path)
-        model, loaded = _pretrained(path, labels)
+        check_files(path, flag)
+        tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=trust_remote_code)
+        model, loaded = _pretrained(path, labels, trust_remote_code)
+    except InputError:
+        raise
     except Exception as error:  # as above
-        raise InputError(f"{flag} {name}: no loadable encoder there ({first_line(error)})") from error
+        raise unloadable(name, flag, "no loadable encoder there", error) from error
     require_padding(tokenizer, flag, name)
     keys = [*loaded["missing_keys"], *(key for key, *_ in loaded["mismatched_keys"])]
     body, pooler = f"{model.base_model_prefix}.", f"{model.base_model_prefix}.pooler"
@@ -107,27 +120,24 @@ def load_encoder(path: str, labels: LabelSet, **overrides: float) -> PreTrainedM
 
     Raises whatever transformers raises where `path` holds no such model.
     """
-    return _pretrained(path, labels, **overrides)[0]
+    return _pretrained(path, labels, trust_remote_code=False, **overrides)[0]
 
 
-def _pretrained(path: str, labels: LabelSet, **overrides: float) -> tuple[PreTrainedModel, dict[str, Any]]:
+def _pretrained(
+    path: str, labels: LabelSet, trust_remote_code: bool, **overrides: float
+) -> tuple[PreTrainedModel, dict[str, Any]]:
     return AutoModelForSequenceClassification.from_pretrained(
         path,
         num_labels=len(labels),
         id2label=labels.id2label,
         label2id=labels.label2id,
         use_safetensors=True,
+        trust_remote_code=trust_remote_code,
         ignore_mismatched_sizes=True,  # a head of another size is replaced, too
         dtype=torch.float32,
         output_loading_info=True,
         **overrides,
     )
-
-
-def first_line(error: Exception) -> str:
-    """The first line of an exception's text, at most 200 characters; its type's name where it has none."""
-    text = str(error).strip()
-    return text.splitlines()[0][:200] if text else type(error).__name__
 
 
 def label_set(model: PreTrainedModel) -> LabelSet:

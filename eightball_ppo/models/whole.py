@@ -15,15 +15,16 @@ from eightball_ppo.models.saving import check_base
 NAMED = 2  # weights that a message names
 
 
-def load_whole(source: str, flag: str) -> PreTrainedModel:
+def load_whole(source: str, flag: str, trust_remote_code: bool = False) -> PreTrainedModel:
     """The classifier in `source`, float32; LoRA adapters are merged into the model they name.
 
-    `flag` names the option in errors; whatever transformers and PEFT raise is passed on.
+    `flag` names the option in errors; `trust_remote_code`: code that comes with the model may run. Whatever
+    transformers and PEFT raise is passed on.
 
     Raises:
         InputError: weights that `source` has not, or adapters that do not fit on their base.
     """
-    model, missing = _load(source, flag)
+    model, missing = _load(source, flag, trust_remote_code)
     if missing:
         raise InputError(
             f"{flag} {source}: no finished classifier, it lacks {few_of(missing)}, which would be random numbers; "
@@ -32,17 +33,21 @@ def load_whole(source: str, flag: str) -> PreTrainedModel:
     return model
 
 
-def _load(source: str, flag: str) -> tuple[PreTrainedModel, list[str]]:
+def _load(source: str, flag: str, trust_remote_code: bool) -> tuple[PreTrainedModel, list[str]]:
     """(model, names of the weights that are not in `source` and were drawn at random)"""
     if find_adapter_config_file(source) is not None:
-        return _load_adapters(source, flag), []
+        return _load_adapters(source, flag, trust_remote_code), []
     model, loaded = AutoModelForSequenceClassification.from_pretrained(
-        source, use_safetensors=True, dtype=torch.float32, output_loading_info=True
+        source,
+        use_safetensors=True,
+        dtype=torch.float32,
+        output_loading_info=True,
+        trust_remote_code=trust_remote_code,
     )
     return model, sorted(loaded["missing_keys"])
 
 
-def _load_adapters(source: str, flag: str) -> PreTrainedModel:
+def _load_adapters(source: str, flag: str, trust_remote_code: bool) -> PreTrainedModel:
     """The model that the adapters in `source` stand on, with them merged into it.
 
     Raises:
@@ -57,7 +62,7 @@ def _load_adapters(source: str, flag: str) -> PreTrainedModel:
         raise InputError(
             f"{flag} {source}: its adapters stand on {base}, which is not here; run where it is, or train with --merge"
         )
-    model, missing = _load(str(base if path is None else path), flag)
+    model, missing = _load(str(base if path is None else path), flag, trust_remote_code)
     if not missing:  # else its head comes with the adapters, and was random when they were trained
         check_base(model, Path(source), flag)
     weights: dict[str, Any] = load_peft_weights(source, device="cpu")
