@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
 from eightball_ppo.configs import PPOConfig
+from eightball_ppo.disk import refusal
 from eightball_ppo.errors import DryRun, IncompleteError, InputError
 from eightball_ppo.launches import PeerError, check_launch, lost_peer, meet
 from eightball_ppo.options import StageConfig
@@ -101,7 +102,8 @@ def main(
 ) -> None:
     """Run a script: parse, call `stage` ("module:function") with the config, push what it made if that was asked for.
 
-    Exits with 2 on an InputError and with 3 on an IncompleteError, with 130 on Ctrl-C.
+    Exits with 2 on an InputError and with 3 on an IncompleteError, a full or failing disk or a lost peer, with 130 on
+    Ctrl-C.
 
     The stage's module is imported only after the flags are parsed, so `--help` answers at once.
     """
@@ -132,13 +134,20 @@ def main(
         sys.exit(130)
     except (InputError, IncompleteError) as error:
         if is_main_process() or isinstance(error, PeerError):
-            print(redact(f"{Path(sys.argv[0]).name}: {error}"), file=sys.stderr)
+            _say(error)
         part_processes()
         sys.exit(2 if isinstance(error, InputError) else 3)
-    except RuntimeError as error:
-        lost = lost_peer(error)
-        if lost is None:
+    except (
+        Exception
+    ) as error:  # of this process alone: whoever it happens to says it, and the others are not waited for
+        told = lost_peer(error) or refusal(error)
+        if told is None:
             raise
-        print(redact(f"{Path(sys.argv[0]).name}: {lost}"), file=sys.stderr)
-        sys.exit(3)
+        _say(told)
+        sys.exit(2 if isinstance(told, InputError) else 3)
     part_processes()
+
+
+def _say(error: Exception) -> None:
+    """One line on stderr, whatever the names and values in it hold."""
+    print(redact(f"{Path(sys.argv[0]).name}: {' '.join(str(error).splitlines())}"), file=sys.stderr)

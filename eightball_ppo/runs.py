@@ -4,6 +4,7 @@ Everything is written to a sibling, `<name>.unfinished`, and moved to `<name>` a
 a run, and a run that is being replaced stands until its successor is whole.
 """
 
+import contextlib
 import dataclasses
 import json
 import math
@@ -19,6 +20,7 @@ from typing import Any
 
 import yaml
 
+from eightball_ppo.disk import check_place, refusal
 from eightball_ppo.errors import IncompleteError, InputError
 from eightball_ppo.options import StageConfig
 from eightball_ppo.ranks import is_main_process, num_processes, wait_for_everyone
@@ -37,6 +39,7 @@ def check_output_dir(config: StageConfig) -> None:
     Only a run of ours is ever replaced, and only on request; a stage whose work is in the grade store replaces its own,
     and one that resumes looks for itself.
     """
+    check_place(config.output_dir, "--output_dir")
     path = Path(config.output_dir).absolute()
     for part in (path, *path.parents):
         if part.is_file():
@@ -72,15 +75,15 @@ def _method_of(path: Path) -> str | None:
     """The method of a finished run."""
     try:
         return json.loads((path / RESULTS).read_text(encoding="utf-8")).get("method")
-    except (OSError, ValueError, AttributeError):
+    except (OSError, ValueError, AttributeError, RecursionError):
         return None
 
 
 class Run:
     """A run being written. Use as a context manager around the work, and call `finish(results)` as its last act.
 
-    On an InputError or IncompleteError nothing is left behind but checkpoints; on any other error
-    `<name>.unfinished` stays for a look.
+    On an InputError or IncompleteError, or where the disk is full, nothing is left behind but checkpoints; on any other
+    error `<name>.unfinished` stays for a look.
     Only the main process writes; `path` is where the files of the run go.
     """
 
@@ -89,6 +92,7 @@ class Run:
         self.method = method
         self.target = Path(config.output_dir).absolute()
         self.path = _unfinished(self.target)
+        self._made = [parent for parent in self.path.parents if not parent.exists()]
         self.started = time.monotonic()
         if is_main_process():
             if self.path.exists():
@@ -103,8 +107,12 @@ class Run:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        if isinstance(error, InputError | IncompleteError) and is_main_process() and not checkpoints_in(self.path):
+        foreseen = isinstance(error, InputError | IncompleteError) or (error is not None and refusal(error) is not None)
+        if foreseen and is_main_process() and not checkpoints_in(self.path):
             shutil.rmtree(self.path, ignore_errors=True)
+            with contextlib.suppress(OSError):  # somebody else has put something there by now
+                for parent in self._made:
+                    parent.rmdir()
 
     @property
     def seconds(self) -> float:
@@ -154,7 +162,7 @@ def read_config(directory: Path) -> dict[str, Any]:
     try:
         options = yaml.safe_load((directory / CONFIG).read_text(encoding="utf-8"))
         return dict(options)
-    except (OSError, UnicodeDecodeError, yaml.YAMLError, TypeError, ValueError):
+    except (OSError, yaml.YAMLError, TypeError, ValueError, RecursionError):
         raise InputError(f"{directory}: no finished run, {CONFIG} is missing or damaged") from None
 
 
@@ -166,8 +174,9 @@ def read_results(directory: Path) -> dict[str, Any]:
     """
     try:
         results = json.loads((directory / RESULTS).read_text(encoding="utf-8"))
-        results["method"]
-    except (OSError, ValueError, KeyError, TypeError):
+        if not isinstance(results["method"], str):
+            raise TypeError
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         raise InputError(f"{directory}: no finished run, {RESULTS} is missing or damaged") from None
     return results
 
@@ -180,7 +189,7 @@ def read_environment(directory: Path) -> dict[str, Any]:
     """
     try:
         return dict(json.loads((directory / ENVIRONMENT).read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError):
+    except (OSError, ValueError, TypeError, RecursionError):
         raise InputError(f"{directory}: no finished run, {ENVIRONMENT} is missing or damaged") from None
 
 

@@ -114,8 +114,9 @@ def load_tokenizer(name: str, questions: Questions) -> PreTrainedTokenizerBase:
         return whitespace_tokenizer(questions.texts)
     try:
         tokenizer = AutoTokenizer.from_pretrained(str(minilm_dir()) if name == WORDPIECE else name)
-    except (OSError, ValueError) as error:
-        raise InputError(f"--tokenizer {name}: no tokenizer there ({str(error).strip().splitlines()[0]})") from None
+    except Exception as error:  # of files that hold anything: OSError, ValueError, TypeError, Rust's own ...
+        said = str(error).strip() or type(error).__name__
+        raise InputError(f"--tokenizer {name}: no tokenizer there ({said.splitlines()[0]})") from None
     if tokenizer.pad_token_id is None:
         raise InputError(f"--tokenizer {name}: it has no padding token; use one that has")
     return tokenizer

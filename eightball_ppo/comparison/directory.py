@@ -114,7 +114,7 @@ def _unfinished(directory: Path) -> bool:
 def _read_ground(directory: Path) -> dict[str, Any]:
     try:
         return dict(json.loads((directory / GROUND).read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError):
+    except (OSError, ValueError, TypeError, RecursionError):
         raise InputError(f"{directory / GROUND}: damaged; name another --output_dir") from None
 
 

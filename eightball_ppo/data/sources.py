@@ -101,8 +101,10 @@ def _json_lines(file: Path) -> Rows:
                 row = json.loads(text)
             except json.JSONDecodeError as error:
                 raise InputError(f"{file}:{number}: not JSON ({error.msg} at column {error.colno})") from None
+            except (ValueError, RecursionError) as error:  # a number of thousands of digits, lists in lists in lists
+                raise InputError(f"{file}:{number}: no JSON that can be read ({error})") from None
             if not isinstance(row, dict):
-                raise InputError(f"{file}:{number}: a JSON object is needed, got {text.strip()[:60]}")
+                raise InputError(f"{file}:{number}: a JSON object is needed, got {' '.join(text.split())[:60]}")
             yield number, row
 
 
@@ -113,6 +115,9 @@ def _csv(file: Path) -> Rows:
         reader = csv.reader(lines, strict=True)
         try:
             header = next(reader, [])
+            twice = next((name for name in header if header.count(name) > 1), None)
+            if twice is not None:
+                raise InputError(f"{file}:1: the column {twice!r} stands twice; every column needs its own name")
             for values in reader:
                 if not values:
                     continue
@@ -168,7 +173,7 @@ def _from_disk(path: Path, split: str) -> Any:
     _need_split(str(path), split, splits_of(str(path)) or [], "as datasets.save_to_disk wrote it")
     try:
         loaded = datasets.load_from_disk(str(path))
-    except (OSError, ValueError, KeyError) as error:
+    except Exception as error:  # of files that hold anything: OSError, ValueError, KeyError, AttributeError ...
         raise InputError(f"{path}: not what datasets.save_to_disk writes ({_first_line(error)})") from None
     return loaded[split] if isinstance(loaded, datasets.DatasetDict) else loaded
 

@@ -11,7 +11,7 @@ from eightball_ppo.grader_options import GraderConfig
 from eightball_ppo.labels import LabelSet
 from eightball_ppo.locations import local_path
 from eightball_ppo.method_options import TermsConfig
-from eightball_ppo.models.loading import check_checkpoint
+from eightball_ppo.models.loading import check_checkpoint, first_line
 from eightball_ppo.options import StageConfig
 
 C = TypeVar("C", bound=StageConfig)
@@ -58,7 +58,8 @@ def _of_model(name: str, flag: str) -> list[str] | None:
             return _of_model(json.loads((path / "adapter_config.json").read_text())["base_model_name_or_path"], flag)
         from transformers import AutoConfig  # heavy
 
-        names = AutoConfig.from_pretrained(name if path is None else str(path)).id2label
-    except (OSError, ValueError, KeyError) as error:
-        raise InputError(f"{flag} {name}: not a loadable checkpoint ({str(error).splitlines()[0]})") from None
-    return [names[i] for i in range(len(names))]
+        return list(LabelSet.of_model(AutoConfig.from_pretrained(name if path is None else str(path)).id2label).names)
+    except InputError:
+        raise
+    except Exception as error:  # of a config that holds anything: KeyError, TypeError, RecursionError ...
+        raise InputError(f"{flag} {name}: not a loadable checkpoint ({first_line(error)})") from None

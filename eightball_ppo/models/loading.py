@@ -48,7 +48,8 @@ def load_classifier(
 
     Raises:
         InputError: no such directory, no checkpoint in it, a damaged one, one without safetensors, adapters whose base
-            is missing or another one, weights that are not in it, or a tokenizer without a padding token.
+            is missing or another one, weights that are not in it, a tokenizer without a padding token, or labels that are
+            none.
     """
     path = check_checkpoint(name, flag)
     source = name if path is None else str(path)
@@ -60,6 +61,10 @@ def load_classifier(
     except Exception as error:  # every library below raises its own: OSError, ValueError, SafetensorError, KeyError ...
         raise InputError(f"{flag} {name}: not a loadable checkpoint ({first_line(error)})") from error
     require_padding(tokenizer, flag, name)
+    try:
+        label_set(model)
+    except InputError as error:
+        raise InputError(f"{flag} {name}: {error}") from None
     cut_at(tokenizer, model, None)
     if has_to_be_waited_for():
         without_waiting(model)
