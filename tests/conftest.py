@@ -103,6 +103,21 @@ def sft_run(once: Callable[..., Path], small_data: Path) -> Path:
 
 
 @pytest.fixture(scope="session")
+def ppo_run(once: Callable[..., Path], small_data: Path, sft_run: Path, reward_run: Path) -> Path:
+    """A finished PPO run of one update; its grade store lies beside it."""
+    from eightball_ppo.configs import PPOConfig
+    from eightball_ppo.methods import ppo
+
+    def make(directory: Path) -> None:
+        options: dict[str, Any] = {"dataset_name": str(small_data), "labels": LABELS, "total_episodes": 240}
+        models = {"sft_model_path": str(sft_run), "reward_model_path": str(reward_run)}
+        store = {"grade_store": str(directory.parent / "grades.sqlite3"), "disable_tqdm": True}
+        ppo.train(PPOConfig(output_dir=str(directory), **options, **models, **store))
+
+    return once("ppo", make)
+
+
+@pytest.fixture(scope="session")
 def reward_run(once: Callable[..., Path], small_data: Path) -> Path:
     from eightball_ppo.methods import reward_model
 

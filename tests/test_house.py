@@ -72,7 +72,17 @@ def test_only_the_methods_that_sample_and_the_flag_parser_import_trl() -> None:
             "comparison",
             (
                 *("compare_options", "comparison", "data", "errors", "evaluation", "graders", "labels"),
-                *("method_options", "methods", "models", "objective", "quiet", "ranks", "recipes", "redaction", "report"),
+                *(
+                    "method_options",
+                    "methods",
+                    "models",
+                    "objective",
+                    "quiet",
+                    "ranks",
+                    "recipes",
+                    "redaction",
+                    "report",
+                ),
                 "runs",
                 *("sharing_options", "statistics", "tokenization"),
             ),
