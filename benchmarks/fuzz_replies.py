@@ -50,13 +50,13 @@ anything = st.recursive(
 
 def mostly(usual: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
     """`usual`, and now and then anything."""
-    return st.integers(0, 19).flatmap(lambda draw: usual if draw else anything)
+    return st.integers(0, 39).flatmap(lambda draw: usual if draw else anything)
 
 
 def fields(**usual: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
     """An object of which now and then a field is anything, or not there."""
     some = {name: mostly(own) for name, own in usual.items()}
-    return st.integers(0, 9).flatmap(
+    return st.integers(0, 19).flatmap(
         lambda draw: st.fixed_dictionaries(some) if draw else st.fixed_dictionaries({}, optional=some)
     )
 

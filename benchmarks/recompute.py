@@ -18,8 +18,8 @@ import math
 import sqlite3
 import struct
 import sys
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
-from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -228,7 +228,7 @@ class Differences(dict[str, float]):
     def __init__(self, file: str, tell: Callable[[str], None]):
         self.file, self.tell = file, tell
 
-    def note(self, where: str, said: dict[str, Any], found: dict[str, Any]) -> None:
+    def note(self, where: str, said: Mapping[Any, Any], found: dict[str, Any]) -> None:
         for name, value in found.items():
             self[name] = max(self.get(name, 0.0), apart := difference(said[name], value))
             if apart > LARGEST:

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
 from eightball_ppo.configs import PPOConfig
-from eightball_ppo.disk import refusal
 from eightball_ppo.errors import DryRun, IncompleteError, InputError
 from eightball_ppo.launches import PeerError, check_launch, lost_peer, meet
+from eightball_ppo.machine import refusal
 from eightball_ppo.options import StageConfig
 from eightball_ppo.quiet import quiet_libraries, quiet_ourselves
 from eightball_ppo.ranks import is_main_process, part_processes
@@ -36,7 +36,8 @@ def build_parser(config_class: type[Any], usage: str | None = None, epilog: str 
             raise InputError(f"{message}; see --help")
 
     description = inspect.cleandoc(config_class.__doc__ or "")
-    parser = Parser([config_class], description=description, usage=usage, epilog=epilog, formatter_class=_HelpFormatter)
+    around = {"description": description, "usage": usage, "epilog": epilog, "formatter_class": _HelpFormatter}
+    parser = Parser([config_class], allow_abbrev=False, **around)  # compare's --kl_coefs is no longer --kl_coef
     parser.add_argument(
         "--config", metavar="FILE.yaml", help="Options from a file; flags beat them.", default=argparse.SUPPRESS
     )

@@ -13,6 +13,7 @@ import platform
 import shutil
 import sys
 import time
+from collections.abc import Iterator
 from importlib import metadata
 from pathlib import Path
 from types import TracebackType
@@ -20,8 +21,8 @@ from typing import Any
 
 import yaml
 
-from eightball_ppo.disk import check_place, refusal
 from eightball_ppo.errors import IncompleteError, InputError
+from eightball_ppo.machine import check_place, refusal
 from eightball_ppo.options import StageConfig
 from eightball_ppo.ranks import is_main_process, num_processes, wait_for_everyone
 from eightball_ppo.redaction import redacted
@@ -133,7 +134,12 @@ class Run:
             shutil.rmtree(replaced, ignore_errors=True)  # of a run that was killed right here
             if self.target.exists():
                 self.target.rename(replaced)
-            self.path.rename(self.target)
+            try:
+                self.path.rename(self.target)
+            except OSError:
+                if replaced.exists():
+                    replaced.rename(self.target)
+                raise
             shutil.rmtree(replaced, ignore_errors=True)
         wait_for_everyone()
         return self.target
@@ -147,10 +153,27 @@ def _finite(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
+@contextlib.contextmanager
+def whole(path: Path) -> Iterator[Path]:
+    """A path to write to; what was written is `path` once it is whole, and what was there stands until then."""
+    growing = path.with_name(f".{path.name}.unfinished")
+    try:
+        yield growing
+        growing.replace(path)
+    finally:
+        growing.unlink(missing_ok=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    """A text file in UTF-8 that is whole, or as it was before."""
+    with whole(path) as file:
+        file.write_text(text, encoding="utf-8")
+
+
 def write_config(directory: Path, config: StageConfig) -> None:
     """`config.yaml`: every option as it was resolved, without keys or passwords."""
     resolved = yaml.safe_dump(redacted(dataclasses.asdict(config)), sort_keys=False)
-    (directory / CONFIG).write_text(resolved, encoding="utf-8")
+    write_text(directory / CONFIG, resolved)
 
 
 def read_config(directory: Path) -> dict[str, Any]:
@@ -195,7 +218,7 @@ def read_environment(directory: Path) -> dict[str, Any]:
 
 def write_json(path: Path, content: dict[str, Any]) -> None:
     """Strict JSON: a value that is not finite becomes null."""
-    path.write_text(json.dumps(_finite(content), indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    write_text(path, json.dumps(_finite(content), indent=2, ensure_ascii=False) + "\n")
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:

@@ -1,8 +1,8 @@
 """Bad inputs to every script: the command line, the files it is given, and the words that its one line must hold.
 
-In command lines `{data}`, `{sft}` and `{reward}` stand for a small data set and finished runs; other names are files of the
-case, in a working directory of its own. A stage gets these three as its data set and models, where its command line, which
-stands behind them, names no others.
+In command lines `{data}`, `{sft}` and `{reward}` stand for a small data set and finished runs; other names are files of
+the case, in a working directory of its own. A stage gets these three as its data set and models, where its command line
+names no others.
 """
 
 import json

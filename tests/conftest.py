@@ -110,9 +110,9 @@ def ppo_run(once: Callable[..., Path], small_data: Path, sft_run: Path, reward_r
 
     def make(directory: Path) -> None:
         options: dict[str, Any] = {"dataset_name": str(small_data), "labels": LABELS, "total_episodes": 240}
-        models = {"sft_model_path": str(sft_run), "reward_model_path": str(reward_run)}
-        store = {"grade_store": str(directory.parent / "grades.sqlite3"), "disable_tqdm": True}
-        ppo.train(PPOConfig(output_dir=str(directory), **options, **models, **store))
+        options |= {"sft_model_path": str(sft_run), "reward_model_path": str(reward_run)}
+        options |= {"grade_store": str(directory.parent / "grades.sqlite3"), "disable_tqdm": True}
+        ppo.train(PPOConfig(output_dir=str(directory), **options))
 
     return once("ppo", make)
 

@@ -179,7 +179,7 @@ def test_the_pad_column_is_never_sampled(labels: int, seed: int, spread: float) 
     generator = torch.Generator().manual_seed(seed)
     logits_NK = -spread * torch.rand(6, labels, generator=generator)
     ids = SequenceIds(labels)
-    policy = PolicyAdapter(tiny.Tabular(logits_NK), tiny.row_tokens(6), ids)  # type: ignore[arg-type]
+    policy = PolicyAdapter(tiny.Tabular(logits_NK), tiny.row_tokens(6), ids)
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         output = policy.generate(ids.question_ids(torch.arange(6).repeat(20))[:, None])

@@ -1,4 +1,4 @@
-"""A finished run says how it was made: its numbers can be made again from its files, and its weights from its options."""
+"""A finished run says how it was made: its numbers are made again from its files, and its weights from its options."""
 
 import json
 import shutil

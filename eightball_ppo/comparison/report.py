@@ -10,7 +10,7 @@ from eightball_ppo.errors import InputError
 from eightball_ppo.recipes import read_recipe
 from eightball_ppo.report.audit_page import render_audit
 from eightball_ppo.report.summary import markdown_tables
-from eightball_ppo.runs import CONFIG, read_config
+from eightball_ppo.runs import CONFIG, read_config, write_text
 from eightball_ppo.sharing_options import ReportConfig
 
 
@@ -44,5 +44,5 @@ def audit_again(directory: Path) -> Path:
         page = render_audit(json.loads(file.read_text(encoding="utf-8")))
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         raise InputError(f"{file}: damaged; audit the grader again") from None
-    (directory / "audit.html").write_text(page, encoding="utf-8")
+    write_text(directory / "audit.html", page)
     return directory / "audit.html"

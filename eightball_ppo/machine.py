@@ -1,4 +1,4 @@
-"""What a disk refuses, in words: a place that nobody can write to, a disk that is full, one that fails."""
+"""What the machine refuses, in words: a place that nobody can write to, a full or failing disk, too little memory."""
 
 import errno
 import os
@@ -19,6 +19,8 @@ FAILING = (
 REFUSED = (errno.EACCES, errno.EPERM, errno.ENAMETOOLONG, errno.ELOOP)  # another place is needed
 _OS_ERROR = re.compile(r"\(os error (\d+)\)")  # how safetensors and tokenizers say it, which are Rust
 
+_OUT_OF_MEMORY = re.compile(r"out of memory|can't allocate memory|not enough memory", re.IGNORECASE)  # as torch says it
+
 
 def check_place(name: str, flag: str) -> None:
     """Raises InputError unless a directory of this `name`, which `flag` was given, can be made or written to."""
@@ -35,11 +37,17 @@ def check_place(name: str, flag: str) -> None:
 
 
 def refusal(error: BaseException) -> IncompleteError | InputError | None:
-    """What to say where `error`, or what it came from, is the disk's doing; None where it is not.
+    """What to say where `error`, or what it came from, is the machine's doing; None where it is not.
 
-    A disk that is full or fails stops a stage on the way, exit code 3; a place that is not to be had is bad input.
+    A disk that is full or fails, or too little memory, stops a stage on the way, exit code 3; a place that is not to be
+    had is bad input.
     """
     for cause in _causes(error):
+        if isinstance(cause, MemoryError) or (isinstance(cause, RuntimeError) and _OUT_OF_MEMORY.search(str(cause))):
+            return IncompleteError(
+                "out of memory; run the same command again with a smaller --per_device_train_batch_size or "
+                "--grader_batch_size, or on a machine with more; grades and checkpoints that were made are kept"
+            )
         number, file = _number(cause), getattr(cause, "filename", None)
         where = "" if file is None else f"{file}: "
         if number in FAILING:
