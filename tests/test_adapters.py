@@ -158,8 +158,8 @@ def test_logits_and_values_of_a_question_do_not_depend_on_its_neighbours(
     model.config.pad_token_id = pad
     table = TokenTable.of(ids, pad)
     sequence_ids = SequenceIds(labels)
-    policy = PolicyAdapter(model, table, sequence_ids)
-    trunk = ValueTrunk(tiny.classifier(labels, seed=1), table, sequence_ids)
+    policy = PolicyAdapter(model, QuestionReader(table, sequence_ids))
+    trunk = ValueTrunk(tiny.classifier(labels, seed=1), QuestionReader(table, sequence_ids)).by_row
     rows = torch.tensor([row % len(ids) for row in batch])
     input_ids = sequence_ids.question_ids(rows)[:, None]
     with torch.no_grad():
@@ -179,7 +179,7 @@ def test_the_pad_column_is_never_sampled(labels: int, seed: int, spread: float) 
     generator = torch.Generator().manual_seed(seed)
     logits_NK = -spread * torch.rand(6, labels, generator=generator)
     ids = SequenceIds(labels)
-    policy = PolicyAdapter(tiny.Tabular(logits_NK), tiny.row_tokens(6), ids)
+    policy = PolicyAdapter(tiny.Tabular(logits_NK), QuestionReader(tiny.row_tokens(6), ids))
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         output = policy.generate(ids.question_ids(torch.arange(6).repeat(20))[:, None])

@@ -48,8 +48,7 @@ def load_classifier(
 
     Raises:
         InputError: no such directory, no checkpoint in it, a damaged one, one without safetensors, adapters whose base
-            is missing or another one, weights that are not in it, a tokenizer without a padding token, or labels that are
-            none.
+            is missing or another one, weights that are not in it, a tokenizer without a padding token, or no labels.
     """
     path = check_checkpoint(name, flag)
     source = name if path is None else str(path)
