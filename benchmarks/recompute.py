@@ -1,11 +1,13 @@
-"""Every metric of a comparison once more, from its files alone and by formulas of its own.
+"""Every metric of a comparison or of one run once more, from its files alone and by formulas of its own.
 
 OMP_NUM_THREADS=1 python benchmarks/recompute.py runs/compare    # where compare was run: the data's path is relative
+OMP_NUM_THREADS=1 python benchmarks/recompute.py runs/ppo        # likewise: its config.yaml names reference and grades
 
-Reads `results.parquet`, `grades.parquet`, `reference/`, the saved policy of every `run_dir` with its own tokenizer, and
-the questions and wishes of the dataset; of the package nothing but what lets the Auto classes load a policy. Questions
-go through the policies in batches of their own, so float32 may round otherwise. Prints the largest difference of each
-metric and exits with 1 if one is above 1e-6.
+Of a comparison it reads `results.parquet`, `grades.parquet`, `reference/` and the saved policy of every `run_dir` with
+its own tokenizer; of a run `results.json`, its policy, and the reference and the grade table or store that
+`config.yaml` names; and the questions and wishes of the dataset. Of the package it uses nothing but what lets the Auto
+classes load a policy. Questions go through the policies in batches of their own, so float32 may round otherwise. Prints
+the largest difference of each metric and exits with 1 if one is above 1e-6.
 
 Letters: N questions, K labels.
 """
@@ -13,8 +15,11 @@ Letters: N questions, K labels.
 import argparse
 import json
 import math
+import sqlite3
+import struct
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -57,6 +62,21 @@ def grades_of(file: Path, labels: list[str]) -> dict[str, Array]:
     return dict(zip(good.index, logp_NK.astype(np.float32).astype(float), strict=True))
 
 
+def grades_in(store: Path, grader: str, labels: list[str]) -> dict[str, Array]:
+    """The same, of a grade store: one row of K log-probabilities a question, or one of a rating for each label."""
+    rows = "SELECT question, label, scores FROM grades, graders WHERE grader = id AND fingerprint = ? AND status = 'ok'"
+    own: dict[str, dict[str, tuple[float, ...]]] = {}
+    with closing(sqlite3.connect(f"file:{store}?mode=ro", uri=True)) as db:
+        for question, label, scores in db.execute(rows, (grader,)):
+            own.setdefault(question, {})[label] = struct.unpack(f"<{len(scores) // 8}d", scores)
+    grades = {}
+    for question, found in own.items():
+        if set(found) in ({""}, set(labels)):
+            logp_1K = [found[""]] if "" in found else logp_of(np.array([[found[name][0] for name in labels]]))
+            grades[question] = np.asarray(logp_1K).astype(np.float32).astype(float)[0]
+    return grades
+
+
 def scores_of(logp_NK: Array, kind: str) -> Array:
     if kind == "log_prob":
         return logp_NK
@@ -69,7 +89,7 @@ def scores_of(logp_NK: Array, kind: str) -> Array:
 class Policy:
     """A saved classifier: log-probabilities [N, K] of questions, in float64 from the logits on."""
 
-    def __init__(self, directory: Path, labels: list[str], max_length: int, batch_size: int):
+    def __init__(self, directory: Path, labels: list[str], max_length: int | None, batch_size: int):
         safe: dict[str, Any] = {"use_safetensors": True, "trust_remote_code": False}
         self.model = AutoModelForSequenceClassification.from_pretrained(directory, **safe).eval()
         self.tokenizer = AutoTokenizer.from_pretrained(directory, trust_remote_code=False)
@@ -89,6 +109,32 @@ class Policy:
             logits_BK = self.model(input_ids=tokens["input_ids"], attention_mask=tokens["attention_mask"]).logits
             parts.append(logits_BK.double().numpy())
         return logp_of(np.concatenate(parts))
+
+
+class Ground:
+    """What every policy of a comparison, or that of a run, is measured on: texts, scores, the reference, the wishes."""
+
+    def __init__(
+        self, terms: dict[str, Any], grades: dict[str, Array], reference: Path, dataset: Path | None, batch_size: int
+    ):
+        self.terms, self.labels, self.batch_size = terms, terms["labels"], batch_size
+        self.texts, self.ref_NK, self.score_NK, self.gold_N = {}, {}, {}, {}
+        policy = self.policy(reference)
+        for split, file in FILES.items():
+            rows = rows_of((dataset or Path(terms["dataset_name"])) / f"{file}.jsonl")
+            rows = [row for row in rows if row[terms["text_column"]].strip() in grades]
+            self.texts[split] = [row[terms["text_column"]].strip() for row in rows]
+            self.ref_NK[split] = policy.logp_NK(self.texts[split])
+            self.score_NK[split] = scores_of(np.array([grades[text] for text in self.texts[split]]), terms["score"])
+            if split == "heldout":
+                self.gold_N[split] = np.array([self.labels.index(row[terms["label_column"]].strip()) for row in rows])
+
+    def policy(self, directory: Path) -> Policy:
+        return Policy(directory, self.labels, self.terms["max_length"], self.batch_size)
+
+    def metrics(self, logp_NK: Array, split: str, beta: float) -> dict[str, Any]:
+        reference, gold_N = self.ref_NK[split], self.gold_N.get(split)
+        return metrics(logp_NK, reference, self.score_NK[split], beta, self.labels, gold_N)
 
 
 def optimum(ref_NK: Array, score_NK: Array, beta: float) -> Array:
@@ -138,8 +184,11 @@ def metrics(
 ) -> dict[str, Any]:
     kl, score = mean_kl(logp_NK, ref_NK), mean_score(logp_NK, score_NK)
     objective, reference = score - beta * kl, mean_score(ref_NK, score_NK)
-    best_NK = optimum(ref_NK, score_NK, beta)
-    highest = mean_score(best_NK, score_NK) - beta * mean_kl(best_NK, ref_NK)
+    if beta == 0:
+        highest = float(score_NK.max(1).mean())
+    else:
+        best_NK = optimum(ref_NK, score_NK, beta)
+        highest = mean_score(best_NK, score_NK) - beta * mean_kl(best_NK, ref_NK)
     win, tie = win_and_tie(logp_NK, ref_NK, score_NK)
     greedy_N = logp_NK.argmax(1)
     found: dict[str, Any] = {
@@ -170,43 +219,63 @@ def difference(said: Any, found: Any) -> float:
     return (0.0 if all(missing) else math.inf) if any(missing) else abs(float(said) - float(found))
 
 
+def terms_of(directory: Path) -> dict[str, Any]:
+    return dict(yaml.safe_load((directory / "config.yaml").read_text(encoding="utf-8")))
+
+
+class Differences(dict[str, float]):
+    """Metric -> largest difference so far from what `file` says; `tell` is told of every one that is too large."""
+
+    def __init__(self, file: str, tell: Callable[[str], None]):
+        self.file, self.tell = file, tell
+
+    def note(self, where: str, said: Mapping[Any, Any], found: dict[str, Any]) -> None:
+        for name, value in found.items():
+            self[name] = max(self.get(name, 0.0), apart := difference(said[name], value))
+            if apart > LARGEST:
+                self.tell(f"{where}: {name} is {value}, {self.file} says {said[name]}")
+
+
 def recompute(root: Path, dataset: Path | None, batch_size: int, tell: Callable[[str], None]) -> dict[str, float]:
     """Metric -> largest difference between `results.parquet` and the files it was made of."""
-    terms = yaml.safe_load((root / "config.yaml").read_text(encoding="utf-8"))
-    labels, results = terms["labels"], pd.read_parquet(root / "results.parquet")
-    grades = grades_of(root / "grades.parquet", labels)
-    reference = Policy(root / "reference", labels, terms["max_length"], batch_size)
-    texts, ref_NK, score_NK, gold_N = {}, {}, {}, {}
-    for split, file in FILES.items():
-        rows = rows_of((dataset or Path(terms["dataset_name"])) / f"{file}.jsonl")
-        rows = [row for row in rows if row[terms["text_column"]].strip() in grades]
-        texts[split] = [row[terms["text_column"]].strip() for row in rows]
-        ref_NK[split] = reference.logp_NK(texts[split])
-        score_NK[split] = scores_of(np.array([grades[text] for text in texts[split]]), terms["score"])
-        if split == "heldout":
-            gold_N[split] = np.array([labels.index(row[terms["label_column"]].strip()) for row in rows])
-    largest: dict[str, float] = {}
-    for run_dir, own in results.groupby("run_dir"):
-        policy = Policy(root / str(run_dir), labels, terms["max_length"], batch_size)
+    terms, largest = terms_of(root), Differences("results.parquet", tell)
+    ground = Ground(terms, grades_of(root / "grades.parquet", terms["labels"]), root / "reference", dataset, batch_size)
+    for run_dir, own in pd.read_parquet(root / "results.parquet").groupby("run_dir"):
+        policy = ground.policy(root / str(run_dir))
         for row in own.to_dict("records"):
             split = row["split"]
-            logp_NK = policy.logp_NK(texts[split])
-            found = metrics(logp_NK, ref_NK[split], score_NK[split], row["beta"], labels, gold_N.get(split))
-            for name, value in found.items():
-                largest[name] = max(largest.get(name, 0.0), apart := difference(row[name], value))
-                if apart > LARGEST:
-                    tell(f"{run_dir}, {split}: {name} is {value}, results.parquet says {row[name]}")
+            found = ground.metrics(policy.logp_NK(ground.texts[split]), split, row["beta"])
+            largest.note(f"{run_dir}, {split}", row, found)
+    return largest
+
+
+def recompute_run(run: Path, dataset: Path | None, batch_size: int, tell: Callable[[str], None]) -> dict[str, float]:
+    """Metric -> largest difference between `results.json` and the files it was made of, for policy and reference."""
+    terms, largest = terms_of(run), Differences("results.json", tell)
+    results = json.loads((run / "results.json").read_text(encoding="utf-8"))
+    if terms["grade_table"] is not None:
+        grades = grades_of(Path(terms["grade_table"]), terms["labels"])
+    else:
+        grades = grades_in(Path(terms["grade_store"]), results["grader"], terms["labels"])
+    ground = Ground(terms, grades, Path(terms["sft_model_path"]), dataset, batch_size)
+    policy = ground.policy(run)
+    for split, texts in ground.texts.items():
+        found = ground.metrics(policy.logp_NK(texts), split, results["beta"])
+        largest.note(f"splits, {split}", results["splits"][split], found)
+        found = ground.metrics(ground.ref_NK[split], split, results["beta"])
+        largest.note(f"reference, {split}", results["reference"][split], found)
     return largest
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("directory", type=Path, help="of a comparison")
+    parser.add_argument("directory", type=Path, help="of a comparison, or of a run")
     parser.add_argument("--dataset_name", type=Path, help="the data's directory, if it has moved")
     parser.add_argument("--batch_size", type=int, default=50)
     options = parser.parse_args(argv)
     disable_progress_bar()
-    largest = recompute(options.directory, options.dataset_name, options.batch_size, print)
+    read = recompute if (options.directory / "results.parquet").exists() else recompute_run
+    largest = read(options.directory, options.dataset_name, options.batch_size, print)
     for name, apart in largest.items():
         print(f"{name:<18} {apart:.2g}")
     print(f"largest difference {max(largest.values()):.2g}, allowed {LARGEST:g}")

@@ -12,6 +12,7 @@ from typing import Any, NoReturn, TypeVar
 from eightball_ppo.configs import PPOConfig
 from eightball_ppo.errors import DryRun, IncompleteError, InputError
 from eightball_ppo.launches import check_launch, lost_peer, meet
+from eightball_ppo.machine import refusal
 from eightball_ppo.options import StageConfig
 from eightball_ppo.quiet import quiet_libraries, quiet_ourselves
 from eightball_ppo.ranks import is_main_process, num_processes, part_processes
@@ -36,7 +37,8 @@ def build_parser(config_class: type[Any], usage: str | None = None, epilog: str 
             raise InputError(f"{message}; see --help")
 
     description = inspect.cleandoc(config_class.__doc__ or "")
-    parser = Parser([config_class], description=description, usage=usage, epilog=epilog, formatter_class=_HelpFormatter)
+    around = {"description": description, "usage": usage, "epilog": epilog, "formatter_class": _HelpFormatter}
+    parser = Parser([config_class], allow_abbrev=False, **around)  # compare's --kl_coefs is no longer --kl_coef
     parser.add_argument(
         "--config", metavar="FILE.yaml", help="Options from a file; flags beat them.", default=argparse.SUPPRESS
     )
@@ -102,7 +104,8 @@ def main(
 ) -> None:
     """Run a script: parse, call `stage` ("module:function") with the config, push what it made if that was asked for.
 
-    Exits with 2 on an InputError and with 3 on an IncompleteError, with 130 on Ctrl-C.
+    Exits with 2 on an InputError and with 3 on an IncompleteError, a full or failing disk or a lost peer, with 130 on
+    Ctrl-C.
 
     The stage's module is imported only after the flags are parsed, so `--help` answers at once.
     """
@@ -133,14 +136,19 @@ def main(
         sys.exit(130)
     except (InputError, IncompleteError) as error:
         if not error.relayed:
-            rank = "" if is_main_process() else f"rank {os.environ['RANK']} of {num_processes()}: "
-            print(redact(f"{Path(sys.argv[0]).name}: {rank}{error}"), file=sys.stderr)
+            _say(error)
         part_processes()
         sys.exit(2 if isinstance(error, InputError) else 3)
-    except RuntimeError as error:
-        lost = lost_peer(error)
-        if lost is None:
+    except Exception as error:  # of this process alone: it says so, and the others are not waited for
+        told = lost_peer(error) or refusal(error)
+        if told is None:
             raise
-        print(redact(f"{Path(sys.argv[0]).name}: {lost}"), file=sys.stderr)
-        sys.exit(3)
+        _say(told)
+        sys.exit(2 if isinstance(told, InputError) else 3)
     part_processes()
+
+
+def _say(error: Exception) -> None:
+    """One line on stderr, whatever the names and values in it hold; with the rank of any but the main process."""
+    rank = "" if is_main_process() else f"rank {os.environ['RANK']} of {num_processes()}: "
+    print(redact(f"{Path(sys.argv[0]).name}: {rank}{' '.join(str(error).splitlines())}"), file=sys.stderr)

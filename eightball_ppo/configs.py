@@ -151,3 +151,4 @@ class PredictConfig(TrustOptions):
             (self.question is None) != (self.file is None),
             'pass either one question ("Will I be rich?") or --file FILE',
         )
+        require(0 <= self.seed < 2**31, f"--seed {self.seed}: between 0 and {2**31 - 1}")

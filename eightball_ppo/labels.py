@@ -49,8 +49,8 @@ class LabelSet:
         if len(self.names) < 2:
             raise InputError(f"labels: at least 2 are needed, got {list(self.names)}; pass --labels A B ...")
         for name in self.names:
-            if not name.strip():
-                raise InputError(f"labels: empty name in {list(self.names)}; pass --labels A B ...")
+            if not isinstance(name, str) or not name.strip():
+                raise InputError(f"labels: {name!r} is no name, in {list(self.names)}; pass --labels A B ...")
             if self.names.count(name) > 1:
                 raise InputError(f"labels: {name!r} stands twice in {list(self.names)}; every label needs its own name")
 
@@ -60,7 +60,13 @@ class LabelSet:
 
     @classmethod
     def of_model(cls, id2label: Mapping[int, str]) -> "LabelSet":
-        """The label set of a `transformers` config's `id2label`."""
+        """The label set of a `transformers` config's `id2label`.
+
+        Raises:
+            InputError: ids that are not 0 to K - 1, or names that cannot be a set.
+        """
+        if sorted(id2label) != list(range(len(id2label))):
+            raise InputError(f"labels: id2label has the ids {list(id2label)[:20]}, 0 to {len(id2label) - 1} are needed")
         return cls(tuple(id2label[i] for i in range(len(id2label))))
 
     def __len__(self) -> int:

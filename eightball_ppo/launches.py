@@ -5,7 +5,7 @@ import sys
 from datetime import timedelta
 from typing import Any
 
-from eightball_ppo.errors import InputError
+from eightball_ppo.errors import IncompleteError, InputError
 from eightball_ppo.ranks import join_processes, num_processes
 
 SHARDING = {"ACCELERATE_USE_FSDP": "FSDP", "ACCELERATE_USE_DEEPSPEED": "DeepSpeed"}
@@ -95,14 +95,14 @@ def meet(seconds: int) -> None:
         )
 
 
-def lost_peer(error: RuntimeError) -> str | None:
+def lost_peer(error: Exception) -> IncompleteError | None:
     """What to say where `error` is a collective that failed since another process died or is late; else None."""
     distributed = getattr(sys.modules.get("torch"), "distributed", None)
     known = getattr(distributed, "DistError", None)
     of_network = (known is not None and isinstance(error, known)) or "gloo" in str(error).lower()
-    if num_processes() == 1 or not of_network:
+    if num_processes() == 1 or not isinstance(error, RuntimeError) or not of_network:
         return None
-    return (
+    return IncompleteError(
         f"rank {os.environ.get('RANK')} of {num_processes()}: another process of the launch died or was silent for "
         f"--ddp_timeout; checkpoints that were saved stay ({str(error).splitlines()[0][:200]})"
     )

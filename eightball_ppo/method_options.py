@@ -9,6 +9,7 @@ from eightball_ppo.grader_options import GraderConfig
 from eightball_ppo.model_options import Dtype, PolicyOptions
 from eightball_ppo.options import FitConfig, LearningConfig, Schedule
 
+DEAREST = 1e6  # price of KL; far above it the rewards leave float32
 ScoreKind = Literal["log_prob", "probability", "logit_margin"]
 Target = Literal["hard", "soft", "boltzmann"]
 
@@ -51,6 +52,7 @@ class GradedConfig(TermsConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         require(self.kl_coef >= 0, f"--kl_coef {self.kl_coef}: must not be negative; 0 switches the penalty off")
+        require(self.kl_coef <= DEAREST, f"--kl_coef {self.kl_coef}: at most {DEAREST:g}, which already holds it still")
         require(0 <= self.grader_noise <= 1, f"--grader_noise {self.grader_noise}: a share, 0 to 1")
         budget = self.grader_call_budget
         require(budget is None or budget >= 1, f"--grader_call_budget {budget}: at least 1")

@@ -8,6 +8,7 @@ from eightball_ppo.data_options import DataConfig
 from eightball_ppo.fields import option, require
 from eightball_ppo.model_options import TrustOptions
 
+MOST = 10**9  # of anything that is counted
 Schedule = Literal["linear", "cosine", "constant", "constant_with_warmup", "inverse_sqrt", "polynomial"]
 
 
@@ -38,6 +39,8 @@ class StageConfig(TrustOptions, DataConfig):
         for name, value in vars(self).items():
             finite = not isinstance(value, float) or math.isfinite(value)
             require(finite, f"--{name} {value}: must be a finite number")
+            counted = not isinstance(value, int) or name == "seed" or abs(value) <= MOST
+            require(counted, f"--{name} {value}: at most {MOST}")
 
 
 @dataclass
@@ -72,7 +75,8 @@ class FitConfig(LearningConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         require(self.learning_rate > 0, f"--learning_rate {self.learning_rate}: must be above 0")
-        require(self.num_train_epochs > 0, f"--num_train_epochs {self.num_train_epochs}: must be above 0")
+        epochs = self.num_train_epochs
+        require(0 < epochs <= MOST, f"--num_train_epochs {epochs}: must be above 0 and at most {MOST}")
         require(self.per_device_train_batch_size >= 1, "--per_device_train_batch_size: at least 1")
         require(self.weight_decay >= 0, f"--weight_decay {self.weight_decay}: must not be negative")
         require(0 <= self.adam_beta2 < 1, f"--adam_beta2 {self.adam_beta2}: at least 0 and below 1")

@@ -39,7 +39,7 @@ def read_recipe(file: Path, config_class: type[Any]) -> dict[str, Any]:
         InputError: an unreadable file, an unknown or refused option, or a value of the wrong type.
     """
     content = _content(file)
-    os.environ.update({str(name): str(value) for name, value in (content.pop("env", None) or {}).items()})
+    _set_environment(content.pop("env", None) or {}, file)
     sections = {name: content.pop(name) for name in SECTIONS if isinstance(content.get(name), dict)}
     if not sections:
         return _typed(content, config_class, file)
@@ -65,16 +65,35 @@ def read_section(file: Path, name: str) -> dict[str, Any] | None:
     return _typed(section, SECTIONS[name], file) if isinstance(section, dict) else None
 
 
+def _set_environment(variables: Any, file: Path) -> None:
+    try:
+        os.environ.update({str(name): str(value) for name, value in variables.items()})
+    except (AttributeError, ValueError) as error:  # no mapping, or a name or value that the system does not take
+        raise InputError(f"{file}: env: a mapping of NAME: value is needed, got {variables!r:.60} ({error})") from None
+
+
 def _content(file: Path) -> dict[str, Any]:
     import yaml
 
     try:
-        content = yaml.safe_load(file.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        text = file.read_text(encoding="utf-8")
+        content = yaml.safe_load(text)
+        _refuse_twice(yaml.compose(text, yaml.SafeLoader))
+    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
         raise InputError(f"{file}: unreadable YAML ({' '.join(str(error).split())})") from None
     if not isinstance(content, dict):
         raise InputError(f"{file}: a YAML mapping of options is needed")
     return content
+
+
+def _refuse_twice(node: Any) -> None:
+    """Raises ValueError where a mapping at the top or in a section names an option twice: YAML takes the last one."""
+    names: set[str] = set()
+    for key, value in node.value if getattr(node, "tag", "").endswith(":map") else ():
+        if key.value in names:
+            raise ValueError(f"{key.value!r} stands twice, the second time on line {key.start_mark.line + 1}")
+        names.add(key.value)
+        _refuse_twice(value)
 
 
 def _typed(content: dict[str, Any], config_class: type[Any], file: Path) -> dict[str, Any]:

@@ -4,6 +4,7 @@ Everything is written to a sibling, `<name>.unfinished`, and moved to `<name>` a
 a run, and a run that is being replaced stands until its successor is whole.
 """
 
+import contextlib
 import dataclasses
 import json
 import math
@@ -12,6 +13,7 @@ import platform
 import shutil
 import sys
 import time
+from collections.abc import Iterator
 from importlib import metadata
 from pathlib import Path
 from types import TracebackType
@@ -20,6 +22,7 @@ from typing import Any
 import yaml
 
 from eightball_ppo.errors import IncompleteError, InputError
+from eightball_ppo.machine import check_place, refusal
 from eightball_ppo.options import StageConfig
 from eightball_ppo.ranks import is_main_process, num_processes, wait_for_everyone
 from eightball_ppo.redaction import redacted
@@ -37,6 +40,7 @@ def check_output_dir(config: StageConfig) -> None:
     Only a run of ours is ever replaced, and only on request; a stage whose work is in the grade store replaces its own,
     and one that resumes looks for itself.
     """
+    check_place(config.output_dir, "--output_dir")
     path = Path(config.output_dir).absolute()
     for part in (path, *path.parents):
         if part.is_file():
@@ -72,15 +76,15 @@ def _method_of(path: Path) -> str | None:
     """The method of a finished run."""
     try:
         return json.loads((path / RESULTS).read_text(encoding="utf-8")).get("method")
-    except (OSError, ValueError, AttributeError):
+    except (OSError, ValueError, AttributeError, RecursionError):
         return None
 
 
 class Run:
     """A run being written. Use as a context manager around the work, and call `finish(results)` as its last act.
 
-    On an InputError or IncompleteError nothing is left behind but checkpoints; on any other error
-    `<name>.unfinished` stays for a look.
+    On an InputError or IncompleteError, or where the disk is full, nothing is left behind but checkpoints; on any other
+    error `<name>.unfinished` stays for a look.
     Only the main process writes; `path` is where the files of the run go.
     """
 
@@ -89,6 +93,7 @@ class Run:
         self.method = method
         self.target = Path(config.output_dir).absolute()
         self.path = _unfinished(self.target)
+        self._made = [parent for parent in self.path.parents if not parent.exists()]
         self.started = time.monotonic()
         if is_main_process():
             if self.path.exists():
@@ -103,8 +108,12 @@ class Run:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        if isinstance(error, InputError | IncompleteError) and is_main_process() and not checkpoints_in(self.path):
+        foreseen = isinstance(error, InputError | IncompleteError) or (error is not None and refusal(error) is not None)
+        if foreseen and is_main_process() and not checkpoints_in(self.path):
             shutil.rmtree(self.path, ignore_errors=True)
+            with contextlib.suppress(OSError):  # somebody else has put something there by now
+                for parent in self._made:
+                    parent.rmdir()
 
     @property
     def seconds(self) -> float:
@@ -125,7 +134,12 @@ class Run:
             shutil.rmtree(replaced, ignore_errors=True)  # of a run that was killed right here
             if self.target.exists():
                 self.target.rename(replaced)
-            self.path.rename(self.target)
+            try:
+                self.path.rename(self.target)
+            except OSError:
+                if replaced.exists():
+                    replaced.rename(self.target)
+                raise
             shutil.rmtree(replaced, ignore_errors=True)
         wait_for_everyone()
         return self.target
@@ -139,10 +153,27 @@ def _finite(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
+@contextlib.contextmanager
+def whole(path: Path) -> Iterator[Path]:
+    """A path to write to; what was written is `path` once it is whole, and what was there stands until then."""
+    growing = path.with_name(f".{path.name}.unfinished")
+    try:
+        yield growing
+        growing.replace(path)
+    finally:
+        growing.unlink(missing_ok=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    """A text file in UTF-8 that is whole, or as it was before."""
+    with whole(path) as file:
+        file.write_text(text, encoding="utf-8")
+
+
 def write_config(directory: Path, config: StageConfig) -> None:
     """`config.yaml`: every option as it was resolved, without keys or passwords."""
     resolved = yaml.safe_dump(redacted(dataclasses.asdict(config)), sort_keys=False)
-    (directory / CONFIG).write_text(resolved, encoding="utf-8")
+    write_text(directory / CONFIG, resolved)
 
 
 def read_config(directory: Path) -> dict[str, Any]:
@@ -154,7 +185,7 @@ def read_config(directory: Path) -> dict[str, Any]:
     try:
         options = yaml.safe_load((directory / CONFIG).read_text(encoding="utf-8"))
         return dict(options)
-    except (OSError, UnicodeDecodeError, yaml.YAMLError, TypeError, ValueError):
+    except (OSError, yaml.YAMLError, TypeError, ValueError, RecursionError):
         raise InputError(f"{directory}: no finished run, {CONFIG} is missing or damaged") from None
 
 
@@ -166,8 +197,9 @@ def read_results(directory: Path) -> dict[str, Any]:
     """
     try:
         results = json.loads((directory / RESULTS).read_text(encoding="utf-8"))
-        results["method"]
-    except (OSError, ValueError, KeyError, TypeError):
+        if not isinstance(results["method"], str):
+            raise TypeError
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         raise InputError(f"{directory}: no finished run, {RESULTS} is missing or damaged") from None
     return results
 
@@ -180,13 +212,13 @@ def read_environment(directory: Path) -> dict[str, Any]:
     """
     try:
         return dict(json.loads((directory / ENVIRONMENT).read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError):
+    except (OSError, ValueError, TypeError, RecursionError):
         raise InputError(f"{directory}: no finished run, {ENVIRONMENT} is missing or damaged") from None
 
 
 def write_json(path: Path, content: dict[str, Any]) -> None:
     """Strict JSON: a value that is not finite becomes null."""
-    path.write_text(json.dumps(_finite(content), indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    write_text(path, json.dumps(_finite(content), indent=2, ensure_ascii=False) + "\n")
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:

@@ -120,7 +120,9 @@ def load_tokenizer(name: str, questions: Questions, trust_remote_code: bool = Fa
     try:
         check_files(source, "--tokenizer")
         tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=trust_remote_code)
-    except (OSError, ValueError) as error:
+    except InputError:
+        raise
+    except Exception as error:  # of files that hold anything: OSError, ValueError, TypeError, Rust's own ...
         raise unloadable(name, "--tokenizer", "no tokenizer there", error) from None
     if tokenizer.pad_token_id is None:
         raise InputError(f"--tokenizer {name}: it has no padding token; use one that has")

@@ -22,7 +22,8 @@ from transformers.utils import logging as transformers_logging
 from eightball_ppo.configs import RewardConfig, SFTConfig
 from eightball_ppo.labels import EIGHTBALL_LABELS
 
-settings.register_profile("any time", deadline=None)  # a busy machine, and first imports, are no failures
+# a busy machine, and first imports, are no failures; and the same examples every time
+settings.register_profile("any time", deadline=None, derandomize=True)
 settings.load_profile("any time")
 
 REPOSITORY = Path(__file__).parents[1]
@@ -99,6 +100,21 @@ def sft_run(once: Callable[..., Path], small_data: Path) -> Path:
 
     options: dict[str, Any] = {"dataset_name": str(small_data), "labels": LABELS, "num_train_epochs": 2}
     return once("sft", lambda directory: sft.train(SFTConfig(output_dir=str(directory), disable_tqdm=True, **options)))
+
+
+@pytest.fixture(scope="session")
+def ppo_run(once: Callable[..., Path], small_data: Path, sft_run: Path, reward_run: Path) -> Path:
+    """A finished PPO run of one update; its grade store lies beside it."""
+    from eightball_ppo.configs import PPOConfig
+    from eightball_ppo.methods import ppo
+
+    def make(directory: Path) -> None:
+        options: dict[str, Any] = {"dataset_name": str(small_data), "labels": LABELS, "total_episodes": 240}
+        options |= {"sft_model_path": str(sft_run), "reward_model_path": str(reward_run)}
+        options |= {"grade_store": str(directory.parent / "grades.sqlite3"), "disable_tqdm": True}
+        ppo.train(PPOConfig(output_dir=str(directory), **options))
+
+    return once("ppo", make)
 
 
 @pytest.fixture(scope="session")

@@ -4,6 +4,8 @@ from typing import Any
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from torch import Tensor, nn
 from trl.experimental.utils import get_reward
 
@@ -11,6 +13,7 @@ import tiny
 from eightball_ppo.adapters import PolicyAdapter, RewardAdapter
 from eightball_ppo.methods.training_grades import TrainingGrades
 from eightball_ppo.questions import QuestionReader, SequenceIds
+from eightball_ppo.tokenization import TokenTable
 from eightball_ppo.value_adapters import ValueAdapter, ValueTrunk
 
 N, K = 12, 3
@@ -137,3 +140,60 @@ def test_any_number_of_labels(labels: int) -> None:
     output = policy.generate(ids.question_ids(torch.arange(4))[:, None])
     assert output.scores[0].shape == (4, labels + 1)
     assert set(ids.actions(output.sequences).tolist()) <= set(range(labels))
+
+
+# --- any K, T, batch and padding
+
+questions = st.lists(st.lists(st.integers(1, tiny.VOCABULARY - 1), min_size=1, max_size=40), min_size=1, max_size=6)
+batches = st.lists(st.integers(0, 5), min_size=1, max_size=9)
+
+
+@given(st.integers(2, 50), questions, batches, st.integers(0, tiny.VOCABULARY - 1))
+@settings(max_examples=40)
+def test_logits_and_values_of_a_question_do_not_depend_on_its_neighbours(
+    labels: int, ids: list[list[int]], batch: list[int], pad: int
+) -> None:
+    """Whoever stands beside it, as often as they like, however long they are, whatever they are padded with."""
+    model = tiny.classifier(labels)
+    model.config.pad_token_id = pad
+    table = TokenTable.of(ids, pad)
+    sequence_ids = SequenceIds(labels)
+    policy = PolicyAdapter(model, QuestionReader(table, sequence_ids))
+    trunk = ValueTrunk(tiny.classifier(labels, seed=1), QuestionReader(table, sequence_ids)).by_row
+    rows = torch.tensor([row % len(ids) for row in batch])
+    input_ids = sequence_ids.question_ids(rows)[:, None]
+    with torch.no_grad():
+        together, summaries = policy(input_ids).logits[:, 0], trunk.summary_BH(input_ids)
+        for position, row in enumerate(rows.tolist()):
+            alone = model(input_ids=torch.tensor([ids[row]]), attention_mask=torch.ones(1, len(ids[row]))).logits[0]
+            torch.testing.assert_close(together[position, 1:], alone, atol=1e-5, rtol=1e-5)
+            torch.testing.assert_close(
+                summaries[position], trunk.summary_BH(input_ids[position, None])[0], atol=1e-5, rtol=1e-5
+            )
+
+
+@given(st.integers(2, 50), st.integers(0, 2**20), st.sampled_from([1e-3, 1.0, 1e3, 9e3]))
+@settings(max_examples=40)
+def test_the_pad_column_is_never_sampled(labels: int, seed: int, spread: float) -> None:
+    """Not even where every label is all but impossible."""
+    generator = torch.Generator().manual_seed(seed)
+    logits_NK = -spread * torch.rand(6, labels, generator=generator)
+    ids = SequenceIds(labels)
+    policy = PolicyAdapter(tiny.Tabular(logits_NK), QuestionReader(tiny.row_tokens(6), ids))
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        output = policy.generate(ids.question_ids(torch.arange(6).repeat(20))[:, None])
+    actions = ids.actions(output.sequences)
+    assert ((actions >= 0) & (actions < labels)).all()
+    assert output.scores[0].softmax(-1)[:, ids.pad_token_id].max() == 0
+
+
+@given(st.integers(2, 10_000), st.lists(st.integers(0, 2**40), min_size=1, max_size=20), st.integers(0, 2**20))
+def test_rows_and_actions_come_back_from_their_ids(labels: int, rows: list[int], seed: int) -> None:
+    ids = SequenceIds(labels)
+    rows_B = torch.tensor(rows)
+    action_B = torch.randint(labels, rows_B.shape, generator=torch.Generator().manual_seed(seed))
+    sequences_B2 = torch.stack([ids.question_ids(rows_B), ids.action_ids(action_B)], dim=1)
+    assert torch.equal(ids.rows(sequences_B2), rows_B) and torch.equal(ids.actions(sequences_B2), action_B)
+    assert torch.equal(ids.rows(sequences_B2[:, :1]), rows_B)
+    assert not {ids.pad_token_id, ids.eos_token_id} & set(sequences_B2.flatten().tolist())

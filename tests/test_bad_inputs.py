@@ -1,6 +1,7 @@
 """Bad input to every script: exit code 2, one line on stderr that names the thing, nothing written."""
 
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -9,8 +10,9 @@ from pathlib import Path
 import pytest
 from transformers import AutoModelForSequenceClassification
 
+from bad_inputs import BAD_INPUTS, BadInput
 from conftest import REPOSITORY, small_dataset
-from eightball_ppo import cli
+from eightball_ppo import cli, commands
 from eightball_ppo.configs import DistillConfig, PPOConfig, PredictConfig, RewardConfig, SFTConfig
 from eightball_ppo.labels import EIGHTBALL_LABELS
 from eightball_ppo.methods import ppo
@@ -235,3 +237,87 @@ def test_predict(refused: Refused, tmp_path: Path, sft_run: Path) -> None:
     (tmp_path / "latin.txt").write_bytes(b"caf\xe9?\n")
     assert "not UTF-8 (byte 3)" in refused("predict", *policy, "--file", str(tmp_path / "latin.txt"))
     assert "no such directory" in refused("predict", "--question", "a?", "--model_name_or_path", str(tmp_path / "no"))
+
+
+# --- the table
+
+AS_PROCESSES = ("NaN", "a tag", "an output nobody may write to", "an unknown key", "an unknown method")
+
+
+def command_line(case: BadInput, runs: dict[str, Path]) -> list[str]:
+    """The command of a case and its options, behind those that every stage gets."""
+    words = case.argv.split() if isinstance(case.argv, str) else case.argv
+    name, *own = [word.format(**runs) if "{" in word else word for word in words]
+    if name in ("predict", "report", "push", "demo"):
+        return [name, *own]
+    common = [
+        "--dataset_name",
+        str(runs["data"]),
+        "--disable_tqdm",
+        *(["--labels", *case.labels] if case.labels else []),
+    ]
+    if name not in ("sft", "reward"):
+        common += ["--reward_model_path", str(runs["reward"]), "--grade_store", "grades.sqlite3"]
+    if name not in ("sft", "reward", "grade", "audit"):
+        common += ["--sft_model_path", str(runs["sft"])]
+    return [name, *common, *own]
+
+
+@pytest.fixture
+def runs(small_data: Path, sft_run: Path, reward_run: Path) -> dict[str, Path]:
+    return {"data": small_data, "sft": sft_run, "reward": reward_run}
+
+
+def write_files(case: BadInput, directory: Path, runs: dict[str, Path]) -> None:
+    for name, content in case.files.items():
+        path = directory / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if callable(content):
+            content(path, runs)
+        else:
+            path.write_bytes(content if isinstance(content, bytes) else content.encode())
+
+
+def snapshot(directory: Path) -> dict[str, tuple[int, int]]:
+    """Size and time of change of everything below a directory."""
+    stats = {str(path.relative_to(directory)): path.lstat() for path in directory.rglob("*")}
+    return {name: (own.st_size, own.st_mtime_ns) for name, own in stats.items()}
+
+
+def assert_refused(case: BadInput, code: int | str | None, out: str, err: str) -> None:
+    assert (code, out) == (2, ""), err
+    assert err.endswith("\n") and len(err.splitlines()) == 1 and "Traceback" not in err, err
+    for part in case.says:
+        assert part in err, f"{part!r} is not in: {err}"
+
+
+def test_the_table_names_every_case_once_and_every_command() -> None:
+    names = [case.name for case in BAD_INPUTS]
+    assert len(set(names)) == len(names) >= 60 and set(AS_PROCESSES) <= set(names)
+    used = {(case.argv.split() if isinstance(case.argv, str) else case.argv)[0] for case in BAD_INPUTS}
+    assert used == set(commands.COMMANDS) - {"env"}  # which takes no input
+
+
+@pytest.mark.parametrize("case", BAD_INPUTS, ids=lambda case: case.name)
+def test_bad_input(case: BadInput, runs: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_files(case, tmp_path, runs)
+    name, *arguments = command_line(case, runs)
+    before = snapshot(tmp_path)
+    capsys.readouterr()
+    with pytest.raises(SystemExit) as exit_:
+        commands.run(name, arguments)
+    captured = capsys.readouterr()
+    assert_refused(case, exit_.value.code, captured.out, captured.err)
+    assert snapshot(tmp_path) == before
+
+
+@pytest.mark.parametrize("case", [case for case in BAD_INPUTS if case.name in AS_PROCESSES], ids=lambda case: case.name)
+def test_bad_input_to_a_process(case: BadInput, runs: dict[str, Path], tmp_path: Path) -> None:
+    write_files(case, tmp_path, runs)
+    name, *arguments = command_line(case, runs)
+    before = snapshot(tmp_path)
+    command = [sys.executable, str(REPOSITORY / "scripts" / f"{name}.py"), *arguments]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert_refused(case, done.returncode, done.stdout, done.stderr)
+    assert done.stderr.startswith(f"{name}.py: ") and snapshot(tmp_path) == before

@@ -43,6 +43,7 @@ def test_defaults_parse(config_class: type) -> None:
         (["--no_such_flag", "1"], "unknown option --no_such_flag 1; see --help"),
         (["--score", "vibes"], "invalid choice: 'vibes'"),
         (["--output_dir", ""], "--output_dir: empty"),
+        (["--kl_coe", "1"], "unknown option --kl_coe 1; see --help"),  # half a name is none
         (["--num_ppo_epochs", "0"], "--num_ppo_epochs 0: at least 1"),
         (["--lr_scheduler_type", "reduce_lr_on_plateau"], "invalid choice"),
         (["--kl_estimator", "k3"], "--kl_estimator k3: refused (only k1): k3 inside the reward has the wrong gradient"),

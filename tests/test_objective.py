@@ -1,5 +1,7 @@
 """Exact sums over K: closed forms against autograd and against any other policy."""
 
+import math
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -11,8 +13,8 @@ from eightball_ppo import objective
 
 @st.composite
 def problems(draw: st.DrawFn) -> tuple[Tensor, Tensor, Tensor, float]:
-    """(policy log-probs, reference log-probs, scores, beta) with N in 1..4 and K in 2..6, float64."""
-    n, k = draw(st.integers(1, 4)), draw(st.integers(2, 6))
+    """(policy log-probs, reference log-probs, scores, beta) with N in 1..4 and K in 2..50, float64."""
+    n, k = draw(st.integers(1, 4)), draw(st.integers(2, 6) | st.integers(7, 50))
     seed = draw(st.integers(0, 2**31))
     spread = draw(st.floats(0.1, 5))
     generator = torch.Generator().manual_seed(seed)
@@ -63,6 +65,45 @@ def test_no_policy_lies_above_the_frontier(problem: tuple[Tensor, Tensor, Tensor
     ((kl, score),) = objective.frontier(ref_logp_NK, score_NK, [beta])
     if objective.kl_exact_N(logp_NK, ref_logp_NK).mean() <= kl:
         assert objective.expected_score_N(logp_NK, score_NK).mean() <= score + 1e-9
+
+
+@given(problems())
+def test_no_policy_leaves_less_than_nothing_to_gain(problem: tuple[Tensor, Tensor, Tensor, float]) -> None:
+    logp_NK, ref_logp_NK, score_NK, beta = problem
+    fraction = objective.optimum_fraction(logp_NK, ref_logp_NK, score_NK, beta)
+    assert fraction is None or fraction <= 1 + 1e-9
+    optimum_NK = objective.optimum_logp_NK(ref_logp_NK, score_NK, beta)
+    best = objective.optimum_fraction(optimum_NK, ref_logp_NK, score_NK, beta)
+    assert best is None or best == pytest.approx(1, abs=1e-6)
+
+
+@given(problems(), st.lists(st.floats(1e-3, 1e3), min_size=2, max_size=8))
+def test_the_frontier_rises_and_gets_no_steeper(
+    problem: tuple[Tensor, Tensor, Tensor, float], prices: list[float]
+) -> None:
+    """A lower price buys more KL and more score, and pays at most the next higher price for each nat."""
+    _, ref_logp_NK, score_NK, _ = problem
+    prices = sorted(prices, reverse=True)
+    points = objective.frontier(ref_logp_NK, score_NK, prices)
+    for dearer, (kl, score), (more_kl, more_score) in zip(prices, points, points[1:], strict=False):
+        assert more_kl >= kl - 1e-9 and more_score >= score - 1e-9
+        assert more_score - score <= dearer * (more_kl - kl) + 1e-7
+
+
+@given(problems(), st.booleans())
+def test_wins_ties_and_losses_are_all_there_is(problem: tuple[Tensor, Tensor, Tensor, float], ties: bool) -> None:
+    logp_NK, ref_logp_NK, score_NK, _ = problem
+    score_NK = score_NK.round() if ties else score_NK
+    win_N, tie_N = objective.win_and_tie_N(logp_NK, ref_logp_NK, score_NK)
+    loss_N, _ = objective.win_and_tie_N(logp_NK, ref_logp_NK, -score_NK)
+    assert (win_N >= -1e-12).all() and (tie_N >= -1e-12).all() and (win_N + tie_N <= 1 + 1e-9).all()
+    torch.testing.assert_close(win_N + tie_N + loss_N, torch.ones_like(win_N))
+
+
+@given(problems())
+def test_entropy_is_between_nothing_and_log_k(problem: tuple[Tensor, Tensor, Tensor, float]) -> None:
+    entropy_N = objective.entropy_N(problem[0])
+    assert (entropy_N >= 0).all() and (entropy_N <= math.log(problem[0].shape[1]) + 1e-9).all()
 
 
 def test_fraction_by_hand() -> None:

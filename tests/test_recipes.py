@@ -1,7 +1,8 @@
 """Recipes: one YAML file for several stages, and what of it each stage gets."""
 
+import re
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
 import encoders
 import pytest
@@ -65,6 +66,62 @@ def test_what_no_stage_knows_is_refused(tmp_path: Path, text: str, config_class:
     path.write_text(text)
     with pytest.raises(InputError, match=message):
         read_recipe(path, config_class)
+
+
+RECIPES = Path(__file__).parents[1] / "recipes"
+SERVES = {  # which commands take a recipe as it is; the others refuse an option by name
+    "eightball": ("ppo",),
+    "original": ("distill",),
+    "llm_judge": ("grade", "audit", "distill", "ppo", "rloo", "grpo", "best_of_n", "exact", "compare"),
+    "minilm_lora": tuple(SECTIONS),
+    "own_data": tuple(SECTIONS),
+}
+FLAGS: list[list[str]] = [
+    [],
+    ["--seed", "3", "--output_dir", "runs/other"],
+    ["--labels", "a", "b", "c"],
+    ["--overwrite_output_dir", "--disable_tqdm"],
+    ["--dataset_test_split=0.2", "--max_length=40"],
+    ["--push_to_hub", "--hub_model_id", "ME/ball", "--hub_private_repo", "False"],
+    ["--kl_coef", "0.7"],
+    ["--grader", "noisy:0.1:bert", "--max_grader_calls", "10"],
+    ["--use_peft", "--lora_r", "4", "--merge"],
+    ["--save_steps", "2", "--save_total_limit", "1"],
+]
+
+
+@pytest.mark.parametrize("command", SECTIONS)
+@pytest.mark.parametrize("recipe", SERVES)
+def test_every_recipe_and_flag_is_read_by_the_commands_that_it_serves(recipe: str, command: str) -> None:
+    """Flags beat the recipe, and the rest of the recipe stays; what a command does not know is refused by name."""
+    file = str(RECIPES / f"{recipe}.yaml")
+    config_class = SECTIONS[command]
+    known = get_type_hints(config_class)
+    if command not in SERVES[recipe]:
+        with pytest.raises(InputError, match=rf"{recipe}\.yaml: unknown option '\w+'; see --help"):
+            parse(config_class, ["--config", file])
+        return
+    plain = vars(parse(config_class, ["--config", file]))
+    for flags in FLAGS:
+        given = {word[2:].partition("=")[0] for word in flags if word.startswith("--")}
+        if not given <= set(known):
+            with pytest.raises(InputError, match="unknown option"):
+                parse(config_class, ["--config", file, *flags])
+            continue
+        if command == "compare" and given & {"overwrite_output_dir", "seed"}:
+            continue  # which a comparison refuses, whatever else it is given
+        read = vars(parse(config_class, [*flags, "--config", file]))
+        assert read == vars(parse(config_class, ["--config", file, *flags]))
+        changed = {name for name in read if read[name] != plain[name]}
+        assert changed <= given | {"learning_rate"}  # by default, it follows kl_coef and use_peft
+
+
+def test_every_recipe_is_named_and_serves_the_command_in_its_first_lines() -> None:
+    assert set(SERVES) == {file.stem for file in RECIPES.glob("*.yaml")}
+    for name, served in SERVES.items():
+        head = "".join(line for line in (RECIPES / f"{name}.yaml").open() if line.startswith("#"))
+        commands = re.findall(r"(?:scripts/|eightball )(\w+)(?:\.py)? --config", head)
+        assert commands and set(commands) <= set(served)
 
 
 def test_every_stage_that_takes_a_config_may_have_a_section() -> None:

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from benchmarks import fuzz_replies
 from eightball_ppo.graders.api_modes import (
     Judged,
 )
@@ -318,6 +319,14 @@ FRAGMENTS += ["I'm sorry", "\u2019", "\ud800", "\x00", "\u0663", "N", "\u2028", 
 replies = st.lists(st.sampled_from(FRAGMENTS) | st.text(max_size=5), max_size=6).map("".join)
 logps = st.floats() | st.floats(-20, 0) | st.sampled_from([0.0, -0.0, 1e-3, -1e308, -0.5, -5e-324])
 tops = st.lists(st.tuples(replies, logps), max_size=6)
+
+
+def test_whatever_a_server_answers_is_a_grade_or_says_why_not() -> None:
+    """The benchmark's inputs, for five minutes there; the first of them here."""
+    tally, failures = fuzz_replies.fuzz(seconds=60, most=150)
+    assert not failures and tally["inputs"] >= 100
+    grades = {name.split(":")[0] for name in tally if name.endswith(": ok")}
+    assert len(grades) >= 3, tally  # of eight ways to ask: not every input is nonsense
 
 
 @given(replies)

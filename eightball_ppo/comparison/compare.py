@@ -23,7 +23,7 @@ from eightball_ppo.methods.task import Task, load_splits, outlook
 from eightball_ppo.ranks import num_processes
 from eightball_ppo.redaction import redacted
 from eightball_ppo.report.comparison import ComparisonData, write_report
-from eightball_ppo.runs import environment, read_environment, write_json
+from eightball_ppo.runs import environment, read_environment, whole, write_json
 
 FRONTIER_POINTS = 80
 MOST_FLIPS = 30
@@ -123,7 +123,8 @@ def write(config: CompareConfig, task: Task, found: list[Measured], holes: Holes
         settings=settings,
         environment=made_with,
     )
-    results.to_parquet(root / "results.parquet")
+    with whole(root / "results.parquet") as file:
+        results.to_parquet(file)
     summary: dict[str, Any] = {"settings": settings, "environment": made_with, **known, "runs": len(found)}
     summary |= {"holes": missing, "headline": lines}
     summary |= {"intervals": _records(intervals), "pairs": _records(pairs)}

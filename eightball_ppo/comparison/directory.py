@@ -108,13 +108,14 @@ def _same_place(then: str | None, now: str | None) -> bool:
 def _unfinished(directory: Path) -> bool:
     """Whether nothing but the beginnings of a comparison stands there: it was killed before its grades were whole."""
     known = {CONFIG, "environment.json", REFERENCE, TABLE, GROUND}
+    known |= {f".{name}.unfinished" for name in known}  # what a kill leaves of a file that was being written
     return (directory / CONFIG).is_file() and all(path.name in known for path in directory.iterdir())
 
 
 def _read_ground(directory: Path) -> dict[str, Any]:
     try:
         return dict(json.loads((directory / GROUND).read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError):
+    except (OSError, ValueError, TypeError, RecursionError):
         raise InputError(f"{directory / GROUND}: damaged; name another --output_dir") from None
 
 

@@ -7,9 +7,10 @@ from typing import Any
 from eightball_ppo.compare_options import CompareConfig
 from eightball_ppo.comparison.compare import rewrite
 from eightball_ppo.errors import InputError
+from eightball_ppo.recipes import read_recipe
 from eightball_ppo.report.audit_page import render_audit
 from eightball_ppo.report.summary import markdown_tables
-from eightball_ppo.runs import read_config
+from eightball_ppo.runs import CONFIG, read_config, write_text
 from eightball_ppo.sharing_options import ReportConfig
 
 
@@ -32,7 +33,8 @@ def run(config: ReportConfig) -> None:
 
 
 def _options(directory: Path) -> dict[str, Any]:
-    return {**read_config(directory), "output_dir": str(directory)}
+    read_config(directory)  # says what is wrong where there is none
+    return {**read_recipe(directory / CONFIG, CompareConfig), "output_dir": str(directory)}
 
 
 def audit_again(directory: Path) -> Path:
@@ -40,7 +42,7 @@ def audit_again(directory: Path) -> Path:
     file = directory / "audit.json"
     try:
         page = render_audit(json.loads(file.read_text(encoding="utf-8")))
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         raise InputError(f"{file}: damaged; audit the grader again") from None
-    (directory / "audit.html").write_text(page, encoding="utf-8")
+    write_text(directory / "audit.html", page)
     return directory / "audit.html"

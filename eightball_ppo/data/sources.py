@@ -108,8 +108,10 @@ def _json_lines(file: Path) -> Rows:
                 row = json.loads(text)
             except json.JSONDecodeError as error:
                 raise InputError(f"{file}:{number}: not JSON ({error.msg} at column {error.colno})") from None
+            except (ValueError, RecursionError) as error:  # a number of thousands of digits, lists in lists in lists
+                raise InputError(f"{file}:{number}: no JSON that can be read ({error})") from None
             if not isinstance(row, dict):
-                raise InputError(f"{file}:{number}: a JSON object is needed, got {text.strip()[:60]}")
+                raise InputError(f"{file}:{number}: a JSON object is needed, got {' '.join(text.split())[:60]}")
             yield number, row
 
 
@@ -120,6 +122,9 @@ def _csv(file: Path) -> Rows:
         reader = csv.reader(lines, strict=True)
         try:
             header = next(reader, [])
+            twice = next((name for name in header if header.count(name) > 1), None)
+            if twice is not None:
+                raise InputError(f"{file}:1: the column {twice!r} stands twice; every column needs its own name")
             for values in reader:
                 if not values:
                     continue
@@ -190,7 +195,9 @@ def _from_disk(path: Path, split: str) -> Any:
             if Path(part["filename"]).name != part["filename"]:
                 raise InputError(f"{own}: state.json names {part['filename']!r}; only files beside it are read")
         return datasets.load_from_disk(str(own))
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except InputError:
+        raise
+    except Exception as error:  # of files that hold anything: OSError, ValueError, KeyError, AttributeError ...
         raise InputError(f"{path}: not what datasets.save_to_disk writes ({_first_line(error)})") from None
 
 

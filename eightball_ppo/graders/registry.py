@@ -5,6 +5,7 @@ one   = name [":" argument] | "noisy:" RATE ":" one
 """
 
 import difflib
+import math
 from dataclasses import dataclass
 
 from eightball_ppo.errors import InputError
@@ -16,6 +17,7 @@ from eightball_ppo.graders.store import GradeStore
 from eightball_ppo.labels import LabelSet
 
 NAMES = ("bert", "llm", "api", "random-head", "rule", "noisy")
+MOST_DIGITS = 9  # of a seed
 
 
 @dataclass(frozen=True)
@@ -38,28 +40,28 @@ def parse_grader(spec: str) -> list[GraderSpec]:
 
 def _parse_one(part: str, spec: str) -> GraderSpec:
     name, _, argument = part.partition(":")
+    rates: list[float] = []
+    while name == "noisy":
+        rate, _, inner = argument.partition(":")
+        try:
+            rates.append(float(rate))
+        except ValueError:
+            rates.append(math.nan)
+        if not 0 <= rates[-1] <= 1 or not inner:
+            raise InputError(f"--grader {spec}: noisy:RATE:GRADER is needed, RATE from 0 to 1, e.g. noisy:0.3:bert")
+        name, _, argument = inner.partition(":")
     if name not in NAMES:
         near = difflib.get_close_matches(name, NAMES, n=1, cutoff=0.4)
         offer = f"; did you mean {near[0]}?" if near else f"; known: {', '.join(NAMES)}"
         raise InputError(f"--grader {spec}: unknown grader{offer}")
-    if name == "noisy":
-        rate, _, inner = argument.partition(":")
-        try:
-            value = float(rate)
-        except ValueError:
-            value = -1.0
-        if not 0 <= value <= 1 or not inner:
-            raise InputError(f"--grader {spec}: noisy:RATE:GRADER is needed, RATE from 0 to 1, e.g. noisy:0.3:bert")
-        one = _parse_one(inner, spec)
-        return GraderSpec(one.name, one.argument, (*one.noise, value))
     if name == "rule" and not argument:
         raise InputError(f"--grader {spec}: which label? e.g. rule:LABEL")
     if name in ("bert", "llm", "api") and argument:
         flag = "--reward_model_path" if name == "bert" else "--grader_model"
         raise InputError(f"--grader {spec}: {name} takes no argument; its model is {flag}")
-    if name == "random-head" and argument and not argument.isdecimal():
-        raise InputError(f"--grader {spec}: the seed must be a whole number, got {argument!r}")
-    return GraderSpec(name, argument)
+    if name == "random-head" and argument and not (argument.isdecimal() and len(argument) <= MOST_DIGITS):
+        raise InputError(f"--grader {spec}: the seed must be a whole number below a billion, got {argument!r}")
+    return GraderSpec(name, argument, tuple(reversed(rates)))
 
 
 def check_graders(config: GraderConfig, labels: LabelSet) -> None:

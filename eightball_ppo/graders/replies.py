@@ -9,7 +9,7 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-from eightball_ppo.graders.base import Status
+from eightball_ppo.graders.base import LONGEST_DETAIL, Status
 from eightball_ppo.graders.verbalizers import (
     LEAST_MASS,
     MOST_AMBIGUOUS,
@@ -40,7 +40,7 @@ class BadReplyError(Exception):
     """A reply that is no grade; `status` is "refused" where the judge declined, else "failed"."""
 
     def __init__(self, why: str, status: Status = "failed"):
-        super().__init__(why)
+        super().__init__(why[:LONGEST_DETAIL])
         self.status = status
 
 

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from eightball_ppo.errors import InputError
+from eightball_ppo.errors import IncompleteError, InputError
 from eightball_ppo.graders.base import LONGEST_DETAIL, Ask, Grade, Status
 
 PATIENCE = 60.0  # seconds to wait for another process that writes
@@ -78,7 +78,16 @@ class GradeStore:
         try:
             return self._connection.execute(statement, values)
         except sqlite3.Error as error:
-            raise InputError(f"--grade_store {self.path}: cannot be read or written ({error})") from None
+            raise self._refused(error, "cannot be read or written") from None
+
+    def _refused(self, error: Exception, what: str) -> InputError | IncompleteError:
+        """What to raise for `error`: a disk that is full or fails is no fault of the file's."""
+        if getattr(error, "sqlite_errorcode", 0) & 0xFF in (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR):
+            return IncompleteError(
+                f"--grade_store {self.path}: {error}; make room, or name a file on another disk, and run the same "
+                "command again; the grades that it holds are kept"
+            )
+        return InputError(f"--grade_store {self.path}: {what} ({error})")
 
     def _find(self, statement: str, values: Sequence[Any]) -> Any:
         """The first row that a query finds, or None; None where there is no file."""
@@ -92,7 +101,7 @@ class GradeStore:
             _switch_to_wal(db)
             db.execute("PRAGMA synchronous = NORMAL")
         except (OSError, ValueError, sqlite3.Error) as error:
-            raise InputError(f"--grade_store {self.path}: not a grade store that can be opened ({error})") from None
+            raise self._refused(error, "not a grade store that can be opened") from None
         self._connection = db
 
     def _check_schema(self, db: sqlite3.Connection) -> None:
@@ -116,7 +125,8 @@ class GradeStore:
                     "name another file"
                 )
         finally:
-            db.execute("COMMIT")
+            if db.in_transaction:
+                db.execute("COMMIT")
 
     def __enter__(self) -> "GradeStore":
         return self
@@ -161,7 +171,10 @@ class GradeStore:
             for grade in grades:
                 self._execute(_KEEP, _row(grader, grade))
         finally:
-            self._execute("COMMIT")
+            if (
+                self._connection is not None and self._connection.in_transaction
+            ):  # SQLite may have rolled it back itself
+                self._execute("COMMIT")
 
     def missing(self, grader: int | None, asks: Iterable[Ask]) -> Iterator[Ask]:
         """Those of `asks` without an ok grade, each looked up when it is taken."""
@@ -203,7 +216,7 @@ class GradeStore:
         try:
             return rows.fetchall()
         except sqlite3.Error as error:
-            raise InputError(f"--grade_store {self.path}: cannot be read or written ({error})") from None
+            raise self._refused(error, "cannot be read or written") from None
 
     def record_audit(self, fingerprint: str, audit: dict[str, Any]) -> None:
         """Remember the last audit of a grader, registered or not."""

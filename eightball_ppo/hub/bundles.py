@@ -72,7 +72,13 @@ def bundle(directory: Path, repo_id: str, comparison: Path | None = None) -> Bun
     """
     try:
         return _bundle(directory, repo_id, comparison)
-    except (AttributeError, KeyError, TypeError, ValueError) as error:  # of a record that lacks what ours have
+    except (
+        AttributeError,
+        KeyError,
+        TypeError,
+        ValueError,
+        RecursionError,
+    ) as error:  # of a record that lacks what ours have
         said = " ".join(f"{type(error).__name__}: {error}".split())
         raise InputError(
             f"{directory}: no run that can be pushed, its records are damaged ({said}); make it anew"
@@ -131,7 +137,7 @@ def _grades(directory: Path, results: dict[str, Any], repo_id: str) -> Bundle:
 def _audit(directory: Path, results: dict[str, Any], repo_id: str) -> Bundle:
     try:
         audit = json.loads((directory / "audit.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         raise InputError(f"{directory}: no finished audit, audit.json is missing or damaged") from None
     made = Bundle("dataset", {"README.md": dataset_cards.audit_card(repo_id, audit).encode()})
     made.add(directory, ("audit.json", "audit.html", *RECORDS))

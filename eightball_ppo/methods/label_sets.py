@@ -62,7 +62,9 @@ def _of_model(name: str, flag: str) -> list[str] | None:
         from transformers import PreTrainedConfig
 
         said, _ = PreTrainedConfig.get_config_dict(name if path is None else str(path))
-        names = PreTrainedConfig.from_dict(said).id2label  # of any architecture, without its code
-    except (OSError, ValueError, KeyError) as error:
+        id2label = PreTrainedConfig.from_dict(said).id2label  # of any architecture, without its code
+        return list(LabelSet.of_model(id2label).names)
+    except InputError:
+        raise
+    except Exception as error:  # of a config that holds anything: KeyError, TypeError, RecursionError ...
         raise InputError(f"{flag} {name}: not a loadable checkpoint ({first_line(error)})") from None
-    return [names[i] for i in range(len(names))]

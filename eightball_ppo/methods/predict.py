@@ -10,6 +10,7 @@ from rich.table import Table
 from eightball_ppo.configs import PredictConfig
 from eightball_ppo.data import Questions
 from eightball_ppo.data.pairs import join_pair, shown
+from eightball_ppo.data.reading import HALF_PAIR
 from eightball_ppo.errors import InputError
 from eightball_ppo.models.loading import label_set, load_classifier, table_logits_NK
 from eightball_ppo.report.tables import MOST_LABELS
@@ -54,6 +55,8 @@ def _first_texts(config: PredictConfig) -> Questions:
     if config.question is not None:
         if not config.question.strip():
             raise InputError("predict: the question is blank")
+        if HALF_PAIR.search(config.question):
+            raise InputError(f"predict: the question {config.question!r} is not UTF-8; is the terminal?")
         return Questions("question", [config.question.strip()])
     assert config.file is not None
     try:
@@ -62,6 +65,8 @@ def _first_texts(config: PredictConfig) -> Questions:
         raise InputError(f"--file {config.file}: {error.strerror}") from None
     except UnicodeDecodeError as error:
         raise InputError(f"--file {config.file}: not UTF-8 (byte {error.start}); re-encode the file") from None
+    except ValueError as error:  # a name that no file can have
+        raise InputError(f"--file {config.file}: {error}") from None
     texts = [line.strip() for line in lines if line.strip()]
     if not texts:
         raise InputError(f"--file {config.file}: holds no question")

@@ -51,8 +51,8 @@ def load_classifier(
 
     Raises:
         InputError: no such directory, no checkpoint in it, a damaged one, one that `check_files` refuses, one without
-            safetensors, adapters whose base is missing or another one, weights that are not in it, or a tokenizer
-            without a padding token.
+            safetensors, adapters whose base is missing or another one, weights that are not in it, a tokenizer
+            without a padding token, or no labels.
     """
     path = check_checkpoint(name, flag)
     source = name if path is None else str(path)
@@ -67,6 +67,10 @@ def load_classifier(
     except Exception as error:  # every library below raises its own: OSError, ValueError, SafetensorError, KeyError ...
         raise unloadable(name, flag, "not a loadable checkpoint", error) from error
     require_padding(tokenizer, flag, name)
+    try:
+        label_set(model)
+    except InputError as error:
+        raise InputError(f"{flag} {name}: {error}") from None
     cut_at(tokenizer, model, None)
     if has_to_be_waited_for():
         without_waiting(model)

@@ -8,6 +8,7 @@ import pandas as pd
 
 from eightball_ppo.report import comparison_page, comparison_plots
 from eightball_ppo.report.comparison_style import display
+from eightball_ppo.runs import write_text
 
 _GROUP = ("method", "threshold", "beta", "noise", "budget")
 COLUMNS: dict[str, tuple[str, ...]] = {
@@ -101,5 +102,5 @@ def write_report(data: ComparisonData, directory: Path) -> None:
     charts = comparison_plots.charts(data)
     for chart in charts:
         comparison_plots.save(chart, figures)
-    (directory / "report.html").write_text(comparison_page.render_html(data, charts), encoding="utf-8")
-    (directory / "report.md").write_text(comparison_page.render_markdown(data, charts), encoding="utf-8")
+    write_text(directory / "report.html", comparison_page.render_html(data, charts))
+    write_text(directory / "report.md", comparison_page.render_markdown(data, charts))

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from eightball_ppo.errors import InputError
-from eightball_ppo.runs import read_config, read_results
+from eightball_ppo.runs import RESULTS, read_config, read_results
 
 _METRICS = {
     "sft": ("heldout: gold_accuracy", "heldout: prior_p_value", "seconds"),
@@ -47,7 +47,12 @@ def _trained(directory: Path) -> dict[str, Any]:
     results = read_results(directory)
     if "splits" not in results:
         raise InputError(f"{directory}: a run of {results['method']}, which trains nothing; leave it out")
-    return results
+    metrics = _METRICS.get(results["method"], _GRADED_METRICS)
+    try:
+        known = [float(value) for metric in metrics if (value := _value(results, metric)) is not None]
+        return {**results, "seed": int(results["seed"])} if known else results
+    except (AttributeError, KeyError, TypeError, ValueError):
+        raise InputError(f"{directory}: {RESULTS} is damaged, or of another version; make the run anew") from None
 
 
 def _value(results: dict[str, Any], metric: str) -> float | None:

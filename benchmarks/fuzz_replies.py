@@ -1,0 +1,152 @@
+"""Whatever a judge's server answers: every way of asking reads a grade from it, or says why there is none.
+
+OMP_NUM_THREADS=1 nice python benchmarks/fuzz_replies.py --seconds 300
+
+An input is a reply as the server sends it: any JSON, or a chat completion (or a `/systemone` answer) with some part of
+it replaced. It goes through all four modes, for a label and for a rating. What may come out: K log-probabilities that
+sum to one, a rating from 1 to 10, or a BadReplyError that says why. Anything else is an exception of ours: the
+smallest input that shows it is printed, and the exit code is 1.
+"""
+
+import argparse
+import json
+import math
+import sys
+import time
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any
+
+from hypothesis import HealthCheck, Phase, given, seed, settings
+from hypothesis import strategies as st
+
+from eightball_ppo.graders.api_modes import MODES, SAMPLING, Judged, choices_of, scores_of_verdicts
+from eightball_ppo.graders.base import LONGEST_DETAIL, Ask
+from eightball_ppo.graders.prompts import Prompt
+from eightball_ppo.graders.replies import BadReplyError
+from eightball_ppo.graders.verbalizers import parse_verbalizers
+from eightball_ppo.labels import EIGHTBALL_LABELS, LabelSet
+
+AT_ONCE = 500  # inputs drawn with one seed
+LABELS = LabelSet.of(EIGHTBALL_LABELS)
+WORDS = parse_verbalizers(["Maybe=Maybe|Perhaps"], LABELS)
+JUDGED = {
+    ask: Judged(Prompt.load(prompt, LABELS), LABELS, WORDS)
+    for ask, prompt in ((Ask("Is it?"), "wanted_answer"), (Ask("Is it?", "No"), "rubric"))
+}
+
+GOOD = ["Yes", "no", "Maybe", "Perhaps", "1", "10", "7", '{"answer": "Yes"}', '{"rating": 7}', "Rating: 7/10"]
+FRAGMENTS = ["Yes", "May", "be", "1", "0", "/10", '"', "**", ".", " ", "\n", "{", "}", "[", '"answer":', "I'm sorry"]
+FRAGMENTS += ["\u2019", "\ud800", "\x00", "\u0663"]
+said = st.sampled_from(GOOD) | st.lists(st.sampled_from(FRAGMENTS) | st.text(max_size=5), max_size=5).map("".join)
+odd_numbers = st.floats() | st.integers() | st.sampled_from([0.0, -0.0, 1e-3, -1e308, 10**400, -(10**400)])
+logprobs = st.floats(-3, 0) | st.floats(-3, 0) | odd_numbers
+anything = st.recursive(
+    st.none() | st.booleans() | odd_numbers | said,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(said, inner, max_size=3),
+    max_leaves=8,
+)
+
+
+def mostly(usual: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
+    """`usual`, and now and then anything."""
+    return st.integers(0, 39).flatmap(lambda draw: usual if draw else anything)
+
+
+def fields(**usual: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
+    """An object of which now and then a field is anything, or not there."""
+    some = {name: mostly(own) for name, own in usual.items()}
+    return st.integers(0, 19).flatmap(
+        lambda draw: st.fixed_dictionaries(some) if draw else st.fixed_dictionaries({}, optional=some)
+    )
+
+
+tokens = fields(token=said, logprob=logprobs)
+positions = fields(token=said, top_logprobs=st.lists(tokens, max_size=3))
+choices = fields(
+    message=fields(content=said, refusal=st.sampled_from([None, None, None, "I won't."])),
+    finish_reason=st.sampled_from(["stop", "stop", "length", "content_filter"]),
+    logprobs=fields(content=st.lists(positions, max_size=3)),
+)
+probabilities = st.sampled_from([LABELS.names, tuple(map(str, range(1, 11)))]).flatmap(
+    lambda names: st.fixed_dictionaries({name: st.sampled_from([1 / len(names)]) | odd_numbers for name in names})
+)
+answers = fields(answer=fields(probabilities=mostly(probabilities)))
+replies = fields(choices=st.lists(choices, min_size=1, max_size=2)) | fields(answers=answers) | anything
+
+
+def read(reply: dict[str, Any], tally: Counter[str]) -> None:
+    """Read `reply` in every mode, and count what came of it. Raises AssertionError for a grade that is none."""
+    for ask, judged in JUDGED.items():
+        for name, mode in MODES.items():
+            kind = f"{name}, {'label' if ask.label is None else 'rating'}"
+            try:
+                if isinstance(mode, SAMPLING):
+                    verdicts = [mode.verdict(judged, choice, ask) for choice in choices_of(reply)]
+                    scores = scores_of_verdicts(verdicts, judged, ask)
+                else:
+                    scores = mode.scores(judged, reply, ask)
+                    assert math.isfinite(mode.missing(judged, reply, ask)), kind
+            except BadReplyError as error:
+                assert error.status in ("failed", "refused") and 0 < len(str(error)) <= LONGEST_DETAIL, kind
+                tally[f"{kind}: {error.status}"] += 1
+                continue
+            if ask.label is None:
+                assert len(scores) == len(LABELS) and abs(math.fsum(map(math.exp, scores)) - 1) < 1e-9, (kind, scores)
+            else:
+                assert len(scores) == 1 and 1 - 1e-9 <= scores[0] <= 10 + 1e-9, (kind, scores)
+            tally[f"{kind}: ok"] += 1
+
+
+def fuzz(seconds: float, most: int, first_seed: int = 0) -> tuple[Counter[str], list[str]]:
+    """Draw inputs for `seconds`, `most` at the most. Returns (what came of them, what was raised, with its input)."""
+    tally: Counter[str] = Counter()
+    failures: list[str] = []
+    until, number = time.monotonic() + seconds, first_seed
+    while time.monotonic() < until and tally["inputs"] < most:
+
+        @seed(number)
+        @settings(
+            max_examples=min(AT_ONCE, most - tally["inputs"]),
+            database=None,
+            deadline=None,
+            phases=[Phase.generate, Phase.shrink],
+            suppress_health_check=list(HealthCheck),
+        )
+        @given(replies.filter(lambda reply: isinstance(reply, dict)))
+        def one(reply: dict[str, Any]) -> None:
+            tally["inputs"] += 1
+            read(as_sent(reply), tally)
+
+        try:
+            one()
+        except Exception as error:
+            failures.append(f"seed {number}: {type(error).__name__}: {error} {getattr(error, '__notes__', '')}")
+        number += 1
+    return tally, failures
+
+
+def as_sent(reply: dict[str, Any]) -> dict[str, Any]:
+    """What our client makes of it: a number above 4,300 digits, say, is no JSON there, and never comes so far."""
+    return dict(json.loads(json.dumps(reply)))
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seconds", type=float, default=300)
+    parser.add_argument("--seed", type=int, default=0, help="of the first inputs")
+    options = parser.parse_args(argv)
+    tally, failures = fuzz(options.seconds, sys.maxsize, options.seed)
+    inputs = tally.pop("inputs")
+    for name, count in sorted(tally.items()):
+        print(f"{name:<28} {count:>9,}")
+    for failure in failures:
+        print(failure)
+    print(
+        f"{inputs:,} replies in {options.seconds:g} s, read in {2 * len(MODES)} ways each: {len(failures)} exceptions"
+    )
+    return 1 if failures else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

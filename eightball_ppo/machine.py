@@ -1,0 +1,75 @@
+"""What the machine refuses, in words: a place that nobody can write to, a full or failing disk, too little memory."""
+
+import errno
+import os
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+from eightball_ppo.errors import IncompleteError, InputError
+
+FAILING = (
+    errno.ENOSPC,
+    errno.EDQUOT,
+    errno.EFBIG,
+    errno.EIO,
+    errno.EROFS,
+    errno.ESTALE,
+)  # goes away, or can be made to
+REFUSED = (errno.EACCES, errno.EPERM, errno.ENAMETOOLONG, errno.ELOOP)  # another place is needed
+_OS_ERROR = re.compile(r"\(os error (\d+)\)")  # how safetensors and tokenizers say it, which are Rust
+
+_OUT_OF_MEMORY = re.compile(r"out of memory|can't allocate memory|not enough memory", re.IGNORECASE)  # as torch says it
+
+
+def check_place(name: str, flag: str) -> None:
+    """Raises InputError unless a directory of this `name`, which `flag` was given, can be made or written to."""
+    path = Path(name).absolute()
+    if not path.name or "\0" in name:
+        raise InputError(f"{flag} {name!r}: no name of a directory; name another")
+    there = path
+    while not os.path.lexists(there):
+        there = there.parent
+    if there.is_symlink() and not there.exists():
+        raise InputError(f"{flag} {name}: {there} is a link to nothing; name another directory")
+    if there.is_dir() and not os.access(there, os.W_OK | os.X_OK):
+        raise InputError(f"{flag} {name}: {there} cannot be written to; name another directory")
+
+
+def refusal(error: BaseException) -> IncompleteError | InputError | None:
+    """What to say where `error`, or what it came from, is the machine's doing; None where it is not.
+
+    A disk that is full or fails, or too little memory, stops a stage on the way, exit code 3; a place that is not to be
+    had is bad input.
+    """
+    for cause in _causes(error):
+        if isinstance(cause, MemoryError) or (isinstance(cause, RuntimeError) and _OUT_OF_MEMORY.search(str(cause))):
+            return IncompleteError(
+                "out of memory; run the same command again with a smaller --per_device_train_batch_size or "
+                "--grader_batch_size, or on a machine with more; grades and checkpoints that were made are kept"
+            )
+        number, file = _number(cause), getattr(cause, "filename", None)
+        where = "" if file is None else f"{file}: "
+        if number in FAILING:
+            return IncompleteError(
+                f"{where}{os.strerror(number)}; make room, or name an --output_dir on another disk, and run the same "
+                "command again; grades and checkpoints that were made are kept"
+            )
+        if number in REFUSED:
+            return InputError(f"{where}{os.strerror(number)}; name another file or directory, or change who may use it")
+    return None
+
+
+def _causes(error: BaseException | None) -> Iterator[BaseException]:
+    """An exception and what it was raised from, or raised while handling."""
+    while error is not None:
+        yield error
+        error = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
+
+
+def _number(error: BaseException) -> int:
+    """The errno of an exception, 0 where it has none."""
+    if isinstance(error, OSError):
+        return error.errno or 0
+    said = _OS_ERROR.search(str(error))
+    return int(said[1]) if said else 0
