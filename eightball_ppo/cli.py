@@ -3,13 +3,15 @@
 import argparse
 import importlib
 import inspect
+import signal
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
+from eightball_ppo import signals
 from eightball_ppo.configs import PPOConfig
-from eightball_ppo.errors import DryRun, IncompleteError, InputError
+from eightball_ppo.errors import DryRun, GuardError, IncompleteError, InputError, Stopped
 from eightball_ppo.launches import PeerError, check_launch, lost_peer, meet
 from eightball_ppo.options import StageConfig
 from eightball_ppo.quiet import quiet_libraries, quiet_ourselves
@@ -101,44 +103,61 @@ def main(
 ) -> None:
     """Run a script: parse, call `stage` ("module:function") with the config, push what it made if that was asked for.
 
-    Exits with 2 on an InputError and with 3 on an IncompleteError, with 130 on Ctrl-C.
+    Exits with 2 on an InputError, with 3 on an IncompleteError, with 4 on a GuardError, and with 128 + n on signal n.
 
     The stage's module is imported only after the flags are parsed, so `--help` answers at once.
     """
     quiet_ourselves()
     try:
-        check_launch()
-        config = parse(config_class, sys.argv[1:] if argv is None else argv, usage, epilog)
-        pushed = isinstance(config, StageConfig) and config.push_to_hub
-        if isinstance(config, StageConfig):
-            check_output_dir(config)  # before the heavy imports
-        if pushed:
-            push = importlib.import_module("eightball_ppo.hub.push")
-            push.check_stage(config)
-        if isinstance(config, StageConfig):
-            meet(config.ddp_timeout)
-        module, _, function = stage.partition(":")
-        run: Callable[[Any], Any] = getattr(importlib.import_module(module), function)
-        quiet_libraries()
-        run(config)
-        if pushed:
-            push.push_stage(config)
+        with signals.handled():
+            _run(config_class, stage, sys.argv[1:] if argv is None else argv, usage, epilog)
     except DryRun as estimate:
         if is_main_process():
             print(estimate)
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as error:
         if is_main_process():
-            print(f"{Path(sys.argv[0]).name}: interrupted; grades that were made are kept", file=sys.stderr)
-        sys.exit(130)
-    except (InputError, IncompleteError) as error:
+            _say("interrupted; grades that were made are kept")
+        sys.exit(128 + (error.number if isinstance(error, signals.Interrupted) else signal.SIGINT))
+    except (InputError, IncompleteError, GuardError, Stopped) as error:
         if is_main_process() or isinstance(error, PeerError):
-            print(redact(f"{Path(sys.argv[0]).name}: {error}"), file=sys.stderr)
+            _say(str(error))
         part_processes()
-        sys.exit(2 if isinstance(error, InputError) else 3)
+        sys.exit(_exit_code(error))
     except RuntimeError as error:
         lost = lost_peer(error)
         if lost is None:
             raise
-        print(redact(f"{Path(sys.argv[0]).name}: {lost}"), file=sys.stderr)
+        _say(lost)
         sys.exit(3)
     part_processes()
+
+
+def _run(config_class: type[Any], stage: str, argv: Sequence[str], usage: str | None, epilog: str | None) -> None:
+    """Parse, check, do the stage's work, push it."""
+    check_launch()
+    config = parse(config_class, argv, usage, epilog)
+    pushed = isinstance(config, StageConfig) and config.push_to_hub
+    if isinstance(config, StageConfig):
+        check_output_dir(config)  # before the heavy imports
+    if pushed:
+        push = importlib.import_module("eightball_ppo.hub.push")
+        push.check_stage(config)
+    if isinstance(config, StageConfig):
+        meet(config.ddp_timeout)
+    module, _, function = stage.partition(":")
+    run: Callable[[Any], Any] = getattr(importlib.import_module(module), function)
+    quiet_libraries()
+    run(config)
+    if pushed:
+        push.push_stage(config)
+
+
+def _say(text: str) -> None:
+    """One line on stderr, under the program's name."""
+    print(redact(f"{Path(sys.argv[0]).name}: {text}"), file=sys.stderr)
+
+
+def _exit_code(error: Exception) -> int:
+    if isinstance(error, Stopped):
+        return 128 + error.signal_number
+    return 2 if isinstance(error, InputError) else 4 if isinstance(error, GuardError) else 3

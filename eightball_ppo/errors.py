@@ -9,5 +9,21 @@ class IncompleteError(Exception):
     """Stopped on the way, what was paid for kept: says what is missing and how to go on. Exit code 3, one line."""
 
 
+class StorageError(IncompleteError):
+    """The disk is full, or cannot be written: names the file."""
+
+
+class GuardError(Exception):
+    """Training went wrong and was given up: says what, and where to look. Exit code 4, one line."""
+
+
+class Stopped(Exception):  # noqa: N818  it was asked for
+    """Stopped by a signal, a checkpoint written: says how to go on. Exit code 128 + `signal_number`, one line."""
+
+    def __init__(self, message: str, signal_number: int):
+        super().__init__(message)
+        self.signal_number = signal_number
+
+
 class DryRun(Exception):  # noqa: N818  nothing went wrong
     """The end of a dry run: what the stage would have cost. Exit code 0, printed on stdout."""

@@ -1,0 +1,51 @@
+"""Every gradient is looked at before it is used."""
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from accelerate.optimizer import AcceleratedOptimizer
+from accelerate.state import AcceleratorState
+from transformers import TrainerCallback
+
+from eightball_ppo.errors import GuardError
+from eightball_ppo.fields import require
+
+
+class GradientWatch(TrainerCallback):
+    """The norm of every gradient before it is used: kept, clipped at `max_norm`, refused if it is not finite.
+
+    TRL's loop never clips. The ranks' gradients are averaged by then, so all of them see the same one.
+
+    Args:
+        max_norm: None does not clip.
+        fault: what to raise where a gradient is not finite.
+    """
+
+    def __init__(self, max_norm: float | None, fault: Callable[[str], GuardError]):
+        self.max_norm, self.fault = max_norm, fault
+        self._norms: list[float] = []
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, optimizer: Any = None, **_: Any) -> None:
+        if AcceleratorState().mixed_precision == "fp16":  # gradients are scaled here, and overflow as a rule
+            require(self.max_norm is None, "--max_grad_norm: not with --mixed_precision fp16; use bf16")
+            return
+        if isinstance(optimizer, AcceleratedOptimizer):
+            optimizer = optimizer.optimizer
+        parameters = [p for group in optimizer.param_groups for p in group["params"]]
+
+        def look(*_: Any) -> None:
+            norm = torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
+            self._norms.append(norm.item())
+            if not math.isfinite(self._norms[-1]):
+                raise self.fault("the gradient")
+            if self.max_norm is not None:
+                torch.nn.utils.clip_grads_with_norm_(parameters, self.max_norm, norm)
+
+        optimizer.register_step_pre_hook(look)
+
+    def mean(self) -> float | None:
+        """The mean norm since the last call, before clipping; None if there was no step."""
+        norms, self._norms = self._norms, []
+        return sum(norms) / len(norms) if norms else None
