@@ -80,7 +80,7 @@ def train(config: DistillConfig) -> Path:
         elif config.threshold is None and config.target == "hard":
             search.threshold, search.tried = choose_threshold(task, rows, config, run)
         threshold, tried = search.threshold, search.tried
-        keeping = dataclasses.replace(keeping, parts={"search": search})
+        keeping = dataclasses.replace(keeping, parts={**keeping.parts, "search": search})
         policy, kept = distil(task, rows, threshold or 0.0, config, run, run.method, keeping)
         extra = {
             "target": config.target,

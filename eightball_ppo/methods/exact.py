@@ -74,7 +74,7 @@ def train(config: ExactConfig) -> Path:
         steps = config.num_train_epochs * -(-len(rows) // (config.per_device_train_batch_size * num_processes()))
         loss = AnnealedObjective(ref_logp_NK, task.lessons.score_NK, config.kl_coef, config.anneal * steps)
         texts = [task.questions["train"].texts[row] for row in rows]
-        keeping = replace(keeping, parts={"annealing": loss})
+        keeping = replace(keeping, parts={**keeping.parts, "annealing": loss})
         measure = lambda: task.exact_metrics(policy)  # noqa: E731
         fit(policy, task.tokenizer, texts, rows, config, run, "exact", measure, loss, keeping)
         return finish(task, policy, run, episodes=0, extra={"anneal": config.anneal})

@@ -17,7 +17,7 @@ from transformers import PreTrainedModel, Trainer, TrainerCallback
 from transformers.trainer import TRAINER_STATE_NAME
 
 from eightball_ppo.methods.checkpoints import TRAINING, Keeper, Origin
-from eightball_ppo.methods.resume import Resumption, origin_of, origin_of_fit, resumption
+from eightball_ppo.methods.resume import Resumption, Spent, origin_of, origin_of_fit, resumption
 from eightball_ppo.methods.task import Task
 from eightball_ppo.methods.training_state import (
     OfEveryRank,
@@ -69,7 +69,7 @@ def keeping_task(task: Task, resumed: Resumption | None) -> Keeping:
     origin = origin_of(task)
     if resumed is not None:
         resumed.require(origin)
-    return Keeping(origin, resumed)
+    return Keeping(origin, resumed, {"spent": Spent(task.job.record)})
 
 
 class RunningLoss:

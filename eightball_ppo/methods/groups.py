@@ -157,8 +157,9 @@ class GroupJob:
 
     def keep_checkpoints(self, trainer: ExactTrainer, run: Run, keeping: Keeping) -> None:
         """Have `trainer` write checkpoints between updates, and begin where it is gone on with."""
+        parts = {**keeping.parts, **self._parts}
         trainer.steps_per_update, trainer.one_generator = self.steps_per_update, True
-        keeper = Keeper(self.config, run, self.classifier, self.task.tokenizer, keeping.origin, self._parts)
+        keeper = Keeper(self.config, run, self.classifier, self.task.tokenizer, keeping.origin, parts)
         trainer.keep(keeper, keeping.resumed)
 
     def reward(self, prompts: list[str], completion_ids: list[list[int]], **_: Any) -> list[float]:

@@ -70,6 +70,7 @@ class WatchedTraining:
         progress, own = TrainerProgress(trainer), rank()
         randomness = Late(OfEveryRank(Randomness(), own))
         self._parts |= {
+            **keeping.parts,
             "trainer": progress,
             "weights": Weights(trainer.accelerator.unwrap_model(trainer.model)),
             "optimizer": OptimizerState(trainer.optimizer.optimizer),

@@ -149,6 +149,21 @@ def origin_of(task: Task) -> Origin:
     }
 
 
+class Spent:
+    """What grading took, which a run that goes on has asked for before: the counts of both are added up."""
+
+    def __init__(self, record: dict[str, Any]):
+        self.record = record
+
+    def state(self) -> State:
+        return {name: self.record[name] for name in ("calls_made", "tokens", "cost")}
+
+    def restore(self, state: State) -> None:
+        for name, before in state.items():
+            if before is not None:
+                self.record[name] = before + (self.record[name] or 0)
+
+
 def origin_of_fit(model: PreTrainedModel, texts: Sequence[str], label_ids: Sequence[int]) -> Origin:
     """What a supervised stage starts from."""
     digest = hashlib.sha256(json.dumps([list(texts), list(label_ids)]).encode())
@@ -175,6 +190,7 @@ class TrainerProgress(TrainerCallback):
     def restore(self, state: State) -> None:
         self._then = state
         self.trainer.args.num_total_batches = state["max_steps"] - state["global_step"]
+        self.trainer.dataloader.next_update = state["global_step"]
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         if (then := self._then) is not None:
