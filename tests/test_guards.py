@@ -1,4 +1,4 @@
-"""A training that goes wrong stops at once and says where to look, as does a full disk; a full memory is worked around."""
+"""A training that goes wrong stops at once and says where to look, as does a full disk; a full memory is no end."""
 
 import errno
 import json

@@ -11,8 +11,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from accelerate.optimizer import AcceleratedOptimizer
-from accelerate.scheduler import AcceleratedScheduler
 from transformers import PreTrainedModel, Trainer, TrainerCallback
 from transformers.trainer import TRAINER_STATE_NAME
 
@@ -165,12 +163,7 @@ class ExactTrainer(Trainer):
         self.keeper.keep(self.state.global_step // self.steps_per_update, self.state.max_steps // self.steps_per_update)
 
     def _optimization(self) -> dict[str, Part]:
-        optimizer, scheduler = self.optimizer, self.lr_scheduler
-        if isinstance(optimizer, AcceleratedOptimizer):
-            optimizer = optimizer.optimizer
-        if isinstance(scheduler, AcceleratedScheduler):
-            scheduler = scheduler.scheduler
-        return {"optimizer": OptimizerState(optimizer), "scheduler": SchedulerState(scheduler)}
+        return {"optimizer": OptimizerState(self.optimizer), "scheduler": SchedulerState(self.lr_scheduler)}
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         self.put_back("weights", Weights(self.model))

@@ -5,12 +5,12 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from accelerate.optimizer import AcceleratedOptimizer
 from accelerate.state import AcceleratorState
 from transformers import TrainerCallback
 
 from eightball_ppo.errors import GuardError
 from eightball_ppo.fields import require
+from eightball_ppo.methods.training_state import bare
 
 
 class GradientWatch(TrainerCallback):
@@ -31,8 +31,7 @@ class GradientWatch(TrainerCallback):
         if AcceleratorState().mixed_precision == "fp16":  # gradients are scaled here, and overflow as a rule
             require(self.max_norm is None, "--max_grad_norm: not with --mixed_precision fp16; use bf16")
             return
-        if isinstance(optimizer, AcceleratedOptimizer):
-            optimizer = optimizer.optimizer
+        optimizer = bare(optimizer)
         parameters = [p for group in optimizer.param_groups for p in group["params"]]
 
         def look(*_: Any) -> None:

@@ -72,7 +72,7 @@ class LastBatch(nn.Module):
         rows_B, actions_B, score_B = self._batch
         (policy,) = self._policy
         device = next(policy.parameters()).device
-        logits_BK = policy(policy.ids.question_ids(rows_B.to(device)).unsqueeze(1)).logits
+        logits_BK = policy.logits_BK(policy.reader.ids.question_ids(rows_B.to(device)).unsqueeze(1))
         columns = (rows_B.tolist(), actions_B.tolist(), score_B.tolist(), logits_BK.tolist())
         return [
             {

@@ -172,8 +172,6 @@ def _optimizer(config: PPOConfig, models: TRLModels) -> torch.optim.Optimizer:
     return torch.optim.AdamW(groups, betas=(0.9, config.adam_beta2), weight_decay=config.weight_decay, fused=True)
 
 
-
-
 def run_trainer(trainer: Any, config: PPOConfig) -> None:
     """TRL's `train()`, seeded, with cheap garbage collections and its prints on stderr.
 

@@ -4,7 +4,6 @@ from typing import Any
 
 from transformers import TrainerCallback
 
-from eightball_ppo.adapters import TRLModels
 from eightball_ppo.configs import PPOConfig
 from eightball_ppo.methods.checkpoints import Checkpoints, Keeper
 from eightball_ppo.methods.completions import WatchedScores
@@ -12,6 +11,7 @@ from eightball_ppo.methods.exact_trainer import Keeping
 from eightball_ppo.methods.fitting import MetricsCallback
 from eightball_ppo.methods.gradients import GradientWatch
 from eightball_ppo.methods.guards import Guards, LastBatch
+from eightball_ppo.methods.ppo_models import TRLModels
 from eightball_ppo.methods.resume import Late, TrainerProgress
 from eightball_ppo.methods.task import Task
 from eightball_ppo.methods.training_grades import Till
@@ -34,7 +34,7 @@ class WatchedTraining:
     def __init__(self, config: PPOConfig, task: Task, models: TRLModels, updates: int, run: Run):
         self.config, self.task, self.run = config, task, run
         self.classifier = models.policy.by_row.classifier
-        self._parts: dict[str, Part] = {}
+        self._parts: dict[str, Part] = {"reference": models.reference}
         questions, labels = task.questions["train"].texts, task.labels.names
         if config.log_completions:
             window = WatchedScores(
@@ -73,7 +73,7 @@ class WatchedTraining:
             **keeping.parts,
             "trainer": progress,
             "weights": Weights(trainer.accelerator.unwrap_model(trainer.model)),
-            "optimizer": OptimizerState(trainer.optimizer.optimizer),
+            "optimizer": OptimizerState(trainer.optimizer),
             "scheduler": SchedulerState(trainer.lr_scheduler),
             "till": OfEveryRank(Till(self.task.lessons), own),
             "randomness": randomness,

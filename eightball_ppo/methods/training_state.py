@@ -12,6 +12,8 @@ from typing import Any, Protocol
 
 import numpy as np
 import torch
+from accelerate.optimizer import AcceleratedOptimizer
+from accelerate.scheduler import AcceleratedScheduler
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
@@ -45,11 +47,16 @@ class Weights:
             own.copy_(state[name])
 
 
+def bare(optimizer: torch.optim.Optimizer) -> torch.optim.Optimizer:
+    """The optimizer itself, out of Accelerate's wrapper, which has no hooks and a state of another form."""
+    return optimizer.optimizer if isinstance(optimizer, AcceleratedOptimizer) else optimizer
+
+
 class OptimizerState:
     """Moments, steps and rates of a torch optimizer."""
 
     def __init__(self, optimizer: torch.optim.Optimizer):
-        self.optimizer = optimizer
+        self.optimizer = bare(optimizer)
 
     def state(self) -> State:
         content = self.optimizer.state_dict()
@@ -69,7 +76,7 @@ class SchedulerState:
     """Where a learning-rate schedule of torch has come to."""
 
     def __init__(self, scheduler: Any):
-        self.scheduler = scheduler
+        self.scheduler = scheduler.scheduler if isinstance(scheduler, AcceleratedScheduler) else scheduler
 
     def state(self) -> State:
         return self.scheduler.state_dict()
