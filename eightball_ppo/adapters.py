@@ -131,6 +131,17 @@ class ReferenceAdapter(PolicyAdapter):
         self._known_N: Tensor | None = None
         self._logits_NK1: Tensor | None = None
 
+    def state(self) -> dict[str, Any]:
+        """What is remembered: asked in another batch, a question's last digits may be others."""
+        if self._known_N is None or self._logits_NK1 is None:
+            return {}
+        return {"known_N": self._known_N, "logits_NK1": self._logits_NK1}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        device = next(self.parameters()).device
+        if state:
+            self._known_N, self._logits_NK1 = state["known_N"].to(device), state["logits_NK1"].to(device)
+
     @torch.no_grad()
     def forward(self, input_ids: Tensor, **_: Any) -> Logits:
         """Logits [B, 2, K+1], a fresh tensor every time: TRL divides it in place."""

@@ -4,13 +4,15 @@ import argparse
 import importlib
 import inspect
 import os
+import signal
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
+from eightball_ppo import signals
 from eightball_ppo.configs import PPOConfig
-from eightball_ppo.errors import DryRun, IncompleteError, InputError
+from eightball_ppo.errors import DryRun, GuardError, IncompleteError, InputError, Stopped
 from eightball_ppo.launches import check_launch, lost_peer, meet
 from eightball_ppo.machine import refusal
 from eightball_ppo.options import StageConfig
@@ -104,51 +106,63 @@ def main(
 ) -> None:
     """Run a script: parse, call `stage` ("module:function") with the config, push what it made if that was asked for.
 
-    Exits with 2 on an InputError and with 3 on an IncompleteError, a full or failing disk or a lost peer, with 130 on
-    Ctrl-C.
+    Exits with 2 on an InputError; with 3 on an IncompleteError, a full or failing disk or a lost peer; with 4 on a
+    GuardError; with 128 + n on signal n.
 
     The stage's module is imported only after the flags are parsed, so `--help` answers at once.
     """
     quiet_ourselves()
     try:
-        check_launch()
-        config = parse(config_class, sys.argv[1:] if argv is None else argv, usage, epilog)
-        pushed = isinstance(config, StageConfig) and config.push_to_hub
-        if isinstance(config, StageConfig):
-            check_output_dir(config)  # before the heavy imports
-        if pushed:
-            push = importlib.import_module("eightball_ppo.hub.push")
-            push.check_stage(config)
-        if isinstance(config, StageConfig):
-            meet(config.ddp_timeout)
-        module, _, function = stage.partition(":")
-        run: Callable[[Any], Any] = getattr(importlib.import_module(module), function)
-        quiet_libraries()
-        run(config)
-        if pushed:
-            push.push_stage(config)
+        with signals.handled():
+            _run(config_class, stage, sys.argv[1:] if argv is None else argv, usage, epilog)
     except DryRun as estimate:
         if is_main_process():
             print(estimate)
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as error:
         if is_main_process():
-            print(f"{Path(sys.argv[0]).name}: interrupted; grades that were made are kept", file=sys.stderr)
-        sys.exit(130)
-    except (InputError, IncompleteError) as error:
+            _say("interrupted; grades that were made are kept")
+        sys.exit(128 + (error.number if isinstance(error, signals.Interrupted) else signal.SIGINT))
+    except (InputError, IncompleteError, GuardError, Stopped) as error:
         if not error.relayed:
-            _say(error)
+            _say(str(error))
         part_processes()
-        sys.exit(2 if isinstance(error, InputError) else 3)
+        sys.exit(_exit_code(error))
     except Exception as error:  # of this process alone: it says so, and the others are not waited for
         told = lost_peer(error) or refusal(error)
         if told is None:
             raise
-        _say(told)
-        sys.exit(2 if isinstance(told, InputError) else 3)
+        _say(str(told))
+        sys.exit(_exit_code(told))
     part_processes()
 
 
-def _say(error: Exception) -> None:
+def _run(config_class: type[Any], stage: str, argv: Sequence[str], usage: str | None, epilog: str | None) -> None:
+    """Parse, check, do the stage's work, push it."""
+    check_launch()
+    config = parse(config_class, argv, usage, epilog)
+    pushed = isinstance(config, StageConfig) and config.push_to_hub
+    if isinstance(config, StageConfig):
+        check_output_dir(config)  # before the heavy imports
+    if pushed:
+        push = importlib.import_module("eightball_ppo.hub.push")
+        push.check_stage(config)
+    if isinstance(config, StageConfig):
+        meet(config.ddp_timeout)
+    module, _, function = stage.partition(":")
+    run: Callable[[Any], Any] = getattr(importlib.import_module(module), function)
+    quiet_libraries()
+    run(config)
+    if pushed:
+        push.push_stage(config)
+
+
+def _say(text: str) -> None:
     """One line on stderr, whatever the names and values in it hold; with the rank of any but the main process."""
     rank = "" if is_main_process() else f"rank {os.environ['RANK']} of {num_processes()}: "
-    print(redact(f"{Path(sys.argv[0]).name}: {rank}{' '.join(str(error).splitlines())}"), file=sys.stderr)
+    print(redact(f"{Path(sys.argv[0]).name}: {rank}{' '.join(text.splitlines())}"), file=sys.stderr)
+
+
+def _exit_code(error: Exception) -> int:
+    if isinstance(error, Stopped):
+        return 128 + error.signal_number
+    return 2 if isinstance(error, InputError) else 4 if isinstance(error, GuardError) else 3

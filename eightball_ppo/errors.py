@@ -16,5 +16,17 @@ class IncompleteError(ToldError):
     """Stopped on the way, what was paid for kept: says what is missing and how to go on. Exit code 3, one line."""
 
 
+class GuardError(ToldError):
+    """Training went wrong and was given up: says what, and where to look. Exit code 4, one line."""
+
+
+class Stopped(ToldError):  # noqa: N818  it was asked for
+    """Stopped by a signal, a checkpoint written: says how to go on. Exit code 128 + `signal_number`, one line."""
+
+    def __init__(self, message: str, signal_number: int):
+        super().__init__(message)
+        self.signal_number = signal_number
+
+
 class DryRun(Exception):  # noqa: N818  nothing went wrong
     """The end of a dry run: what the stage would have cost. Exit code 0, printed on stdout."""

@@ -7,7 +7,7 @@ from typing import Literal
 from eightball_ppo.fields import option, require
 from eightball_ppo.grader_options import GraderConfig
 from eightball_ppo.model_options import Dtype, PolicyOptions
-from eightball_ppo.options import FitConfig, LearningConfig, Schedule
+from eightball_ppo.options import CheckpointedConfig, FitConfig, LearningConfig, Schedule
 
 DEAREST = 1e6  # price of KL; far above it the rewards leave float32
 ScoreKind = Literal["log_prob", "probability", "logit_margin"]
@@ -80,7 +80,7 @@ class BestOfNConfig(GradedConfig):
 
 
 @dataclass
-class SampledConfig(PolicyOptions, GradedConfig):
+class SampledConfig(PolicyOptions, CheckpointedConfig, GradedConfig):
     """What the methods share that learn from answers of their own: a look at these. Flags are those of TRL's GRPO."""
 
     log_completions: bool = option(
@@ -90,18 +90,11 @@ class SampledConfig(PolicyOptions, GradedConfig):
     completions_steps: int = option(
         10, "Updates between two looks of --log_completions; the first and the last update are always shown."
     )
-    save_steps: int | None = option(
-        None, "Updates between two checkpoints, which are policies that load; none: only the finished policy."
-    )
-    save_total_limit: int | None = option(None, "Most checkpoints that are kept, the newest; none: all.")
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name in ("num_completions_to_print", "completions_steps", "save_steps", "save_total_limit"):
-            value = getattr(self, name)
-            require(value is None or value >= 1, f"--{name} {value}: at least 1")
-        limited = self.save_total_limit is not None and self.save_steps is None
-        require(not limited, "--save_total_limit: nothing is saved on the way without --save_steps")
+        for name in ("num_completions_to_print", "completions_steps"):
+            require(getattr(self, name) >= 1, f"--{name} {getattr(self, name)}: at least 1")
 
 
 @dataclass
@@ -146,6 +139,14 @@ class PPOConfig(SampledConfig):
     )
     vf_coef: float = option(0.1, "Weight of the value loss.")
     whiten_rewards: bool = option(False, "Whiten rewards, too (advantages always are).")
+    target_kl: float | None = option(
+        None, "End training, as a success, once the exact KL on the training questions is above this; none: never."
+    )
+    max_kl: float | None = option(
+        None,
+        "Give up with exit code 4 once the exact KL on the training questions is above this, and keep the policy with "
+        "the best objective; none: never.",
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -166,6 +167,11 @@ class PPOConfig(SampledConfig):
             self.max_grad_norm is None or self.max_grad_norm > 0,
             f"--max_grad_norm {self.max_grad_norm}: must be above 0",
         )
+        for name in ("target_kl", "max_kl"):
+            value = getattr(self, name)
+            require(value is None or value > 0, f"--{name} {value}: must be above 0")
+        target, most = self.target_kl, self.max_kl
+        require(target is None or most is None or target < most, f"--target_kl {target}: must be below --max_kl {most}")
 
 
 @dataclass

@@ -15,13 +15,17 @@ Schedule = Literal["linear", "cosine", "constant", "constant_with_warmup", "inve
 @dataclass
 class StageConfig(TrustOptions, DataConfig):
     """What every stage has that writes a directory. `replaces`: the method whose runs it may replace unasked;
-    `resumes`: it goes on in a directory of its own."""
+    `resumes`: it goes on in a directory of its own; `checkpointed`: it can go on from a checkpoint."""
 
     replaces: ClassVar[str] = "nothing"
     resumes: ClassVar[bool] = False
+    checkpointed: ClassVar[bool] = False
 
     output_dir: str = option("", "Directory of the finished run; it must not hold another run.")
     overwrite_output_dir: bool = option(False, "Replace a run that stands in output_dir, once the new one is whole.")
+    resume_from_checkpoint: str | None = option(
+        None, "Go on where a run stopped: true, for its newest checkpoint, or the directory of one."
+    )
     seed: int = option(0, "Seed of torch, numpy and python.")
     disable_tqdm: bool = option(False, "No progress bars.")
     ddp_timeout: int = option(
@@ -34,6 +38,7 @@ class StageConfig(TrustOptions, DataConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         require(bool(self.output_dir.strip()), "--output_dir: empty; name the directory of the run")
+        self._check_resumption()
         require(0 <= self.seed < 2**31, f"--seed {self.seed}: between 0 and {2**31 - 1}")
         require(1 <= self.ddp_timeout <= 10**7, f"--ddp_timeout {self.ddp_timeout}: 1 to {10**7} seconds")
         for name, value in vars(self).items():
@@ -41,6 +46,17 @@ class StageConfig(TrustOptions, DataConfig):
             require(finite, f"--{name} {value}: must be a finite number")
             counted = not isinstance(value, int) or name == "seed" or abs(value) <= MOST
             require(counted, f"--{name} {value}: at most {MOST}")
+
+    def _check_resumption(self) -> None:
+        if self.resume_from_checkpoint is not None:  # a YAML file holds true and false
+            self.resume_from_checkpoint = str(self.resume_from_checkpoint)
+            if self.resume_from_checkpoint.lower() in ("true", "false"):
+                self.resume_from_checkpoint = "true" if self.resume_from_checkpoint.lower() == "true" else None
+        require(
+            self.resume_from_checkpoint is None or self.checkpointed,
+            f"--resume_from_checkpoint {self.resume_from_checkpoint}: this stage has no checkpoints; run it again, "
+            "grades that were made are kept",
+        )
 
 
 @dataclass
@@ -61,7 +77,27 @@ class LearningConfig(StageConfig):
 
 
 @dataclass
-class FitConfig(LearningConfig):
+class CheckpointedConfig(LearningConfig):
+    """A stage whose training can stop and go on."""
+
+    checkpointed: ClassVar[bool] = True
+
+    save_steps: int | None = option(
+        None, "Updates between two checkpoints, from which the run can go on; none: only where it is stopped."
+    )
+    save_total_limit: int | None = option(None, "Most checkpoints that are kept, the newest; none: all.")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in ("save_steps", "save_total_limit"):
+            value = getattr(self, name)
+            require(value is None or value >= 1, f"--{name} {value}: at least 1")
+        limited = self.save_total_limit is not None and self.save_steps is None
+        require(not limited, "--save_total_limit: nothing is saved on the way without --save_steps")
+
+
+@dataclass
+class FitConfig(CheckpointedConfig):
     """A stage that fits a classifier to labels with `transformers.Trainer`."""
 
     learning_rate: float = option(1e-3, "Peak learning rate.")

@@ -14,9 +14,14 @@ T = TypeVar("T")
 LONGEST_PAUSE = 10.0  # seconds between two signs of life while the main process works and the others wait
 
 
+def rank() -> int:
+    """The number of this process among those of its launch."""
+    return int(os.environ.get("RANK", "0"))
+
+
 def is_main_process() -> bool:
     """True on the one process of a launch that prints and writes."""
-    return int(os.environ.get("RANK", "0")) == 0
+    return rank() == 0
 
 
 def num_processes() -> int:
@@ -98,3 +103,27 @@ def _give_signs(group: Any, done: Event, pause: float) -> None:
         finished.fill_(done.is_set())
         distributed.all_reduce(finished, distributed.ReduceOp.MAX, group)
         done.wait(0 if finished.item() else pause)
+
+
+def largest(value: int) -> int:
+    """The largest of the numbers that the processes of the launch come with."""
+    if num_processes() == 1:
+        return value
+    import torch
+    from accelerate import PartialState
+    from torch import distributed
+
+    own = torch.tensor(value, device=PartialState().device)
+    distributed.all_reduce(own, op=distributed.ReduceOp.MAX)
+    return int(own)
+
+
+def from_every_process(own: T) -> list[T]:
+    """What each process of the launch comes with, in the order of their ranks."""
+    if num_processes() == 1:
+        return [own]
+    from torch import distributed
+
+    everybody: list[Any] = [None] * num_processes()
+    distributed.all_gather_object(everybody, own)
+    return everybody

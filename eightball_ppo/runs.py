@@ -21,16 +21,18 @@ from typing import Any
 
 import yaml
 
+from eightball_ppo.durable import DirectoryLock, drop_directory, sync_file
 from eightball_ppo.errors import IncompleteError, InputError
 from eightball_ppo.machine import check_place, refusal
-from eightball_ppo.options import StageConfig
+from eightball_ppo.options import CheckpointedConfig, StageConfig
+from eightball_ppo.progress import METRICS, Progress, checkpoints_in, empty, put_back, unfinished_path
 from eightball_ppo.ranks import is_main_process, num_processes, wait_for_everyone
 from eightball_ppo.redaction import redacted
 
 RESULTS = "results.json"
-METRICS = "metrics.jsonl"
 CONFIG = "config.yaml"
 ENVIRONMENT = "environment.json"
+BEST = "best"  # in an unfinished run that was given up: the policy with the best objective
 _PACKAGES = ("eightball_ppo", "torch", "transformers", "trl", "accelerate", "datasets", "peft", "tokenizers", "numpy")
 
 
@@ -45,12 +47,7 @@ def check_output_dir(config: StageConfig) -> None:
     for part in (path, *path.parents):
         if part.is_file():
             raise InputError(f"{config.output_dir}: {part.name} is a file; name a directory in --output_dir")
-    unfinished = _unfinished(path)
-    if checkpoints_in(unfinished) and not config.overwrite_output_dir:
-        raise InputError(
-            f"{config.output_dir}: {unfinished.name} holds checkpoints of a run that did not end; move it away, or "
-            "pass --overwrite_output_dir to drop them"
-        )
+    _check_unfinished(config, unfinished_path(path))
     if config.resumes or not path.is_dir() or not any(path.iterdir()):
         return
     if not (path / RESULTS).is_file() or not (path / CONFIG).is_file():
@@ -61,15 +58,25 @@ def check_output_dir(config: StageConfig) -> None:
         )
 
 
-def _unfinished(path: Path) -> Path:
-    """Where a run is written that will be `path`."""
-    return path.with_name(path.name + ".unfinished")
-
-
-def checkpoints_in(directory: Path) -> list[Path]:
-    """The whole checkpoints of a run, oldest first."""
-    found = [path for path in directory.glob("checkpoint-*") if path.name.removeprefix("checkpoint-").isdigit()]
-    return sorted(found, key=lambda path: int(path.name.removeprefix("checkpoint-")))
+def _check_unfinished(config: StageConfig, unfinished: Path) -> None:
+    """Raises InputError if a run is being written there, one that may be gone on with, or none where one is needed."""
+    if unfinished.is_dir() and is_main_process():
+        DirectoryLock(unfinished).release()
+    kept = checkpoints_in(unfinished)
+    resume = f"--resume_from_checkpoint {config.resume_from_checkpoint}"
+    if config.resume_from_checkpoint is not None and not kept:
+        raise InputError(f"{resume}: {unfinished} holds no checkpoint; leave the flag out to begin anew")
+    if config.resume_from_checkpoint is None and not config.overwrite_output_dir:
+        if kept:
+            raise InputError(
+                f"{config.output_dir}: {unfinished.name} holds checkpoints of a run that did not end; go on with it "
+                "by --resume_from_checkpoint true, move it away, or drop it by --overwrite_output_dir"
+            )
+        if (unfinished / BEST).exists():
+            raise InputError(
+                f"{config.output_dir}: {unfinished.name} holds the best policy of a run that was given up; move it "
+                "away, or drop it by --overwrite_output_dir"
+            )
 
 
 def _method_of(path: Path) -> str | None:
@@ -83,24 +90,36 @@ def _method_of(path: Path) -> str | None:
 class Run:
     """A run being written. Use as a context manager around the work, and call `finish(results)` as its last act.
 
+    With `progress`, go on with what stands in `<name>.unfinished`, put back to where it was then.
     On an InputError or IncompleteError, or where the disk is full, nothing is left behind but checkpoints; on any other
-    error `<name>.unfinished` stays for a look.
+    error `<name>.unfinished` stays for a look. Nobody else can write there meanwhile.
     Only the main process writes; `path` is where the files of the run go.
+
+    Raises:
+        InputError: the output directory cannot be used, or another process is at work there.
     """
 
-    def __init__(self, config: StageConfig, method: str):
+    def __init__(self, config: StageConfig, method: str, progress: Progress | None = None):
         check_output_dir(config)
         self.method = method
         self.target = Path(config.output_dir).absolute()
-        self.path = _unfinished(self.target)
+        self.path = unfinished_path(self.target)
         self._made = [parent for parent in self.path.parents if not parent.exists()]
-        self.started = time.monotonic()
+        self.started = time.monotonic() - (0.0 if progress is None else progress.seconds)
+        self._keeps_checkpoints = isinstance(config, CheckpointedConfig) and config.save_steps is not None
+        self._lock: DirectoryLock | None = None
         if is_main_process():
-            if self.path.exists():
-                shutil.rmtree(self.path)
-            self.path.mkdir(parents=True)
-            write_config(self.path, config)
-            write_json(self.path / ENVIRONMENT, environment(config.trust_remote_code))
+            self._lock = DirectoryLock(self.path)
+            try:
+                if progress is None:
+                    empty(self.path)
+                    write_config(self.path, config)
+                    write_json(self.path / ENVIRONMENT, environment(config.trust_remote_code))
+                else:
+                    put_back(self.path, progress)
+            except OSError as error:
+                self.__exit__(type(error), error, None)
+                raise
 
     def __enter__(self) -> "Run":
         return self
@@ -108,8 +127,25 @@ class Run:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        foreseen = isinstance(error, InputError | IncompleteError) or (error is not None and refusal(error) is not None)
-        if foreseen and is_main_process() and not checkpoints_in(self.path):
+        if is_main_process():
+            try:
+                self._leave(error)
+            finally:
+                if self._lock is not None:
+                    self._lock.release()
+
+    def _leave(self, error: BaseException | None) -> None:
+        """Clear away what nobody can go on with.
+
+        Raises:
+            IncompleteError: instead of what says that the disk or the memory is full: how to go on.
+        """
+        told = None if error is None else refusal(error)
+        stored = checkpoints_in(self.path)
+        if stored and isinstance(told, IncompleteError):
+            last = stored[-1].name
+            raise IncompleteError(f"{told}; go on with --resume_from_checkpoint true, from {last}") from error
+        if not stored and (told is not None or isinstance(error, InputError | IncompleteError)):
             shutil.rmtree(self.path, ignore_errors=True)
             with contextlib.suppress(OSError):  # somebody else has put something there by now
                 for parent in self._made:
@@ -117,19 +153,25 @@ class Run:
 
     @property
     def seconds(self) -> float:
-        """Wall seconds since the run began."""
+        """Wall seconds since the run began, without those between a stop and a resumption."""
         return time.monotonic() - self.started
 
     def log(self, row: dict[str, Any]) -> None:
         """Append one row to metrics.jsonl; a value that is not finite becomes null."""
         if is_main_process():
             with (self.path / METRICS).open("a", encoding="utf-8") as file:
-                file.write(json.dumps(_finite(row)) + "\n")
+                file.write(json.dumps(finite(row)) + "\n")
+
+    def progress(self, update: int) -> Progress:
+        """How far the run is after `update`; the rows of metrics.jsonl are on the disk then."""
+        return Progress(update, sync_file(self.path / METRICS), self.seconds)
 
     def finish(self, results: dict[str, Any]) -> Path:
         """Write results.json and give the run its name. Returns the finished directory."""
         if is_main_process():
             write_json(self.path / RESULTS, results)
+            for checkpoint in [] if self._keeps_checkpoints else checkpoints_in(self.path):
+                drop_directory(checkpoint)  # written where the run was stopped, for going on only
             replaced = self.target.with_name(self.target.name + ".replaced")
             shutil.rmtree(replaced, ignore_errors=True)  # of a run that was killed right here
             if self.target.exists():
@@ -145,11 +187,12 @@ class Run:
         return self.target
 
 
-def _finite(value: Any) -> Any:
+def finite(value: Any) -> Any:
+    """`value` as strict JSON holds it: null for every number that is not finite."""
     if isinstance(value, dict):
-        return {key: _finite(item) for key, item in value.items()}
+        return {key: finite(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_finite(item) for item in value]
+        return [finite(item) for item in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
@@ -218,7 +261,7 @@ def read_environment(directory: Path) -> dict[str, Any]:
 
 def write_json(path: Path, content: dict[str, Any]) -> None:
     """Strict JSON: a value that is not finite becomes null."""
-    write_text(path, json.dumps(_finite(content), indent=2, ensure_ascii=False) + "\n")
+    write_text(path, json.dumps(finite(content), indent=2, ensure_ascii=False) + "\n")
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:

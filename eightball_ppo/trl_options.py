@@ -33,7 +33,6 @@ TRL_OPTIONS: dict[str, tuple[str | None, str]] = {
     "eval_steps": (None, f"{_NOT_READ}; every update is evaluated exactly"),
     "load_best_model_at_end": ("False", _NOT_READ),
     "metric_for_best_model": (None, _NOT_READ),
-    "resume_from_checkpoint": (None, _NOT_READ),
     "dataloader_num_workers": ("0", _NOT_READ),
     "full_determinism": ("False", f"{_NOT_READ}; the same seed gives the same bits on one machine"),
     "ddp_find_unused_parameters": (None, f"{_NOT_READ}; unused parameters are frozen instead"),

@@ -264,13 +264,13 @@ def test_trls_log_softmax_is_back_in_place_after_training(tmp_path: Path) -> Non
 
 
 def test_every_seed_and_every_process_draws_its_own_answers() -> None:
-    """What torch, and numpy, would draw in `train()`."""
+    """What torch, and numpy, would draw while training."""
 
     def drawn(seed: int, process: int) -> tuple[float, float]:
         seen: list[tuple[float, float]] = []
         accelerator = SimpleNamespace(process_index=process)
         trainer = SimpleNamespace(
-            accelerator=accelerator, train=lambda: seen.append((torch.rand(1).item(), np.random.rand()))
+            accelerator=accelerator, begin=lambda: seen.append((torch.rand(1).item(), np.random.rand()))
         )
         groups.run_trainer(trainer, seed, "rloo")
         return seen[0]

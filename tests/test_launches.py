@@ -10,7 +10,6 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 from unittest import mock
 
@@ -18,13 +17,11 @@ import pytest
 import torch
 import yaml
 
-import tiny
 from conftest import REPOSITORY
 from eightball_ppo import cli, launches
 from eightball_ppo.configs import DistillConfig, GRPOConfig, PPOConfig, RLOOConfig
 from eightball_ppo.errors import InputError
 from eightball_ppo.methods import distill
-from eightball_ppo.methods.checkpoints import Checkpoints
 from hub_client import WRITE, settings
 from hub_server import running_hub
 
@@ -450,21 +447,3 @@ def test_two_processes_learn_as_one_with_twice_the_batch(small_data: Path, sft_r
     print(f"one process: {one.tolist()}\ntwo processes: {two.tolist()}")
     noise = ((one.var() + two.var()) / 5).sqrt().item()
     assert abs(one.mean() - two.mean()).item() < max(3 * noise, 0.01)
-
-
-# --- checkpoints
-
-
-def test_a_checkpoint_has_its_name_once_it_is_whole_and_old_ones_go(tmp_path: Path) -> None:
-    saved: list[str] = []
-
-    class Tokenizer:
-        def save_pretrained(self, directory: Path) -> None:
-            saved.append(Path(directory).name)
-            assert not (tmp_path / Path(directory).name.removeprefix(".")).exists()
-
-    callback = Checkpoints(tmp_path, tiny.classifier(), Tokenizer(), 2, 2, steps_per_update=3)
-    for step in range(1, 25):  # 8 updates
-        callback.on_step_end(None, SimpleNamespace(global_step=step), None)
-    assert saved == [f".checkpoint-{update}" for update in (2, 4, 6, 8)]
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["checkpoint-6", "checkpoint-8"]

@@ -9,8 +9,9 @@ import pytest
 import torch
 
 import tiny
-from eightball_ppo.errors import InputError
+from eightball_ppo.errors import GuardError, InputError
 from eightball_ppo.methods import batches, ppo
+from eightball_ppo.methods.gradients import GradientWatch
 from eightball_ppo.questions import SequenceIds
 from eightball_ppo.runs import Run
 
@@ -89,17 +90,20 @@ def test_b23_c_the_result_depends_on_the_seed_and_not_on_the_callers_random_stat
 
 
 def test_c_max_grad_norm_really_clips(tmp_path: Path) -> None:
-    settings = tiny.config(total_episodes=48, max_grad_norm=1e-3, num_mini_batches=2)
-    trainer, _ = tiny.trainer(settings, tiny.classifier(), tiny.tokens(24), tiny.scores(24), tmp_path)
-    optimizer, norms = trainer.optimizer, []
+    settings = tiny.config(total_episodes=48, num_mini_batches=2)
+    watch, norms = GradientWatch(1e-3, GuardError), []
+    trainer, _ = tiny.trainer(settings, tiny.classifier(), tiny.tokens(24), tiny.scores(24), tmp_path, [watch])
+    optimizer = trainer.optimizer
 
     def norm(*_: Any) -> None:
         gradients = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
         norms.append(torch.nn.utils.get_total_norm(gradients).item())
 
-    optimizer.register_step_pre_hook(norm)  # hooks run in order: after the clipping one
+    optimizer.register_step_post_hook(norm)
     ppo.run_trainer(trainer, settings)
     assert len(norms) == 2 * 4 * 2 and max(norms) <= 1.001e-3
+    before = watch.mean()
+    assert before is not None and before > 1.001e-3 and watch.mean() is None
 
 
 def test_steps_per_update_are_epochs_times_minibatches(tmp_path: Path) -> None:

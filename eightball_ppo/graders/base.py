@@ -3,7 +3,7 @@
 import itertools
 import math
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, Literal, NamedTuple, Protocol
+from typing import Any, Literal, NamedTuple, Protocol, TypeVar
 
 import torch
 from torch import Tensor
@@ -12,6 +12,7 @@ from eightball_ppo.configs import ScoreKind
 from eightball_ppo.graders.budget import Budget
 from eightball_ppo.labels import LabelSet
 
+A = TypeVar("A")
 Status = Literal["ok", "failed", "refused"]
 Scale = Literal["log_prob", "rating"]
 LONGEST_DETAIL = 200  # characters of what went wrong that are worth keeping
@@ -86,7 +87,7 @@ def asks_of(questions: Iterable[str], labels: LabelSet, scale: Scale) -> Iterabl
     return (Ask(question, label) for question in questions for label in labels.names)
 
 
-def batched(asks: Iterable[Ask], size: int) -> Iterable[list[Ask]]:
+def batched(asks: Iterable[A], size: int) -> Iterable[list[A]]:
     """`asks` in lists of at most `size`, none of them empty."""
     iterator = iter(asks)
     while batch := list(itertools.islice(iterator, size)):

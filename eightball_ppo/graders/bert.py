@@ -12,6 +12,7 @@ from eightball_ppo.data import Questions
 from eightball_ppo.graders.base import Ask, Grade, Keep, Scale, batched
 from eightball_ppo.graders.budget import Budget
 from eightball_ppo.graders.fingerprint import settings_fingerprint
+from eightball_ppo.graders.memory import BatchSize
 from eightball_ppo.labels import LabelSet
 from eightball_ppo.models.loading import label_set, load_classifier, load_encoder, text_logits_NK
 from eightball_ppo.models.weights import weights_fingerprint
@@ -24,6 +25,7 @@ RANDOM_HEAD_STD = 0.2
 RANDOM_HEAD_SEED = 1
 
 ASKS_AT_ONCE = 1024  # sorted by length within, so that little is spent on padding
+FORWARD = 64  # of these in one forward pass, if they fit into memory
 
 
 class BertGrader:
@@ -43,6 +45,7 @@ class BertGrader:
         self.settings: dict[str, Any] = {"grader": kind, "weights": weights, "reads": reads, "labels": labels}
         self.fingerprint = settings_fingerprint(self.settings)
         self.model.to(PartialState().device)
+        self._batch = BatchSize(FORWARD)
 
     @classmethod
     def from_directory(cls, reward_model_path: str, trust_remote_code: bool = False) -> "BertGrader":
@@ -69,7 +72,8 @@ class BertGrader:
 
     def logp_BK(self, questions: Sequence[str]) -> Tensor:
         """Log-probabilities [B, K] (float32, CPU) of the labels."""
-        logits_BK = text_logits_NK(self.model, self.tokenizer, Questions("grader", list(questions)))
+        asked = Questions("grader", list(questions))
+        logits_BK = self._batch.fitting(lambda size: text_logits_NK(self.model, self.tokenizer, asked, size))
         return torch.log_softmax(logits_BK, dim=-1)
 
     def grade(self, asks: Iterable[Ask], keep: Keep, budget: Budget) -> None:

@@ -14,6 +14,7 @@ from eightball_ppo.grader_options import GraderConfig
 from eightball_ppo.graders.base import Ask, Grade, Keep, batched
 from eightball_ppo.graders.budget import Budget
 from eightball_ppo.graders.fingerprint import settings_fingerprint
+from eightball_ppo.graders.memory import BatchSize
 from eightball_ppo.graders.next_words import NextWords, token_sequences
 from eightball_ppo.graders.prompts import CONTENT_FREE, Messages, Prompt
 from eightball_ppo.graders.verbalizers import (
@@ -48,7 +49,7 @@ class CausalLMGrader:
         model.eval().requires_grad_(False)
         self.tokenizer = tokenizer
         self.labels = labels
-        self._batch_size = config.grader_batch_size
+        self._batch = BatchSize(config.grader_batch_size)
         self._prompt = Prompt.load(config.grader_prompt, labels)
         self.scale = self._prompt.scale
         words = parse_verbalizers(config.grader_verbalizers, labels)
@@ -119,7 +120,7 @@ class CausalLMGrader:
 
     def grade(self, asks: Iterable[Ask], keep: Keep, budget: Budget) -> None:
         """See `Grader.grade`."""
-        for batch in batched(self._readable(budget.allowed(asks), keep), self._batch_size):
+        for batch in batched(self._readable(budget.allowed(asks), keep), self._batch.most):
             for ask, mass_K in zip(batch, self._mass_BK(batch), strict=True):
                 missing = missing_mass(mass_K)
                 if missing > MOST_MISSING:
@@ -142,7 +143,12 @@ class CausalLMGrader:
         return 0
 
     def _mass_BK(self, batch: list[Ask]) -> list[list[float]]:
-        return self._next_words.mass_BK([self._input_ids(ask) for ask in batch]).tolist()
+        prompts = [self._input_ids(ask) for ask in batch]
+        return self._batch.fitting(
+            lambda size: [
+                mass_K for own in batched(prompts, size) for mass_K in self._next_words.mass_BK(list(own)).tolist()
+            ]
+        )
 
     def _scores(self, mass_K: list[float]) -> list[float]:
         """Of the masses of the words: log-probabilities of the labels, or one rating."""

@@ -1,63 +1,110 @@
-"""Policies saved on the way: whole, loadable directories in the unfinished run, which a killed job leaves behind."""
+"""Checkpoints: a policy that loads like any other, and beside it all that training needs to go on to the last bit."""
 
-import os
-import shutil
+import dataclasses
+import signal
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback
 
-from eightball_ppo.method_options import SampledConfig
+from eightball_ppo import signals
+from eightball_ppo.durable import drop_directory, write_directory
+from eightball_ppo.errors import Stopped
+from eightball_ppo.methods.training_state import Part, write_state
 from eightball_ppo.models.saving import save_policy
-from eightball_ppo.ranks import is_main_process
-from eightball_ppo.runs import Run, checkpoints_in
+from eightball_ppo.options import CheckpointedConfig
+from eightball_ppo.progress import checkpoints_in
+from eightball_ppo.ranks import is_main_process, largest, num_processes, wait_for_everyone
+from eightball_ppo.redaction import redacted
+from eightball_ppo.runs import Run
+
+TRAINING = "training"  # of a checkpoint: what is not the policy
+FORMAT = 1
+Origin = Mapping[str, str]
+"""What a training starts from and does not change, by the words for it: fingerprints."""
 
 
-class Checkpoints(TrainerCallback):
-    """Every `save_steps` updates the policy goes to `checkpoint-UPDATE`; the oldest ones beyond `limit` go away.
+class Keeper:
+    """Writes `checkpoint-UPDATE` every `save_steps` updates and where a signal ends the training; keeps the newest.
 
-    Only the main process writes. A checkpoint gets its name once it is whole. It holds the policy, no optimizer.
+    Every process must have one and call it alike: what each has of its own is gathered. Only the main one writes.
+
+    Args:
+        parts: what training is made of; the order counts, and is the same on all processes.
+        more_files: writes further files into the directory of the training's state.
     """
 
     def __init__(
         self,
-        directory: Path,
+        config: CheckpointedConfig,
+        run: Run,
         policy: PreTrainedModel,
         tokenizer: PreTrainedTokenizerBase,
-        save_steps: int,
-        limit: int | None,
-        steps_per_update: int = 1,
+        origin: Origin,
+        parts: Mapping[str, Part],
+        more_files: Callable[[Path], None] | None = None,
     ):
-        self.directory, self.policy, self.tokenizer = directory, policy, tokenizer
-        self.save_steps, self.limit, self.steps_per_update = save_steps, limit, steps_per_update
+        self.config, self.run, self.policy, self.tokenizer = config, run, policy, tokenizer
+        self.origin, self.parts, self.more_files = origin, parts, more_files
+        self._signal = 0
 
-    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        update, rest = divmod(state.global_step, self.steps_per_update)
-        if rest == 0 and update % self.save_steps == 0 and is_main_process():
-            self.save(update)
+    def due(self, update: int) -> bool:
+        """Whether there must be a checkpoint after `update`; a signal that any process got counts for all."""
+        self._signal = largest(signals.asked())
+        return self._signal != 0 or (self.config.save_steps is not None and update % self.config.save_steps == 0)
+
+    def keep(self, update: int, updates: int) -> None:
+        """Write a checkpoint after `update` of `updates`.
+
+        Raises:
+            Stopped: a signal asked for the end.
+            OSError: the disk is full, or cannot be written.
+        """
+        self.save(update)
+        if self._signal:
+            raise Stopped(
+                f"stopped by {signal.Signals(self._signal).name} after update {update} of {updates}; go on by the same "
+                "command with --resume_from_checkpoint true",
+                self._signal,
+            )
 
     def save(self, update: int) -> None:
-        """Write the policy as it is now; whoever reads meanwhile sees all of it or nothing."""
-        growing = self.directory / f".checkpoint-{update}"
-        shutil.rmtree(growing, ignore_errors=True)
-        save_policy(self.policy, self.tokenizer, growing)
-        for file in filter(Path.is_file, growing.rglob("*")):  # on the disk before it has its name
-            with file.open("rb") as written:
-                os.fsync(written.fileno())
-        growing.rename(self.directory / f"checkpoint-{update}")
-        if self.limit is not None:
-            for old in checkpoints_in(self.directory)[: -self.limit]:
-                shutil.rmtree(old)
+        """Write everything as it is now; whoever reads meanwhile sees all of it or nothing.
+
+        Raises:
+            OSError: the disk is full, or cannot be written.
+        """
+        states = {name: part.state() for name, part in self.parts.items()}
+        if is_main_process():
+            more = {
+                "format": FORMAT,
+                "method": self.run.method,
+                "config": redacted(dataclasses.asdict(self.config)),
+                "world_size": num_processes(),
+                "origin": dict(self.origin),
+                "progress": dataclasses.asdict(self.run.progress(update)),
+            }
+
+            def fill(directory: Path) -> None:
+                save_policy(self.policy, self.tokenizer, directory)
+                write_state(directory / TRAINING, states, more)
+                if self.more_files is not None:
+                    self.more_files(directory / TRAINING)
+
+            write_directory(self.run.path / f"checkpoint-{update}", fill)
+            if self.config.save_total_limit is not None:
+                for old in checkpoints_in(self.run.path)[: -self.config.save_total_limit]:
+                    drop_directory(old)
+        wait_for_everyone()  # or a process that ends now would have the launcher end this one
 
 
-def checkpoints(
-    config: SampledConfig,
-    run: Run,
-    policy: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
-    steps_per_update: int = 1,
-) -> list[TrainerCallback]:
-    """The callback that `--save_steps` asks for, or none. `steps_per_update`: what the trainer counts in an update."""
-    if config.save_steps is None:
-        return []
-    return [Checkpoints(run.path, policy, tokenizer, config.save_steps, config.save_total_limit, steps_per_update)]
+class Checkpoints(TrainerCallback):
+    """The keeper in a loop that logs an update before it ends: TRL's PPO."""
+
+    def __init__(self, keeper: Keeper):
+        self.keeper = keeper
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        if self.keeper.due(state.global_step):
+            self.keeper.keep(state.global_step, state.max_steps)

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import torch
@@ -67,6 +68,12 @@ class WatchedScores(nn.Module):
         if due and is_main_process():
             self._show(self.table(rows_B, actions_B, score_B))
         return score_B
+
+    def state(self) -> dict[str, Any]:
+        return {"step": self.step}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        self.step = state["step"]
 
     def table(self, rows_B: Tensor, actions_B: Tensor, score_B: Tensor) -> pd.DataFrame:
         """One row per answer: step, question (and text_pair), answer, probability, score, kl (a sample), reward."""

@@ -13,9 +13,11 @@ from eightball_ppo import objective
 from eightball_ppo.configs import DistillConfig
 from eightball_ppo.data import split_by_question
 from eightball_ppo.errors import DryRun, InputError
+from eightball_ppo.methods.exact_trainer import Keeping, keeping_task
 from eightball_ppo.methods.fitting import fit, nothing
 from eightball_ppo.methods.label_sets import with_labels
 from eightball_ppo.methods.policies import check_rates, trainable_copy
+from eightball_ppo.methods.resume import resumption
 from eightball_ppo.methods.task import Task, finish, load_splits, load_task, outlook
 from eightball_ppo.models.loading import table_logits_NK
 from eightball_ppo.ranks import num_processes
@@ -37,6 +39,20 @@ ORIGINAL: dict[str, Any] = {
 }
 
 
+@dataclasses.dataclass
+class Search:
+    """The threshold, and what was tried for it; a part of the training's state, so that nothing is tried twice."""
+
+    threshold: float | None
+    tried: list[dict[str, float]] = dataclasses.field(default_factory=list)
+
+    def state(self) -> dict[str, Any]:
+        return dataclasses.asdict(self)
+
+    def restore(self, state: dict[str, Any]) -> None:
+        self.threshold, self.tried = state["threshold"], state["tried"]
+
+
 def train(config: DistillConfig) -> Path:
     """Distil the grader into the policy, write the run to `config.output_dir` and return it.
 
@@ -50,18 +66,23 @@ def train(config: DistillConfig) -> Path:
     questions = load_splits(config)
     if config.dry_run:
         raise DryRun(outlook(config, questions))
+    resumed = resumption(config, METHODS[config.target])
     task = load_task(config, questions)
     check_rates(task.classifier, config, learning_rate=config.learning_rate)
-    with Run(config, METHODS[config.target]) as run:
+    keeping = keeping_task(task, resumed)
+    with Run(config, METHODS[config.target], keeping.progress) as run:
         rows = task.lessons.whole_rows()
         if config.preset == "original":
             order = torch.randperm(len(rows), generator=torch.Generator().manual_seed(config.seed))
             rows = [rows[i] for i in order[:ORIGINAL_QUESTIONS].tolist()]
-        threshold = config.threshold
-        tried: list[dict[str, float]] = []
-        if threshold is None and config.target == "hard":
-            threshold, tried = choose_threshold(task, rows, config, run)
-        policy, kept = distil(task, rows, threshold or 0.0, config, run, run.method)
+        search = Search(config.threshold)
+        if resumed is not None:
+            resumed.restore({"search": search})
+        elif config.threshold is None and config.target == "hard":
+            search.threshold, search.tried = choose_threshold(task, rows, config, run)
+        threshold, tried = search.threshold, search.tried
+        keeping = dataclasses.replace(keeping, parts={**keeping.parts, "search": search})
+        policy, kept = distil(task, rows, threshold or 0.0, config, run, run.method, keeping)
         extra = {
             "target": config.target,
             "preset": config.preset,
@@ -120,7 +141,13 @@ class TargetLoss:
 
 
 def distil(
-    task: Task, rows: list[int], threshold: float, config: DistillConfig, run: Run, stage: str
+    task: Task,
+    rows: list[int],
+    threshold: float,
+    config: DistillConfig,
+    run: Run,
+    stage: str,
+    keeping: Keeping | None = None,
 ) -> tuple[PreTrainedModel, list[int]]:
     """(a copy of the reference trained on the targets of the kept rows, those rows), logged as `stage`."""
     kept = kept_rows(task.lessons_logp_NK, rows, threshold)
@@ -134,7 +161,7 @@ def distil(
     texts = [task.questions["train"].texts[row] for row in kept]
     loss = TargetLoss(targets_NK(task, config), PartialState().device)
     measure = (lambda: task.exact_metrics(policy)) if stage == run.method else nothing
-    fit(policy, task.tokenizer, texts, kept, config, run, stage, measure, loss)
+    fit(policy, task.tokenizer, texts, kept, config, run, stage, measure, loss, keeping=keeping)
     return policy, kept
 
 

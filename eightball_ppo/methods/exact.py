@@ -1,6 +1,8 @@
 """The exact gradient of the objective, a sum over all labels: the ceiling of what any sampled gradient can reach."""
 
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from accelerate import PartialState
@@ -10,9 +12,11 @@ from transformers import set_seed
 from eightball_ppo import objective
 from eightball_ppo.configs import ExactConfig
 from eightball_ppo.errors import DryRun
+from eightball_ppo.methods.exact_trainer import keeping_task
 from eightball_ppo.methods.fitting import fit
 from eightball_ppo.methods.label_sets import with_labels
 from eightball_ppo.methods.policies import check_rates, trainable_copy
+from eightball_ppo.methods.resume import resumption
 from eightball_ppo.methods.task import finish, load_splits, load_task, outlook
 from eightball_ppo.ranks import num_processes
 from eightball_ppo.runs import Run, check_output_dir
@@ -37,6 +41,12 @@ class AnnealedObjective:
         self.beta, self.annealing_steps = beta, annealing_steps
         self.step = 0
 
+    def state(self) -> dict[str, Any]:
+        return {"step": self.step}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        self.step = state["step"]
+
     def __call__(self, logits_BK: Tensor, rows_B: Tensor) -> Tensor:
         share = 1.0 if not self.annealing_steps else min(1.0, max(self.step / self.annealing_steps, DEAREST))
         self.step += 1
@@ -58,9 +68,11 @@ def train(config: ExactConfig) -> Path:
     questions = load_splits(config)
     if config.dry_run:
         raise DryRun(outlook(config, questions))
+    resumed = resumption(config, "exact")
     task = load_task(config, questions)
     check_rates(task.classifier, config, learning_rate=config.learning_rate)
-    with Run(config, "exact") as run:
+    keeping = keeping_task(task, resumed)
+    with Run(config, "exact", keeping.progress) as run:
         rows = task.lessons.whole_rows()
         set_seed(config.seed)
         policy = trainable_copy(task.classifier, config)
@@ -69,5 +81,7 @@ def train(config: ExactConfig) -> Path:
         score_NK, device = task.lessons.score_NK, PartialState().device
         loss = AnnealedObjective(ref_logp_NK, score_NK, config.kl_coef, config.anneal * steps, device)
         texts = [task.questions["train"].texts[row] for row in rows]
-        fit(policy, task.tokenizer, texts, rows, config, run, "exact", lambda: task.exact_metrics(policy), loss)
+        keeping = replace(keeping, parts={**keeping.parts, "annealing": loss})
+        measure = lambda: task.exact_metrics(policy)  # noqa: E731
+        fit(policy, task.tokenizer, texts, rows, config, run, "exact", measure, loss, keeping=keeping)
         return finish(task, policy, run, episodes=0, extra={"anneal": config.anneal})

@@ -1,11 +1,11 @@
 """Fit a classifier to labels with `transformers.Trainer`: the supervised half of every stage."""
 
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.data import Sampler
 from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerBase,
@@ -19,12 +19,17 @@ from transformers import (
 from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK, get_available_reporting_integrations
 from transformers.trainer_callback import PrinterCallback
 
-from eightball_ppo.errors import InputError
+from eightball_ppo.errors import GuardError, InputError
 from eightball_ppo.launches import require_equal_ranks
+from eightball_ppo.methods.checkpoints import Keeper
+from eightball_ppo.methods.exact_trainer import ExactTrainer, Keeping
+from eightball_ppo.methods.gradients import GradientWatch
 from eightball_ppo.methods.like_lengths import LikeLengths
 from eightball_ppo.methods.trackers import project, run_name, tracked
 from eightball_ppo.options import FitConfig
-from eightball_ppo.runs import Run
+from eightball_ppo.ranks import rank
+from eightball_ppo.runs import Run, write_json
+from eightball_ppo.signals import finishing
 from eightball_ppo.tokenization import reads_at_most, token_table
 
 Measure = Callable[[], dict[str, Any]]
@@ -39,23 +44,25 @@ def nothing() -> dict[str, Any]:
 
 class MetricsCallback(TrainerCallback):
     """Every logged step as a row of metrics.jsonl: what the trainer logs, and beside it what `measure()` returns, at
-    every `every`-th step and at the last.
+    every `every`-th step and at the last, and what `beside()` returns, at all. `latest` is the last row.
 
     Called before all others, as `replace_progress` sees to, so that the trackers get what was measured, too.
     """
 
-    def __init__(self, run: Run, stage: str, measure: Measure = nothing, every: int = 1):
+    def __init__(self, run: Run, stage: str, measure: Measure = nothing, every: int = 1, beside: Measure = nothing):
         self.run = run
         self.stage = stage
         self.measure = measure
-        self.every = every
+        self.every, self.beside = every, beside
+        self.latest: dict[str, Any] = {}
 
     def on_log(
         self, args: Any, state: TrainerState, control: TrainerControl, logs: dict[str, Any] | None = None, **_: Any
     ) -> None:
         due = state.global_step % self.every == 0 or state.global_step >= state.max_steps
-        measured = self.measure() if due else {}
-        self.run.log({"stage": self.stage, "step": state.global_step, **(logs or {}), **measured})
+        measured = {**(self.measure() if due else {}), **self.beside()}
+        self.latest = {"stage": self.stage, "step": state.global_step, **(logs or {}), **measured}
+        self.run.log(self.latest)
         if logs is not None:
             logs.update({name: value for name, value in measured.items() if value is not None})
 
@@ -113,15 +120,6 @@ def replace_progress(trainer: Trainer, stage: str, disable_tqdm: bool) -> None:
         trainer.add_callback(QuietProgress(stage))
 
 
-class _Fitter(Trainer):
-    """transformers' trainer, which may be told in which order the rows come."""
-
-    order: Sampler[int] | None = None
-
-    def _get_train_sampler(self, train_dataset: Any = None) -> Any:
-        return super()._get_train_sampler(train_dataset) if self.order is None else self.order
-
-
 def fit(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
@@ -133,14 +131,18 @@ def fit(
     measure: Measure = nothing,
     loss: Loss | None = None,
     by_length: bool = False,
+    keeping: Keeping | None = None,
 ) -> None:
     """Minimise `loss` of `model` on (texts, label_ids), in place, with the recipe of `config`, logged as `stage`.
     Texts are cut where `tokenizer` says.
 
     By default that is cross-entropy; otherwise `label_ids` may be whatever `loss` makes of them, such as rows of a
-    table of targets. `by_length`: in batches of like length, which is worth it where the model is big.
+    table of targets. `by_length`: in batches of like length, which is worth it where the model is big. With `keeping`
+    it writes checkpoints and can be stopped.
 
     Raises:
+        GuardError: a gradient was not finite.
+        Stopped: a signal asked for the end.
         InputError: no rows, or a tracker or scheduler that transformers does not know.
     """
     if not texts:
@@ -152,21 +154,35 @@ def fit(
         rows_B = torch.tensor(rows)  # a batch is as wide as its longest question
         return {**table.rows(rows_B, int(length_N[rows_B].max())), "labels": label_N[rows_B]}
 
-    trainer = _Fitter(
+    trainer = ExactTrainer(
         model,
         _arguments(config, run, stage, len(texts)),
         data_collator=collate,
         train_dataset=range(len(texts)),
-        callbacks=[MetricsCallback(run, stage, measure)],
+        callbacks=[
+            MetricsCallback(run, stage, measure),
+            GradientWatch(None, lambda what: _fault(what, trainer, tokenizer, run)),
+        ],
         compute_loss_func=None if loss is None else lambda outputs, labels, **_: loss(outputs.logits, labels),
     )
     if by_length:
         trainer.order = LikeLengths(length_N, config.per_device_train_batch_size, config.seed)
     replace_progress(trainer, stage, config.disable_tqdm)
-    with tracked(trainer, run.path, stage):
-        trainer.train()
+    if keeping is not None:
+        trainer.keep(Keeper(config, run, model, tokenizer, keeping.origin, keeping.parts), keeping.resumed)
+    with tracked(trainer, run.path, stage), nullcontext() if keeping is None else finishing():
+        trainer.begin()
     require_equal_ranks(trainer)
     model.eval()
+
+
+def _fault(what: str, trainer: ExactTrainer, tokenizer: PreTrainedTokenizerBase, run: Run) -> GuardError:
+    """What to raise where `what` is not finite; the batch has been written by then, by each process its own."""
+    file, step = run.path / f"not-finite-{rank()}.json", trainer.state.global_step + 1
+    batch = {name: own.tolist() for name, own in trainer.last_inputs.items()}
+    questions = tokenizer.batch_decode(batch["input_ids"], skip_special_tokens=True)
+    write_json(file, {"what": what, "step": step, "questions": questions, **batch})
+    return GuardError(f"{what} is not finite in step {step}; its batch is in {file}; lower --learning_rate")
 
 
 def _arguments(config: FitConfig, run: Run, stage: str, num_rows: int) -> TrainingArguments:

@@ -22,19 +22,25 @@ from eightball_ppo.errors import DryRun, InputError
 from eightball_ppo.group_adapters import GroupPolicyAdapter, RowTokenizer
 from eightball_ppo.launches import require_equal_ranks, require_one_precision
 from eightball_ppo.method_options import GroupConfig
-from eightball_ppo.methods.checkpoints import checkpoints
+from eightball_ppo.methods.checkpoints import Keeper
 from eightball_ppo.methods.completions import WatchedScores
+from eightball_ppo.methods.exact_trainer import ExactTrainer, Keeping, keeping_task
 from eightball_ppo.methods.fitting import MetricsCallback, replace_progress, reporting
+from eightball_ppo.methods.gradients import GradientWatch
+from eightball_ppo.methods.guards import LastBatch
 from eightball_ppo.methods.label_sets import with_labels
 from eightball_ppo.methods.policies import check_rates
 from eightball_ppo.methods.ppo import RANK_SEED_STEP, vectorised_log_softmax
+from eightball_ppo.methods.resume import resumption
 from eightball_ppo.methods.task import Task, finish, load_splits, load_task, outlook
 from eightball_ppo.methods.trackers import project, run_name, tracked
-from eightball_ppo.methods.training_grades import check_one_till
+from eightball_ppo.methods.training_grades import Till, check_one_till
+from eightball_ppo.methods.training_state import OfEveryRank, Part
 from eightball_ppo.models.lora import with_lora
 from eightball_ppo.questions import QuestionReader, SequenceIds
-from eightball_ppo.ranks import num_processes
+from eightball_ppo.ranks import num_processes, rank
 from eightball_ppo.runs import Run, check_output_dir
+from eightball_ppo.signals import finishing
 
 LARGEST_DEFAULT_BATCH = 1200
 DEAREST = 0.02  # the least share of 1/kl_coef that annealing starts from
@@ -54,16 +60,20 @@ def train(config: GroupConfig, method: str) -> Path:
         raise DryRun(outlook(config, questions))
     check_one_till(config)
     require_one_precision()
+    resumed = resumption(config, method)
     generation_batch_size(config, len(questions["train"]), num_processes())
     task = load_task(config, questions)
     batch = generation_batch_size(config, len(task.questions["train"]), num_processes())
     check_rates(task.classifier, config, learning_rate=config.learning_rate)
-    with Run(config, method) as run:
+    keeping = keeping_task(task, resumed)
+    with Run(config, method, keeping.progress) as run:
         set_seed(config.seed)
         job = GroupJob(config, method, task, batch)
         if config.log_completions:
             job.watch_completions(run.path)
+        job.guard(run)
         trainer = job.build_trainer(run)
+        job.keep_checkpoints(trainer, run, keeping)
         with tracked(trainer, run.path, method):
             run_trainer(trainer, config.seed, method)
         require_equal_ranks(trainer)
@@ -121,11 +131,13 @@ class GroupJob:
         self.kl_in_reward = isinstance(config, GRPOConfig) and config.kl_in_reward
         self.beta = config.kl_coef
         self.scores: Scores = task.lessons
+        self._guards: list[TrainerCallback] = []
+        self._parts: dict[str, Part] = {"till": OfEveryRank(Till(task.lessons), rank())}
 
     def watch_completions(self, directory: Path) -> None:
         """Show what is sampled: puts a window in front of the till."""
         paid = self.kl_in_reward or self.method == "rloo"
-        self.scores = WatchedScores(
+        self.scores = window = WatchedScores(
             self.config,
             self.task.lessons,
             self.policy,
@@ -136,6 +148,20 @@ class GroupJob:
             self.updates,
             directory,
         )
+        self._parts["completions"] = window
+
+    def guard(self, run: Run) -> None:
+        """Stop where a score or a gradient is not finite: puts a memory in front of the till, or of the window."""
+        texts, labels = self.task.questions["train"].texts, self.task.labels.names
+        self.scores = batch = LastBatch(self.scores, self.policy.by_row, texts, labels, run)
+        self._guards = [GradientWatch(None, batch.fault)]
+
+    def keep_checkpoints(self, trainer: ExactTrainer, run: Run, keeping: Keeping) -> None:
+        """Have `trainer` write checkpoints between updates, and begin where it is gone on with."""
+        parts = {**keeping.parts, **self._parts}
+        trainer.steps_per_update, trainer.one_generator = self.steps_per_update, True
+        keeper = Keeper(self.config, run, self.classifier, self.task.tokenizer, keeping.origin, parts)
+        trainer.keep(keeper, keeping.resumed)
 
     def reward(self, prompts: list[str], completion_ids: list[list[int]], **_: Any) -> list[float]:
         """TRL's reward function: the grader's scores, less the price of KL where it is paid here."""
@@ -177,10 +203,7 @@ class GroupJob:
             train_dataset=Dataset.from_dict({"prompt": [str(row) for row in range(len(self.task.lessons))]}),
             processing_class=RowTokenizer(self.ids),
             optimizers=(optimizer, None),
-            callbacks=[
-                MetricsCallback(run, self.method, lambda: self._measure(trainer)),
-                *checkpoints(self.config, run, self.classifier, self.task.tokenizer, self.steps_per_update),
-            ],
+            callbacks=[MetricsCallback(run, self.method, lambda: self._measure(trainer)), *self._guards],
         )
         # TRL loads its reference by name, which an adapter has not; and reads both from here while it trains
         trainer.ref_model = trainer.accelerator.prepare_model(self.reference, evaluation_mode=True)
@@ -230,7 +253,9 @@ def _trl_classes(method: str) -> tuple[Any, Callable[..., Any]]:
     """(trainer, arguments) of TRL."""
     import trl
 
-    return {"rloo": (trl.RLOOTrainer, trl.RLOOConfig), "grpo": (trl.GRPOTrainer, trl.GRPOConfig)}[method]
+    known = {"rloo": (trl.RLOOTrainer, trl.RLOOConfig), "grpo": (trl.GRPOTrainer, trl.GRPOConfig)}
+    trainer_class, arguments = known[method]
+    return type(trainer_class.__name__, (ExactTrainer, trainer_class), {}), arguments
 
 
 def _annealing(job: GroupJob, trainer: Any) -> TrainerCallback:
@@ -252,7 +277,11 @@ def run_trainer(trainer: Any, seed: int, method: str) -> None:
     gc.collect()
     gc.freeze()
     try:
-        with contextlib.redirect_stdout(sys.stderr), vectorised_log_softmax(f"trl.trainer.{method}_trainer"):
-            trainer.train()
+        with (
+            contextlib.redirect_stdout(sys.stderr),
+            vectorised_log_softmax(f"trl.trainer.{method}_trainer"),
+            finishing(),
+        ):
+            trainer.begin()
     finally:
         gc.unfreeze()

@@ -16,20 +16,23 @@ from transformers import set_seed
 from eightball_ppo.configs import PPOConfig
 from eightball_ppo.errors import DryRun, InputError
 from eightball_ppo.launches import require_equal_ranks, require_one_precision
-from eightball_ppo.methods.batches import batch_size, generations, updates_between_measurements
-from eightball_ppo.methods.checkpoints import checkpoints
-from eightball_ppo.methods.completions import WatchedScores
+from eightball_ppo.methods.batches import batch_size, generations
 from eightball_ppo.methods.episodes import Episodes
-from eightball_ppo.methods.fitting import MetricsCallback, replace_progress, reporting
+from eightball_ppo.methods.exact_trainer import keeping_task
+from eightball_ppo.methods.fitting import replace_progress, reporting
+from eightball_ppo.methods.guards import may_end_early
 from eightball_ppo.methods.label_sets import with_labels
 from eightball_ppo.methods.policies import check_rates
 from eightball_ppo.methods.ppo_models import TRLModels, build_models
-from eightball_ppo.methods.task import Task, finish, load_splits, load_task, outlook
+from eightball_ppo.methods.ppo_watch import WatchedTraining
+from eightball_ppo.methods.resume import resumption
+from eightball_ppo.methods.task import finish, load_splits, load_task, outlook
 from eightball_ppo.methods.trackers import project, run_name, tracked
 from eightball_ppo.methods.training_grades import check_one_till
 from eightball_ppo.quick_adamw import QuickAdamW
 from eightball_ppo.ranks import is_main_process, num_processes
 from eightball_ppo.runs import Run, check_output_dir
+from eightball_ppo.signals import finishing
 
 logger = logging.getLogger(__name__)
 
@@ -52,6 +55,7 @@ def train(config: PPOConfig) -> Path:
     check_one_till(config)
     require_one_precision()
     batch_size(config, len(questions["train"]), world_size)  # says what is wrong before anything is trained
+    resumed = resumption(config, "ppo")
     task = load_task(config, questions)
     batch = batch_size(config, len(task.questions["train"]), world_size)
     episodes_per_update = batch * world_size
@@ -62,38 +66,24 @@ def train(config: PPOConfig) -> Path:
     check_rates(
         task.classifier, config, learning_rate=config.learning_rate, value_learning_rate=config.value_learning_rate
     )
-    with Run(config, "ppo") as run:
+    keeping = keeping_task(task, resumed)
+    with Run(config, "ppo", keeping.progress) as run:
         set_seed(config.seed)
         models = build_models(task.classifier, task.tokens["train"], task.lessons, config)
-        if config.log_completions:
-            watch_completions(config, task, models, -(-config.total_episodes // episodes_per_update), run.path)
-        classifier = models.policy.by_row.classifier
-        num_measured = len(task.tokens["train"] if task.watched is None else task.watched.tokens)
-        every = updates_between_measurements(config, batch, len(task.questions["train"]), num_measured)
-        metrics = MetricsCallback(run, "ppo", lambda: task.exact_metrics(classifier), every)
-        callbacks = [metrics, *checkpoints(config, run, classifier, task.tokenizer)]
-        trainer = build_trainer(config, models, batch, run.path, callbacks)
+        updates = -(-config.total_episodes // episodes_per_update)
+        watched = WatchedTraining(config, task, models, batch, updates, run)
+        trainer = build_trainer(config, models, batch, run.path, watched.callbacks)
+        watched.keep_checkpoints(trainer, keeping)
         with tracked(trainer, run.path, "ppo"):
             run_trainer(trainer, config)
         require_equal_ranks(trainer)
-        updates = trainer.state.global_step
-        extra = {"updates": updates, "per_device_train_batch_size": batch, "world_size": world_size}
-        return finish(task, classifier.to("cpu"), run, episodes=trainer.state.episode, extra=extra)
-
-
-def watch_completions(config: PPOConfig, task: Task, models: TRLModels, updates: int, directory: Path) -> None:
-    """Show what is sampled: puts a window in front of the till of `models`."""
-    models.reward.lookup.scores = WatchedScores(
-        config,
-        task.lessons,
-        models.policy,
-        models.reference,
-        lambda: (1.0, config.kl_coef),
-        task.questions["train"].texts,
-        task.labels.names,
-        updates,
-        directory,
-    )
+        extra = {
+            "updates": trainer.state.global_step,
+            "ended_by": "target_kl" if trainer.state.global_step < updates else "total_episodes",
+            "per_device_train_batch_size": batch,
+            "world_size": world_size,
+        }
+        return finish(task, watched.classifier.to("cpu"), run, episodes=trainer.state.episode, extra=extra)
 
 
 def build_trainer(config: PPOConfig, models: TRLModels, batch: int, output_dir: Path, callbacks: list[Any]) -> Any:
@@ -121,8 +111,6 @@ def build_trainer(config: PPOConfig, models: TRLModels, batch: int, output_dir: 
         # it looks through the installed packages, which takes a tenth of a small policy's training.
         trainer.optimizer = trainer.optimizer.optimizer
     replace_progress(trainer, "ppo", config.disable_tqdm)
-    if config.max_grad_norm is not None:
-        _clip_gradients(trainer, config.max_grad_norm)
     return trainer
 
 
@@ -187,17 +175,6 @@ def _optimizer(config: PPOConfig, models: TRLModels) -> torch.optim.Optimizer:
     return QuickAdamW(groups, betas=(0.9, config.adam_beta2), weight_decay=config.weight_decay)
 
 
-def _clip_gradients(trainer: Any, max_norm: float) -> None:
-    """TRL's loop never clips: do it before every optimizer step, when the ranks' gradients are averaged already."""
-    optimizer = trainer.optimizer
-    parameters = [p for group in optimizer.param_groups for p in group["params"]]
-
-    def clip(*_: Any) -> None:
-        torch.nn.utils.clip_grad_norm_(parameters, max_norm)
-
-    optimizer.register_step_pre_hook(clip)
-
-
 def run_trainer(trainer: Any, config: PPOConfig) -> None:
     """TRL's `train()`, seeded, with cheap garbage collections and its prints on stderr.
 
@@ -208,7 +185,12 @@ def run_trainer(trainer: Any, config: PPOConfig) -> None:
     gc.collect()
     gc.freeze()
     try:
-        with contextlib.redirect_stdout(sys.stderr), vectorised_log_softmax("trl.experimental.ppo.ppo_trainer"):
+        with (
+            contextlib.redirect_stdout(sys.stderr),
+            vectorised_log_softmax("trl.experimental.ppo.ppo_trainer"),
+            finishing(),
+            may_end_early(trainer),
+        ):
             trainer.train()
     finally:
         gc.unfreeze()

@@ -15,6 +15,7 @@ from eightball_ppo.hub.cards import write_card
 from eightball_ppo.labels import LabelSet
 from eightball_ppo.launches import mixed_precision
 from eightball_ppo.locations import ADAPTER
+from eightball_ppo.methods.exact_trainer import keeping_fit
 from eightball_ppo.methods.fitting import fit
 from eightball_ppo.methods.label_sets import with_labels
 from eightball_ppo.methods.policies import check_rates
@@ -53,8 +54,10 @@ def train(config: RewardConfig) -> Path:
     if config.use_peft:
         model = with_lora(model, config, new)
     assert training.label_ids is not None
-    with Run(config, "reward") as run:
-        fit(model, tokenizer, training.texts, training.label_ids, config, run, "reward", by_length=True)
+    keeping = keeping_fit(config, "reward", model, training.texts, training.label_ids)
+    with Run(config, "reward", keeping.progress) as run:
+        own = (training.texts, training.label_ids)
+        fit(model, tokenizer, *own, config, run, "reward", by_length=True, keeping=keeping)
         temperature = fit_temperature(text_logits_NK(model, tokenizer, validation), _gold_N(validation))
         fold_temperature(model, temperature)
         if config.use_peft:

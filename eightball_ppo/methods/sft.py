@@ -14,6 +14,7 @@ from eightball_ppo.hub.cards import write_card
 from eightball_ppo.labels import LabelSet
 from eightball_ppo.launches import mixed_precision
 from eightball_ppo.locations import ADAPTER
+from eightball_ppo.methods.exact_trainer import keeping_fit
 from eightball_ppo.methods.fitting import fit
 from eightball_ppo.methods.label_sets import with_labels
 from eightball_ppo.methods.policies import check_rates
@@ -45,8 +46,9 @@ def train(config: SFTConfig) -> Path:
     model, tokenizer = _new_policy(config, labels, questions)
     truncated = tokenize(questions, tokenizer, reads_at_most(tokenizer)).truncated
     assert questions.label_ids is not None
-    with Run(config, "sft") as run:
-        fit(model, tokenizer, questions.texts, questions.label_ids, config, run, "sft")
+    keeping = keeping_fit(config, "sft", model, questions.texts, questions.label_ids)
+    with Run(config, "sft", keeping.progress) as run:
+        fit(model, tokenizer, questions.texts, questions.label_ids, config, run, "sft", keeping=keeping)
         if config.use_peft:
             if is_main_process():
                 save_adapter(model, run.path / ADAPTER, packaged_base(config.model_name_or_path))

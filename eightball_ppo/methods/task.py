@@ -16,7 +16,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from eightball_ppo.configs import GradedConfig, RewardConfig, SFTConfig
 from eightball_ppo.data import Questions, load_both
 from eightball_ppo.data_options import DataConfig
-from eightball_ppo.errors import InputError
+from eightball_ppo.errors import InputError, Stopped
 from eightball_ppo.evaluation import Made, SplitGrades, Yardstick, before_after, record
 from eightball_ppo.graders.base import convert_scores
 from eightball_ppo.graders.registry import check_graders, parse_grader
@@ -29,6 +29,7 @@ from eightball_ppo.methods.grading import JobGrades, check_grades, estimate, gra
 from eightball_ppo.methods.training_grades import TrainingGrades
 from eightball_ppo.models.loading import check_checkpoint, label_set, load_classifier, table_logits_NK
 from eightball_ppo.models.saving import save_policy
+from eightball_ppo.progress import checkpoints_in, unfinished_path
 from eightball_ppo.ranks import is_main_process
 from eightball_ppo.recipes import read_recipe, read_section
 from eightball_ppo.report import plots, tables
@@ -156,9 +157,15 @@ def train_prerequisites(config: TermsConfig) -> None:
             inherited["dataset_train_split"] = config.shared_train_split
             length = {"max_length": config.max_length} if section == "sft" else {}
             options = {**shared, **inherited, **length, **(own or {}), "output_dir": path}
+            if checkpoints_in(unfinished_path(Path(path).absolute())):  # it was stopped, as a part of this very job
+                options["resume_from_checkpoint"] = "true"
             missing.append((train, stage(**options)))
     for train, options_of_stage in missing:
-        train(options_of_stage)
+        try:
+            train(options_of_stage)
+        except Stopped as stop:
+            told = f"stopped while {options_of_stage.output_dir} was trained; the same command goes on with it"
+            raise Stopped(told, stop.signal_number) from None
 
 
 def _check_same_data(run: Path, flag: str, config: TermsConfig) -> None:

@@ -4,6 +4,8 @@ A method that samples answers pays for the cells that it draws, once each. A met
 all K labels of a question. On equal budgets the two can be compared, whoever the grader is and whatever it was paid.
 """
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
@@ -91,3 +93,16 @@ class TrainingGrades(nn.Module):
             paid = self.paid_NK.to(PartialState().device, torch.uint8)  # NCCL joins nothing that lies on the CPU
             distributed.all_reduce(paid, op=distributed.ReduceOp.MAX)
             self.paid_NK.copy_(paid.bool())
+
+
+class Till:
+    """What training has paid for, as a part of its state."""
+
+    def __init__(self, lessons: TrainingGrades):
+        self.lessons = lessons
+
+    def state(self) -> dict[str, Any]:
+        return {"paid_NK": self.lessons.paid_NK.cpu()}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        self.lessons.paid_NK.copy_(state["paid_NK"])

@@ -1,0 +1,83 @@
+"""2,000 updates of PPO: does it hold memory, files or time? Prints one line of JSON, and exits with 1 if it does.
+
+    python benchmarks/soak.py
+
+Time is that of the processor, so that other work on the machine does not count.
+"""
+
+import contextlib
+import itertools
+import json
+import os
+import resource
+import statistics
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from eightball_ppo.configs import PPOConfig
+from eightball_ppo.labels import EIGHTBALL_LABELS
+from eightball_ppo.methods import ppo
+from eightball_ppo.quiet import quiet_libraries, quiet_ourselves
+from eightball_ppo.runs import Run
+
+UPDATES, WINDOW, BATCH = 2000, 200, 200
+
+
+def resident_mb() -> float:
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return pages * resource.getpagesize() / 1e6
+
+
+def main() -> int:
+    quiet_ourselves()
+    quiet_libraries()
+    torch.set_num_threads(1)
+    seen: list[tuple[float, float, int]] = []
+    log = Run.log
+
+    def looked(self: Run, row: dict[str, Any]) -> None:
+        log(self, row)
+        if row["stage"] == "ppo":
+            seen.append((time.process_time(), resident_mb(), len(os.listdir("/proc/self/fd"))))
+
+    Run.log = looked  # type: ignore[method-assign]
+    data = Path("datasets/eightball").resolve()
+    with tempfile.TemporaryDirectory() as root, contextlib.chdir(root):  # a reference is trained there, too
+        config = PPOConfig(
+            dataset_name=str(data),
+            labels=list(EIGHTBALL_LABELS),
+            grader="rule:Yes",
+            allow_weak_grader=True,
+            per_device_train_batch_size=BATCH,
+            num_mini_batches=4,
+            num_ppo_epochs=2,
+            total_episodes=UPDATES * BATCH,
+            save_steps=100,
+            save_total_limit=2,
+            disable_tqdm=True,
+        )
+        ppo.train(config)
+    seconds, megabytes, files = zip(*seen, strict=True)
+    steps = [after - before for before, after in itertools.pairwise(seconds)]
+    # medians: a checkpoint every hundredth update is no slowdown
+    first, last = statistics.median(steps[:WINDOW]), statistics.median(steps[-WINDOW:])
+    told = {
+        "updates": len(seen),
+        "growth_mb": round(megabytes[-1] - megabytes[WINDOW - 1], 1),
+        "open_files": [files[WINDOW - 1], files[-1]],
+        "milliseconds_first": round(1e3 * first, 2),
+        "milliseconds_last": round(1e3 * last, 2),
+        "slowdown": round(last / first - 1, 3),
+    }
+    print(json.dumps(told), file=sys.stderr)
+    growing = megabytes[-1] - megabytes[WINDOW - 1] >= 20 or files[-1] != files[WINDOW - 1] or last > 1.1 * first
+    return int(growing or len(seen) != UPDATES)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

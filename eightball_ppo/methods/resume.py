@@ -1,0 +1,218 @@
+"""Going on from a checkpoint: which one, whether it is whole and of this very run, and how a training is put back."""
+
+import dataclasses
+import hashlib
+import json
+import logging
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from transformers import PreTrainedModel, TrainerCallback
+
+from eightball_ppo.durable import check_seal
+from eightball_ppo.errors import InputError
+from eightball_ppo.methods.checkpoints import FORMAT, TRAINING, Origin
+from eightball_ppo.methods.task import Task
+from eightball_ppo.methods.training_state import Part, State, read_parts, read_values
+from eightball_ppo.models.weights import weights_fingerprint
+from eightball_ppo.options import CheckpointedConfig
+from eightball_ppo.progress import METRICS, Progress, checkpoints_in, unfinished_path
+from eightball_ppo.ranks import from_main_process, is_main_process, num_processes
+from eightball_ppo.redaction import redacted
+from eightball_ppo.runs import ENVIRONMENT, environment, finite, read_environment
+
+logger = logging.getLogger(__name__)
+
+# options that change nothing of what is learned: places, displays, limits of a grading that is over
+FREE = (
+    *("output_dir", "overwrite_output_dir", "resume_from_checkpoint", "save_steps", "save_total_limit"),
+    *("disable_tqdm", "ddp_timeout", "report_to", "push_to_hub", "hub_model_id", "hub_private_repo"),
+    *("log_completions", "num_completions_to_print", "completions_steps"),
+    *("grade_store", "allow_weak_grader", "max_grade_failures", "max_concurrency", "requests_per_minute"),
+    *("tokens_per_minute", "call_timeout", "call_attempts", "grading_timeout", "max_grader_calls", "max_cost"),
+    *("price_per_1k_tokens", "grader_batch_size", "dry_run", "prerequisites"),
+)
+LIKE = ("packages", "torch_threads", "cuda")  # of environment.json: what must be the same for the same bits
+
+
+@dataclasses.dataclass(frozen=True)
+class Resumption:
+    """A whole checkpoint of this run, and the plain values in it."""
+
+    path: Path
+    values: State
+
+    @property
+    def progress(self) -> Progress:
+        return Progress(**self.values["progress"])
+
+    def require(self, origin: Origin) -> None:
+        """Raises InputError unless training starts from what it started from then."""
+        for name, fingerprint in origin.items():
+            if self.values["origin"].get(name) != fingerprint:
+                raise InputError(
+                    f"{self.path}: was made with another {name}; put the old one back, or begin anew with "
+                    "--overwrite_output_dir"
+                )
+
+    def restore(self, parts: Mapping[str, Part]) -> None:
+        """Put `parts` back to where they were."""
+        for name, state in read_parts(self.path / TRAINING, parts).items():
+            parts[name].restore(state)
+
+
+def resumption(config: CheckpointedConfig, method: str) -> Resumption | None:
+    """The checkpoint that `--resume_from_checkpoint` means; None without the flag.
+
+    Raises:
+        InputError: there is none, it is damaged, or it is of another run.
+    """
+    if config.resume_from_checkpoint is None:
+        return None
+    wanted = config.resume_from_checkpoint
+    unfinished = unfinished_path(Path(config.output_dir).absolute())
+    path = from_main_process(
+        lambda: _newest_whole(unfinished) if wanted == "true" else _named(wanted, unfinished), config.ddp_timeout
+    )
+    found = Resumption(path, read_values(path / TRAINING))
+    _check_same(found, config, method)
+    if is_main_process():
+        logger.info("going on from %s", path)
+        _compare_environments(unfinished)
+    return found
+
+
+def _newest_whole(unfinished: Path) -> Path:
+    """The newest checkpoint that is whole; says so where that is not the newest."""
+    damage: InputError | None = None
+    for path in reversed(checkpoints_in(unfinished)):
+        try:
+            _check_whole(path)
+            return path
+        except InputError as error:
+            logger.warning("%s; looking for an older one", error)
+            damage = damage or error
+    raise damage or InputError(f"--resume_from_checkpoint true: {unfinished} holds no checkpoint")
+
+
+def _named(name: str, unfinished: Path) -> Path:
+    path = Path(name).resolve()
+    if path not in [own.resolve() for own in checkpoints_in(unfinished)]:
+        raise InputError(
+            f"--resume_from_checkpoint {name}: no checkpoint of this run; name one of {unfinished}, or say true"
+        )
+    _check_whole(path)
+    return path
+
+
+def _check_whole(path: Path) -> None:
+    """Raises InputError unless the checkpoint and the metrics before it are as they were written."""
+    check_seal(path)
+    values = read_values(path / TRAINING)
+    if values["format"] != FORMAT:
+        raise InputError(f"{path}: was written by another version of this program; go on with that one")
+    metrics, needed = path.parent / METRICS, values["progress"]["metrics_bytes"]
+    if needed and (not metrics.is_file() or metrics.stat().st_size < needed):
+        raise InputError(f"{metrics}: is shorter than it was at {path.name}; the rows before it are lost")
+
+
+def _check_same(found: Resumption, config: CheckpointedConfig, method: str) -> None:
+    """Raises InputError, naming the option, unless `config` trains what was trained then, by as many processes."""
+    begin = "begin anew with --overwrite_output_dir"
+    if found.values["method"] != method:
+        raise InputError(f"{found.path}: is of {found.values['method']}, not of {method}; {begin}")
+    now = json.loads(json.dumps(redacted(dataclasses.asdict(config))))
+    for name, then in found.values["config"].items():
+        if name not in FREE and now.get(name) != then:
+            raise InputError(f"{found.path}: was made with --{name} {then}, not {now.get(name)}; go on so, or {begin}")
+    if found.values["world_size"] != num_processes():
+        raise InputError(
+            f"{found.path}: was made by {found.values['world_size']} processes, and there are {num_processes()}; "
+            f"launch as many as then, or {begin}"
+        )
+
+
+def _compare_environments(unfinished: Path) -> None:
+    then, now = read_environment(unfinished), json.loads(json.dumps(environment()))
+    for name in LIKE:
+        if then.get(name) != now[name]:
+            logger.warning("%s: %s differs from now, so the last digits may, too", unfinished / ENVIRONMENT, name)
+
+
+def origin_of(task: Task) -> Origin:
+    """What a graded method starts from."""
+    digest = hashlib.sha256(task.lessons.score_NK.cpu().contiguous().numpy().tobytes())
+    for text in task.questions["train"].texts:
+        digest.update(text.encode() + b"\0")
+    return {
+        "reference (--sft_model_path)": weights_fingerprint(task.classifier),
+        "set of questions and grades": digest.hexdigest(),
+    }
+
+
+class Spent:
+    """What grading took, which a run that goes on has asked for before: the counts of both are added up."""
+
+    def __init__(self, record: dict[str, Any]):
+        self.record = record
+
+    def state(self) -> State:
+        return {name: self.record[name] for name in ("calls_made", "tokens", "cost")}
+
+    def restore(self, state: State) -> None:
+        for name, before in state.items():
+            if before is not None:
+                self.record[name] = before + (self.record[name] or 0)
+
+
+def origin_of_fit(model: PreTrainedModel, texts: Sequence[str], label_ids: Sequence[int]) -> Origin:
+    """What a supervised stage starts from."""
+    digest = hashlib.sha256(json.dumps([list(texts), list(label_ids)]).encode())
+    return {"model at the start": weights_fingerprint(model), "set of questions and answers": digest.hexdigest()}
+
+
+class TrainerProgress(TrainerCallback):
+    """TRL's own account of a training, which its `train()` forgets when it begins: put back right then."""
+
+    def __init__(self, trainer: Any):
+        self.trainer = trainer
+        self._then: State | None = None
+
+    def state(self) -> State:
+        state = self.trainer.state
+        return {
+            "global_step": state.global_step,
+            "episode": state.episode,
+            "epoch": state.epoch,
+            "max_steps": state.max_steps,
+            "log_history": finite(state.log_history),
+        }
+
+    def restore(self, state: State) -> None:
+        self._then = state
+        self.trainer.args.num_total_batches = state["max_steps"] - state["global_step"]
+        self.trainer.dataloader.next_update = state["global_step"]
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        if (then := self._then) is not None:
+            state.global_step, state.episode, state.epoch = then["global_step"], then["episode"], then["epoch"]
+            state.max_steps, state.log_history = then["max_steps"], then["log_history"]
+
+
+class Late(TrainerCallback):
+    """A part that is put back last of all when training begins: nothing may draw after the random numbers."""
+
+    def __init__(self, part: Part):
+        self.part = part
+        self._then: State | None = None
+
+    def state(self) -> State:
+        return self.part.state()
+
+    def restore(self, state: State) -> None:
+        self._then = state
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        if self._then is not None:
+            self.part.restore(self._then)

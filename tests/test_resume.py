@@ -1,0 +1,294 @@
+"""A training that was stopped or killed goes on to the very bits of one that was not."""
+
+import json
+import logging
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from stopping import assert_same, stopped
+from test_launches import environment, options, run, until
+from test_ranks import torchrun
+
+from conftest import LABELS, REPOSITORY
+from eightball_ppo.configs import DistillConfig, ExactConfig, GRPOConfig, PPOConfig, RewardConfig, RLOOConfig, SFTConfig
+from eightball_ppo.durable import DirectoryLock
+from eightball_ppo.errors import InputError
+from eightball_ppo.methods import distill, exact, grpo, ppo, reward_model, rloo, sft
+from eightball_ppo.methods.resume import resumption
+from eightball_ppo.models.loading import load_classifier
+from eightball_ppo.runs import checkpoints_in
+
+PPO = str(REPOSITORY / "scripts" / "ppo.py")
+
+
+@pytest.fixture(scope="module")
+def graded(small_data: Path, sft_run: Path) -> dict[str, Any]:
+    """Options of a graded stage whose grader needs no model."""
+    return {
+        "dataset_name": str(small_data),
+        "labels": LABELS,
+        "sft_model_path": str(sft_run),
+        "grader": "rule:Yes",
+        "allow_weak_grader": True,
+        "disable_tqdm": True,
+    }
+
+
+@pytest.fixture(scope="module")
+def ppo_config(graded: dict[str, Any]) -> PPOConfig:
+    return PPOConfig(
+        num_mini_batches=2,
+        num_ppo_epochs=2,
+        per_device_train_batch_size=24,
+        total_episodes=240,
+        save_steps=3,
+        **graded,
+    )
+
+
+@pytest.fixture(scope="module")
+def half(tmp_path_factory: pytest.TempPathFactory, ppo_config: PPOConfig) -> PPOConfig:
+    """A PPO that was stopped after update 5 of 10; do not change it."""
+    root = tmp_path_factory.mktemp("half")
+    options: dict[str, Any] = {"grade_store": str(root / "grades.sqlite3"), "log_completions": True}
+    config = replace(ppo_config, output_dir=str(root / "run"), **options)
+    told = stopped(ppo.train, config, after=5)
+    assert str(told) == (
+        "stopped by SIGTERM after update 5 of 10; go on by the same command with --resume_from_checkpoint true"
+    )
+    return replace(config, resume_from_checkpoint="true")
+
+
+@pytest.fixture
+def copied(half: PPOConfig, tmp_path: Path) -> PPOConfig:
+    """The same in a place of its own, to be damaged or gone on with."""
+    shutil.copytree(f"{half.output_dir}.unfinished", tmp_path / "run.unfinished")
+    return replace(half, output_dir=str(tmp_path / "run"))
+
+
+def test_ppo_that_goes_on_ends_as_if_it_had_never_stopped(copied: PPOConfig, tmp_path: Path) -> None:
+    found = sorted(path.name for path in (tmp_path / "run.unfinished").glob("checkpoint-*"))
+    assert found == ["checkpoint-3", "checkpoint-5"]
+    straight = ppo.train(replace(copied, output_dir=str(tmp_path / "straight"), resume_from_checkpoint=None))
+    # rows and a checkpoint that a killed successor has left
+    with (tmp_path / "run.unfinished" / "metrics.jsonl").open("a") as file:
+        file.write('{"stage": "ppo", "step": 6}\n{"sta')
+    (tmp_path / "run.unfinished" / ".checkpoint-6").mkdir()
+    resumed = ppo.train(copied)
+    shutil.rmtree(resumed / "checkpoint-5")  # where it was stopped, which the other was not
+    assert_same(straight, resumed)
+    assert json.loads((resumed / "results.json").read_text())["grades"]["calls_made"] == 100  # before it was stopped
+    assert [json.loads(line)["step"] for line in (resumed / "metrics.jsonl").open()] == list(range(1, 11))
+
+
+def test_a_checkpoint_is_a_policy_and_holds_no_pickle(half: PPOConfig) -> None:
+    checkpoint = Path(f"{half.output_dir}.unfinished") / "checkpoint-5"
+    model, tokenizer = load_classifier(str(checkpoint), "--model_name_or_path")
+    assert model.config.num_labels == 3 and tokenizer.pad_token_id is not None
+    kinds = {path.suffix for path in checkpoint.rglob("*") if path.is_file()}
+    assert kinds == {".json", ".safetensors", ".py"}
+
+
+# --- what is refused
+
+
+def refused(config: PPOConfig) -> str:
+    with pytest.raises(InputError) as error:
+        resumption(config, "ppo")
+    return str(error.value)
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda file: file.write_bytes(file.read_bytes()[:-1]),
+        lambda file: file.write_bytes(file.read_bytes()[:-1] + bytes([file.read_bytes()[-1] ^ 1])),
+        lambda file: file.unlink(),
+    ],
+    ids=["cut off", "a byte changed", "missing"],
+)
+@pytest.mark.parametrize("name", ["model.safetensors", "training/state.safetensors", "training/state.json"])
+def test_a_damaged_checkpoint_is_named_and_an_older_one_is_taken_aloud(
+    name: str, damage: Callable[[Path], object], copied: PPOConfig, caplog: pytest.LogCaptureFixture
+) -> None:
+    unfinished = Path(f"{copied.output_dir}.unfinished")
+    file = unfinished / "checkpoint-5" / name
+    damage(file)
+    assert refused(replace(copied, resume_from_checkpoint=str(unfinished / "checkpoint-5"))).startswith(f"{file}: ")
+    with caplog.at_level(logging.INFO):
+        found = resumption(copied, "ppo")
+    assert found is not None and found.path.name == "checkpoint-3"
+    assert f"{file}: " in caplog.text and f"going on from {unfinished / 'checkpoint-3'}" in caplog.text
+    damage(unfinished / "checkpoint-3" / name)
+    assert refused(copied).startswith(f"{file}: ")
+
+
+def test_without_its_seal_or_its_rows_it_is_none(copied: PPOConfig) -> None:
+    unfinished = Path(f"{copied.output_dir}.unfinished")
+    (unfinished / "checkpoint-5" / "complete.json").unlink()
+    assert "complete.json: missing or damaged" in refused(
+        replace(copied, resume_from_checkpoint=str(unfinished / "checkpoint-5"))
+    )
+    metrics = unfinished / "metrics.jsonl"
+    metrics.write_bytes(metrics.read_bytes()[:100])
+    assert "metrics.jsonl: is shorter than it was at checkpoint-3" in refused(
+        replace(copied, resume_from_checkpoint=str(unfinished / "checkpoint-3"))
+    )
+
+
+def test_another_training_is_refused_by_the_name_of_its_option(
+    copied: PPOConfig, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    assert "was made with --kl_coef 0.1, not 0.2; go on so, or begin anew" in refused(replace(copied, kl_coef=0.2))
+    assert "was made with --seed 0, not 1" in refused(replace(copied, seed=1))
+    assert resumption(replace(copied, save_steps=7, report_to="tensorboard"), "ppo") is not None
+    with pytest.raises(InputError, match="is of ppo, not of rloo"):
+        resumption(copied, "rloo")
+    assert "name one of" in refused(replace(copied, resume_from_checkpoint=str(tmp_path)))
+    monkeypatch.setattr("eightball_ppo.methods.resume.num_processes", lambda: 2)
+    assert "was made by 1 processes, and there are 2" in refused(copied)
+
+
+def test_another_reference_or_other_questions_are_refused(copied: PPOConfig, tmp_path: Path) -> None:
+    other = tmp_path / "sft"
+    shutil.copytree(copied.sft_model_path, other)
+    weights = load_file(other / "model.safetensors")
+    save_file({name: own + 1e-3 for name, own in weights.items()}, other / "model.safetensors", {"format": "pt"})
+    state = Path(f"{copied.output_dir}.unfinished")
+    for config, told in (
+        (replace(copied, sft_model_path=str(other)), r"was made with --sft_model_path .*, not .*sft"),
+        (replace(copied, grader="rule:No"), "was made with --grader rule:Yes, not rule:No"),
+    ):
+        with pytest.raises(InputError, match=told):
+            ppo.train(config)
+    shutil.move(copied.sft_model_path, tmp_path / "aside")
+    try:
+        shutil.copytree(other, copied.sft_model_path)
+        with pytest.raises(InputError, match=r"checkpoint-5: was made with another reference \(--sft_model_path\)"):
+            ppo.train(copied)
+    finally:
+        shutil.rmtree(copied.sft_model_path)
+        shutil.move(tmp_path / "aside", copied.sft_model_path)
+    assert [own.name for own in checkpoints_in(state)] == ["checkpoint-3", "checkpoint-5"]  # nothing is touched
+
+
+def test_nothing_to_go_on_from_and_something_that_would_be_lost(copied: PPOConfig, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"new.unfinished holds no checkpoint; leave the flag out to begin anew"):
+        ppo.train(replace(copied, output_dir=str(tmp_path / "new")))
+    with pytest.raises(InputError, match="go on with it by --resume_from_checkpoint true, move it away, or drop it"):
+        ppo.train(replace(copied, resume_from_checkpoint=None))
+
+
+def test_two_runs_in_one_directory(copied: PPOConfig, tmp_path: Path) -> None:
+    lock = DirectoryLock(tmp_path / "run.unfinished")
+    for config in (copied, replace(copied, resume_from_checkpoint=None, overwrite_output_dir=True)):
+        with pytest.raises(InputError, match=r"run.unfinished: another run is at work there; wait for its end"):
+            ppo.train(config)
+    lock.release()
+    DirectoryLock(tmp_path / "run.unfinished").release()
+
+
+# --- by signals, as a program
+
+
+def test_sigterm_to_the_script_ends_with_143_and_the_same_command_goes_on(
+    small_data: Path, sft_run: Path, tmp_path: Path, graded: dict[str, Any]
+) -> None:
+    flags = options(small_data, sft_run, total_episodes=24 * 200, num_ppo_epochs=1)
+    command = [sys.executable, PPO, *flags, "--labels", *LABELS]
+    with (tmp_path / "err.txt").open("w") as err:
+        job = subprocess.Popen(command, cwd=tmp_path, env=environment(), stdout=err, stderr=err)
+        more: dict[str, Any] = {"num_mini_batches": 2, "num_ppo_epochs": 1, "per_device_train_batch_size": 24}
+        straight = ppo.train(
+            PPOConfig(output_dir=str(tmp_path / "straight"), total_episodes=24 * 200, **more, **graded)
+        )
+        until(lambda: (tmp_path / "run.unfinished" / "metrics.jsonl").exists(), 200, tmp_path)
+        job.send_signal(signal.SIGTERM)
+        assert job.wait(60) == 143
+    said = [line for line in (tmp_path / "err.txt").read_text().splitlines() if line.startswith("ppo.py: ")]
+    assert len(said) == 1 and said[0].startswith("ppo.py: stopped by SIGTERM after update ")
+    assert said[0].endswith("of 200; go on by the same command with --resume_from_checkpoint true")
+    again = run([*command, "--resume_from_checkpoint", "true"], tmp_path, environment(), timeout=300)
+    assert again.returncode == 0, again.stderr[-2000:]
+    assert "going on from " in again.stderr
+    assert_same(straight, tmp_path / "run")
+
+
+SLEEPS = (
+    "import signal, sys, time\nfrom eightball_ppo import signals\n"
+    "try:\n    with signals.handled():\n        with {}:\n            print('ready', flush=True)\n"
+    "            for _ in range(600):\n                time.sleep(0.1)\n"
+    "                if signals.asked(): print('asked', flush=True)\n"
+    "except KeyboardInterrupt as error:\n    sys.exit(error.number)\n"
+)
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, -15), (signal.SIGINT, -2)])
+def test_the_first_signal_is_noted_and_the_second_ends_at_once(number: signal.Signals, code: int) -> None:
+    job = subprocess.Popen(
+        [sys.executable, "-c", SLEEPS.format("signals.finishing()")], cwd=REPOSITORY, stdout=subprocess.PIPE, text=True
+    )
+    assert job.stdout is not None and job.stdout.readline() == "ready\n"
+    job.send_signal(number)
+    assert job.stdout.readline() == "asked\n"
+    job.send_signal(number)
+    assert job.wait(30) == code
+
+
+def test_outside_a_training_the_first_signal_ends() -> None:
+    command = [sys.executable, "-c", SLEEPS.format("__import__('contextlib').nullcontext()")]
+    job = subprocess.Popen(command, cwd=REPOSITORY, stdout=subprocess.PIPE, text=True)
+    assert job.stdout is not None and job.stdout.readline() == "ready\n"
+    job.send_signal(signal.SIGTERM)
+    assert job.wait(30) == 15
+
+
+# --- several processes
+
+
+def test_two_processes_go_on_to_the_same_bits() -> None:
+    done = torchrun("tests/two_ranks_resume.py")
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert json.loads(done.stdout.strip().splitlines()[-1]) == {"stopped": [143, 143], "same": [True, True]}
+
+
+# --- the other stages
+
+STAGES: dict[str, tuple[Callable[[Any], Path], type, dict[str, Any], int]] = {
+    "sft": (sft.train, SFTConfig, {"num_train_epochs": 2}, 13),
+    "sft at the end of a pass": (sft.train, SFTConfig, {"num_train_epochs": 2}, 20),
+    "sft with lora": (sft.train, SFTConfig, {"num_train_epochs": 1, "use_peft": True}, 7),
+    "reward": (reward_model.train, RewardConfig, {"num_train_epochs": 1}, 4),
+    "distill": (distill.train, DistillConfig, {"num_train_epochs": 3}, 3),
+    "exact": (exact.train, ExactConfig, {"num_train_epochs": 4, "per_device_train_batch_size": 30}, 3),
+    "rloo": (rloo.train, RLOOConfig, {"total_episodes": 600}, 4),
+    "grpo": (grpo.train, GRPOConfig, {"total_episodes": 600, "log_completions": True}, 2),
+}
+FAST = ("sft", "rloo")
+
+
+@pytest.mark.parametrize(
+    "stage", [pytest.param(name, marks=[] if name in FAST else pytest.mark.slow) for name in STAGES]
+)
+def test_every_stage_goes_on_to_the_same_bits(stage: str, graded: dict[str, Any], tmp_path: Path) -> None:
+    train, config_class, more, after = STAGES[stage]
+    if issubclass(config_class, SFTConfig | RewardConfig):
+        more = {"dataset_name": graded["dataset_name"], "labels": LABELS, "disable_tqdm": True, **more}
+    else:
+        more = {**graded, **more}
+    if config_class in (RLOOConfig, GRPOConfig):  # 3 updates are a pass over the questions
+        more |= {"generation_batch_size": 120, "steps_per_generation": 2, "num_iterations": 2}
+    straight = train(config_class(output_dir=str(tmp_path / "straight"), **more))
+    config = config_class(output_dir=str(tmp_path / "run"), **more)
+    stopped(train, config, after)
+    torch.manual_seed(99)  # somebody else's numbers
+    assert_same(straight, train(replace(config, resume_from_checkpoint="true")))
