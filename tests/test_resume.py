@@ -267,7 +267,7 @@ STAGES: dict[str, tuple[Callable[[Any], Path], type, dict[str, Any], int]] = {
     "sft": (sft.train, SFTConfig, {"num_train_epochs": 2}, 13),
     "sft at the end of a pass": (sft.train, SFTConfig, {"num_train_epochs": 2}, 20),
     "sft with lora": (sft.train, SFTConfig, {"num_train_epochs": 1, "use_peft": True}, 7),
-    "reward": (reward_model.train, RewardConfig, {"num_train_epochs": 1}, 4),
+    "reward in its second pass": (reward_model.train, RewardConfig, {"num_train_epochs": 2}, 14),
     "distill": (distill.train, DistillConfig, {"num_train_epochs": 3}, 3),
     "exact": (exact.train, ExactConfig, {"num_train_epochs": 4, "per_device_train_batch_size": 30}, 3),
     "rloo": (rloo.train, RLOOConfig, {"total_episodes": 600}, 4),

@@ -6,11 +6,11 @@ the order of later epochs back. Of its resumption we use what counts steps and s
 
 import json
 import time
+from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import torch
 from torch.utils.data import Sampler
 from transformers import PreTrainedModel, Trainer, TrainerCallback
 from transformers.trainer import TRAINER_STATE_NAME
@@ -117,7 +117,7 @@ class ExactTrainer(Trainer):
     resumed: Resumption | None = None
     steps_per_update = 1
     one_generator = False  # TRL's sampler draws the order of every pass from one generator, and has no `set_epoch`
-    order: Sampler[int] | None = None  # in which the rows come, instead of the sampler's
+    order: Sampler[int] | None = None  # in which the rows come, each pass from one generator, too; None: transformers'
     began = 0.0
     last_inputs: Any = None
 
@@ -178,11 +178,9 @@ class ExactTrainer(Trainer):
         self.put_back("randomness", OfEveryRank(Randomness(), rank()))
 
     def _get_train_sampler(self, *args: Any, **kwargs: Any) -> Any:
-        if self.order is not None:
-            return self.order
-        sampler: Any = super()._get_train_sampler(*args, **kwargs)
-        if self.one_generator and self.resumed is not None:
+        sampler: Any = super()._get_train_sampler(*args, **kwargs) if self.order is None else self.order
+        if self.resumed is not None and (self.one_generator or self.order is not None):
             passes = json.loads((self.resumed.path / TRAINING / TRAINER_STATE_NAME).read_text())["epoch"]
             for _ in range(int(passes)):
-                torch.randperm(sampler.num_samples, generator=sampler.generator)
+                deque(sampler, maxlen=0)  # what it drew then
         return sampler
