@@ -142,14 +142,14 @@ class Run:
         """
         told = None if error is None else refusal(error)
         stored = checkpoints_in(self.path)
-        if stored and isinstance(told, IncompleteError):
-            last = stored[-1].name
-            raise IncompleteError(f"{told}; go on with --resume_from_checkpoint true, from {last}") from error
         if not stored and (told is not None or isinstance(error, InputError | IncompleteError)):
             shutil.rmtree(self.path, ignore_errors=True)
             with contextlib.suppress(OSError):  # somebody else has put something there by now
                 for parent in self._made:
                     parent.rmdir()
+        if isinstance(told, IncompleteError):
+            go_on = f"; go on with --resume_from_checkpoint true, from {stored[-1].name}" if stored else ""
+            raise IncompleteError(f"{told}{go_on}") from error
 
     @property
     def seconds(self) -> float:

@@ -131,7 +131,7 @@ def test_target_kl_ends_as_a_success_and_max_kl_keeps_the_best_policy(
 def test_the_best_policy_is_that_of_the_row_with_the_best_objective_below_max_kl(
     config: Callable[..., PPOConfig], tmp_path: Path
 ) -> None:
-    straight = ppo.train(config(save_steps=1, output_dir=str(tmp_path / "straight")))
+    straight = ppo.train(config(save_steps=1, max_kl=1000.0, output_dir=str(tmp_path / "straight")))
     rows = read_metrics(straight)
     most = sorted(row["exact/kl"] for row in rows)[len(rows) // 2]
     passed = next(i for i, row in enumerate(rows) if row["exact/kl"] > most)
@@ -160,8 +160,8 @@ def test_a_full_disk_is_one_line_that_says_how_to_go_on(
     monkeypatch.setattr(durable, "_sync", full)
     with pytest.raises(IncompleteError) as error:
         ppo.train(config(save_steps=2))
-    said = r"model.safetensors: No space left on device; make room or mend it, then run the same command again"
-    assert f"{said} with --resume_from_checkpoint true, from checkpoint-2" in str(error.value)
+    assert "model.safetensors: No space left on device; make room" in str(error.value)
+    assert str(error.value).endswith("; go on with --resume_from_checkpoint true, from checkpoint-2")
     unfinished = tmp_path / "run.unfinished"
     assert [path.name for path in unfinished.iterdir() if "checkpoint" in path.name] == ["checkpoint-2"]
     monkeypatch.setattr(durable, "_sync", synced)

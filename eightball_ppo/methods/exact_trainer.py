@@ -117,7 +117,7 @@ class ExactTrainer(Trainer):
     resumed: Resumption | None = None
     steps_per_update = 1
     one_generator = False  # TRL's sampler draws the order of every pass from one generator, and has no `set_epoch`
-    order: Sampler[int] | None = None  # in which the rows come, each pass from one generator, too; None: transformers'
+    order: Sampler[int] | None = None  # in which the rows come, a function of the epoch; None: transformers'
     began = 0.0
     last_inputs: Any = None
 
@@ -179,7 +179,7 @@ class ExactTrainer(Trainer):
 
     def _get_train_sampler(self, *args: Any, **kwargs: Any) -> Any:
         sampler: Any = super()._get_train_sampler(*args, **kwargs) if self.order is None else self.order
-        if self.resumed is not None and (self.one_generator or self.order is not None):
+        if self.resumed is not None and self.one_generator:
             passes = json.loads((self.resumed.path / TRAINING / TRAINER_STATE_NAME).read_text())["epoch"]
             for _ in range(int(passes)):
                 deque(sampler, maxlen=0)  # what it drew then

@@ -26,7 +26,8 @@ class GradientWatch(TrainerCallback):
 
     def __init__(self, max_norm: float | None, fault: Callable[[str], GuardError]):
         self.max_norm, self.fault = max_norm, fault
-        self._norms: list[Tensor] = []
+        self._norms: list[Tensor] = []  # of the update that is going on, or that ended last
+        self._ended = False
 
     def on_train_begin(self, args: Any, state: Any, control: Any, optimizer: Any = None, **_: Any) -> None:
         if AcceleratorState().mixed_precision == "fp16":  # gradients are scaled here, and overflow as a rule
@@ -37,6 +38,8 @@ class GradientWatch(TrainerCallback):
 
         def look(*_: Any) -> None:
             norm = torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
+            if self._ended:
+                self._norms, self._ended = [], False
             self._norms.append(norm)
             if norm.device.type == "cpu":  # an accelerator would have to be waited for: `on_step_end`
                 self._require_finite(norm)
@@ -49,7 +52,7 @@ class GradientWatch(TrainerCallback):
         """After an update of PPO, or a step of any other fit: before anything is saved."""
         if self._norms and self._norms[-1].device.type != "cpu":
             self._require_finite(torch.stack(self._norms).sum())
-        self._norms = []
+        self._ended = True
 
     def _require_finite(self, norm: Tensor) -> None:
         if not math.isfinite(norm.item()):

@@ -35,7 +35,7 @@ class WatchedTraining:
     def __init__(self, config: PPOConfig, task: Task, models: TRLModels, batch: int, updates: int, run: Run):
         self.config, self.task, self.run = config, task, run
         self.classifier = models.policy.by_row.classifier
-        self._parts: dict[str, Part] = {"reference": models.reference}
+        self._parts: dict[str, Part] = {"reference": OfEveryRank(models.reference, rank())}
         questions, labels = task.questions["train"].texts, task.labels.names
         if config.log_completions:
             window = WatchedScores(
