@@ -98,9 +98,13 @@ class Run:
         if is_main_process():
             if self.path.exists():
                 shutil.rmtree(self.path)
-            self.path.mkdir(parents=True)
-            write_config(self.path, config)
-            write_json(self.path / ENVIRONMENT, environment())
+            try:
+                self.path.mkdir(parents=True)
+                write_config(self.path, config)
+                write_json(self.path / ENVIRONMENT, environment())
+            except OSError:
+                self._remove()
+                raise
 
     def __enter__(self) -> "Run":
         return self
@@ -110,10 +114,14 @@ class Run:
     ) -> None:
         foreseen = isinstance(error, InputError | IncompleteError) or (error is not None and refusal(error) is not None)
         if foreseen and is_main_process() and not checkpoints_in(self.path):
-            shutil.rmtree(self.path, ignore_errors=True)
-            with contextlib.suppress(OSError):  # somebody else has put something there by now
-                for parent in self._made:
-                    parent.rmdir()
+            self._remove()
+
+    def _remove(self) -> None:
+        """Take away what is unfinished, and the directories that were made for it."""
+        shutil.rmtree(self.path, ignore_errors=True)
+        with contextlib.suppress(OSError):  # somebody else has put something there by now
+            for parent in self._made:
+                parent.rmdir()
 
     @property
     def seconds(self) -> float:
