@@ -92,7 +92,7 @@ def failing(function: str, error: Exception, after: int = 0) -> Fault:
     def fault(_: Path) -> Iterator[None]:
         calls = iter(range(10**9))
         with pytest.MonkeyPatch.context() as patched:
-            module, _, name = function.rpartition(".")
+            module, name = function.rsplit(".", 1)
             original = importlib.import_module(module)
             real = getattr(original, name)
 
