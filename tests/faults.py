@@ -86,7 +86,7 @@ def nth_write(nth: int, number: int = errno.ENOSPC) -> Fault:
 
 
 def failing(function: str, error: Exception, after: int = 0) -> Fault:
-    """`function`, by its module and name, raises `error` when it is called for the time after `after`."""
+    """`function`, by its module and name, raises `error` once, at its call after `after` others."""
 
     @contextlib.contextmanager
     def fault(_: Path) -> Iterator[None]:
@@ -97,7 +97,7 @@ def failing(function: str, error: Exception, after: int = 0) -> Fault:
             real = getattr(original, name)
 
             def called(*args: Any, **kwargs: Any) -> Any:
-                if next(calls) >= after:
+                if next(calls) == after:
                     raise error
                 return real(*args, **kwargs)
 

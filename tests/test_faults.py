@@ -65,7 +65,7 @@ SLOW = [
     Injected("distill", "the sixth write", nth_write(6, errno.EIO), BROKEN),
     Injected("distill", "a full card", failing("eightball_ppo.methods.distill.fit", CUDA_FULL), SHORT),
     Injected("rloo", "the weights do not fit", full_at(1_000_000), FULL, "--total_episodes 240"),
-    Injected("rloo", "the eighth write", nth_write(8), NO_SPACE, "--total_episodes 240"),
+    Injected("rloo", "the twelfth write", nth_write(12), NO_SPACE, "--total_episodes 240"),
     Injected("grpo", "the fifth write", nth_write(5, errno.EIO), BROKEN, "--total_episodes 240"),
     Injected("ppo", "no byte gets through", full_at(0), FULL),
     Injected("ppo", "a picture does not fit", full_at(60_000), FULL),
