@@ -37,7 +37,6 @@ FAST = [
     Injected("sft", "the weights do not fit", full_at(1_000_000), FULL),
     Injected("sft", "the first write", nth_write(1), NO_SPACE),
     Injected("exact", "a row of metrics", nth_write(20, errno.EIO), BROKEN),
-    Injected("exact", "too little memory", failing("eightball_ppo.methods.exact.fit", MemoryError()), SHORT),
     Injected("best_of_n", "the weights do not fit", full_at(1_000_000), FULL),
     Injected("grade", "the table does not fit", full_at(3_000), "make room"),
     Injected(
@@ -48,6 +47,7 @@ FAST = [
     ),
 ]
 SLOW = [
+    Injected("exact", "too little memory", failing("eightball_ppo.methods.exact.fit", MemoryError()), SHORT),
     Injected("sft", "the tokenizer does not fit", full_at(500_000), FULL),
     Injected("sft", "the tenth write", nth_write(10, errno.EDQUOT), "Disk quota exceeded; make room"),
     Injected("sft", "a full card", failing("eightball_ppo.methods.sft.fit", CUDA_FULL), SHORT),
