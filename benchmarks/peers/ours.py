@@ -4,15 +4,13 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from transformers import TrainerCallback
-
 from eightball_ppo.configs import PPOConfig
 from eightball_ppo.data import Questions
 from eightball_ppo.labels import LabelSet
 from eightball_ppo.methods import ppo
-from eightball_ppo.methods.batches import updates_between_measurements
-from eightball_ppo.methods.fitting import MetricsCallback
+from eightball_ppo.methods.exact_trainer import keeping_task
 from eightball_ppo.methods.grading import JobGrades
+from eightball_ppo.methods.ppo_watch import WatchedTraining
 from eightball_ppo.methods.task import Task
 from eightball_ppo.methods.training_grades import TrainingGrades
 from eightball_ppo.models.loading import table_logits_NK
@@ -35,14 +33,15 @@ class Ours:
         self.task = self._task()
         self.run_directory = Run(self.config, "ppo")
         self.models = ppo.build_models(self.task.classifier, self.task.tokens["train"], self.task.lessons, self.config)
-        classifier = self.models.policy.by_row.classifier
-        every = updates_between_measurements(self.config, settings.batch, len(task), len(task))
-        callbacks: list[TrainerCallback] = [
-            MetricsCallback(self.run_directory, "ppo", lambda: self.task.exact_metrics(classifier), every)
-        ]
+        watched = WatchedTraining(
+            self.config, self.task, self.models, settings.batch, settings.updates, self.run_directory
+        )
+        callbacks = list(watched.callbacks)
         if on_update is not None:
+            classifier = self.models.policy.by_row.classifier
             callbacks.append(UpdateHook(on_update, lambda: table_logits_NK(classifier, self.task.tokens["train"])))
         self.trainer = ppo.build_trainer(self.config, self.models, settings.batch, self.run_directory.path, callbacks)
+        watched.keep_checkpoints(self.trainer, keeping_task(self.task, None))
 
     def _config(self) -> PPOConfig:
         settings = self.settings
