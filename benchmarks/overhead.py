@@ -4,9 +4,10 @@ OMP_NUM_THREADS=1 python benchmarks/overhead.py
 
 Both sides make the same networks from the same seed, sample as many answers, and make the same forward and backward
 passes: the reference once, the policy for a rollout, then epochs x minibatches of the policy and of the value head; no
-question stands twice in a batch, so that none is saved. The bare loop has no trainer, no adapters, no collator, no logging. Rounds of both alternate in one process;
-reported is the ratio of processor time, as median, lowest and highest round. Ours also measures the exact metrics, as often
-as a run of this size does, and at the last update; the bare loop measures nothing.
+question stands twice in a batch, so that none is saved. The bare loop has no trainer, no adapters, no collator, no
+logging. Rounds of both alternate in one process; reported is the ratio of processor time, as median, lowest and highest
+round. Ours also measures the exact metrics, as often as a run of this size does, and at the last update; the bare loop
+measures nothing.
 """
 
 import argparse
