@@ -221,8 +221,12 @@ BAD_INPUTS = [
     BadInput(
         "adapters on themselves",
         ["ppo", *SFT.split(), "--dataset_name", "./d"],
-        ("--sft_model_path ./m: not a loadable checkpoint",),
-        {"m/adapter_config.json": '{"base_model_name_or_path": "./m"}', "d/x": ""},
+        ("--sft_model_path ./m: its adapters stand on themselves",),
+        {
+            "m/adapter_config.json": '{"base_model_name_or_path": "./m", "peft_type": "LORA"}',
+            "m/adapter_model.safetensors": "x",
+            "d/x": "",
+        },
         labels=(),
     ),
     BadInput(
@@ -235,7 +239,7 @@ BAD_INPUTS = [
         "a tokenizer of anything",
         "sft --tokenizer ./t",
         ("--tokenizer ./t: no tokenizer there",),
-        {"t/tokenizer.json": "[]", "t/tokenizer_config.json": "[]"},
+        {"t/tokenizer.json": "[]", "t/tokenizer_config.json": "{}"},
     ),
     # grades
     BadInput(

@@ -24,7 +24,11 @@ TEXTS = sorted(file for file in PACKAGE.rglob("*") if file.suffix in {".jinja", 
 WORD = re.compile(r"\b(?:Yes|YES|Maybe|MAYBE|NO)\b|\bNo\b(?! [a-z])")  # "No grades there." is English
 
 STRATEGY = "transformers' word for: never"
+ANY_WORDS = "words to break in two: any would do"
 WORDS = {
+    **{("benchmarks/fuzz_replies.py", word): ANY_WORDS for word in ("Yes", "No", "Maybe", "no", "Maybe=Maybe|Perhaps")},
+    ("benchmarks/fuzz_replies.py", '{"answer": "Yes"}'): ANY_WORDS,
+    ("benchmarks/soak.py", "rule:Yes"): "a label of the default data",
     ("launches.py", "no"): "accelerate's word for: no mixed precision",
     ("methods/fitting.py", "no"): STRATEGY,
     ("methods/groups.py", "no"): STRATEGY,
@@ -40,13 +44,15 @@ THREES = {
     ("benchmarks/coverage.py", "np.full((N, Q), 3.0)"): FACTOR,
     ("benchmarks/coverage.py", "-5 * 2 / 3"): FACTOR,
     ("benchmarks/coverage.py", "0.2 * 4 * 0.3 ** 2 / 3"): FACTOR,
+    ("benchmarks/fuzz_replies.py", "max_size=3"): "parts of a reply",
+    ("benchmarks/fuzz_replies.py", "st.floats(-3, 0)"): "log-probabilities",
     ("benchmarks/grading.py", "default=3"): "rounds",
+    ("benchmarks/soak.py", "round(last / first - 1, 3)"): "decimals",
     ("benchmarks/grading.py", "max_tokens=3"): "tokens",
     ("benchmarks/throughput.py", "seconds / 3"): FACTOR,
     ("benchmarks/throughput.py", "4096: 3"): FACTOR,
     ("benchmarks/throughput.py", "default=3.0"): "seconds",
-    ("cli.py", "sys.exit(3)"): EXIT_CODE,
-    ("cli.py", "2 if isinstance(error, InputError) else 3"): EXIT_CODE,
+    ("cli.py", "4 if isinstance(error, GuardError) else 3"): EXIT_CODE,
     ("comparison/compare.py", "np.logspace(3, -3, FRONTIER_POINTS)"): "decades of beta on the frontier",
     ("comparison/wording.py", "min(max(1 - math.floor(math.log10(half)), 0), 6) if half else 3"): "decimals",
     ("demo/charts.py", "span / 3"): DRAWING,
@@ -59,6 +65,7 @@ THREES = {
     ("graders/table.py", "3 - len(details)"): EXAMPLES,
     ("hub/push.py", "ATTEMPTS = 3"): "attempts of an upload",
     ("markdown.py", "max(3, max(map(len, re.findall('`+', value)), default=0) + 1)"): "backticks of a fence",
+    ("methods/exact_trainer.py", "round(logs[name] * logs['train_runtime'] / seconds, 3)"): "decimals",
     ("methods/asking_again.py", "REPEATS = 3"): "how often a sampling judge is asked",
     ("models/modeling_eightball.py", "3 * width"): QKV,
     ("models/modeling_eightball.py", "3 * heads"): QKV,

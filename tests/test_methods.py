@@ -299,7 +299,7 @@ def test_the_price_falls_to_its_own_within_the_steps_there_are(
     """On several processes each makes fewer steps; there is only one here, so what it would fit is caught."""
     caught: list[AnnealedObjective] = []
 
-    def fit(*arguments: Any) -> None:
+    def fit(*arguments: Any, **_: Any) -> None:
         caught.append(arguments[-1])
         raise InputError("far enough")
 
@@ -427,7 +427,7 @@ def test_who_learns_from_wrong_grades_alone_gets_worse_by_the_right_ones(
     results = read_results(train(method, options(method, grader_noise=1.0, **short)))
     assert results["grader_noise"] == 1 and results["grader_calls"] == 180
     trained, reference = results["splits"]["train"], results["reference"]["train"]
-    assert trained["expected_score"] < reference["expected_score"] and trained["win_rate"] < 0.45
+    assert trained["expected_score"] < reference["expected_score"] and trained["win_rate"] < 0.5
     clean = loaded(options("sft"))
     graded = clean.graded("train")
     expected = evaluate(graded.ref_logp_NK, graded, 0.1, clean.labels)["expected_score"]

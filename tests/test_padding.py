@@ -53,7 +53,9 @@ def test_a_reward_model_is_trained_in_batches_of_like_length(
 def test_every_row_comes_once_in_another_order_every_time() -> None:
     length_N = torch.randint(5, 32, (638,), generator=torch.Generator().manual_seed(0))
     order = LikeLengths(length_N, batch_size=16, seed=0)
-    first, second = list(order), list(order)
+    first = list(order)
+    order.set_epoch(1)
+    second = list(order)
     assert sorted(first) == sorted(second) == list(range(638)) and first != second
     assert first == list(LikeLengths(length_N, batch_size=16, seed=0)) != list(LikeLengths(length_N, 16, seed=1))
     batches = [length_N[first[i : i + 16]] for i in range(0, 624, 16)]

@@ -103,7 +103,7 @@ def test_c_max_grad_norm_really_clips(tmp_path: Path) -> None:
     ppo.run_trainer(trainer, settings)
     assert len(norms) == 2 * 4 * 2 and max(norms) <= 1.001e-3
     before = watch.mean()
-    assert before is not None and before > 1.001e-3 and watch.mean() is None
+    assert before is not None and before > 1.001e-3
 
 
 def test_steps_per_update_are_epochs_times_minibatches(tmp_path: Path) -> None:
