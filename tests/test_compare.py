@@ -453,7 +453,7 @@ def test_noise_and_budgets_two_labels_failed_grades_and_a_method_that_fails(tick
     assert frame["kl"].nunique() == 4  # noise is not a name alone
     holes = summary(directory)["holes"]
     assert [(row["method"], row["noise"], row["budget"]) for row in holes] == [("exact", 0.0, 8), ("exact", 0.5, 8)]
-    assert all("RuntimeError" in row["why"] and "logs/exact" in row["why"] for row in holes), holes
+    assert all("the gradient is not finite" in row["why"] and "logs/exact" in row["why"] for row in holes)
     assert pd.read_parquet(directory / "grades.parquet")["status"].value_counts().to_dict() == {"ok": 69, "failed": 3}
     assert summary(directory)["grader"] == "somebody"
     assert recompute.main([str(directory)]) == 0
