@@ -68,16 +68,16 @@ class RowClassifier(nn.Module):
         """The classifier's logits, float32 at least."""
         inputs, place_B = self.reader.read(input_ids)
         logits_UK, *_ = self.classifier(**inputs, return_dict=False)
-        return _placed(logits_UK, place_B)
+        return placed(logits_UK, place_B)
 
     def summary_BH(self, input_ids: Tensor) -> Tensor:
         """The classifier's last hidden state at the first position, float32 at least."""
         inputs, place_B = self.reader.read(input_ids)
         _, hidden_states, *_ = self.classifier(**inputs, output_hidden_states=True, return_dict=False)
-        return _placed(hidden_states[-1][:, 0], place_B)
+        return placed(hidden_states[-1][:, 0], place_B)
 
 
-def _placed(own: Tensor, place_B: Tensor | None) -> Tensor:
+def placed(own: Tensor, place_B: Tensor | None) -> Tensor:
     """What was computed of each question, for every row that asks it.
 
     float32 of what is narrower: log-probabilities and values are never computed in half precision.
@@ -100,14 +100,17 @@ class PolicyAdapter(StaysInEval, nn.Module):
         super().__init__()
         self.by_row = RowClassifier(classifier, reader)
         self.adapters = adapters
+        self.at_hand: Callable[[Tensor], Tensor | None] | None = None  # logits that the value model's pass has made
         self.config = classifier.config
         self.generation_config = GenerationConfig()
         self.eval()
 
     def forward(self, input_ids: Tensor, **_: Any) -> Logits:
         """Logits [B, 2, K+1]; TRL reads position 0, in front of the answer, and divides it in place."""
-        with nullcontext() if self.adapters else adapters_off(self.by_row.classifier):
-            logits_BK = self.by_row.logits_BK(input_ids)
+        logits_BK = None if self.at_hand is None else self.at_hand(input_ids)
+        if logits_BK is None:
+            with nullcontext() if self.adapters else adapters_off(self.by_row.classifier):
+                logits_BK = self.by_row.logits_BK(input_ids)
         return Logits(nn.functional.pad(logits_BK.unsqueeze(1), (1, 0, 0, 1), value=NEVER))
 
     def generate(self, input_ids: Tensor, **_: Any) -> Sampled:

@@ -3,6 +3,7 @@
 Letters: B rows of a batch, N questions, K labels, H hidden width.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -30,11 +31,14 @@ class ValueTrunk(StaysInEval, nn.Module):
         summary_1H = self.by_row.summary_BH(reader.ids.question_ids(torch.zeros(1, 1, dtype=torch.long, device=device)))
         self.width = summary_1H.shape[-1]
         freeze_unused(classifier, summary_1H)
+        self.beside: Callable[[Tensor], Tensor] | None = None  # the same summary from a pass that the policy shares
         self.eval()
 
     def forward(self, input_ids: Tensor, **_: Any) -> HiddenStates:
         """Hidden state [B, 2, H], the same at both positions."""
-        return HiddenStates((self.by_row.summary_BH(input_ids).unsqueeze(1).expand(-1, 2, -1),))
+        summarise = self.by_row.summary_BH if self.beside is None or not torch.is_grad_enabled() else self.beside
+        summary_BH = summarise(input_ids)
+        return HiddenStates((summary_BH.unsqueeze(1).expand(-1, 2, -1),))
 
 
 class SharedTrunk(nn.Module):

@@ -54,6 +54,7 @@ def test_only_the_methods_that_sample_and_the_flag_parser_import_trl() -> None:
         ("questions.py", ("tokenization",)),
         ("adapters.py", ("models", "ppo_math", "questions")),
         ("value_adapters.py", ("adapters", "models", "objective", "questions")),
+        ("side_by_side.py", ("adapters", "models")),
         ("group_adapters.py", ("adapters", "questions")),
         ("data", ("data", "data_options", "errors", "labels", "locations")),
         ("evaluation.py", ("objective", "data", "labels")),

@@ -13,6 +13,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import TrainerCallback
 
 import tiny
+from eightball_ppo import side_by_side
 from eightball_ppo.adapters import PolicyAdapter, RewardAdapter
 from eightball_ppo.methods import ppo
 from eightball_ppo.methods.ppo_models import TRLModels, build_models
@@ -38,7 +39,9 @@ class _Forwards:
 
 
 @pytest.mark.parametrize("baseline", ["value", "exact"])
-def test_an_update_makes_the_passes_that_it_is_designed_to_make(baseline: str, tmp_path: Path) -> None:
+def test_an_update_makes_the_passes_that_it_is_designed_to_make(
+    baseline: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Of 24 questions, each twice in a batch of 48: a rollout is one pass of the 24; so is each of 2 x 2 minibatches
     of 24 rows. The reference is asked once in all, the grader once an update, for the answers that were drawn."""
     settings = tiny.config(
@@ -52,13 +55,22 @@ def test_an_update_makes_the_passes_that_it_is_designed_to_make(baseline: str, t
     )
     trunk = models.value.trunk
     value = _Forwards(trunk.by_row.classifier) if isinstance(trunk, ValueTrunk) else None
+    shared: list[int] = []
+    made = side_by_side.both
+
+    def both(*arguments: Any) -> Any:
+        shared.append(len(arguments[2]))
+        return made(*arguments)
+
+    monkeypatch.setattr(side_by_side, "both", both)
     ppo.run_trainer(trainer, settings)
     assert rollouts == [48] * 5
     assert sum(reference.questions) == N + 1  # and one to learn how many logits there are
     if value is None:
         assert policy.questions == ([N] + [N] + 4 * [N]) * 5  # sampled, valued, updated
     else:
-        assert policy.questions == value.questions == ([N] + 4 * [N]) * 5
+        assert policy.questions == value.questions == [N] * 5  # sampled, valued
+        assert shared == 4 * [N] * 5  # updated, both in one pass
 
 
 class _Widest(TorchDispatchMode):
@@ -171,6 +183,38 @@ def test_three_updates_give_the_numbers_of_adapters_that_save_nothing(batch: int
     for mine, theirs in zip(*rows, strict=True):
         for name in ("objective/kl", "objective/scores", "loss/policy_avg", "loss/value_avg", "policy/entropy_avg"):
             assert mine[name] == pytest.approx(theirs[name], abs=2e-6), name
+
+
+def test_two_networks_side_by_side_are_the_two() -> None:
+    policy, value = tiny.classifier(seed=1).double(), tiny.classifier(seed=2).double()
+    inputs = tiny.tokens(N).rows(torch.arange(N))
+    apart = (policy(**inputs).logits, value(**inputs, output_hidden_states=True).hidden_states[-1][:, 0])
+    together = side_by_side.both(policy, value, inputs["input_ids"], inputs["attention_mask"])
+    weights = [own for model in (policy, value) for own in model.parameters()]
+    for one, other in zip(apart, together, strict=True):
+        torch.testing.assert_close(one, other, atol=1e-12, rtol=0)
+    gradients = [
+        torch.autograd.grad(own[0].square().sum() + own[1].square().sum(), weights, allow_unused=True)
+        for own in (apart, together)
+    ]
+    for one, other in zip(*gradients, strict=True):
+        if one is None or other is None:
+            assert one is other  # the head of the value network
+        else:
+            torch.testing.assert_close(one, other, atol=1e-10, rtol=0)
+
+
+def test_only_the_small_classifier_itself_stands_side_by_side() -> None:
+    settings = tiny.config()
+    small = build_models(tiny.classifier(), tiny.tokens(N), TrainingGrades(tiny.scores(N)), settings)
+    table = build_models(tiny.Tabular(tiny.scores(N)), tiny.row_tokens(N), TrainingGrades(tiny.scores(N)), settings)
+    assert small.policy.at_hand is not None and table.policy.at_hand is None
+    assert isinstance(small.value.trunk, ValueTrunk) and small.value.trunk.beside is not None
+    ids = IDS.question_ids(torch.arange(N))[:, None]
+    before = small.policy(ids).logits
+    small.value.trunk(ids)
+    other = ids.clone()
+    assert torch.equal(small.policy(other).logits, before)  # not the tensor that was asked about: computed anew
 
 
 def test_the_exact_baseline_is_the_value_of_the_policy_that_sampled(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ from eightball_ppo.configs import PPOConfig
 from eightball_ppo.methods.training_grades import TrainingGrades
 from eightball_ppo.models.lora import with_lora
 from eightball_ppo.questions import QuestionReader, SequenceIds
+from eightball_ppo.side_by_side import SideBySide
 from eightball_ppo.tokenization import TokenTable
 from eightball_ppo.value_adapters import ExactBaseline, SharedTrunk, ValueAdapter, ValueTrunk
 
@@ -55,4 +56,7 @@ def build_models(
         trunk = SharedTrunk(policy.by_row)
     else:
         trunk = ValueTrunk(copy.deepcopy(classifier).requires_grad_(True), reader)
+        if SideBySide.fits(policy, trunk.by_row):
+            pair = SideBySide(policy.by_row, trunk.by_row)
+            trunk.beside, policy.at_hand = pair.summary_BH, pair.logits_BK
     return TRLModels(ids, policy, reference, ValueAdapter(trunk), reward)

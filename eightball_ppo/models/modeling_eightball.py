@@ -28,18 +28,22 @@ class PooledSelfAttention(nn.Module):
 
     def forward(self, x_BTE: Tensor, mask_BT: Tensor) -> Tensor:
         """`mask_BT` is True where a token is real. A question without any real token pools to the output bias."""
-        batch, tokens, width = x_BTE.shape
-        heads, depth = self.num_heads, width // self.num_heads
-        by_head_BTxd = self.qkv(x_BTE).view(batch, tokens, 3 * heads, depth)
+        return self.out(self.pooled(self.qkv(x_BTE), mask_BT))
+
+    def pooled(self, qkv_BTF: Tensor, mask_BT: Tensor) -> Tensor:
+        """What the heads found [B, E], of queries, keys and values, F = 3 E."""
+        batch, tokens, _ = qkv_BTF.shape
+        heads, depth = self.num_heads, self.out.in_features // self.num_heads
+        by_head_BTxd = qkv_BTF.view(batch, tokens, 3 * heads, depth)
         q_XTd, k_XTd, v_XTd = by_head_BTxd.permute(2, 0, 1, 3).reshape(3, heads * batch, tokens, depth).unbind(0)
 
-        real_XT1 = mask_BT.to(x_BTE.dtype).expand(heads, batch, tokens).reshape(heads * batch, tokens, 1)
-        never_XT1 = (real_XT1 - 1) * -torch.finfo(x_BTE.dtype).min
+        real_XT1 = mask_BT.to(qkv_BTF.dtype).expand(heads, batch, tokens).reshape(heads * batch, tokens, 1)
+        never_XT1 = (real_XT1 - 1) * -torch.finfo(qkv_BTF.dtype).min
         query_weight_XT1 = real_XT1 / real_XT1.sum(1, keepdim=True).clamp(min=1)
         score_XTT = torch.baddbmm(never_XT1, k_XTd, q_XTd.transpose(1, 2), alpha=depth**-0.5)
         pooled_XT1 = torch.bmm(score_XTT.softmax(1), query_weight_XT1)
         context_Xd1 = torch.bmm(v_XTd.transpose(1, 2), pooled_XT1)
-        return self.out(context_Xd1.view(heads, batch, depth).transpose(0, 1).reshape(batch, width))
+        return context_Xd1.view(heads, batch, depth).transpose(0, 1).reshape(batch, heads * depth)
 
 
 class EightBallForSequenceClassification(PreTrainedModel):
