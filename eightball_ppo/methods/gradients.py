@@ -14,6 +14,16 @@ from eightball_ppo.fields import require
 from eightball_ppo.methods.training_state import bare
 
 
+FEW = 1_000_000  # numbers that are sooner copied behind each other than summed apart
+
+
+def total_norm(gradients: list[Tensor]) -> Tensor:
+    """The norm of all gradients together, as `torch.nn.utils.get_total_norm` computes it, quicker where they are few."""
+    if sum(own.numel() for own in gradients) > FEW:
+        return torch.nn.utils.get_total_norm(gradients)
+    return torch.linalg.vector_norm(torch.cat([own.flatten() for own in gradients]))
+
+
 class GradientWatch(TrainerCallback):
     """The norm of every gradient before it is used: kept, clipped at `max_norm`, refused if it is not finite.
 
@@ -37,7 +47,7 @@ class GradientWatch(TrainerCallback):
         parameters = [p for group in optimizer.param_groups for p in group["params"]]
 
         def look(*_: Any) -> None:
-            norm = torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
+            norm = total_norm([p.grad for p in parameters if p.grad is not None])
             if self._ended:
                 self._norms, self._ended = [], False
             self._norms.append(norm)
