@@ -1,4 +1,4 @@
-"""QuickAdamW against torch's own, bit for bit."""
+"""QuickAdamW against torch's own, bit for bit; and the norm of the gradients that it is given."""
 
 import copy
 
@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import nn
 
+from eightball_ppo.methods import gradients
 from eightball_ppo.quick_adamw import QuickAdamW
 
 
@@ -66,3 +67,12 @@ def test_what_has_no_gradient_stays_and_mixed_types_are_refused() -> None:
     mixed = [nn.Parameter(torch.ones(2)), nn.Parameter(torch.ones(2, dtype=torch.bfloat16))]
     with pytest.raises(ValueError, match="several types"):
         QuickAdamW([{"params": mixed, "lr": 0.1}], (0.9, 0.95), 0.0)
+
+
+@pytest.mark.parametrize("wide", [3, 400])
+def test_the_norm_of_all_gradients_is_torchs_own(wide: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gradients, "FEW", 1000)
+    own = [torch.randn(wide, 2), torch.randn(wide), torch.randn(1)]
+    torch.testing.assert_close(gradients.total_norm(own), torch.nn.utils.get_total_norm(own))
+    own[1][0] = torch.inf
+    assert not torch.isfinite(gradients.total_norm(own))

@@ -13,7 +13,6 @@ from eightball_ppo.errors import GuardError
 from eightball_ppo.fields import require
 from eightball_ppo.methods.training_state import bare
 
-
 FEW = 1_000_000  # numbers that are sooner copied behind each other than summed apart
 
 
