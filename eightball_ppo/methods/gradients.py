@@ -17,7 +17,7 @@ FEW = 1_000_000  # numbers that are sooner copied behind each other than summed 
 
 
 def total_norm(gradients: list[Tensor]) -> Tensor:
-    """The norm of all gradients together, as `torch.nn.utils.get_total_norm` computes it, quicker where they are few."""
+    """The norm of all gradients together, as `torch.nn.utils.get_total_norm` has it, quicker where they are few."""
     if sum(own.numel() for own in gradients) > FEW:
         return torch.nn.utils.get_total_norm(gradients)
     return torch.linalg.vector_norm(torch.cat([own.flatten() for own in gradients]))
