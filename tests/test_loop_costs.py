@@ -2,7 +2,6 @@
 
 import gc
 import os
-import resource
 from pathlib import Path
 from typing import Any
 
@@ -99,7 +98,7 @@ def test_nothing_in_trls_loop_is_wider_than_the_labels_and_a_pad(tmp_path: Path)
     with _Widest() as seen:
         ppo.run_trainer(trainer, settings)
     wide = {shape for shape in seen.shapes if len(shape) > 1 and shape[-1] > K + 1}
-    assert wide == {(1, 64)} or not wide, wide  # weights and rows lie along the first axis; (1, 64) is a row of rows
+    assert wide == {(1, 64)}, wide  # the rows of all 64 questions, one behind the other: no logits
 
 
 class _Grows(TrainerCallback):
@@ -125,7 +124,6 @@ def test_five_hundred_updates_take_no_memory_and_no_collection_of_their_own(tmp_
     assert watch.resident[-1] - watch.resident[20] < 5 * 2**20
     made = watch.collections[-1] - watch.collections[20]
     assert made == 2 * (500 - 21)  # TRL's own two an update
-    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss > 0
 
 
 def test_a_question_is_read_once_a_batch_and_once_for_policy_and_value() -> None:
