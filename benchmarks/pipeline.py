@@ -18,7 +18,6 @@ import functools
 import importlib
 import json
 import os
-import platform
 import resource
 import subprocess
 import sys
@@ -26,10 +25,11 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from importlib import metadata
 from pathlib import Path
 from statistics import median
 from typing import Any
+
+from machine import machine
 
 REPOSITORY = Path(__file__).parents[1]
 RESULTS = REPOSITORY / "benchmarks" / "results" / "pipeline.json"
@@ -147,7 +147,9 @@ def main_job(directory: Path) -> dict[str, Any]:
     """One round: the main job, from nothing, in `directory`."""
     directory.mkdir()
     (directory / "datasets").symlink_to(REPOSITORY / "datasets")
-    command = [sys.executable, *LAUNCH, __file__, "--main_job", "record.json"]
+    asked = os.environ.get("OMP_NUM_THREADS")  # the launch file has its own number
+    threads = [] if asked is None else ["--num_cpu_threads_per_process", asked]
+    command = [sys.executable, *LAUNCH, *threads, __file__, "--main_job", "record.json"]
     total = processor(command, cwd=directory, env=environment())
     record = json.loads((directory / "record.json").read_text())
     inner = {kind: sum(own[kind] for own in record["stages"].values()) for kind in ("cpu", "wall")}
@@ -245,14 +247,7 @@ def main() -> None:
         speed = f"{each['cpu']:.0f} questions a processor second, {each['wall']:.0f} a second"
         print(f"reward model, {kind}, {graded['threads']} threads: {speed}, accuracy {own['accuracy']:.3f}")
     print("int8 and float32 agree on {agree:.3f}; nats apart {apart:.3f}, at most {most_apart:.2f}".format(**graded))
-    machine = {
-        "platform": platform.platform(),
-        "python": platform.python_version(),
-        "cpu_count": os.cpu_count(),
-        "threads": rounds[0]["threads"],
-        "packages": {name: metadata.version(name) for name in ("torch", "transformers", "trl", "accelerate")},
-    }
-    record = {**machine, "rounds": rounds, "commands": small, "grading": graded}
+    record = {**machine(rounds[0]["threads"]), "rounds": rounds, "commands": small, "grading": graded}
     options.output.parent.mkdir(exist_ok=True)
     options.output.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
 

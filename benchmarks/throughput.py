@@ -12,14 +12,13 @@ start in the results. Reported is the ratio of episodes per processor second wit
 import argparse
 import json
 import os
-import platform
 import sys
 from contextlib import ExitStack
-from importlib import metadata
 from pathlib import Path
 from statistics import median
 from typing import Any
 
+from machine import machine
 from peers.registry import PEERS, missing
 from workers import Worker
 
@@ -35,7 +34,6 @@ THRESHOLDS = {
     "bare_tricks": {64: 0.55, 512: 0.65, 4096: 0.5},
 }
 LEFT_OUT = {("naive_trl", 4096): "more than a minute an update"}  # what is not measured, and why
-PACKAGES = ("torch", "trl", "transformers", "numpy", "stable-baselines3", "torchrl", "tensordict", "gymnasium")
 
 
 def one_run(worker: Worker, batch: int, updates: int, seed: int = 0) -> dict[str, Any]:
@@ -128,25 +126,6 @@ def _cell(record: dict[str, Any] | None) -> str:
     ratio, threshold = record["first_over_it"]["processor"], record["threshold"]
     text = f"{ratio['median']:.2f} ({ratio['min']:.2f} to {ratio['max']:.2f})"
     return text if threshold is None else f"{text}; {'>=' if ratio['median'] >= threshold else 'NOT'} {threshold:g}"
-
-
-def versions() -> dict[str, str]:
-    """Of the packages that are measured and are here."""
-    here = {own.metadata["Name"].lower().replace("_", "-") for own in metadata.distributions()}
-    return {name: metadata.version(name) for name in PACKAGES if name in here}
-
-
-def machine() -> dict[str, Any]:
-    """What the numbers were measured on."""
-    found = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
-    return {
-        "python": platform.python_version(),
-        "platform": platform.platform(),
-        "processor": next((line.split(":")[1].strip() for line in found if line.startswith("model name")), None),
-        "cpu_count": os.cpu_count(),
-        "threads": 1,
-        "packages": versions(),
-    }
 
 
 def main() -> None:

@@ -19,7 +19,7 @@ FAILING = (
 REFUSED = (errno.EACCES, errno.EPERM, errno.ENAMETOOLONG, errno.ELOOP)  # another place is needed
 _OS_ERROR = re.compile(r"\(os error (\d+)\)")  # how safetensors and tokenizers say it, which are Rust
 
-_OUT_OF_MEMORY = re.compile(r"out of memory|can't allocate memory|not enough memory", re.IGNORECASE)  # as torch says it
+_OUT_OF_MEMORY = re.compile("out of memory|(?:can't|cannot) allocate memory|not enough memory", re.IGNORECASE)
 
 
 def check_place(name: str, flag: str) -> None:
@@ -43,7 +43,7 @@ def refusal(error: BaseException) -> IncompleteError | InputError | None:
     had is bad input.
     """
     for cause in _causes(error):
-        if isinstance(cause, MemoryError) or (isinstance(cause, RuntimeError) and _OUT_OF_MEMORY.search(str(cause))):
+        if is_out_of_memory(cause):
             return IncompleteError(
                 "out of memory; run the same command again with a smaller --per_device_train_batch_size or "
                 "--grader_batch_size, or on a machine with more; grades and checkpoints that were made are kept"
@@ -58,6 +58,13 @@ def refusal(error: BaseException) -> IncompleteError | InputError | None:
         if number in REFUSED:
             return InputError(f"{where}{os.strerror(number)}; name another file or directory, or change who may use it")
     return None
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether Python or torch, on a card or the CPU, got less memory than it asked for."""
+    if isinstance(error, RuntimeError):  # torch.OutOfMemoryError is one, too
+        return _OUT_OF_MEMORY.search(str(error)) is not None
+    return isinstance(error, MemoryError)
 
 
 def _causes(error: BaseException | None) -> Iterator[BaseException]:

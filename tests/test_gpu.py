@@ -1,4 +1,5 @@
-"""On a CUDA card: nothing meets a tensor of another device, and bfloat16 trains. Skipped where there is none."""
+"""On a CUDA card: nothing meets a tensor of another device, and bfloat16 trains, and a pass waits for
+nothing. Skipped where there is none; `-s` shows the speed and the memory of a MiniLM."""
 
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,10 @@ import torch
 
 from conftest import LABELS
 from eightball_ppo.configs import DistillConfig, PPOConfig, RLOOConfig
+from eightball_ppo.labels import LabelSet
 from eightball_ppo.methods import distill, ppo, rloo
+from eightball_ppo.models.loading import load_classifier, load_new_classifier
+from eightball_ppo.packaged import PACKAGED_MINILM
 from eightball_ppo.runs import read_environment, read_results
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA card")]
@@ -31,6 +35,32 @@ def test_distillation_and_groups(sft_run: Path, small_data: Path, reward_run: Pa
         ("rloo", rloo.train(RLOOConfig(**{**own, "output_dir": str(tmp_path / "r")}, total_episodes=600))),
     ):
         assert read_results(run)["splits"]["train"]["kl"] > 0, name
+
+
+def test_minilm_under_lora(small_data: Path, reward_run: Path, tmp_path: Path) -> None:
+    model, tokenizer, _ = load_new_classifier(PACKAGED_MINILM, "--model_name_or_path", LabelSet.of(LABELS))
+    for part in (model, tokenizer):
+        part.save_pretrained(tmp_path / "policy")
+    torch.cuda.reset_peak_memory_stats()
+    run = ppo.train(PPOConfig(use_peft=True, total_episodes=4800,
+                              **options(tmp_path / "policy", small_data, reward_run, tmp_path)))  # fmt: skip
+    results, peak = read_results(run), torch.cuda.max_memory_allocated() / 2**30
+    print(f"MiniLM under LoRA: {results['episodes'] / results['seconds']:.0f} episodes/s, {peak:.2f} GiB at the peak")
+    assert results["splits"]["train"]["kl"] > 0
+
+
+@pytest.mark.parametrize("kind", encoders.KINDS)
+def test_a_pass_waits_for_nothing(kind: str, tmp_path: Path) -> None:
+    policy, tokenizer = load_classifier(
+        str(encoders.save(kind, tmp_path / "policy", tuple(LABELS))), "--sft_model_path"
+    )
+    batch = {name: own.cuda() for name, own in tokenizer(["Will I be rich?"] * 4, return_tensors="pt").items()}
+    policy.cuda()(**batch)  # whatever waits only once
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        policy(**batch).logits.sum().backward()
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
 
 
 def options(policy: Path, data: Path, reward: Path, directory: Path) -> dict[str, Any]:

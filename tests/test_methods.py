@@ -423,11 +423,11 @@ def test_the_same_seed_gives_every_method_the_same_noise(options: Make) -> None:
 def test_who_learns_from_wrong_grades_alone_gets_worse_by_the_right_ones(
     method: str, options: Make, no_figures: None
 ) -> None:
-    short = {"exact": {"num_train_epochs": 40}, "distill_soft": {"num_train_epochs": 8}}.get(method, {})
+    short = {"exact": {"num_train_epochs": 80}, "distill_soft": {"num_train_epochs": 16}}.get(method, {})
     results = read_results(train(method, options(method, grader_noise=1.0, **short)))
     assert results["grader_noise"] == 1 and results["grader_calls"] == 180
     trained, reference = results["splits"]["train"], results["reference"]["train"]
-    assert trained["expected_score"] < reference["expected_score"] and trained["win_rate"] < 0.5
+    assert trained["expected_score"] < reference["expected_score"] and trained["win_rate"] < 0.4
     clean = loaded(options("sft"))
     graded = clean.graded("train")
     expected = evaluate(graded.ref_logp_NK, graded, 0.1, clean.labels)["expected_score"]

@@ -7,11 +7,11 @@ from typing import TypeVar
 import torch
 
 from eightball_ppo.errors import IncompleteError
+from eightball_ppo.machine import is_out_of_memory
 
 logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
-_CPU_IS_FULL = ("not enough memory", "can't allocate memory", "Cannot allocate memory")
 
 
 class BatchSize:
@@ -29,8 +29,8 @@ class BatchSize:
         while True:
             try:
                 return work(self.most)
-            except (RuntimeError, MemoryError) as error:  # torch.OutOfMemoryError is a RuntimeError
-                if not _is_out_of_memory(error):
+            except (RuntimeError, MemoryError) as error:
+                if not is_out_of_memory(error):
                     raise
             self._halve()  # out here nothing holds the tensors of that batch any more
 
@@ -44,8 +44,3 @@ class BatchSize:
         self.most //= 2
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
-
-
-def _is_out_of_memory(error: Exception) -> bool:
-    full = any(words in str(error) for words in _CPU_IS_FULL)
-    return full or isinstance(error, torch.OutOfMemoryError | MemoryError)
