@@ -237,7 +237,7 @@ def write_encoder(directory: Path) -> str:
     return str(directory)
 
 
-@pytest.mark.parametrize("number", TEXT_OF)
+@pytest.mark.parametrize("number", [pytest.param(2, marks=pytest.mark.slow), 5])
 def test_every_stage_runs_with_labels_of_another_kind_and_number(number: int, tmp_path: Path) -> None:
     texts = TEXT_OF[number]
     names, wanted = list(texts), list(texts)[-1]

@@ -14,6 +14,7 @@ PACKAGE = REPOSITORY / "eightball_ppo"
 MODULES = sorted(PACKAGE.rglob("*.py"))
 
 
+@pytest.mark.slow
 def test_every_module_has_a_page(tmp_path: Path) -> None:
     (line,) = re.findall(r"BIN\)/(pdoc eightball_ppo .*)", (REPOSITORY / "Makefile").read_text())
     argv = line.replace("build/docs", str(tmp_path)).split()

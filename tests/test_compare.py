@@ -377,6 +377,7 @@ def killed_at_work(argv: list[str], directory: Path) -> None:
         time.sleep(0.1)
 
 
+@pytest.mark.slow
 def test_it_grows_where_it_is_moved_to_through_a_kill_and_makes_only_what_is_missing(
     damaged: Damaged, tmp_path: Path, terms: dict[str, Any], compare: Compare, no_report: None
 ) -> None:

@@ -332,9 +332,9 @@ def killed_and_resumed(judge: JudgeServer, directory: Path, questions: int, kill
     return calls["undisturbed"], calls["killed"]
 
 
-def test_killed_three_times_it_ends_with_the_same_table(judge: JudgeServer, tmp_path: Path) -> None:
-    undisturbed, killed = killed_and_resumed(judge, tmp_path, questions=120, kills=3)
-    assert undisturbed == 120 <= killed <= 120 + 3 * 4
+def test_killed_it_ends_with_the_same_table(judge: JudgeServer, tmp_path: Path) -> None:
+    undisturbed, killed = killed_and_resumed(judge, tmp_path, questions=120, kills=1)
+    assert undisturbed == 120 <= killed <= 120 + 4
 
 
 @pytest.mark.slow

@@ -205,7 +205,7 @@ def test_a_grader_out_of_memory_goes_on_with_half(full: Exception, caplog: pytes
 
 def test_a_grader_without_memory_for_one_question_says_so_and_other_errors_pass() -> None:
     def nothing_fits(size: int) -> None:
-        raise torch.OutOfMemoryError
+        raise torch.OutOfMemoryError("CUDA out of memory")
 
     def broken(size: int) -> None:
         raise RuntimeError("shapes differ")
@@ -224,7 +224,7 @@ def test_local_graders_ask_in_batches_that_fit(reward_run: Path, monkeypatch: py
     def small_memory(model: Any, tokenizer: Any, questions: Any, batch_size: int) -> Tensor:
         sizes.append(batch_size)
         if batch_size > 4:
-            raise torch.OutOfMemoryError
+            raise torch.OutOfMemoryError("CUDA out of memory")
         return logits(model, tokenizer, questions, batch_size)
 
     questions = [f"Will I win {i} times?" for i in range(20)]

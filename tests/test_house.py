@@ -65,8 +65,8 @@ def test_only_the_methods_that_sample_and_the_flag_parser_import_trl() -> None:
         (
             "graders",
             (
-                *("configs", "data", "errors", "grader_options", "graders", "labels", "models", "packaged"),
-                *("redaction", "tokenization"),
+                *("configs", "data", "errors", "grader_options", "graders", "labels", "machine", "models"),
+                *("packaged", "redaction", "tokenization"),
             ),
         ),
         ("markdown.py", ()),

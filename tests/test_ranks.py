@@ -22,7 +22,7 @@ def torchrun(*arguments: str, cwd: Path = REPOSITORY) -> subprocess.CompletedPro
     return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=240)
 
 
-@pytest.mark.parametrize("use_peft", [False, True], ids=["all weights", "lora"])
+@pytest.mark.parametrize("use_peft", [pytest.param(False, marks=pytest.mark.slow), True], ids=["all weights", "lora"])
 def test_ranks_end_with_equal_weights_and_split_the_questions(use_peft: bool, tmp_path: Path) -> None:
     tiny.classifier().save_pretrained(tmp_path)
     encoders.tokenizer("bert").save_pretrained(tmp_path)

@@ -203,20 +203,20 @@ def test_two_runs_in_one_directory(copied: PPOConfig, tmp_path: Path) -> None:
 def test_sigterm_to_the_script_ends_with_143_and_the_same_command_goes_on(
     small_data: Path, sft_run: Path, tmp_path: Path, graded: dict[str, Any]
 ) -> None:
-    flags = options(small_data, sft_run, total_episodes=24 * 200, num_ppo_epochs=1)
+    flags = options(small_data, sft_run, total_episodes=24 * 100, num_ppo_epochs=1)
     command = [sys.executable, PPO, *flags, "--labels", *LABELS]
     with (tmp_path / "err.txt").open("w") as err:
         job = subprocess.Popen(command, cwd=tmp_path, env=environment(), stdout=err, stderr=err)
         more: dict[str, Any] = {"num_mini_batches": 2, "num_ppo_epochs": 1, "per_device_train_batch_size": 24}
         straight = ppo.train(
-            PPOConfig(output_dir=str(tmp_path / "straight"), total_episodes=24 * 200, **more, **graded)
+            PPOConfig(output_dir=str(tmp_path / "straight"), total_episodes=24 * 100, **more, **graded)
         )
         until(lambda: (tmp_path / "run.unfinished" / "metrics.jsonl").exists(), 200, tmp_path)
         job.send_signal(signal.SIGTERM)
         assert job.wait(60) == 143
     said = [line for line in (tmp_path / "err.txt").read_text().splitlines() if line.startswith("ppo.py: ")]
     assert len(said) == 1 and said[0].startswith("ppo.py: stopped by SIGTERM after update ")
-    assert said[0].endswith("of 200; go on by the same command with --resume_from_checkpoint true")
+    assert said[0].endswith("of 100; go on by the same command with --resume_from_checkpoint true")
     again = run([*command, "--resume_from_checkpoint", "true"], tmp_path, environment(), timeout=300)
     assert again.returncode == 0, again.stderr[-2000:]
     assert "going on from " in again.stderr

@@ -123,7 +123,7 @@ def test_where_methods_part_on_few_questions_no_arm_is_short() -> None:
     assert 0.05 < pair.p_value < 0.15 and pair.difference.low < 0  # the sign test says 0.25, BCa alone 0.003
 
 
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=8, deadline=None)
 @given(S=st.integers(1, 4), Q=st.integers(2, 30), shift=st.floats(-100, 100), rng=st.integers(0, 1000))
 def test_a_method_against_itself_and_against_a_shifted_copy(S: int, Q: int, shift: float, rng: int) -> None:
     value_SQ = grid(S, Q, seeds=1.0, rng=rng)
@@ -145,7 +145,7 @@ def test_constants_have_intervals_without_length_and_no_warning(recwarn: pytest.
     assert not recwarn.list
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=8, deadline=None)
 @given(
     S=st.integers(1, 5),
     Q=st.integers(10, 60),

@@ -95,7 +95,7 @@ def wandb(directory: Path) -> Track:
 READ: dict[str, Callable[[Path], Track]] = {"tensorboard": tensorboard, "trackio": trackio, "wandb": wandb}
 
 
-@pytest.mark.parametrize("tracker", READ)
+@pytest.mark.parametrize("tracker", ["tensorboard", "wandb", pytest.param("trackio", marks=pytest.mark.slow)])
 def test_two_stages_of_one_process_are_two_runs_with_all_metrics(
     tracker: str, small_data: Path, tmp_path: Path
 ) -> None:
