@@ -14,8 +14,6 @@ from torch import Tensor
 
 from eightball_ppo.tokenization import TokenTable
 
-WIDTH_STEP = 16  # of batches of tokens: few widths, so that the same question nearly always meets the same padding
-
 
 @dataclass(frozen=True)
 class SequenceIds:
@@ -93,6 +91,5 @@ class QuestionReader:
         return Reading(self.tokens.rows(rows_B, self._width(rows_B)), place_B)
 
     def _width(self, rows_B: Tensor) -> int:
-        """Tokens that the batch is padded to: its own longest question, rounded up, but never more than the table's."""
-        longest = int((self.tokens.start_N1[rows_B + 1] - self.tokens.start_N1[rows_B]).max())
-        return min(self.tokens.longest, -(-longest // WIDTH_STEP) * WIDTH_STEP)
+        """Tokens of the batch's longest question, to which it is padded."""
+        return int((self.tokens.start_N1[rows_B + 1] - self.tokens.start_N1[rows_B]).max())
