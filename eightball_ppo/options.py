@@ -48,10 +48,8 @@ class StageConfig(TrustOptions, DataConfig):
             require(counted, f"--{name} {value}: at most {MOST}")
 
     def _check_resumption(self) -> None:
-        if self.resume_from_checkpoint is not None:  # a YAML file holds true and false
-            self.resume_from_checkpoint = str(self.resume_from_checkpoint)
-            if self.resume_from_checkpoint.lower() in ("true", "false"):
-                self.resume_from_checkpoint = "true" if self.resume_from_checkpoint.lower() == "true" else None
+        if self.resume_from_checkpoint is not None and self.resume_from_checkpoint.lower() in ("true", "false"):
+            self.resume_from_checkpoint = "true" if self.resume_from_checkpoint.lower() == "true" else None
         require(
             self.resume_from_checkpoint is None or self.checkpointed,
             f"--resume_from_checkpoint {self.resume_from_checkpoint}: this stage has no checkpoints; run it again, "

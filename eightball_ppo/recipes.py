@@ -106,6 +106,8 @@ def _typed(content: dict[str, Any], config_class: type[Any], file: Path) -> dict
             raise InputError(f"{file}: {key}: not an option here: {TRL_OPTIONS[key][1]}")
         if key not in types:
             raise InputError(f"{file}: unknown option {key!r}; see --help")
+        if isinstance(value, bool) and key == "resume_from_checkpoint":
+            value = str(value).lower()  # as the flag has it
         if isinstance(value, bool) and types[key] is not bool:
             raise InputError(f"{file}: {key} {value!r}: no yes or no is meant here; see --help")
         try:

@@ -258,7 +258,9 @@ def test_outside_a_training_the_first_signal_ends() -> None:
 def test_two_processes_go_on_to_the_same_bits() -> None:
     done = torchrun("tests/two_ranks_resume.py")
     assert done.returncode == 0, done.stderr[-3000:]
-    assert json.loads(done.stdout.strip().splitlines()[-1]) == {"stopped": [143, 143], "same": [True, True]}
+    assert json.loads(done.stdout.strip().splitlines()[-1]) == {
+        stage: {"stopped": [143, 143], "same": [True, True]} for stage in ("ppo", "sft", "reward")
+    }
 
 
 # --- the other stages
@@ -267,13 +269,15 @@ STAGES: dict[str, tuple[Callable[[Any], Path], type, dict[str, Any], int]] = {
     "sft": (sft.train, SFTConfig, {"num_train_epochs": 2}, 13),
     "sft at the end of a pass": (sft.train, SFTConfig, {"num_train_epochs": 2}, 20),
     "sft with lora": (sft.train, SFTConfig, {"num_train_epochs": 1, "use_peft": True}, 7),
+    "sft after its last step": (sft.train, SFTConfig, {"num_train_epochs": 1.25}, 25),
     "reward in its second pass": (reward_model.train, RewardConfig, {"num_train_epochs": 2}, 14),
     "distill": (distill.train, DistillConfig, {"num_train_epochs": 3}, 3),
     "exact": (exact.train, ExactConfig, {"num_train_epochs": 4, "per_device_train_batch_size": 30}, 3),
     "rloo": (rloo.train, RLOOConfig, {"total_episodes": 600}, 4),
+    "rloo after its last update": (rloo.train, RLOOConfig, {"total_episodes": 600}, 5),
     "grpo": (grpo.train, GRPOConfig, {"total_episodes": 600, "log_completions": True}, 2),
 }
-FAST = ("sft", "rloo")
+FAST = ("sft", "sft after its last step", "rloo")
 
 
 @pytest.mark.parametrize(

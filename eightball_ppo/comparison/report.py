@@ -33,8 +33,11 @@ def run(config: ReportConfig) -> None:
 
 
 def _options(directory: Path) -> dict[str, Any]:
-    read_config(directory)  # says what is wrong where there is none
-    return {**read_recipe(directory / CONFIG, CompareConfig), "output_dir": str(directory)}
+    """Those of the comparison, which may come from a stranger: no code of its models runs because they say so."""
+    if "env" in read_config(directory):  # says what is wrong where there is none
+        raise InputError(f"{directory / CONFIG}: holds env, which no run writes; take it out")
+    own = read_recipe(directory / CONFIG, CompareConfig)
+    return {**own, "output_dir": str(directory), "trust_remote_code": False}
 
 
 def audit_again(directory: Path) -> Path:

@@ -139,6 +139,19 @@ class ExactTrainer(Trainer):
         """`train()`, from the checkpoint if there is one."""
         self.train(resume_from_checkpoint=None if self.resumed is None else str(self.resumed.path / TRAINING))
 
+    def _run_epoch(self, *, epoch: int, train_dataloader: Any, **kwargs: Any) -> None:
+        if self.state.global_step >= self.state.max_steps:  # stopped in its last step, and a step comes before a look
+            self.control.should_training_stop = True
+            return
+        part = (
+            train_dataloader  # where batches are skipped, transformers does not reach the sampler of several processes
+        )
+        while part is not None:
+            if hasattr(sampler := getattr(part, "sampler", None), "set_epoch"):
+                sampler.set_epoch(epoch)
+            part = getattr(part, "batch_sampler", None)
+        super()._run_epoch(epoch=epoch, train_dataloader=train_dataloader, **kwargs)
+
     def training_step(self, model: Any, inputs: Any, *args: Any, **kwargs: Any) -> Any:
         self.last_inputs = inputs
         return super().training_step(model, inputs, *args, **kwargs)

@@ -28,7 +28,7 @@ logger = logging.getLogger(__name__)
 FREE = (
     *("output_dir", "overwrite_output_dir", "resume_from_checkpoint", "save_steps", "save_total_limit"),
     *("disable_tqdm", "ddp_timeout", "report_to", "push_to_hub", "hub_model_id", "hub_private_repo"),
-    *("log_completions", "num_completions_to_print", "completions_steps"),
+    *("num_completions_to_print", "completions_steps"),
     *("grade_store", "allow_weak_grader", "max_grade_failures", "max_concurrency", "requests_per_minute"),
     *("tokens_per_minute", "call_timeout", "call_attempts", "grading_timeout", "max_grader_calls", "max_cost"),
     *("price_per_1k_tokens", "grader_batch_size", "dry_run", "prerequisites"),

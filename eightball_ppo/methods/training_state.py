@@ -119,11 +119,10 @@ class OfEveryRank:
         self.part, self.rank = part, rank
 
     def state(self) -> State:
-        """A collective call: every process must make it."""
+        """A collective call: every process must make it. Tensors come on the CPU: no process opens another's card."""
+        mine = {name: own.cpu() if isinstance(own, Tensor) else own for name, own in self.part.state().items()}
         return {
-            f"{rank}.{name}": value
-            for rank, own in enumerate(from_every_process(self.part.state()))
-            for name, value in own.items()
+            f"{rank}.{name}": value for rank, own in enumerate(from_every_process(mine)) for name, value in own.items()
         }
 
     def restore(self, state: State) -> None:
