@@ -116,7 +116,7 @@ class PolicyAdapter(StaysInEval, nn.Module):
     def generate(self, input_ids: Tensor, **_: Any) -> Sampled:
         """Sample one answer a question.
 
-        The logits are divided as TRL divides its own afterwards, so that the first ratio is 1 to the last bit.
+        The logits are divided as TRL divides its own afterwards, so that the first ratio is 1 but for rounding.
         """
         logits_BK1 = self.forward(input_ids).logits[:, 0] / (1.0 + TRL_TEMPERATURE_SHIFT)
         answer_B1 = torch.multinomial(logits_BK1.softmax(-1), num_samples=1)

@@ -45,8 +45,8 @@ def refusal(error: BaseException) -> IncompleteError | InputError | None:
     for cause in _causes(error):
         if is_out_of_memory(cause):
             return IncompleteError(
-                "out of memory; run the same command again with a smaller --per_device_train_batch_size or "
-                "--grader_batch_size, or on a machine with more; grades and checkpoints that were made are kept"
+                "out of memory; free some, or take a machine with more, and run the same command again, or begin anew "
+                "with smaller batches; grades and checkpoints that were made are kept"
             )
         number, file = _number(cause), getattr(cause, "filename", None)
         where = "" if file is None else f"{file}: "

@@ -45,7 +45,7 @@ class PushConfig:
 
 
 @dataclass
-class ReportConfig:
+class ReportConfig(TrustOptions):
     """Write the page of a comparison or an audit anew from its records, or print runs as Markdown tables."""
 
     run_dirs: list[str] = option([], "Directories of finished runs, or one of a comparison or an audit.")

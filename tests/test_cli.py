@@ -80,6 +80,14 @@ def test_bad_yaml_names_file_and_key(tmp_path: Path, content: str, message: str)
         parse(PPOConfig, ["--config", str(tmp_path / "recipe.yaml")])
 
 
+@pytest.mark.parametrize(
+    ("said", "means"), [("true", "true"), ("false", None), ("runs/a/checkpoint-3", "runs/a/checkpoint-3")]
+)
+def test_a_recipe_may_go_on_from_a_checkpoint(tmp_path: Path, said: str, means: str | None) -> None:
+    (tmp_path / "recipe.yaml").write_text(f"resume_from_checkpoint: {said}")
+    assert parse(PPOConfig, ["--config", str(tmp_path / "recipe.yaml")]).resume_from_checkpoint == means
+
+
 def test_trls_options_are_fields_or_accounted_for() -> None:
     """Every option that TRL's own PPOConfig adds to TrainingArguments works here, or is refused with a reason."""
     import dataclasses

@@ -24,6 +24,7 @@ from transformers import AutoModelForSequenceClassification
 
 from conftest import small_dataset
 from eightball_ppo import cli, packaged
+from eightball_ppo.comparison import report
 from eightball_ppo.configs import ExactConfig, GradeConfig, PredictConfig
 from eightball_ppo.data import Questions, load_named
 from eightball_ppo.data_options import DataConfig
@@ -238,6 +239,11 @@ def test_links_that_lead_out_of_a_model_are_refused(model: Path, tmp_path: Path)
     (model / "circle").symlink_to("circle")
     refused_by_all(model, "circle leads to")
     (model / "circle").unlink()
+    (model / "additional_chat_templates").mkdir()
+    (tmp_path / "private").write_text("hush")
+    (model / "additional_chat_templates" / "a.jinja").symlink_to(tmp_path / "private")
+    refused_by_all(model, f"additional_chat_templates/a.jinja leads to {tmp_path / 'private'}")
+    (model / "additional_chat_templates" / "a.jinja").unlink()
     os.mkfifo(model / "vocab.txt.new")  # reading it would wait for ever
     refused_by_all(model, "vocab.txt.new leads to")
 
@@ -266,6 +272,21 @@ def test_shards_that_lie_elsewhere_by_their_name_are_refused(model: Path, shard:
     index = {"metadata": {}, "weight_map": dict.fromkeys(load_file(model.parent / "weights.safetensors"), shard)}
     (model / "model.safetensors.index.json").write_text(json.dumps(index))
     refused_by_all(model, f"names {shard!r} as one of its files; only files beside it are read")
+
+
+@pytest.mark.parametrize("weights", ["adapter_model.bin", "../weights.safetensors", "x.safetensors.index.json"])
+def test_weights_of_another_name_are_refused(model: Path, weights: str) -> None:
+    change(model / "config.json", transformers_weights=weights)
+    refused_by_all(model, f"names {weights!r} as its weights (transformers_weights); only model.safetensors is read")
+
+
+def test_a_strangers_comparison_runs_no_code_and_sets_no_variable(tmp_path: Path) -> None:
+    (tmp_path / "ground.json").write_text("{}")
+    (tmp_path / "config.yaml").write_text("trust_remote_code: true\nlabels: [a, b]\n")
+    assert report._options(tmp_path, False)["trust_remote_code"] is False
+    (tmp_path / "config.yaml").write_text("env: {LD_PRELOAD: evil.so}\nlabels: [a, b]\n")
+    assert "holds env, which no run writes" in one_line(lambda: report._options(tmp_path, False))
+    assert "LD_PRELOAD" not in os.environ
 
 
 def test_a_tokenizer_that_names_files_of_this_machine_gets_none(model: Path, tmp_path: Path) -> None:

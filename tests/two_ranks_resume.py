@@ -44,7 +44,11 @@ if __name__ == "__main__":
     stages: dict[str, tuple[Callable[[Any], Path], Any, int]] = {  # how, with which options, stopped after which update
         "ppo": (ppo.train, PPOConfig(**graded, **batch), 3),
         "sft": (sft.train, SFTConfig(num_train_epochs=2, **shared), 13),  # of 20, in the second pass
-        "reward": (reward_model.train, RewardConfig(model_name_or_path="encoder", num_train_epochs=3, **fit), 15),  # of 33, in the second
+        "reward": (
+            reward_model.train,
+            RewardConfig(model_name_or_path="encoder", num_train_epochs=3, **fit),
+            15,
+        ),  # of 33, in the second
     }
     stdout, sys.stdout = sys.stdout, sys.stderr
     looked, told = Keeper.due, {}

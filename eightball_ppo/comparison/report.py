@@ -29,15 +29,15 @@ def run(config: ReportConfig) -> None:
     elif (pages[0] / "audit.json").is_file():
         print(audit_again(pages[0]))
     else:
-        rewrite(CompareConfig(**_options(pages[0])))
+        rewrite(CompareConfig(**_options(pages[0], config.trust_remote_code)))
 
 
-def _options(directory: Path) -> dict[str, Any]:
+def _options(directory: Path, trust_remote_code: bool) -> dict[str, Any]:
     """Those of the comparison, which may come from a stranger: no code of its models runs because they say so."""
     if "env" in read_config(directory):  # says what is wrong where there is none
         raise InputError(f"{directory / CONFIG}: holds env, which no run writes; take it out")
     own = read_recipe(directory / CONFIG, CompareConfig)
-    return {**own, "output_dir": str(directory), "trust_remote_code": False}
+    return {**own, "output_dir": str(directory), "trust_remote_code": trust_remote_code}
 
 
 def audit_again(directory: Path) -> Path:

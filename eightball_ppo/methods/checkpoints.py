@@ -11,6 +11,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallba
 from eightball_ppo import signals
 from eightball_ppo.durable import drop_directory, write_directory
 from eightball_ppo.errors import Stopped
+from eightball_ppo.launches import mixed_precision
 from eightball_ppo.methods.training_state import Part, write_state
 from eightball_ppo.models.saving import save_policy
 from eightball_ppo.options import CheckpointedConfig
@@ -82,6 +83,7 @@ class Keeper:
                 "method": self.run.method,
                 "config": redacted(dataclasses.asdict(self.config)),
                 "world_size": num_processes(),
+                "mixed_precision": mixed_precision(),
                 "origin": dict(self.origin),
                 "progress": dataclasses.asdict(self.run.progress(update)),
             }

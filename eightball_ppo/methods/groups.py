@@ -154,6 +154,7 @@ class GroupJob:
         """Stop where a score or a gradient is not finite: puts a memory in front of the till, or of the window."""
         texts, labels = self.task.questions["train"].texts, self.task.labels.names
         self.scores = batch = LastBatch(self.scores, self.policy.by_row, texts, labels, run)
+        self._parts["answers"] = batch
         self._guards = [GradientWatch(None, batch.fault)]
 
     def keep_checkpoints(self, trainer: ExactTrainer, run: Run, keeping: Keeping) -> None:

@@ -21,7 +21,7 @@ from eightball_ppo.ranks import is_main_process, largest, rank
 from eightball_ppo.runs import BEST, Run, write_json
 
 WATCHED = ("loss/policy_avg", "loss/value_avg", "objective/rlhf_reward", "exact/objective")
-MEND = "lower --learning_rate, or pass --max_grad_norm 1"
+MEND = "lower --learning_rate; PPO also takes --max_grad_norm 1"
 
 
 class Enough(Exception):  # noqa: N818  nothing went wrong
@@ -50,6 +50,12 @@ class LastBatch(nn.Module):
         self._policy = (policy,)  # no submodule: the reward model is moved and counted by the trainer
         self._batch: tuple[Tensor, Tensor, Tensor] | None = None
         self.updates = 0
+
+    def state(self) -> State:
+        return {"updates": self.updates}
+
+    def restore(self, state: State) -> None:
+        self.updates = state["updates"]
 
     def forward(self, rows_B: Tensor, actions_B: Tensor) -> Tensor:
         score_B = self.scores(rows_B, actions_B)

@@ -12,6 +12,7 @@ from transformers import PreTrainedModel, TrainerCallback
 
 from eightball_ppo.durable import check_seal
 from eightball_ppo.errors import InputError
+from eightball_ppo.launches import mixed_precision
 from eightball_ppo.methods.checkpoints import FORMAT, TRAINING, Origin
 from eightball_ppo.methods.task import Task
 from eightball_ppo.methods.training_state import Part, State, read_parts, read_values
@@ -130,6 +131,11 @@ def _check_same(found: Resumption, config: CheckpointedConfig, method: str) -> N
         raise InputError(
             f"{found.path}: was made by {found.values['world_size']} processes, and there are {num_processes()}; "
             f"launch as many as then, or {begin}"
+        )
+
+    if (then := found.values["mixed_precision"]) != (precision := mixed_precision()):
+        raise InputError(
+            f"{found.path}: was made with --mixed_precision {then}, not {precision}; launch it so, or {begin}"
         )
 
 
