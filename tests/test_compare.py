@@ -434,6 +434,7 @@ def tickets(tmp_path_factory: pytest.TempPathFactory) -> Path:
 TICKETS: dict[str, Any] = {"text_column": "text", "label_column": "intent", "labels": ["buy", "sell"]}
 
 
+@pytest.mark.slow
 def test_noise_and_budgets_two_labels_failed_grades_and_a_method_that_fails(tickets: Path) -> None:
     """`exact` reaches numbers that are none; the rows of the others stand."""
     directory = tickets / "D"

@@ -78,6 +78,7 @@ def test_folding_divides_the_logits(reward_run: Path) -> None:
     torch.testing.assert_close(model(**inputs).logits, before / 2.5, atol=1e-5, rtol=0)
 
 
+@pytest.mark.slow
 def test_lora_reward_model_is_saved_merged(tmp_path: Path, small_data: Path) -> None:
     config = RewardConfig(
         output_dir=str(tmp_path / "lora"),
@@ -131,6 +132,7 @@ def test_same_seed_gives_the_same_bits(graded: Callable[..., Any], ppo_run: Path
     assert without_clock(again) == without_clock(ppo_run)
 
 
+@pytest.mark.slow
 def test_rule_grader_teaches_its_label_and_a_high_price_forbids_it(graded: Callable[..., Any]) -> None:
     eager = results(ppo.train(graded(PPOConfig, grader="rule:Yes", kl_coef=0.05, total_episodes=2400)))
     assert eager["splits"]["heldout"]["label_histogram"]["Yes"] > 0.95

@@ -147,7 +147,8 @@ class ExactTrainer(Trainer):
             train_dataloader  # where batches are skipped, transformers does not reach the sampler of several processes
         )
         while part is not None:
-            if hasattr(sampler := getattr(part, "sampler", None), "set_epoch"):
+            sampler: Any = getattr(part, "sampler", None)
+            if hasattr(sampler, "set_epoch"):
                 sampler.set_epoch(epoch)
             part = getattr(part, "batch_sampler", None)
         super()._run_epoch(epoch=epoch, train_dataloader=train_dataloader, **kwargs)
