@@ -147,9 +147,8 @@ def main_job(directory: Path) -> dict[str, Any]:
     """One round: the main job, from nothing, in `directory`."""
     directory.mkdir()
     (directory / "datasets").symlink_to(REPOSITORY / "datasets")
-    asked = os.environ.get("OMP_NUM_THREADS")  # the launch file has its own number
-    threads = [] if asked is None else ["--num_cpu_threads_per_process", asked]
-    command = [sys.executable, *LAUNCH, *threads, __file__, "--main_job", "record.json"]
+    threads = os.environ.get("OMP_NUM_THREADS", "2")  # as many as `make run` has
+    command = [sys.executable, *LAUNCH, "--num_cpu_threads_per_process", threads, __file__, "--main_job", "record.json"]
     total = processor(command, cwd=directory, env=environment())
     record = json.loads((directory / "record.json").read_text())
     inner = {kind: sum(own[kind] for own in record["stages"].values()) for kind in ("cpu", "wall")}

@@ -30,7 +30,7 @@ FROM_NOTHING = ("README.md", "docs/tutorial.md")  # the others begin where `make
 
 # `make` installs first, so it is not called here; what it calls then is, or CI calls it.
 ELSEWHERE = {
-    "make run": "the README's `accelerate launch --config_file accelerate_config.yaml scripts/ppo.py`",
+    "make run": "the README's `accelerate launch --config_file accelerate_config.yaml ... scripts/ppo.py`",
     "make test": "CI",
     "make quality": "CI",
     "make compare": "the README's `python scripts/compare.py`",

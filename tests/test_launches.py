@@ -3,6 +3,7 @@
 import importlib
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -204,6 +205,15 @@ def test_every_launch_file_is_read_by_accelerate_as_it_says() -> None:
             assert arguments.zero_stage == 2
         if kind != "MULTI_GPU" or name == "multi_gpu":
             assert "eeds a GPU to verify" in Path(file).read_text()
+
+
+def test_the_default_launch_is_read_by_accelerate(monkeypatch: pytest.MonkeyPatch) -> None:
+    from accelerate.commands.launch import _validate_launch_command, launch_command_parser
+
+    (line,) = re.findall(r"accelerate launch (.*)", (REPOSITORY / "Makefile").read_text())
+    monkeypatch.chdir(REPOSITORY)
+    arguments, _, _ = _validate_launch_command(launch_command_parser().parse_args([*line.split(), "scripts/ppo.py"]))
+    assert (arguments.num_processes, arguments.num_cpu_threads_per_process, arguments.multi_gpu) == (1, 2, False)
 
 
 @pytest.mark.parametrize(
