@@ -197,7 +197,7 @@ BAD_INPUTS = [
     BadInput(
         "a config that is no JSON",
         f"exact {SFT}",
-        ("--sft_model_path ./m: not a loadable checkpoint", "JSON"),
+        ("--sft_model_path ./m: config.json is damaged", "nterminated"),
         {"m": copy_of("sft", config_json=lambda own: own[:50])},
     ),
     BadInput(
