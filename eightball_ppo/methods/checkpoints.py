@@ -21,7 +21,7 @@ from eightball_ppo.redaction import redacted
 from eightball_ppo.runs import Run
 
 TRAINING = "training"  # of a checkpoint: what is not the policy
-FORMAT = 1
+FORMAT = 2
 Origin = Mapping[str, str]
 """What a training starts from and does not change, by the words for it: fingerprints."""
 

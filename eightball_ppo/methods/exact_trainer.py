@@ -143,10 +143,8 @@ class ExactTrainer(Trainer):
         if self.state.global_step >= self.state.max_steps:  # stopped in its last step, and a step comes before a look
             self.control.should_training_stop = True
             return
-        part = (
-            train_dataloader  # where batches are skipped, transformers does not reach the sampler of several processes
-        )
-        while part is not None:
+        part = train_dataloader
+        while part is not None:  # where batches are skipped, transformers misses the sampler of several processes
             sampler: Any = getattr(part, "sampler", None)
             if hasattr(sampler, "set_epoch"):
                 sampler.set_epoch(epoch)
