@@ -25,7 +25,7 @@ from eightball_ppo.durable import DirectoryLock, drop_directory, sync_file
 from eightball_ppo.errors import IncompleteError, InputError
 from eightball_ppo.machine import check_place, refusal
 from eightball_ppo.options import CheckpointedConfig, StageConfig
-from eightball_ppo.progress import METRICS, Progress, checkpoints_in, empty, put_back, unfinished_path
+from eightball_ppo.progress import METRICS, Progress, checkpoints_in, empty, put_back, unfinished_path, update_of
 from eightball_ppo.ranks import is_main_process, num_processes, wait_for_everyone
 from eightball_ppo.redaction import redacted
 
@@ -117,6 +117,7 @@ class Run:
                     write_json(self.path / ENVIRONMENT, environment(config.trust_remote_code))
                 else:
                     put_back(self.path, progress)
+                    self._note_resumption(progress.update)
             except OSError as error:
                 self.__exit__(type(error), error, None)
                 raise
@@ -151,6 +152,12 @@ class Run:
             go_on = f"; go on with --resume_from_checkpoint true, from {stored[-1].name}" if stored else ""
             raise IncompleteError(f"{told}{go_on}") from error
 
+    def _note_resumption(self, update: int) -> None:
+        """With what the run goes on after `update`, beside what it began with."""
+        content = read_environment(self.path)
+        content["resumed"] = [*content.get("resumed", []), {"after_update": update, **environment()}]
+        write_json(self.path / ENVIRONMENT, content)
+
     @property
     def seconds(self) -> float:
         """Wall seconds since the run began, without those between a stop and a resumption."""
@@ -166,12 +173,18 @@ class Run:
         """How far the run is after `update`; the rows of metrics.jsonl are on the disk then."""
         return Progress(update, sync_file(self.path / METRICS), self.seconds)
 
+    def drop_checkpoints(self, up_to: float = math.inf) -> None:
+        """Remove those that were written after an update up to this one; only the main process does."""
+        for checkpoint in checkpoints_in(self.path) if is_main_process() else []:
+            if update_of(checkpoint) <= up_to:
+                drop_directory(checkpoint)
+
     def finish(self, results: dict[str, Any]) -> Path:
         """Write results.json and give the run its name. Returns the finished directory."""
         if is_main_process():
             write_json(self.path / RESULTS, results)
-            for checkpoint in [] if self._keeps_checkpoints else checkpoints_in(self.path):
-                drop_directory(checkpoint)  # written where the run was stopped, for going on only
+            if not self._keeps_checkpoints:  # those that are there were written where the run was stopped
+                self.drop_checkpoints()
             replaced = self.target.with_name(self.target.name + ".replaced")
             shutil.rmtree(replaced, ignore_errors=True)  # of a run that was killed right here
             if self.target.exists():

@@ -68,16 +68,17 @@ def _handle(number: int, frame: FrameType | None) -> None:
 @contextmanager
 def finishing() -> Iterator[None]:
     """Around a training that looks at `asked()` after every update; what it did not look at any more counts after it.
+    Within another one, which is made of several trainings, it counts for the next of them.
 
     Raises:
         Interrupted: a signal came after the last look.
     """
-    _asked.training = True
+    within, _asked.training = _asked.training, True
     try:
         yield
     finally:
-        _asked.training = False
-    if _asked.number:
+        _asked.training = within
+    if _asked.number and not within:
         raise Interrupted(_asked.number)
 
 

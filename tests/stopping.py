@@ -18,11 +18,11 @@ OF_THE_CLOCK = ("eps", "step_time", "train_runtime", "train_samples_per_second",
 
 
 def stopped(train: Callable[[Any], Path], config: Any, after: int) -> Stopped:
-    """Run `train` and send this process SIGTERM while it is in update `after`; returns how it ended."""
+    """Run `train` and send this process SIGTERM while it is in update `after` of all; returns how it ended."""
     looked = Keeper.due
 
     def due(self: Keeper, update: int) -> bool:
-        if update == after:
+        if self.before + update == after:
             os.kill(os.getpid(), signal.SIGTERM)
         return looked(self, update)
 

@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,7 @@ from eightball_ppo.evaluation import evaluate
 from eightball_ppo.methods import best_of_n, distill, exact, grade, measuring
 from eightball_ppo.methods.distill import TargetLoss
 from eightball_ppo.methods.exact import AnnealedObjective
+from eightball_ppo.methods.exact_trainer import keeping_task
 from eightball_ppo.methods.task import Task, load_splits, load_task
 from eightball_ppo.methods.training_grades import TrainingGrades
 from eightball_ppo.models.loading import load_classifier, table_logits_NK
@@ -230,17 +232,20 @@ def test_a_threshold_is_chosen_by_the_grades_that_training_may_see(
     """Among the questions that were bought, noise included; the policies here are all the reference."""
     config = options("distill", grader_noise=0.5, grader_call_budget=90)
     ground = loaded(config)
-    rows, validated = ground.lessons.whole_rows(), set[int]()
+    rows, trained = ground.lessons.whole_rows(), list[set[int]]()
 
-    def distil(own: Task, train_rows: list[int], threshold: float, *_: Any) -> tuple[Any, list[int]]:
-        validated.update(set(rows) - set(train_rows))
-        assert set(train_rows) < set(rows)
-        return own.classifier, distill.kept_rows(own.lessons_logp_NK, train_rows, threshold)
+    def distil(own: Task, kept: list[int], *_: Any) -> tuple[Any, int]:
+        trained.append(set(kept))
+        return own.classifier, 7
 
     monkeypatch.setattr(distill, "distil", distil)
     run: Any = None
-    threshold, tried = distill.choose_threshold(ground, rows, config, run)
-    own = sorted(validated)
+    search = distill.Search(None)
+    keeping = distill.choose_threshold(search, ground, rows, config, run, keeping_task(ground, None))
+    threshold, tried = search.threshold, search.tried
+    assert all(later < before for before, later in pairwise([set(rows), *trained]))
+    assert keeping.before == search.updates == 7 * len(trained)
+    own = sorted(set(rows) - trained[0])
     ref_logp_NK = ground.ref_logits_NK["train"][own].log_softmax(-1)
     score = objective.expected_score_N(ref_logp_NK, ground.lessons.score_NK[own]).mean().item()
     assert len(own) == 6 and [row["validation_score"] for row in tried] == pytest.approx([score] * len(tried))

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import os
 import shutil
 import signal
 import subprocess
@@ -14,18 +15,19 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from stopping import assert_same, stopped
+from stopping import assert_same, rows, stopped
 from test_launches import environment, options, run, until
 from test_ranks import torchrun
 
 from conftest import LABELS, REPOSITORY
+from eightball_ppo import signals
 from eightball_ppo.configs import DistillConfig, ExactConfig, GRPOConfig, PPOConfig, RewardConfig, RLOOConfig, SFTConfig
 from eightball_ppo.durable import DirectoryLock
-from eightball_ppo.errors import InputError
+from eightball_ppo.errors import InputError, Stopped
 from eightball_ppo.methods import distill, exact, grpo, ppo, reward_model, rloo, sft
 from eightball_ppo.methods.resume import resumption
 from eightball_ppo.models.loading import load_classifier
-from eightball_ppo.runs import checkpoints_in
+from eightball_ppo.runs import checkpoints_in, read_metrics
 
 PPO = str(REPOSITORY / "scripts" / "ppo.py")
 
@@ -148,7 +150,7 @@ def test_without_its_seal_or_its_rows_it_is_none(copied: PPOConfig) -> None:
 def test_another_training_is_refused_by_the_name_of_its_option(
     copied: PPOConfig, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    assert "was made with --kl_coef 0.1, not 0.2; go on so, or begin anew" in refused(replace(copied, kl_coef=0.2))
+    assert "was made with --kl_coef 0.1, not 0.2; go on so, or remove " in refused(replace(copied, kl_coef=0.2))
     assert "was made with --seed 0, not 1" in refused(replace(copied, seed=1))
     assert resumption(replace(copied, save_steps=7, report_to="tensorboard"), "ppo") is not None
     with pytest.raises(InputError, match="is of ppo, not of rloo"):
@@ -271,7 +273,7 @@ STAGES: dict[str, tuple[Callable[[Any], Path], type, dict[str, Any], int]] = {
     "sft with lora": (sft.train, SFTConfig, {"num_train_epochs": 1, "use_peft": True}, 7),
     "sft after its last step": (sft.train, SFTConfig, {"num_train_epochs": 1.25}, 25),
     "reward in its second pass": (reward_model.train, RewardConfig, {"num_train_epochs": 2}, 14),
-    "distill": (distill.train, DistillConfig, {"num_train_epochs": 3}, 3),
+    "distill": (distill.train, DistillConfig, {"num_train_epochs": 3, "threshold": 0.5}, 3),
     "exact": (exact.train, ExactConfig, {"num_train_epochs": 4, "per_device_train_batch_size": 30}, 3),
     "rloo": (rloo.train, RLOOConfig, {"total_episodes": 600}, 4),
     "rloo after its last update": (rloo.train, RLOOConfig, {"total_episodes": 600}, 5),
@@ -296,3 +298,71 @@ def test_every_stage_goes_on_to_the_same_bits(stage: str, graded: dict[str, Any]
     stopped(train, config, after)
     torch.manual_seed(99)  # somebody else's numbers
     assert_same(straight, train(replace(config, resume_from_checkpoint="true")))
+
+
+# --- distillation, which trains several policies for one
+
+
+@pytest.fixture(scope="module")
+def search(graded: dict[str, Any], reward_run: Path) -> DistillConfig:
+    """A distillation that tries several thresholds, which keep unlike questions."""
+    short: dict[str, Any] = {"num_train_epochs": 2, "per_device_train_batch_size": 8, "save_steps": 4}
+    grader = {"grader": "bert", "reward_model_path": str(reward_run), "grader_noise": 0.3}
+    return DistillConfig(**{**graded, **grader, **short})
+
+
+@pytest.fixture(scope="module")
+def searched(search: DistillConfig, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[int]]:
+    """(a run of it that nobody stopped, the updates that each of its trainings made)."""
+    done = distill.train(replace(search, output_dir=str(tmp_path_factory.mktemp("searched") / "run")))
+    steps = {row["stage"]: row["step"] for row in read_metrics(done)}
+    assert len(steps) > 3 and list(steps)[-1] == "distill"
+    return done, list(steps.values())
+
+
+def test_no_policy_of_the_search_stays_among_the_checkpoints(searched: tuple[Path, list[int]]) -> None:
+    done, steps = searched
+    before = sum(steps[:-1])
+    assert [path.name for path in checkpoints_in(done)] == [
+        f"checkpoint-{before + update}" for update in range(4, steps[-1] + 1, 4)
+    ]
+
+
+@pytest.mark.parametrize("where", ["in its first", "after its first", "in its second", "in the last"])
+def test_distillation_goes_on_in_the_midst_of_its_search(
+    where: str, search: DistillConfig, searched: tuple[Path, list[int]], tmp_path: Path
+) -> None:
+    straight, steps = searched
+    after = {
+        "in its first": 3,
+        "after its first": steps[0],
+        "in its second": steps[0] + 2,
+        "in the last": sum(steps[:-1]) + 3,
+    }[where]
+    config = replace(search, output_dir=str(tmp_path / "run"))
+    told = str(stopped(distill.train, config, after))
+    assert ("of threshold 0.0;" in told) == ("first" in where) and (" of threshold" in told) == (where != "in the last")
+    assert checkpoints_in(tmp_path / "run.unfinished")[-1].name == f"checkpoint-{after}"
+    torch.manual_seed(99)
+    resumed = distill.train(replace(config, resume_from_checkpoint="true"))
+    shutil.rmtree(resumed / f"checkpoint-{after}", ignore_errors=True)  # where it was stopped, which the other was not
+    assert_same(straight, resumed)
+
+
+def test_a_signal_between_two_trainings_of_the_search_counts_for_the_next(
+    search: DistillConfig, searched: tuple[Path, list[int]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    straight, steps = searched
+    config, measured = replace(search, output_dir=str(tmp_path / "run")), distill.table_logits_NK
+
+    def asked_meanwhile(*given: Any) -> Any:
+        os.kill(os.getpid(), signal.SIGTERM)
+        return measured(*given)
+
+    monkeypatch.setattr(distill, "table_logits_NK", asked_meanwhile)
+    with pytest.raises(Stopped, match=f"after update 1 of {steps[1]} of threshold"), signals.handled():
+        distill.train(config)
+    monkeypatch.setattr(distill, "table_logits_NK", measured)
+    resumed = distill.train(replace(config, resume_from_checkpoint="true"))
+    assert (straight / "model.safetensors").read_bytes() == (resumed / "model.safetensors").read_bytes()
+    assert rows(straight) == rows(resumed)

@@ -21,7 +21,7 @@ from eightball_ppo.redaction import redacted
 from eightball_ppo.runs import Run
 
 TRAINING = "training"  # of a checkpoint: what is not the policy
-FORMAT = 2
+FORMAT = 3
 Origin = Mapping[str, str]
 """What a training starts from and does not change, by the words for it: fingerprints."""
 
@@ -34,6 +34,7 @@ class Keeper:
     Args:
         parts: what training is made of; the order counts, and is the same on all processes.
         more_files: writes further files into the directory of the training's state.
+        stage: what this training is called in the run; `before`: the updates that earlier ones of the run have made.
     """
 
     def __init__(
@@ -45,9 +46,13 @@ class Keeper:
         origin: Origin,
         parts: Mapping[str, Part],
         more_files: Callable[[Path], None] | None = None,
+        stage: str | None = None,
+        before: int = 0,
     ):
         self.config, self.run, self.policy, self.tokenizer = config, run, policy, tokenizer
         self.origin, self.parts, self.more_files = origin, parts, more_files
+        self._within = "" if stage in (None, run.method) else f" of {stage}"
+        self.before = before
         self._signal = 0
 
     def due(self, update: int) -> bool:
@@ -65,8 +70,8 @@ class Keeper:
         self.save(update)
         if self._signal:
             raise Stopped(
-                f"stopped by {signal.Signals(self._signal).name} after update {update} of {updates}; go on by the same "
-                "command with --resume_from_checkpoint true",
+                f"stopped by {signal.Signals(self._signal).name} after update {update} of {updates}{self._within}; "
+                "go on by the same command with --resume_from_checkpoint true",
                 self._signal,
             )
 
@@ -77,6 +82,7 @@ class Keeper:
             OSError: the disk is full, or cannot be written.
         """
         states = {name: part.state() for name, part in self.parts.items()}
+        update += self.before
         if is_main_process():
             more = {
                 "format": FORMAT,

@@ -22,6 +22,7 @@ from eightball_ppo.methods.task import Task, finish, load_splits, load_task, out
 from eightball_ppo.models.loading import table_logits_NK
 from eightball_ppo.ranks import num_processes
 from eightball_ppo.runs import Run, check_output_dir
+from eightball_ppo.signals import finishing
 
 THRESHOLDS = (0.0, 0.5, 0.7, 0.9, 0.99)  # tried on the validation questions
 
@@ -41,16 +42,18 @@ ORIGINAL: dict[str, Any] = {
 
 @dataclasses.dataclass
 class Search:
-    """The threshold, and what was tried for it; a part of the training's state, so that nothing is tried twice."""
+    """The threshold, once it is known, what was tried for it, and by how many updates; a part of the training's state,
+    so that nothing is tried twice."""
 
     threshold: float | None
     tried: list[dict[str, float]] = dataclasses.field(default_factory=list)
+    updates: int = 0
 
     def state(self) -> dict[str, Any]:
         return dataclasses.asdict(self)
 
     def restore(self, state: dict[str, Any]) -> None:
-        self.threshold, self.tried = state["threshold"], state["tried"]
+        self.threshold, self.tried, self.updates = state["threshold"], state["tried"], state["updates"]
 
 
 def train(config: DistillConfig) -> Path:
@@ -78,18 +81,26 @@ def train(config: DistillConfig) -> Path:
         search = Search(config.threshold)
         if resumed is not None:
             resumed.restore({"search": search})
-        elif config.threshold is None and config.target == "hard":
-            search.threshold, search.tried = choose_threshold(task, rows, config, run)
-        threshold, tried = search.threshold, search.tried
-        keeping = dataclasses.replace(keeping, parts={**keeping.parts, "search": search})
-        policy, kept = distil(task, rows, threshold or 0.0, config, run, run.method, keeping)
+        keeping = dataclasses.replace(keeping, parts={**keeping.parts, "search": search}, before=search.updates)
+        with finishing():
+            if config.target == "hard" and search.threshold is None:
+                keeping = choose_threshold(search, task, rows, config, run, keeping)
+            kept = kept_rows(task.lessons_logp_NK, rows, search.threshold or 0.0)
+            if not kept:
+                best = task.lessons_logp_NK[rows].exp().max().item()
+                raise InputError(
+                    f"--threshold {search.threshold}: no question reaches it, the grader's highest probability is "
+                    f"{best:.3f}"
+                )
+            policy, _ = distil(task, kept, config, run, run.method, keeping)
+        run.drop_checkpoints(up_to=search.updates)  # of policies that were tried only
         extra = {
             "target": config.target,
             "preset": config.preset,
-            "threshold": threshold,
+            "threshold": search.threshold,
             "coverage": len(kept) / len(rows),
             "kept_questions": len(kept),
-            "thresholds_tried": tried,
+            "thresholds_tried": search.tried,
         }
         return finish(task, policy, run, episodes=0, extra=extra)
 
@@ -141,37 +152,26 @@ class TargetLoss:
 
 
 def distil(
-    task: Task,
-    rows: list[int],
-    threshold: float,
-    config: DistillConfig,
-    run: Run,
-    stage: str,
-    keeping: Keeping | None = None,
-) -> tuple[PreTrainedModel, list[int]]:
-    """(a copy of the reference trained on the targets of the kept rows, those rows), logged as `stage`."""
-    kept = kept_rows(task.lessons_logp_NK, rows, threshold)
-    if not kept:
-        best = task.lessons_logp_NK[rows].exp().max().item()
-        raise InputError(
-            f"--threshold {threshold}: no question reaches it, the grader's highest probability is {best:.3f}"
-        )
+    task: Task, kept: list[int], config: DistillConfig, run: Run, stage: str, keeping: Keeping
+) -> tuple[PreTrainedModel, int]:
+    """(a copy of the reference trained on the targets of the `kept` rows, by how many updates), logged as `stage`."""
     set_seed(config.seed)
     policy = trainable_copy(task.classifier, config)
     texts = [task.questions["train"].texts[row] for row in kept]
     loss = TargetLoss(targets_NK(task, config), PartialState().device)
     measure = (lambda: task.exact_metrics(policy)) if stage == run.method else nothing
-    fit(policy, task.tokenizer, texts, kept, config, run, stage, measure, loss, keeping=keeping)
-    return policy, kept
+    updates = fit(policy, task.tokenizer, texts, kept, config, run, stage, measure, loss, keeping=keeping)
+    return policy, updates
 
 
 def choose_threshold(
-    task: Task, rows: list[int], config: DistillConfig, run: Run
-) -> tuple[float, list[dict[str, float]]]:
-    """(threshold with the best expected score on validation questions, every one that was tried).
+    search: Search, task: Task, rows: list[int], config: DistillConfig, run: Run, keeping: Keeping
+) -> Keeping:
+    """Find the threshold with the best expected score on validation questions. Returns the keeping of what comes next.
 
     The validation questions are a part of `rows`; for each threshold a policy is trained on the others, once for
-    thresholds that keep the same questions. Ties go to the lower threshold, which keeps more.
+    thresholds that keep the same questions. Ties go to the lower threshold, which keeps more. `search` may have tried
+    some already; `keeping` then goes on in the midst of the next.
     """
     texts = task.questions["train"].texts
     training, validation = split_by_question(
@@ -180,16 +180,23 @@ def choose_threshold(
     position = {text: row for row, text in enumerate(texts)}
     train_rows, validation_rows = [position[t] for t in training.texts], [position[t] for t in validation.texts]
     score_NK = task.lessons.score_NK[validation_rows]
-    tried: list[dict[str, float]] = []
-    kept: list[int] = []
-    for threshold in THRESHOLDS:
-        now = kept_rows(task.lessons_logp_NK, train_rows, threshold)
-        if not now:
+    kept_before: list[int] = []
+    if search.tried:
+        kept_before = kept_rows(task.lessons_logp_NK, train_rows, search.tried[-1]["threshold"])
+    for threshold in THRESHOLDS[len(search.tried) :]:
+        kept = kept_rows(task.lessons_logp_NK, train_rows, threshold)
+        if not kept:
             break
-        if now != kept:
-            policy, kept = distil(task, train_rows, threshold, config, run, f"threshold {threshold}")
+        if kept == kept_before:
+            score = search.tried[-1]["validation_score"]
+        else:
+            policy, updates = distil(task, kept, config, run, f"threshold {threshold}", keeping)
             logp_NK = table_logits_NK(policy, task.tokens["train"]).log_softmax(-1)[validation_rows]
             score = objective.expected_score_N(logp_NK, score_NK).mean().item()
-        tried.append({"threshold": threshold, "coverage": len(kept) / len(train_rows), "validation_score": score})
-    best = max(tried, key=lambda row: row["validation_score"])
-    return best["threshold"], tried
+            search.updates += updates
+            keeping = dataclasses.replace(keeping, resumed=None, before=search.updates)
+        kept_before = kept
+        coverage = len(kept) / len(train_rows)
+        search.tried.append({"threshold": threshold, "coverage": coverage, "validation_score": score})
+    search.threshold = max(search.tried, key=lambda row: row["validation_score"])["threshold"]
+    return keeping

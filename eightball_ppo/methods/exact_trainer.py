@@ -23,6 +23,7 @@ from eightball_ppo.methods.training_state import (
     OptimizerState,
     Part,
     Randomness,
+    ScalerState,
     SchedulerState,
     State,
     Weights,
@@ -34,11 +35,13 @@ from eightball_ppo.ranks import rank
 
 @dataclass(frozen=True)
 class Keeping:
-    """Checkpoints of a fit: what it starts from, where it goes on, and what else belongs to it."""
+    """Checkpoints of a fit: what it starts from, where it goes on, what else belongs to it, and how many updates other
+    fits of the same run have made before it."""
 
     origin: Origin
     resumed: Resumption | None = None
     parts: Mapping[str, Part] = field(default_factory=dict)
+    before: int = 0
 
     @property
     def progress(self) -> Progress | None:
@@ -177,7 +180,13 @@ class ExactTrainer(Trainer):
         self.keeper.keep(self.state.global_step // self.steps_per_update, self.state.max_steps // self.steps_per_update)
 
     def _optimization(self) -> dict[str, Part]:
-        return {"optimizer": OptimizerState(self.optimizer), "scheduler": SchedulerState(self.lr_scheduler)}
+        parts: dict[str, Part] = {
+            "optimizer": OptimizerState(self.optimizer),
+            "scheduler": SchedulerState(self.lr_scheduler),
+        }
+        if self.accelerator.scaler is not None:
+            parts["scaler"] = ScalerState(self.accelerator.scaler)
+        return parts
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         self.put_back("weights", Weights(self.model))

@@ -132,9 +132,9 @@ def fit(
     loss: Loss | None = None,
     by_length: bool = False,
     keeping: Keeping | None = None,
-) -> None:
+) -> int:
     """Minimise `loss` of `model` on (texts, label_ids), in place, with the recipe of `config`, logged as `stage`.
-    Texts are cut where `tokenizer` says.
+    Texts are cut where `tokenizer` says. Returns the number of steps.
 
     By default that is cross-entropy; otherwise `label_ids` may be whatever `loss` makes of them, such as rows of a
     table of targets. `by_length`: in batches of like length, which is worth it where the model is big. With `keeping`
@@ -169,11 +169,15 @@ def fit(
         trainer.order = LikeLengths(length_N, config.per_device_train_batch_size, config.seed)
     replace_progress(trainer, stage, config.disable_tqdm)
     if keeping is not None:
-        trainer.keep(Keeper(config, run, model, tokenizer, keeping.origin, keeping.parts), keeping.resumed)
+        keeper = Keeper(
+            config, run, model, tokenizer, keeping.origin, keeping.parts, stage=stage, before=keeping.before
+        )
+        trainer.keep(keeper, keeping.resumed)
     with tracked(trainer, run.path, stage), nullcontext() if keeping is None else finishing():
         trainer.begin()
     require_equal_ranks(trainer)
     model.eval()
+    return trainer.state.global_step
 
 
 def _fault(what: str, trainer: ExactTrainer, tokenizer: PreTrainedTokenizerBase, run: Run) -> GuardError:

@@ -93,7 +93,8 @@ class LastBatch(nn.Module):
 
 
 class Guards(TrainerCallback):
-    """Stops where a logged number is not finite, at `max_kl`, and at `target_kl`; called after `metrics`.
+    """Stops where a logged number is not finite and at `max_kl`, and sees when `target_kl` is passed; called after
+    `metrics`.
 
     The KL and the objective are the exact ones on the training questions that are watched. With `max_kl` the weights of
     the policy with the best objective are kept in memory.
@@ -113,6 +114,7 @@ class Guards(TrainerCallback):
         self._weights = Weights(policy)
         self._best: State = {}
         self._best_objective, self._best_update = -math.inf, 0
+        self.enough = False
 
     def state(self) -> State:
         return {
@@ -120,6 +122,7 @@ class Guards(TrainerCallback):
             "best_objective": None if not self._best else self._best_objective,
             "best_update": self._best_update,
             "updates": self.batch.updates,
+            "enough": self.enough,
         }
 
     def restore(self, state: State) -> None:
@@ -127,6 +130,7 @@ class Guards(TrainerCallback):
         if self._best:
             self._best_objective = state["best_objective"]
         self._best_update, self.batch.updates = state["best_update"], state["updates"]
+        self.enough = state["enough"]
 
     def on_log(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         for name in WATCHED:
@@ -146,8 +150,7 @@ class Guards(TrainerCallback):
         if most is not None and objective > self._best_objective:
             self._best_objective, self._best_update = objective, state.global_step
             self._best = {name: own.cpu().clone() for name, own in self._weights.state().items()}
-        if verdict == 1:
-            raise Enough
+        self.enough = verdict == 1
 
     def _given_up(self, kl: float, update: int) -> GuardError:
         said = f"the exact KL is {kl:.3g} after update {update}, above --max_kl {self.config.max_kl:g}"
@@ -161,6 +164,20 @@ class Guards(TrainerCallback):
             f"{said}; the policy of update {self._best_update}, with the best objective on the training questions "
             f"({self._best_objective:.4g}), is in {directory}; lower --learning_rate, or raise --kl_coef"
         )
+
+
+class Ending(TrainerCallback):
+    """Ends the training where `guards` saw that it went far enough. Called after all others: a signal that came in that
+    update gets its checkpoint first, and what goes on from there ends at once."""
+
+    def __init__(self, guards: Guards):
+        self.guards = guards
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        if self.guards.enough:
+            raise Enough
+
+    on_step_end = on_train_begin
 
 
 @contextmanager

@@ -11,7 +11,7 @@ from eightball_ppo.methods.completions import WatchedScores
 from eightball_ppo.methods.exact_trainer import Keeping
 from eightball_ppo.methods.fitting import MetricsCallback
 from eightball_ppo.methods.gradients import GradientWatch
-from eightball_ppo.methods.guards import Guards, LastBatch
+from eightball_ppo.methods.guards import Ending, Guards, LastBatch
 from eightball_ppo.methods.ppo_models import TRLModels
 from eightball_ppo.methods.resume import Late, TrainerProgress
 from eightball_ppo.methods.task import Task
@@ -61,7 +61,7 @@ class WatchedTraining:
             every = 1  # the guards look at every update
         metrics = MetricsCallback(run, "ppo", lambda: task.exact_metrics(self.classifier), every, self._beside)
         guards = Guards(config, run, self.classifier, task.tokenizer, metrics, last)
-        self._parts["guards"] = guards
+        self._parts["guards"] = self._guards = guards
         self.callbacks: list[TrainerCallback] = [metrics, self._gradients, guards]
         self._trainer: Any = None
 
@@ -86,6 +86,6 @@ class WatchedTraining:
         keeper = Keeper(self.config, self.run, self.classifier, self.task.tokenizer, keeping.origin, self._parts)
         callbacks = trainer.callback_handler.callbacks
         callbacks.insert(0, progress)
-        callbacks += [Checkpoints(keeper), randomness]
+        callbacks += [Checkpoints(keeper), randomness, Ending(self._guards)]
         if keeping.resumed is not None:
             keeping.resumed.restore(self._parts)

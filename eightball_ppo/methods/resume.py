@@ -53,8 +53,8 @@ class Resumption:
         for name, fingerprint in origin.items():
             if self.values["origin"].get(name) != fingerprint:
                 raise InputError(
-                    f"{self.path}: was made with another {name}; put the old one back, or begin anew with "
-                    "--overwrite_output_dir"
+                    f"{self.path}: was made with another {name}; put the old one back, or remove {self.path.parent} to "
+                    "begin anew"
                 )
 
     def restore(self, parts: Mapping[str, Part]) -> None:
@@ -112,7 +112,10 @@ def _check_whole(path: Path) -> None:
     check_seal(path)
     values = read_values(path / TRAINING)
     if values["format"] != FORMAT:
-        raise InputError(f"{path}: was written by another version of this program; go on with that one")
+        raise InputError(
+            f"{path}: was written by another version of this program; go on with that one, or remove "
+            f"{path.parent} to begin anew"
+        )
     metrics, needed = path.parent / METRICS, values["progress"]["metrics_bytes"]
     if needed and (not metrics.is_file() or metrics.stat().st_size < needed):
         raise InputError(f"{metrics}: is shorter than it was at {path.name}; the rows before it are lost")
@@ -120,7 +123,7 @@ def _check_whole(path: Path) -> None:
 
 def _check_same(found: Resumption, config: CheckpointedConfig, method: str) -> None:
     """Raises InputError, naming the option, unless `config` trains what was trained then, by as many processes."""
-    begin = "begin anew with --overwrite_output_dir"
+    begin = f"remove {found.path.parent} to begin anew"
     if found.values["method"] != method:
         raise InputError(f"{found.path}: is of {found.values['method']}, not of {method}; {begin}")
     now = json.loads(json.dumps(redacted(dataclasses.asdict(config))))

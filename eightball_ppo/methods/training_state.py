@@ -85,6 +85,19 @@ class SchedulerState:
         self.scheduler.load_state_dict(state)
 
 
+class ScalerState:
+    """By how much the gradients of float16 are scaled at the moment."""
+
+    def __init__(self, scaler: torch.amp.GradScaler):
+        self.scaler = scaler
+
+    def state(self) -> State:
+        return self.scaler.state_dict()
+
+    def restore(self, state: State) -> None:
+        self.scaler.load_state_dict(state)
+
+
 class Randomness:
     """The generators of torch (of the CPU and of this process's GPU), numpy and python, one set for every process."""
 
