@@ -23,11 +23,13 @@ from conftest import LABELS, REPOSITORY
 from eightball_ppo import signals
 from eightball_ppo.configs import DistillConfig, ExactConfig, GRPOConfig, PPOConfig, RewardConfig, RLOOConfig, SFTConfig
 from eightball_ppo.durable import DirectoryLock
-from eightball_ppo.errors import InputError, Stopped
+from eightball_ppo.errors import GuardError, InputError, Stopped
 from eightball_ppo.methods import distill, exact, grpo, ppo, reward_model, rloo, sft
 from eightball_ppo.methods.resume import resumption
+from eightball_ppo.methods.training_grades import TrainingGrades
+from eightball_ppo.methods.training_state import OfEveryRank, ScalerState, State, read_parts, write_state
 from eightball_ppo.models.loading import load_classifier
-from eightball_ppo.runs import checkpoints_in, read_metrics
+from eightball_ppo.runs import checkpoints_in, read_environment, read_metrics, read_results
 
 PPO = str(REPOSITORY / "scripts" / "ppo.py")
 
@@ -199,6 +201,79 @@ def test_two_runs_in_one_directory(copied: PPOConfig, tmp_path: Path) -> None:
     DirectoryLock(tmp_path / "run.unfinished").release()
 
 
+def test_what_training_sees_must_be_the_same(copied: PPOConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    told = refused(replace(copied, log_completions=False))
+    assert "was made with --log_completions True, not False; go on so, or remove " in told
+    monkeypatch.setattr("eightball_ppo.methods.resume.mixed_precision", lambda: "bf16")
+    assert "was made with --mixed_precision no, not bf16; launch it so, or remove " in refused(copied)
+
+
+def test_what_a_run_was_gone_on_with_stands_beside_what_it_began_with(copied: PPOConfig, tmp_path: Path) -> None:
+    began = read_environment(tmp_path / "run.unfinished")
+    stopped(ppo.train, copied, after=7)
+    told = read_environment(ppo.train(copied))
+    assert [own.pop("after_update") for own in told["resumed"]] == [5, 7]
+    assert told["resumed"] == [began, began] and {**began, "resumed": told["resumed"]} == told
+
+
+def test_a_signal_in_the_update_that_target_kl_ends_loses_nothing(ppo_config: PPOConfig, tmp_path: Path) -> None:
+    config = replace(ppo_config, target_kl=0.01, learning_rate=0.002, save_steps=None)
+    straight = ppo.train(replace(config, output_dir=str(tmp_path / "straight")))
+    last = len(read_metrics(straight))
+    assert read_results(straight)["ended_by"] == "target_kl" and last > 1
+    config = replace(config, output_dir=str(tmp_path / "run"))
+    stopped(ppo.train, config, after=last)
+    assert_same(straight, ppo.train(replace(config, resume_from_checkpoint="true")))
+
+
+def test_a_model_that_is_trained_on_the_way_is_gone_on_with_by_the_same_command(
+    small_data: Path, tmp_path: Path
+) -> None:
+    shared: dict[str, Any] = {"dataset_name": str(small_data), "grader": "rule:No", "disable_tqdm": True}
+    config = PPOConfig(**shared, total_episodes=120)
+    told = str(stopped(ppo.train, config, after=150))
+    assert told == "stopped while runs/sft was trained; the same command goes on with it"
+    with pytest.raises(InputError, match=r"checkpoint-150: was made with --seed 0, not 1; go on so, or remove "):
+        ppo.train(replace(config, seed=1))
+    ppo.train(config)
+    straight = sft.train(SFTConfig(dataset_name=str(small_data), disable_tqdm=True, output_dir="straight"))
+    assert_same(straight, tmp_path / "runs" / "sft")
+
+
+# --- the parts of a state
+
+
+def test_what_every_rank_has_is_gathered_from_the_cpu() -> None:
+    """Or a process would open the card of another to look at it."""
+
+    class OnCard(torch.Tensor):
+        def cpu(self, *_: Any, **__: Any) -> torch.Tensor:
+            return self.as_subclass(torch.Tensor)
+
+    class Own:
+        def state(self) -> State:
+            return {"sum": torch.ones(2).as_subclass(OnCard), "steps": 3}
+
+        def restore(self, state: State) -> None:
+            self.then = state
+
+    part = Own()
+    gathered = OfEveryRank(part, 0).state()
+    assert type(gathered["0.sum"]) is torch.Tensor and gathered["0.steps"] == 3
+    OfEveryRank(part, 0).restore({**gathered, "1.steps": 4})
+    assert part.then["steps"] == 3 and torch.equal(part.then["sum"], torch.ones(2))
+
+
+def test_the_scale_of_half_precision_gradients_comes_back(tmp_path: Path) -> None:
+    scaler = torch.amp.GradScaler("cpu", init_scale=8.0, growth_interval=2)
+    scaler.scale(torch.ones(1))
+    scaler.update(4.0)
+    write_state(tmp_path, {"scaler": ScalerState(scaler).state()}, {})
+    other = torch.amp.GradScaler("cpu")
+    ScalerState(other).restore(read_parts(tmp_path, ["scaler"])["scaler"])
+    assert other.state_dict() == scaler.state_dict() and other.get_scale() == 4.0
+
+
 # --- by signals, as a program
 
 
@@ -300,6 +375,17 @@ def test_every_stage_goes_on_to_the_same_bits(stage: str, graded: dict[str, Any]
     assert_same(straight, train(replace(config, resume_from_checkpoint="true")))
 
 
+def test_a_score_that_is_not_finite_after_a_resumption_is_of_the_update_it_is_in(
+    graded: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    more: dict[str, Any] = {"generation_batch_size": 120, "steps_per_generation": 2, "num_iterations": 2}
+    config = RLOOConfig(**graded, **more, total_episodes=600, output_dir=str(tmp_path / "run"))
+    stopped(rloo.train, config, after=2)
+    monkeypatch.setattr(TrainingGrades, "forward", lambda _, rows_B, actions_B: torch.full(rows_B.shape, torch.inf))
+    with pytest.raises(GuardError, match=r"a score is not finite in update 3; its batch is in "):
+        rloo.train(replace(config, resume_from_checkpoint="true"))
+
+
 # --- distillation, which trains several policies for one
 
 
@@ -360,7 +446,10 @@ def test_a_signal_between_two_trainings_of_the_search_counts_for_the_next(
         return measured(*given)
 
     monkeypatch.setattr(distill, "table_logits_NK", asked_meanwhile)
-    with pytest.raises(Stopped, match=f"after update 1 of {steps[1]} of threshold"), signals.handled():
+    with (
+        pytest.raises((Stopped, signals.Interrupted), match=f"after update 1 of {steps[1]} of threshold"),
+        signals.handled(),
+    ):
         distill.train(config)
     monkeypatch.setattr(distill, "table_logits_NK", measured)
     resumed = distill.train(replace(config, resume_from_checkpoint="true"))

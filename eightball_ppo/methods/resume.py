@@ -94,7 +94,8 @@ def _newest_whole(unfinished: Path) -> Path:
         except InputError as error:
             logger.warning("%s; looking for an older one", error)
             damage = damage or error
-    raise damage or InputError(f"--resume_from_checkpoint true: {unfinished} holds no checkpoint")
+    told = damage or f"--resume_from_checkpoint true: {unfinished} holds no checkpoint"
+    raise InputError(f"{told}; remove {unfinished} to begin anew")
 
 
 def _named(name: str, unfinished: Path) -> Path:
@@ -103,7 +104,10 @@ def _named(name: str, unfinished: Path) -> Path:
         raise InputError(
             f"--resume_from_checkpoint {name}: no checkpoint of this run; name one of {unfinished}, or say true"
         )
-    _check_whole(path)
+    try:
+        _check_whole(path)
+    except InputError as error:
+        raise InputError(f"{error}; say true to go on from another, or remove {unfinished} to begin anew") from None
     return path
 
 
@@ -112,10 +116,7 @@ def _check_whole(path: Path) -> None:
     check_seal(path)
     values = read_values(path / TRAINING)
     if values["format"] != FORMAT:
-        raise InputError(
-            f"{path}: was written by another version of this program; go on with that one, or remove "
-            f"{path.parent} to begin anew"
-        )
+        raise InputError(f"{path}: was written by another version of this program, which could go on with it")
     metrics, needed = path.parent / METRICS, values["progress"]["metrics_bytes"]
     if needed and (not metrics.is_file() or metrics.stat().st_size < needed):
         raise InputError(f"{metrics}: is shorter than it was at {path.name}; the rows before it are lost")
