@@ -103,6 +103,19 @@ def sft_run(once: Callable[..., Path], small_data: Path) -> Path:
 
 
 @pytest.fixture(scope="session")
+def ruled(small_data: Path, sft_run: Path) -> dict[str, Any]:
+    """Options of a graded stage whose grader is a rule, which needs no model."""
+    return {
+        "dataset_name": str(small_data),
+        "labels": LABELS,
+        "sft_model_path": str(sft_run),
+        "grader": "rule:Yes",
+        "allow_weak_grader": True,
+        "disable_tqdm": True,
+    }
+
+
+@pytest.fixture(scope="session")
 def ppo_run(once: Callable[..., Path], small_data: Path, sft_run: Path, reward_run: Path) -> Path:
     """A finished PPO run of one update; its grade store lies beside it."""
     from eightball_ppo.configs import PPOConfig

@@ -2,7 +2,6 @@
 
 import json
 import logging
-import os
 import shutil
 import signal
 import subprocess
@@ -15,18 +14,16 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from stopping import assert_same, rows, stopped
+from stopping import assert_same, stopped
 from test_launches import environment, options, run, until
 from test_ranks import torchrun
 
 from conftest import LABELS, REPOSITORY
-from eightball_ppo import signals
-from eightball_ppo.configs import DistillConfig, ExactConfig, GRPOConfig, PPOConfig, RewardConfig, RLOOConfig, SFTConfig
+from eightball_ppo.configs import PPOConfig, SFTConfig
 from eightball_ppo.durable import DirectoryLock
-from eightball_ppo.errors import GuardError, InputError, Stopped
-from eightball_ppo.methods import distill, exact, grpo, ppo, reward_model, rloo, sft
+from eightball_ppo.errors import InputError
+from eightball_ppo.methods import ppo, sft
 from eightball_ppo.methods.resume import resumption
-from eightball_ppo.methods.training_grades import TrainingGrades
 from eightball_ppo.methods.training_state import OfEveryRank, ScalerState, State, read_parts, write_state
 from eightball_ppo.models.loading import load_classifier
 from eightball_ppo.runs import checkpoints_in, read_environment, read_metrics, read_results
@@ -35,27 +32,14 @@ PPO = str(REPOSITORY / "scripts" / "ppo.py")
 
 
 @pytest.fixture(scope="module")
-def graded(small_data: Path, sft_run: Path) -> dict[str, Any]:
-    """Options of a graded stage whose grader needs no model."""
-    return {
-        "dataset_name": str(small_data),
-        "labels": LABELS,
-        "sft_model_path": str(sft_run),
-        "grader": "rule:Yes",
-        "allow_weak_grader": True,
-        "disable_tqdm": True,
-    }
-
-
-@pytest.fixture(scope="module")
-def ppo_config(graded: dict[str, Any]) -> PPOConfig:
+def ppo_config(ruled: dict[str, Any]) -> PPOConfig:
     return PPOConfig(
         num_mini_batches=2,
         num_ppo_epochs=2,
         per_device_train_batch_size=24,
         total_episodes=240,
         save_steps=3,
-        **graded,
+        **ruled,
     )
 
 
@@ -278,16 +262,14 @@ def test_the_scale_of_half_precision_gradients_comes_back(tmp_path: Path) -> Non
 
 
 def test_sigterm_to_the_script_ends_with_143_and_the_same_command_goes_on(
-    small_data: Path, sft_run: Path, tmp_path: Path, graded: dict[str, Any]
+    small_data: Path, sft_run: Path, tmp_path: Path, ruled: dict[str, Any]
 ) -> None:
     flags = options(small_data, sft_run, total_episodes=24 * 100, num_ppo_epochs=1)
     command = [sys.executable, PPO, *flags, "--labels", *LABELS]
     with (tmp_path / "err.txt").open("w") as err:
         job = subprocess.Popen(command, cwd=tmp_path, env=environment(), stdout=err, stderr=err)
         more: dict[str, Any] = {"num_mini_batches": 2, "num_ppo_epochs": 1, "per_device_train_batch_size": 24}
-        straight = ppo.train(
-            PPOConfig(output_dir=str(tmp_path / "straight"), total_episodes=24 * 100, **more, **graded)
-        )
+        straight = ppo.train(PPOConfig(output_dir=str(tmp_path / "straight"), total_episodes=24 * 100, **more, **ruled))
         until(lambda: (tmp_path / "run.unfinished" / "metrics.jsonl").exists(), 200, tmp_path)
         job.send_signal(signal.SIGTERM)
         assert job.wait(60) == 143
@@ -336,122 +318,5 @@ def test_two_processes_go_on_to_the_same_bits() -> None:
     done = torchrun("tests/two_ranks_resume.py")
     assert done.returncode == 0, done.stderr[-3000:]
     assert json.loads(done.stdout.strip().splitlines()[-1]) == {
-        stage: {"stopped": [143, 143], "same": [True, True]} for stage in ("ppo", "sft", "reward")
+        stage: {"stopped": [143, 143], "same": [True, True]} for stage in ("ppo", "sft", "reward", "distill")
     }
-
-
-# --- the other stages
-
-STAGES: dict[str, tuple[Callable[[Any], Path], type, dict[str, Any], int]] = {
-    "sft": (sft.train, SFTConfig, {"num_train_epochs": 2}, 13),
-    "sft at the end of a pass": (sft.train, SFTConfig, {"num_train_epochs": 2}, 20),
-    "sft with lora": (sft.train, SFTConfig, {"num_train_epochs": 1, "use_peft": True}, 7),
-    "sft after its last step": (sft.train, SFTConfig, {"num_train_epochs": 1.25}, 25),
-    "reward in its second pass": (reward_model.train, RewardConfig, {"num_train_epochs": 2}, 14),
-    "distill": (distill.train, DistillConfig, {"num_train_epochs": 3, "threshold": 0.5}, 3),
-    "exact": (exact.train, ExactConfig, {"num_train_epochs": 4, "per_device_train_batch_size": 30}, 3),
-    "rloo": (rloo.train, RLOOConfig, {"total_episodes": 600}, 4),
-    "rloo after its last update": (rloo.train, RLOOConfig, {"total_episodes": 600}, 5),
-    "grpo": (grpo.train, GRPOConfig, {"total_episodes": 600, "log_completions": True}, 2),
-}
-FAST = ("sft", "sft after its last step", "rloo")
-
-
-@pytest.mark.parametrize(
-    "stage", [pytest.param(name, marks=[] if name in FAST else pytest.mark.slow) for name in STAGES]
-)
-def test_every_stage_goes_on_to_the_same_bits(stage: str, graded: dict[str, Any], tmp_path: Path) -> None:
-    train, config_class, more, after = STAGES[stage]
-    if issubclass(config_class, SFTConfig | RewardConfig):
-        more = {"dataset_name": graded["dataset_name"], "labels": LABELS, "disable_tqdm": True, **more}
-    else:
-        more = {**graded, **more}
-    if config_class in (RLOOConfig, GRPOConfig):  # 3 updates are a pass over the questions
-        more |= {"generation_batch_size": 120, "steps_per_generation": 2, "num_iterations": 2}
-    straight = train(config_class(output_dir=str(tmp_path / "straight"), **more))
-    config = config_class(output_dir=str(tmp_path / "run"), **more)
-    stopped(train, config, after)
-    torch.manual_seed(99)  # somebody else's numbers
-    assert_same(straight, train(replace(config, resume_from_checkpoint="true")))
-
-
-def test_a_score_that_is_not_finite_after_a_resumption_is_of_the_update_it_is_in(
-    graded: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    more: dict[str, Any] = {"generation_batch_size": 120, "steps_per_generation": 2, "num_iterations": 2}
-    config = RLOOConfig(**graded, **more, total_episodes=600, output_dir=str(tmp_path / "run"))
-    stopped(rloo.train, config, after=2)
-    monkeypatch.setattr(TrainingGrades, "forward", lambda _, rows_B, actions_B: torch.full(rows_B.shape, torch.inf))
-    with pytest.raises(GuardError, match=r"a score is not finite in update 3; its batch is in "):
-        rloo.train(replace(config, resume_from_checkpoint="true"))
-
-
-# --- distillation, which trains several policies for one
-
-
-@pytest.fixture(scope="module")
-def search(graded: dict[str, Any], reward_run: Path) -> DistillConfig:
-    """A distillation that tries several thresholds, which keep unlike questions."""
-    short: dict[str, Any] = {"num_train_epochs": 2, "per_device_train_batch_size": 8, "save_steps": 4}
-    grader = {"grader": "bert", "reward_model_path": str(reward_run), "grader_noise": 0.3}
-    return DistillConfig(**{**graded, **grader, **short})
-
-
-@pytest.fixture(scope="module")
-def searched(search: DistillConfig, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[int]]:
-    """(a run of it that nobody stopped, the updates that each of its trainings made)."""
-    done = distill.train(replace(search, output_dir=str(tmp_path_factory.mktemp("searched") / "run")))
-    steps = {row["stage"]: row["step"] for row in read_metrics(done)}
-    assert len(steps) > 3 and list(steps)[-1] == "distill"
-    return done, list(steps.values())
-
-
-def test_no_policy_of_the_search_stays_among_the_checkpoints(searched: tuple[Path, list[int]]) -> None:
-    done, steps = searched
-    before = sum(steps[:-1])
-    assert [path.name for path in checkpoints_in(done)] == [
-        f"checkpoint-{before + update}" for update in range(4, steps[-1] + 1, 4)
-    ]
-
-
-@pytest.mark.parametrize("where", ["in its first", "after its first", "in its second", "in the last"])
-def test_distillation_goes_on_in_the_midst_of_its_search(
-    where: str, search: DistillConfig, searched: tuple[Path, list[int]], tmp_path: Path
-) -> None:
-    straight, steps = searched
-    after = {
-        "in its first": 3,
-        "after its first": steps[0],
-        "in its second": steps[0] + 2,
-        "in the last": sum(steps[:-1]) + 3,
-    }[where]
-    config = replace(search, output_dir=str(tmp_path / "run"))
-    told = str(stopped(distill.train, config, after))
-    assert ("of threshold 0.0;" in told) == ("first" in where) and (" of threshold" in told) == (where != "in the last")
-    assert checkpoints_in(tmp_path / "run.unfinished")[-1].name == f"checkpoint-{after}"
-    torch.manual_seed(99)
-    resumed = distill.train(replace(config, resume_from_checkpoint="true"))
-    shutil.rmtree(resumed / f"checkpoint-{after}", ignore_errors=True)  # where it was stopped, which the other was not
-    assert_same(straight, resumed)
-
-
-def test_a_signal_between_two_trainings_of_the_search_counts_for_the_next(
-    search: DistillConfig, searched: tuple[Path, list[int]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    straight, steps = searched
-    config, measured = replace(search, output_dir=str(tmp_path / "run")), distill.table_logits_NK
-
-    def asked_meanwhile(*given: Any) -> Any:
-        os.kill(os.getpid(), signal.SIGTERM)
-        return measured(*given)
-
-    monkeypatch.setattr(distill, "table_logits_NK", asked_meanwhile)
-    with (
-        pytest.raises((Stopped, signals.Interrupted), match=f"after update 1 of {steps[1]} of threshold"),
-        signals.handled(),
-    ):
-        distill.train(config)
-    monkeypatch.setattr(distill, "table_logits_NK", measured)
-    resumed = distill.train(replace(config, resume_from_checkpoint="true"))
-    assert (straight / "model.safetensors").read_bytes() == (resumed / "model.safetensors").read_bytes()
-    assert rows(straight) == rows(resumed)

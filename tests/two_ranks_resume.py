@@ -1,5 +1,6 @@
-"""Run under torchrun by `test_resume.py`: PPO, SFT and a reward model on this rank, straight and stopped and gone on
-with; rank 0 says, as JSON, how each rank ended and whether it found the same weights and rows."""
+"""Run under torchrun by `test_resume.py`: PPO, SFT, a reward model and a distillation, in the search for its threshold,
+on this rank, straight and stopped and gone on with; rank 0 says, as JSON, how each rank ended and whether it found the
+same weights and rows."""
 
 import json
 import os
@@ -18,9 +19,9 @@ from torch import distributed
 
 from conftest import LABELS, small_dataset
 from eightball_ppo import launches, signals
-from eightball_ppo.configs import PPOConfig, RewardConfig, SFTConfig
+from eightball_ppo.configs import DistillConfig, PPOConfig, RewardConfig, SFTConfig
 from eightball_ppo.errors import Stopped
-from eightball_ppo.methods import ppo, reward_model, sft
+from eightball_ppo.methods import distill, ppo, reward_model, sft
 from eightball_ppo.methods.checkpoints import Keeper
 from eightball_ppo.quiet import quiet_libraries
 from eightball_ppo.ranks import from_every_process, from_main_process, is_main_process, rank
@@ -49,6 +50,7 @@ if __name__ == "__main__":
             RewardConfig(model_name_or_path="encoder", num_train_epochs=3, **fit),
             15,
         ),  # of 33, in the second
+        "distill": (distill.train, DistillConfig(num_train_epochs=2, per_device_train_batch_size=8, **graded), 2),
     }
     stdout, sys.stdout = sys.stdout, sys.stderr
     looked, told = Keeper.due, {}

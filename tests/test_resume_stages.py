@@ -1,0 +1,140 @@
+"""Every stage but PPO goes on to the very bits of one that was not stopped; `test_resume.py` looks at PPO."""
+
+import os
+import shutil
+import signal
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from stopping import assert_same, rows, stopped
+
+from conftest import LABELS
+from eightball_ppo import signals
+from eightball_ppo.configs import DistillConfig, ExactConfig, GRPOConfig, RewardConfig, RLOOConfig, SFTConfig
+from eightball_ppo.errors import GuardError, Stopped
+from eightball_ppo.methods import distill, exact, grpo, reward_model, rloo, sft
+from eightball_ppo.methods.training_grades import TrainingGrades
+from eightball_ppo.runs import checkpoints_in, read_metrics
+
+# --- one training
+
+STAGES: dict[str, tuple[Callable[[Any], Path], type, dict[str, Any], int]] = {
+    "sft": (sft.train, SFTConfig, {"num_train_epochs": 2}, 13),
+    "sft at the end of a pass": (sft.train, SFTConfig, {"num_train_epochs": 2}, 20),
+    "sft with lora": (sft.train, SFTConfig, {"num_train_epochs": 1, "use_peft": True}, 7),
+    "sft after its last step": (sft.train, SFTConfig, {"num_train_epochs": 1.25}, 25),
+    "reward in its second pass": (reward_model.train, RewardConfig, {"num_train_epochs": 2}, 14),
+    "distill": (distill.train, DistillConfig, {"num_train_epochs": 3, "threshold": 0.5}, 3),
+    "exact": (exact.train, ExactConfig, {"num_train_epochs": 4, "per_device_train_batch_size": 30}, 3),
+    "rloo": (rloo.train, RLOOConfig, {"total_episodes": 600}, 4),
+    "rloo after its last update": (rloo.train, RLOOConfig, {"total_episodes": 600}, 5),
+    "grpo": (grpo.train, GRPOConfig, {"total_episodes": 600, "log_completions": True}, 2),
+}
+FAST = ("sft", "sft after its last step", "rloo")
+
+
+@pytest.mark.parametrize(
+    "stage", [pytest.param(name, marks=[] if name in FAST else pytest.mark.slow) for name in STAGES]
+)
+def test_every_stage_goes_on_to_the_same_bits(stage: str, ruled: dict[str, Any], tmp_path: Path) -> None:
+    train, config_class, more, after = STAGES[stage]
+    if issubclass(config_class, SFTConfig | RewardConfig):
+        more = {"dataset_name": ruled["dataset_name"], "labels": LABELS, "disable_tqdm": True, **more}
+    else:
+        more = {**ruled, **more}
+    if config_class in (RLOOConfig, GRPOConfig):  # 3 updates are a pass over the questions
+        more |= {"generation_batch_size": 120, "steps_per_generation": 2, "num_iterations": 2}
+    straight = train(config_class(output_dir=str(tmp_path / "straight"), **more))
+    config = config_class(output_dir=str(tmp_path / "run"), **more)
+    stopped(train, config, after)
+    torch.manual_seed(99)  # somebody else's numbers
+    assert_same(straight, train(replace(config, resume_from_checkpoint="true")))
+
+
+def test_a_score_that_is_not_finite_after_a_resumption_is_of_the_update_it_is_in(
+    ruled: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    more: dict[str, Any] = {"generation_batch_size": 120, "steps_per_generation": 2, "num_iterations": 2}
+    config = RLOOConfig(**ruled, **more, total_episodes=600, output_dir=str(tmp_path / "run"))
+    stopped(rloo.train, config, after=2)
+    monkeypatch.setattr(TrainingGrades, "forward", lambda _, rows_B, actions_B: torch.full(rows_B.shape, torch.inf))
+    with pytest.raises(GuardError, match=r"a score is not finite in update 3; its batch is in "):
+        rloo.train(replace(config, resume_from_checkpoint="true"))
+
+
+# --- distillation, which trains several policies for one
+
+
+@pytest.fixture(scope="module")
+def search(ruled: dict[str, Any], reward_run: Path) -> DistillConfig:
+    """A distillation that tries several thresholds, which keep unlike questions."""
+    short: dict[str, Any] = {"num_train_epochs": 2, "per_device_train_batch_size": 8, "save_steps": 4}
+    grader = {"grader": "bert", "reward_model_path": str(reward_run), "grader_noise": 0.3}
+    return DistillConfig(**{**ruled, **grader, **short})
+
+
+@pytest.fixture(scope="module")
+def searched(search: DistillConfig, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[int]]:
+    """(a run of it that nobody stopped, the updates that each of its trainings made)."""
+    done = distill.train(replace(search, output_dir=str(tmp_path_factory.mktemp("searched") / "run")))
+    steps = {row["stage"]: row["step"] for row in read_metrics(done)}
+    assert len(steps) > 3 and list(steps)[-1] == "distill"
+    return done, list(steps.values())
+
+
+def test_no_policy_of_the_search_stays_among_the_checkpoints(searched: tuple[Path, list[int]]) -> None:
+    done, steps = searched
+    before = sum(steps[:-1])
+    assert [path.name for path in checkpoints_in(done)] == [
+        f"checkpoint-{before + update}" for update in range(4, steps[-1] + 1, 4)
+    ]
+
+
+SELDOM = [pytest.param(where, marks=pytest.mark.slow) for where in ("after its first", "in its second")]
+
+
+@pytest.mark.parametrize("where", ["in its first", *SELDOM, "in the last"])
+def test_distillation_goes_on_in_the_midst_of_its_search(
+    where: str, search: DistillConfig, searched: tuple[Path, list[int]], tmp_path: Path
+) -> None:
+    straight, steps = searched
+    after = {
+        "in its first": 3,
+        "after its first": steps[0],
+        "in its second": steps[0] + 2,
+        "in the last": sum(steps[:-1]) + 3,
+    }[where]
+    config = replace(search, output_dir=str(tmp_path / "run"))
+    told = str(stopped(distill.train, config, after))
+    assert ("of threshold 0.0;" in told) == ("first" in where) and (" of threshold" in told) == (where != "in the last")
+    assert checkpoints_in(tmp_path / "run.unfinished")[-1].name == f"checkpoint-{after}"
+    torch.manual_seed(99)
+    resumed = distill.train(replace(config, resume_from_checkpoint="true"))
+    shutil.rmtree(resumed / f"checkpoint-{after}", ignore_errors=True)  # where it was stopped, which the other was not
+    assert_same(straight, resumed)
+
+
+def test_a_signal_between_two_trainings_of_the_search_counts_for_the_next(
+    search: DistillConfig, searched: tuple[Path, list[int]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    straight, steps = searched
+    config, measured = replace(search, output_dir=str(tmp_path / "run")), distill.table_logits_NK
+
+    def asked_meanwhile(*given: Any) -> Any:
+        os.kill(os.getpid(), signal.SIGTERM)
+        return measured(*given)
+
+    monkeypatch.setattr(distill, "table_logits_NK", asked_meanwhile)
+    with (
+        pytest.raises((Stopped, signals.Interrupted), match=f"after update 1 of {steps[1]} of threshold"),
+        signals.handled(),
+    ):
+        distill.train(config)
+    monkeypatch.setattr(distill, "table_logits_NK", measured)
+    resumed = distill.train(replace(config, resume_from_checkpoint="true"))
+    assert (straight / "model.safetensors").read_bytes() == (resumed / "model.safetensors").read_bytes()
+    assert rows(straight) == rows(resumed)
