@@ -1,16 +1,24 @@
 """What a dataclass of options is made of: a field with its help text, and a condition with its message."""
 
-from dataclasses import field
+from dataclasses import field, fields, is_dataclass
 from typing import Any
 
 from eightball_ppo.errors import InputError
 
 
-def option(default: Any, help: str) -> Any:
-    """A dataclass field whose help text becomes the flag's."""
+def option(default: Any, help: str, free: bool = False) -> Any:
+    """A dataclass field whose help text becomes the flag's. `free`: it changes nothing of what is learned or measured,
+    such as a place, a display or a limit of grading, so options that differ in it alone are equal."""
+    metadata = {"help": help}
     if isinstance(default, list):
-        return field(default_factory=lambda: list(default), metadata={"help": help})
-    return field(default=default, metadata={"help": help})
+        return field(default_factory=lambda: list(default), metadata=metadata, compare=not free)
+    return field(default=default, metadata=metadata, compare=not free)
+
+
+def free_options(*config_classes: type[Any]) -> frozenset[str]:
+    """The names of the free options of these classes; what a class gives another default stays free."""
+    bases = {base for own in config_classes for base in own.__mro__ if is_dataclass(base)}
+    return frozenset(own.name for base in bases for own in fields(base) if not own.compare)
 
 
 def require(condition: bool, message: str) -> None:

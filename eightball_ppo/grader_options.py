@@ -44,7 +44,7 @@ class GraderConfig(StageConfig):
         False, "Graders llm and api: subtract the log-probabilities that a question without content gets."
     )
     grader_quantization: Quantization = option("none", "Grader llm: none, 8bit or 4bit (needs bitsandbytes).")
-    grader_batch_size: int = option(16, "Grader llm: questions per forward pass.")
+    grader_batch_size: int = option(16, "Grader llm: questions per forward pass.", free=True)
     api_mode: ApiMode = option(
         "auto",
         "Grader api: logprobs (top_logprobs), schema (JSON), text, choice (/systemone); auto: the first of logprobs, "
@@ -54,19 +54,29 @@ class GraderConfig(StageConfig):
     grader_temperature: float | None = option(
         None, "Grader api: sampling temperature; by default 0 for one sample, 1 for several."
     )
-    max_concurrency: int = option(8, "Grader api: calls in flight at once.")
-    requests_per_minute: int | None = option(None, "Grader api: most calls a minute; none: no limit.")
-    tokens_per_minute: int | None = option(None, "Grader api: most tokens a minute, estimated; none: no limit.")
-    call_timeout: float = option(60.0, "Grader api: seconds before one call counts as failed and is retried.")
-    call_attempts: int = option(6, "Grader api: tries of one call, with growing pauses or those the server asks for.")
-    grading_timeout: float | None = option(None, "Seconds after which no new call is made; none: no limit.")
-    grade_store: str = option("runs/grades.sqlite3", "SQLite file that keeps every grade, for all methods and runs.")
+    max_concurrency: int = option(8, "Grader api: calls in flight at once.", free=True)
+    requests_per_minute: int | None = option(None, "Grader api: most calls a minute; none: no limit.", free=True)
+    tokens_per_minute: int | None = option(
+        None, "Grader api: most tokens a minute, estimated; none: no limit.", free=True
+    )
+    call_timeout: float = option(
+        60.0, "Grader api: seconds before one call counts as failed and is retried.", free=True
+    )
+    call_attempts: int = option(
+        6, "Grader api: tries of one call, with growing pauses or those the server asks for.", free=True
+    )
+    grading_timeout: float | None = option(None, "Seconds after which no new call is made; none: no limit.", free=True)
+    grade_store: str = option(
+        "runs/grades.sqlite3", "SQLite file that keeps every grade, for all methods and runs.", free=True
+    )
     grade_table: str | None = option(None, "Use the grades of this grades.parquet and ask no grader.")
-    max_grader_calls: int | None = option(None, "Most calls this run may make; none: no limit.")
-    max_cost: float | None = option(None, "Most that this run's calls may cost, in the unit of the price.")
-    price_per_1k_tokens: float | None = option(None, "Price of 1,000 tokens, prompt and reply alike.")
-    max_grade_failures: float = option(0.05, "Share of failed grades above which the run stops with exit code 3.")
-    dry_run: bool = option(False, "Print what grading would cost, and stop.")
+    max_grader_calls: int | None = option(None, "Most calls this run may make; none: no limit.", free=True)
+    max_cost: float | None = option(None, "Most that this run's calls may cost, in the unit of the price.", free=True)
+    price_per_1k_tokens: float | None = option(None, "Price of 1,000 tokens, prompt and reply alike.", free=True)
+    max_grade_failures: float = option(
+        0.05, "Share of failed grades above which the run stops with exit code 3.", free=True
+    )
+    dry_run: bool = option(False, "Print what grading would cost, and stop.", free=True)
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -19,7 +19,9 @@ FAILING = (
 REFUSED = (errno.EACCES, errno.EPERM, errno.ENAMETOOLONG, errno.ELOOP)  # another place is needed
 _OS_ERROR = re.compile(r"\(os error (\d+)\)")  # how safetensors and tokenizers say it, which are Rust
 
-_OUT_OF_MEMORY = re.compile("out of memory|(?:can't|cannot) allocate memory|not enough memory", re.IGNORECASE)
+_OUT_OF_MEMORY = re.compile(
+    "out of memory|(?:can't|cannot) allocate memory|not enough memory|_STATUS_ALLOC_FAILED", re.IGNORECASE
+)
 
 
 def check_place(name: str, flag: str) -> None:
@@ -61,10 +63,12 @@ def refusal(error: BaseException) -> IncompleteError | InputError | None:
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether Python or torch, on a card or the CPU, got less memory than it asked for."""
-    if isinstance(error, RuntimeError):  # torch.OutOfMemoryError is one, too
+    """Whether Python, the system or torch, on a card or the CPU, got less memory than it asked for."""
+    if type(error).__name__ == "OutOfMemoryError":  # torch's, without torch
+        return True
+    if isinstance(error, RuntimeError):
         return _OUT_OF_MEMORY.search(str(error)) is not None
-    return isinstance(error, MemoryError)
+    return isinstance(error, MemoryError) or _number(error) == errno.ENOMEM
 
 
 def _causes(error: BaseException | None) -> Iterator[BaseException]:

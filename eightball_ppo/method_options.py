@@ -23,10 +23,11 @@ class TermsConfig(GraderConfig, LearningConfig):
         None,
         "Recipe (YAML) with sections sft: and reward:, by which --sft_model_path and --reward_model_path are trained "
         "where they do not exist; a --config with such sections is one.",
+        free=True,
     )
     score: ScoreKind = option("log_prob", "Score made of the grader's probability p: log p, p, or log p/(1-p).")
     allow_weak_grader: bool = option(
-        False, "Use a grader whose held-out accuracy is not above 0.6, or that failed its audit."
+        False, "Use a grader whose held-out accuracy is not above 0.6, or that failed its audit.", free=True
     )
 
     def __post_init__(self) -> None:
@@ -86,9 +87,11 @@ class SampledConfig(PolicyOptions, CheckpointedConfig, GradedConfig):
     log_completions: bool = option(
         False, "Write sampled answers with score, KL and reward to OUTPUT_DIR/completions, and print some."
     )
-    num_completions_to_print: int = option(8, "Answers that --log_completions prints, evenly spread over the update.")
+    num_completions_to_print: int = option(
+        8, "Answers that --log_completions prints, evenly spread over the update.", free=True
+    )
     completions_steps: int = option(
-        10, "Updates between two looks of --log_completions; the first and the last update are always shown."
+        10, "Updates between two looks of --log_completions; the first and the last update are always shown.", free=True
     )
 
     def __post_init__(self) -> None:

@@ -21,19 +21,29 @@ class StageConfig(TrustOptions, DataConfig):
     resumes: ClassVar[bool] = False
     checkpointed: ClassVar[bool] = False
 
-    output_dir: str = option("", "Directory of the finished run; it must not hold another run.")
-    overwrite_output_dir: bool = option(False, "Replace a run that stands in output_dir, once the new one is whole.")
+    output_dir: str = option("", "Directory of the finished run; it must not hold another run.", free=True)
+    overwrite_output_dir: bool = option(
+        False, "Replace a run that stands in output_dir, once the new one is whole.", free=True
+    )
     resume_from_checkpoint: str | None = option(
-        None, "Go on where a run stopped: true, for its newest checkpoint, or the directory of one."
+        None, "Go on where a run stopped: true, for its newest checkpoint, or the directory of one.", free=True
     )
     seed: int = option(0, "Seed of torch, numpy and python.")
-    disable_tqdm: bool = option(False, "No progress bars.")
+    disable_tqdm: bool = option(False, "No progress bars.", free=True)
     ddp_timeout: int = option(
-        1800, "Seconds that a process of a launch waits for the others before it gives up, at the start and later."
+        1800,
+        "Seconds that a process of a launch waits for the others before it gives up, at the start and later.",
+        free=True,
     )
-    push_to_hub: bool = option(False, "Upload the finished run to the Hugging Face Hub; needs --hub_model_id.")
-    hub_model_id: str | None = option(None, "Repository for --push_to_hub: USER/NAME, or NAME for one of your own.")
-    hub_private_repo: bool = option(True, "Create that repository as private; one that stands is left as it is.")
+    push_to_hub: bool = option(
+        False, "Upload the finished run to the Hugging Face Hub; needs --hub_model_id.", free=True
+    )
+    hub_model_id: str | None = option(
+        None, "Repository for --push_to_hub: USER/NAME, or NAME for one of your own.", free=True
+    )
+    hub_private_repo: bool = option(
+        True, "Create that repository as private; one that stands is left as it is.", free=True
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -48,8 +58,10 @@ class StageConfig(TrustOptions, DataConfig):
             require(counted, f"--{name} {value}: at most {MOST}")
 
     def _check_resumption(self) -> None:
-        if self.resume_from_checkpoint is not None and self.resume_from_checkpoint.lower() in ("true", "false"):
-            self.resume_from_checkpoint = "true" if self.resume_from_checkpoint.lower() == "true" else None
+        if self.resume_from_checkpoint is not None:
+            wanted = str(self.resume_from_checkpoint)  # Python programs say True, or a Path
+            said = wanted.lower()
+            self.resume_from_checkpoint = None if said == "false" else "true" if said == "true" else wanted
         require(
             self.resume_from_checkpoint is None or self.checkpointed,
             f"--resume_from_checkpoint {self.resume_from_checkpoint}: this stage has no checkpoints; run it again, "
@@ -66,7 +78,9 @@ class LearningConfig(StageConfig):
         "Most tokens of a question, special tokens included; longer ones are cut and counted. By default what the "
         "model's tokenizer was saved with; 32 for a new small classifier.",
     )
-    report_to: str = option("none", "Tracker that transformers logs to: none, trackio, tensorboard, wandb, all ...")
+    report_to: str = option(
+        "none", "Tracker that transformers logs to: none, trackio, tensorboard, wandb, all ...", free=True
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -81,9 +95,11 @@ class CheckpointedConfig(LearningConfig):
     checkpointed: ClassVar[bool] = True
 
     save_steps: int | None = option(
-        None, "Updates between two checkpoints, from which the run can go on; none: only where it is stopped."
+        None,
+        "Updates between two checkpoints, from which the run can go on; none: only where it is stopped.",
+        free=True,
     )
-    save_total_limit: int | None = option(None, "Most checkpoints that are kept, the newest; none: all.")
+    save_total_limit: int | None = option(None, "Most checkpoints that are kept, the newest; none: all.", free=True)
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -65,6 +65,7 @@ THREES = {
     ("graders/table.py", "3 - len(details)"): EXAMPLES,
     ("hub/push.py", "ATTEMPTS = 3"): "attempts of an upload",
     ("markdown.py", "max(3, max(map(len, re.findall('`+', value)), default=0) + 1)"): "backticks of a fence",
+    ("methods/checkpoints.py", "FORMAT = 3"): "a version",
     ("methods/exact_trainer.py", "round(logs[name] * logs['train_runtime'] / seconds, 3)"): "decimals",
     ("methods/asking_again.py", "REPEATS = 3"): "how often a sampling judge is asked",
     ("models/modeling_eightball.py", "3 * width"): QKV,
@@ -202,7 +203,7 @@ TEXT_OF = {
         "outage": "server is down again",
         "how-to": "how can one set this up",
         "praise": "great work folks",
-        "Other / ?": "the weather is mild",
+        "[/b] $$ | <i>": "the weather is mild",  # markup, mathematics, cells: words of those who label
     },
 }
 

@@ -195,6 +195,8 @@ def test_a_run_stands_if_it_was_made_as_it_would_be_made_now(tmp_path: Path) -> 
     assert workers.finished(cell, own)
     elsewhere = dataclasses.replace(own, max_concurrency=2, grade_store="other", sft_model_path="other")
     assert workers.finished(cell, elsewhere)  # paths and limits change nothing
+    later = dataclasses.replace(own, ddp_timeout=60, prerequisites="models.yaml", max_concurrency=2, report_to="all")
+    assert directory.terms(later) == directory.terms(own)
     otherwise = dataclasses.replace(own, method_options=["exact.anneal=0.5"])
     with pytest.raises(InputError, match=r"was made with --anneal 0\.8, not 0\.5; remove it to have it made anew"):
         workers.finished(cell, otherwise)

@@ -183,7 +183,15 @@ def test_a_full_disk_under_the_metrics_leaves_nothing_behind(tmp_path: Path) -> 
 
 @pytest.mark.parametrize(
     "full",
-    [torch.OutOfMemoryError("CUDA out of memory"), RuntimeError("DefaultCPUAllocator: can't allocate memory: y")],
+    [
+        torch.OutOfMemoryError("CUDA out of memory"),
+        torch.OutOfMemoryError(),
+        RuntimeError("DefaultCPUAllocator: can't allocate memory: y"),
+        RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
+        OSError(errno.ENOMEM, "Cannot allocate memory"),
+        MemoryError(),
+    ],
+    ids=str,
 )
 def test_a_grader_out_of_memory_goes_on_with_half(full: Exception, caplog: pytest.LogCaptureFixture) -> None:
     batch, tried = BatchSize(16), []

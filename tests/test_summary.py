@@ -7,7 +7,13 @@ import pytest
 import yaml
 
 from eightball_ppo.errors import InputError
-from eightball_ppo.report.summary import markdown_tables
+from eightball_ppo.fields import free_options
+from eightball_ppo.recipes import SECTIONS
+from eightball_ppo.report import summary
+
+
+def markdown_tables(directories: list[Path]) -> str:
+    return summary.markdown_tables(directories, free_options(*SECTIONS.values()))
 
 
 def run(directory: Path, seed: int, accuracy: float, **settings: object) -> Path:
@@ -35,3 +41,22 @@ def test_a_seed_twice_and_a_directory_without_a_run_are_refused(tmp_path: Path) 
         markdown_tables(runs)
     with pytest.raises(InputError, match=r"no finished run, results\.json is missing or damaged"):
         markdown_tables([tmp_path])
+
+
+def test_what_changes_no_result_is_no_setting_and_a_bar_no_cell(tmp_path: Path) -> None:
+    runs = [
+        run(
+            tmp_path / "a",
+            0,
+            0.5,
+            save_steps=10,
+            max_concurrency=4,
+            ddp_timeout=60,
+            log_completions=True,
+            labels=["x|y"],
+        ),
+        run(tmp_path / "b", 1, 0.7, save_steps=None, max_concurrency=8, ddp_timeout=90, labels=["x|y"]),
+        run(tmp_path / "c", 0, 0.9, labels=["x"]),
+    ]
+    lines = markdown_tables(runs).splitlines()
+    assert len(lines) == 4 and lines[2].startswith(r"| reward labels=\['x\|y'\] | 0, 1 | 0.600 ")

@@ -7,6 +7,7 @@ import shutil
 import sys
 import zipfile
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -22,10 +23,11 @@ from test_causal_lm import byte_tokenizer
 from test_causal_lm import model as language_model
 from transformers import AutoModelForSequenceClassification
 
-from conftest import small_dataset
+from conftest import small_dataset, write_rows
 from eightball_ppo import cli, packaged
-from eightball_ppo.comparison import report
-from eightball_ppo.configs import ExactConfig, GradeConfig, PredictConfig
+from eightball_ppo.compare_options import CompareConfig
+from eightball_ppo.comparison import directory, report
+from eightball_ppo.configs import ExactConfig, GradeConfig, PredictConfig, ReportConfig
 from eightball_ppo.data import Questions, load_named
 from eightball_ppo.data_options import DataConfig
 from eightball_ppo.errors import InputError
@@ -33,9 +35,10 @@ from eightball_ppo.graders.bert import BertGrader
 from eightball_ppo.graders.causal_lm import CausalLMGrader
 from eightball_ppo.hub.bundles import Bundle
 from eightball_ppo.labels import LabelSet
+from eightball_ppo.methods import grade
 from eightball_ppo.methods.task import load_splits, load_task
 from eightball_ppo.models.loading import load_classifier, load_new_classifier
-from eightball_ppo.runs import Run
+from eightball_ppo.runs import Run, write_config
 from eightball_ppo.tokenization import load_tokenizer
 
 TWO = LabelSet.of(["a", "b"])
@@ -156,6 +159,12 @@ def with_code(model: Path, tmp_path: Path) -> tuple[Path, Path]:
     return model, mark
 
 
+def two_letters(directory: Path) -> str:
+    """Twenty questions, a and b by turns."""
+    rows = [{"text": f"Is it {i}?", "label": "ab"[i % 2]} for i in range(20)]
+    return str(write_rows(directory / "data.jsonl", rows))
+
+
 def test_code_of_a_model_is_not_run_unasked(
     with_code: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -180,13 +189,11 @@ def test_code_that_is_asked_for_runs_and_every_record_says_so(
 ) -> None:
     model, mark = with_code
     monkeypatch.setattr("transformers.dynamic_module_utils.HF_MODULES_CACHE", str(tmp_path / "modules"))
-    rows = "".join(json.dumps({"text": f"Is it {i}?", "label": "ab"[i % 2]}) + "\n" for i in range(20))
-    (tmp_path / "data.jsonl").write_text(rows)
     config = ExactConfig(
         output_dir=str(tmp_path / "run"),
         sft_model_path=str(model),
         trust_remote_code=True,
-        dataset_name=str(tmp_path / "data.jsonl"),
+        dataset_name=two_letters(tmp_path),
         dataset_test_split="0.5",
         text_column="text",
         label_column="label",
@@ -252,7 +259,10 @@ def test_links_within_a_model_and_those_of_the_hubs_cache_are_followed(model: Pa
     (model / "model.safetensors").rename(model / "weights")
     (model / "model.safetensors").symlink_to("weights")
     (tmp_path / "best").symlink_to(model)  # whoever names it has asked for it
+    (model / "logs").mkdir()
+    (model / "logs" / "latest").symlink_to("/nowhere")  # nothing is read there
     load_classifier(str(tmp_path / "best"), "--sft_model_path")
+    shutil.rmtree(model / "logs")
     blobs, snapshot = tmp_path / "models--me--x" / "blobs", tmp_path / "models--me--x" / "snapshots" / "abc"
     blobs.mkdir(parents=True)
     snapshot.mkdir(parents=True)
@@ -277,16 +287,43 @@ def test_shards_that_lie_elsewhere_by_their_name_are_refused(model: Path, shard:
 @pytest.mark.parametrize("weights", ["adapter_model.bin", "../weights.safetensors", "x.safetensors.index.json"])
 def test_weights_of_another_name_are_refused(model: Path, weights: str) -> None:
     change(model / "config.json", transformers_weights=weights)
-    refused_by_all(model, f"names {weights!r} as its weights (transformers_weights); only model.safetensors is read")
+    told = "to be read for model.safetensors; only that is read"
+    refused_by_all(model, f"config.json names {weights!r} (transformers_weights), {told}")
 
 
-def test_a_strangers_comparison_runs_no_code_and_sets_no_variable(tmp_path: Path) -> None:
-    (tmp_path / "ground.json").write_text("{}")
-    (tmp_path / "config.yaml").write_text("trust_remote_code: true\nlabels: [a, b]\n")
-    assert report._options(tmp_path, False)["trust_remote_code"] is False
-    (tmp_path / "config.yaml").write_text("env: {LD_PRELOAD: evil.so}\nlabels: [a, b]\n")
-    assert "holds env, which no run writes" in one_line(lambda: report._options(tmp_path, False))
-    assert "LD_PRELOAD" not in os.environ
+def test_a_config_that_leads_to_another_is_refused(model: Path) -> None:
+    """It could name weights of its own."""
+    config = json.loads((model / "config.json").read_text())
+    (model / "config.4.0.0.json").write_text(json.dumps({**config, "transformers_weights": "adapter_model.bin"}))
+    change(model / "config.json", configuration_files=["config.4.0.0.json"])
+    refused_by_all(model, "config.json names ['config.4.0.0.json'] (configuration_files), to be read for config.json")
+
+
+def test_a_strangers_comparison_runs_no_code_and_sets_no_variable(
+    with_code: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither by its own options nor by a recipe for models that are missing, which nothing is to be trained by."""
+    model, mark = with_code
+    monkeypatch.setattr("transformers.dynamic_module_utils.HF_MODULES_CACHE", str(tmp_path / "modules"))
+    monkeypatch.delenv("EVIL", raising=False)
+    columns: dict[str, Any] = {"text_column": "text", "label_column": "label", "labels": ["a", "b"]}
+    shared = {**columns, "dataset_name": two_letters(tmp_path), "dataset_test_split": "0.5", "disable_tqdm": True}
+    stranger, recipe = tmp_path / "stranger", tmp_path / "recipe.yaml"
+    grade.run(GradeConfig(**shared, grader="rule:b", output_dir=str(stranger)))
+    recipe.write_text(
+        f"env: {{EVIL: evil}}\nsft: {{model_name_or_path: {model}, trust_remote_code: true, num_train_epochs: 1}}\n"
+    )
+    (stranger / "ground.json").write_text(json.dumps(directory.fingerprints(stranger)))
+    config = CompareConfig(**shared, grader="rule:b", output_dir=str(stranger), prerequisites=str(recipe))
+    write_config(stranger, config)
+    asked = partial(report.run, ReportConfig(run_dirs=[str(stranger)]))
+    assert f"{stranger / 'reference'}: missing, so this is no comparison that stands" in one_line(asked)
+    write_config(stranger, replace(config, trust_remote_code=True))
+    assert "was made with --trust_remote_code; pass it if code that came with its models may run" in one_line(asked)
+    with (stranger / "config.yaml").open("a") as file:
+        file.write("env: {EVIL: evil}\n")
+    assert "holds env, which no run writes" in one_line(asked)
+    assert not mark.exists() and "EVIL" not in os.environ
 
 
 def test_a_tokenizer_that_names_files_of_this_machine_gets_none(model: Path, tmp_path: Path) -> None:

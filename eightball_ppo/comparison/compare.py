@@ -1,5 +1,6 @@
 """The comparison: prepare the ground, make every run, read all of them back, say what they say."""
 
+import dataclasses
 import shlex
 import sys
 from pathlib import Path
@@ -79,14 +80,17 @@ def _make(config: CompareConfig, all_jobs: list[grid.Job], cells: list[grid.Cell
 
 
 def rewrite(config: CompareConfig) -> None:
-    """The report of a comparison that stands, from its runs as they are; nothing is trained.
+    """The report of a comparison that stands, from its runs as they are; nothing is trained, and no recipe read.
 
     Raises:
-        InputError: no comparison, or one whose reference, grades or data are other ones by now.
+        InputError: no comparison, or one whose reference, grades or data are missing or other ones by now.
         IncompleteError: none of its runs stands.
     """
     directory.check(config, load_splits(config))
     root = Path(config.output_dir)
+    if not (root / grid.REFERENCE).is_dir():
+        raise InputError(f"{root / grid.REFERENCE}: missing, so this is no comparison that stands; run it again")
+    config = dataclasses.replace(config, prerequisites=None)
     cells = [cell for job in grid.jobs(config) for cell in job.cells]
     holes = {cell: "was not made" for cell in cells if not (root / grid.RUNS / cell.name).is_dir()}
     task = load_ground(config)

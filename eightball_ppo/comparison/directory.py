@@ -20,6 +20,7 @@ from eightball_ppo.compare_options import CompareConfig
 from eightball_ppo.comparison.grid import REFERENCE, TABLE, Cell
 from eightball_ppo.data import Questions
 from eightball_ppo.errors import InputError
+from eightball_ppo.fields import free_options
 from eightball_ppo.graders.store import GradeStore
 from eightball_ppo.graders.table import write_table
 from eightball_ppo.method_options import ReferenceConfig, TermsConfig
@@ -32,14 +33,6 @@ from eightball_ppo.tokenization import cut_at
 
 QUESTIONS = "questions"
 GROUND = "ground.json"  # written last: with it the reference and the grades are whole
-# options that say nothing of what is compared: paths, displays, limits
-FREE = (
-    *("output_dir", "overwrite_output_dir", "sft_model_path", "reward_model_path", "grade_store", "grade_table"),
-    *("push_to_hub", "hub_model_id", "hub_private_repo"),
-    *("disable_tqdm", "report_to", "dry_run", "allow_weak_grader", "max_grade_failures"),
-    *("max_concurrency", "requests_per_minute", "tokens_per_minute", "call_timeout", "call_attempts"),
-    *("grading_timeout", "max_grader_calls", "max_cost", "price_per_1k_tokens", "grader_batch_size"),
-)
 ORIGINS = ("sft_model_path", "reward_model_path", "grade_table")  # copied or read once; then they say what was
 
 
@@ -121,8 +114,8 @@ def _read_ground(directory: Path) -> dict[str, Any]:
 
 def terms(config: CompareConfig) -> dict[str, Any]:
     """The options that must stay the same while a comparison grows."""
-    names = [field.name for field in dataclasses.fields(TermsConfig) if field.name not in FREE]
-    return redacted({name: getattr(config, name) for name in names})
+    names = {field.name for field in dataclasses.fields(TermsConfig)} - free_options(TermsConfig) - {*ORIGINS}
+    return redacted({name: getattr(config, name) for name in sorted(names)})
 
 
 def fingerprints(directory: Path) -> dict[str, str | None]:
@@ -187,9 +180,9 @@ def ground(config: CompareConfig) -> dict[str, Any]:
 
 def same_recipe(directory: Path, config: Any) -> None:
     """Raises InputError if a finished run was made with other options than a cell's `config`."""
-    then = read_config(directory)
+    then, free = read_config(directory), free_options(type(config)).union(ORIGINS)
     for name, value in redacted(dataclasses.asdict(config)).items():
-        if name not in FREE and then.get(name) != value:
+        if name not in free and then.get(name) != value:
             raise InputError(f"{directory}: was made with --{name} {then.get(name)}, not {value}")
 
 

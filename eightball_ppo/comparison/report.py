@@ -7,7 +7,8 @@ from typing import Any
 from eightball_ppo.compare_options import CompareConfig
 from eightball_ppo.comparison.compare import rewrite
 from eightball_ppo.errors import InputError
-from eightball_ppo.recipes import read_recipe
+from eightball_ppo.fields import free_options
+from eightball_ppo.recipes import SECTIONS, read_recipe
 from eightball_ppo.report.audit_page import render_audit
 from eightball_ppo.report.summary import markdown_tables
 from eightball_ppo.runs import CONFIG, read_config, write_text
@@ -23,7 +24,7 @@ def run(config: ReportConfig) -> None:
     directories = [Path(name).expanduser() for name in config.run_dirs]
     pages = [own for own in directories if (own / "audit.json").is_file() or (own / "ground.json").is_file()]
     if not pages:
-        print(markdown_tables(directories))
+        print(markdown_tables(directories, free_options(*SECTIONS.values())))
     elif len(directories) > 1:
         raise InputError(f"{pages[0]}: a comparison or an audit is reported alone")
     elif (pages[0] / "audit.json").is_file():
@@ -37,7 +38,11 @@ def _options(directory: Path, trust_remote_code: bool) -> dict[str, Any]:
     if "env" in read_config(directory):  # says what is wrong where there is none
         raise InputError(f"{directory / CONFIG}: holds env, which no run writes; take it out")
     own = read_recipe(directory / CONFIG, CompareConfig)
-    return {**own, "output_dir": str(directory), "trust_remote_code": trust_remote_code}
+    if own.get("trust_remote_code") and not trust_remote_code:
+        raise InputError(
+            f"{directory}: was made with --trust_remote_code; pass it if code that came with its models may run here"
+        )
+    return {**own, "output_dir": str(directory)}
 
 
 def audit_again(directory: Path) -> Path:

@@ -29,7 +29,7 @@ class BatchSize:
         while True:
             try:
                 return work(self.most)
-            except (RuntimeError, MemoryError) as error:
+            except (RuntimeError, MemoryError, OSError) as error:
                 if not is_out_of_memory(error):
                     raise
             self._halve()  # out here nothing holds the tensors of that batch any more

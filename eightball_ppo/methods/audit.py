@@ -13,7 +13,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from rich.markup import escape
 from torch import Tensor
 
 from eightball_ppo.audit import findings, measures
@@ -133,8 +132,7 @@ def _audit(config: AuditConfig, labels: LabelSet, plan: Plan, own: Run) -> dict[
         store.record_audit(fingerprint, verdict)
     results = _results(record, config.seed)
     shown = {name: value for name, value in results.items() if name not in _NOT_PRINTED}
-    shown["f1"] = {escape(label): value for label, value in results["f1"].items()}  # printed as rich markup
-    tables.print_record("audit", escape(config.grader), shown)
+    tables.print_record("audit", config.grader, shown)
     print(f"{verdict_line(record)} -> {report}")
     return results
 

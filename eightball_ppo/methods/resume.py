@@ -12,6 +12,7 @@ from transformers import PreTrainedModel, TrainerCallback
 
 from eightball_ppo.durable import check_seal
 from eightball_ppo.errors import InputError
+from eightball_ppo.fields import free_options
 from eightball_ppo.launches import mixed_precision
 from eightball_ppo.methods.checkpoints import FORMAT, TRAINING, Origin
 from eightball_ppo.methods.task import Task
@@ -25,15 +26,6 @@ from eightball_ppo.runs import ENVIRONMENT, environment, finite, read_environmen
 
 logger = logging.getLogger(__name__)
 
-# options that change nothing of what is learned: places, displays, limits of a grading that is over
-FREE = (
-    *("output_dir", "overwrite_output_dir", "resume_from_checkpoint", "save_steps", "save_total_limit"),
-    *("disable_tqdm", "ddp_timeout", "report_to", "push_to_hub", "hub_model_id", "hub_private_repo"),
-    *("num_completions_to_print", "completions_steps"),
-    *("grade_store", "allow_weak_grader", "max_grade_failures", "max_concurrency", "requests_per_minute"),
-    *("tokens_per_minute", "call_timeout", "call_attempts", "grading_timeout", "max_grader_calls", "max_cost"),
-    *("price_per_1k_tokens", "grader_batch_size", "dry_run", "prerequisites"),
-)
 LIKE = ("packages", "torch_threads", "cuda")  # of environment.json: what must be the same for the same bits
 
 
@@ -127,9 +119,9 @@ def _check_same(found: Resumption, config: CheckpointedConfig, method: str) -> N
     begin = f"remove {found.path.parent} to begin anew"
     if found.values["method"] != method:
         raise InputError(f"{found.path}: is of {found.values['method']}, not of {method}; {begin}")
-    now = json.loads(json.dumps(redacted(dataclasses.asdict(config))))
+    now, free = json.loads(json.dumps(redacted(dataclasses.asdict(config)))), free_options(type(config))
     for name, then in found.values["config"].items():
-        if name not in FREE and now.get(name) != then:
+        if name not in free and now.get(name) != then:
             raise InputError(f"{found.path}: was made with --{name} {then}, not {now.get(name)}; go on so, or {begin}")
     if found.values["world_size"] != num_processes():
         raise InputError(

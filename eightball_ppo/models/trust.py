@@ -37,12 +37,12 @@ def check_files(name: str, flag: str, seen: tuple[str, ...] = ()) -> None:
         if not path.is_dir():
             return
         _check_directory(path, f"{flag} {name}")
-    weights = _json(source, "config.json", f"{flag} {name}").get("transformers_weights")
-    if weights is not None:
-        raise InputError(
-            f"{flag} {name}: config.json names {weights!r:.80} as its weights (transformers_weights); only "
-            "model.safetensors is read"
-        )
+    config = _json(source, "config.json", f"{flag} {name}")
+    for key, instead in (("transformers_weights", "model.safetensors"), ("configuration_files", "config.json")):
+        if (other := config.get(key)) is not None:
+            raise InputError(
+                f"{flag} {name}: config.json names {other!r:.80} ({key}), to be read for {instead}; only that is read"
+            )
     shards = dict(_json(source, INDEX, f"{flag} {name}").get("weight_map") or {}).values()
     tokenizers = _json(source, "tokenizer_config.json", f"{flag} {name}").get("fast_tokenizer_files") or []
     for file in map(str, (*shards, *tokenizers)):
@@ -90,7 +90,7 @@ def _check_directory(directory: Path, where: str) -> None:
     pickles = [file.name for file in sorted(directory.iterdir()) if file.suffix in PICKLES]
     if pickles and not any(directory.glob("*.safetensors")):
         raise InputError(f"{where}: holds {pickles[0]}, a pickle, which can run code; only safetensors are loaded")
-    for file in sorted(directory.rglob("*")):
+    for file in sorted([*directory.iterdir(), *directory.glob("additional_chat_templates/*")]):  # all that is read
         if not stays_inside(file, directory):
             raise InputError(
                 f"{where}: {file.relative_to(directory)} leads to {leads_to(file)}, which is no file of it; put a copy "

@@ -8,6 +8,8 @@ import matplotlib
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
+PLAIN = {"text.parse_math": False}  # dollar signs in labels are dollar signs
+
 # (title, what the trainer logged from its samples, the exact quantity)
 _PANELS = (
     ("Score of the answers", "objective/scores", "exact/expected_score"),
@@ -32,6 +34,7 @@ def panels_of(rows: list[dict[str, Any]], method: str) -> list[tuple[str, str | 
     return [panel for panel in known if panel[1:] != (None, None)]
 
 
+@matplotlib.rc_context(PLAIN)
 def curves(rows: list[dict[str, Any]], file: Path, method: str) -> None:
     """Learning curves of a graded method from the rows of metrics.jsonl: score, KL, entropy, share of the optimum and
     loss, as far as they were logged, against episodes where there are any, else against optimizer steps."""
@@ -57,6 +60,7 @@ def curves(rows: list[dict[str, Any]], file: Path, method: str) -> None:
     plt.close(figure)
 
 
+@matplotlib.rc_context(PLAIN)
 def label_histogram(results: dict[str, Any], file: Path) -> None:
     """Mean probability of every label on held-out questions, before and after; of many, those that had most."""
     before = results["reference"]["heldout"]["label_histogram"]

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from eightball_ppo.errors import InputError
+from eightball_ppo.markdown import escaped
 from eightball_ppo.runs import RESULTS, read_config, read_results
 
 _METRICS = {
@@ -20,22 +21,7 @@ _GRADED_METRICS = (
     "heldout: gold_accuracy",
     "seconds",
 )
-_NO_SETTINGS = (
-    "seed",
-    "output_dir",
-    "overwrite_output_dir",
-    "sft_model_path",
-    "reward_model_path",
-    "grade_store",
-    "report_to",
-    "disable_tqdm",
-    "push_to_hub",
-    "hub_model_id",
-    "hub_private_repo",
-    "log_completions",
-    "num_completions_to_print",
-    "completions_steps",
-)
+_NO_SETTINGS = {"seed", "sft_model_path", "reward_model_path", "log_completions"}
 
 
 def _trained(directory: Path) -> dict[str, Any]:
@@ -68,13 +54,14 @@ def _cell(values: list[float | None]) -> str:
     return f"{mean:.3f}" if len(known) == 1 else f"{mean:.3f} ({min(known):.3f} to {max(known):.3f})"
 
 
-def _settings(directory: Path) -> dict[str, Any]:
-    """What makes two runs alike but for the seed: the resolved options that are neither seed nor path nor display."""
-    return {name: value for name, value in read_config(directory).items() if name not in _NO_SETTINGS}
+def _settings(directory: Path, free: frozenset[str]) -> dict[str, Any]:
+    """What makes two runs alike but for the seed: the resolved options that are neither seed nor model nor free."""
+    return {name: value for name, value in read_config(directory).items() if name not in free | _NO_SETTINGS}
 
 
-def markdown_tables(directories: list[Path]) -> str:
-    """One table per kind of run (sft, reward, graded methods); a row per group of runs that differ in the seed alone.
+def markdown_tables(directories: list[Path], free: frozenset[str]) -> str:
+    """One table per kind of run (sft, reward, graded methods); a row per group of runs that differ in the seed alone,
+    or in options that are `free`.
 
     Raises:
         InputError: a directory that holds no finished run, or a seed that stands twice in a group.
@@ -82,7 +69,7 @@ def markdown_tables(directories: list[Path]) -> str:
     groups: dict[str, list[dict[str, Any]]] = {}
     settings: dict[str, dict[str, Any]] = {}
     for directory in directories:
-        results, own = _trained(directory), _settings(directory)
+        results, own = _trained(directory), _settings(directory, free)
         key = json.dumps([results["method"], own], sort_keys=True)
         if any(run["seed"] == results["seed"] for run in groups.get(key, [])):
             raise InputError(f"{directory}: seed {results['seed']} of this run stands twice")
@@ -97,7 +84,7 @@ def markdown_tables(directories: list[Path]) -> str:
         label = " ".join([runs[0]["method"], *_differing(settings[key], peers)])
         cells = [_cell([_value(run, metric) for run in runs]) for metric in metrics]
         seeds = ", ".join(str(run["seed"]) for run in runs)
-        tables.setdefault(kind, head).append(f"| {label} | {seeds} | " + " | ".join(cells) + " |")
+        tables.setdefault(kind, head).append(f"| {escaped(label)} | {seeds} | " + " | ".join(cells) + " |")
     return "\n\n".join("\n".join(lines) for lines in tables.values())
 
 

@@ -38,16 +38,17 @@ def _text(value: Any) -> str:
     if isinstance(value, dict):
         largest = sorted(value, key=value.__getitem__, reverse=True)[:MOST_LABELS]
         shown = value if len(value) <= MOST_LABELS else {key: value[key] for key in largest}
-        words = [f"{key} {item:.3f}" if isinstance(item, float) else f"{key} {item}" for key, item in shown.items()]
+        named = ((escape(key), item) for key, item in shown.items())
+        words = [f"{key} {item:.3f}" if isinstance(item, float) else f"{key} {item}" for key, item in named]
         return "  ".join([*words, *([f"and {len(value) - len(shown)} more"] if len(shown) < len(value) else [])])
     if isinstance(value, float):
         return f"{value:.4f}"
-    return "-" if value is None else str(value)
+    return "-" if value is None else escape(str(value))
 
 
 def print_record(method: str, split: str, record: dict[str, Any]) -> None:
     """One record, a line per metric that it has."""
-    table = Table("metric", split, title=method)
+    table = Table("metric", escape(split), title=escape(method))
     for name, value in record.items():
         if value is not None:
             table.add_row(name, _text(value))
@@ -62,7 +63,7 @@ def print_results(results: dict[str, Any], grader: str) -> None:
     table = Table(
         "metric",
         *(f"{split}: {'before' if which == 'reference' else 'after'}" for split, which in columns),
-        title=title,
+        title=escape(title),
     )
     for metric in _SHOWN:
         table.add_row(metric, *(_text(results[which][split][metric]) for split, which in columns))
@@ -73,7 +74,7 @@ def print_before_after(table: pd.DataFrame, labels: LabelSet) -> None:
     """The first held-out question and those that changed most, with probabilities and counts of 50 draws."""
     largest = table.iloc[1:].nlargest(LARGEST_CHANGES, "change")
     few = len(labels) <= MOST_LABELS
-    columns = [f"{name} before > after" for name in labels.names] if few else ["before", "after"]
+    columns = [f"{escape(name)} before > after" for name in labels.names] if few else ["before", "after"]
     shown = Table("question", "wanted", *columns, title="before and after")
     for _, row in pd.concat([table.iloc[:1], largest]).iterrows():
         cells = [
