@@ -4,7 +4,7 @@ BIN := .venv/bin
 # What requirements/ names comes as wheels whose sha256 stands there; then torch, whose build is the platform's, and this project.
 LOCKED := $(BIN)/pip install --quiet --no-deps --require-hashes --only-binary :all: -r
 # a launcher that is told no number of threads says 1; on a machine that others use, that is faster
-LAUNCH := $(BIN)/accelerate launch --config_file accelerate_config.yaml --num_cpu_threads_per_process 2
+LAUNCH := $(BIN)/accelerate launch --config_file accelerate_config.yaml --num_cpu_threads_per_process $${OMP_NUM_THREADS:-2}
 OWN := $(BIN)/pip install --quiet --no-build-isolation -c constraints.txt -e
 
 .PHONY: setup setup-dev setup-judge setup-bench lock audit-deps run demo compare test test-slow audit-llm bench quality docs clean

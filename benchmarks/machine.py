@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 PACKAGES = (
-    *("torch", "transformers", "trl", "accelerate", "numpy"),
+    *("torch", "transformers", "trl", "accelerate", "peft", "numpy"),
     *("stable-baselines3", "torchrl", "tensordict", "gymnasium"),
 )
 

@@ -14,16 +14,16 @@ import argparse
 import dataclasses
 import json
 import os
-import platform
 import tempfile
 import time
-from collections.abc import Callable
-from importlib import metadata
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from statistics import median
 from typing import Any
 
 import torch
+from machine import machine
 from torch import Tensor, nn
 from transformers import PreTrainedModel, set_seed
 
@@ -63,13 +63,14 @@ class Job:
         return model.eval(), token_table(self.texts, tokenizer, reads_at_most(tokenizer))
 
 
-def ours(job: Job, batch: int) -> Callable[[], None]:
-    """TRL's trainer on our adapters, ready to run."""
+@contextmanager
+def ours(job: Job, batch: int, output_dir: Path) -> Iterator[Callable[[], None]]:
+    """TRL's trainer on our adapters, ready to run into a directory that is not there."""
     model, table = job.classifier()
     ref_logp_NK = table_logits_NK(model, table).log_softmax(-1)
     yardstick = Yardstick(SplitGrades(Questions("benchmark", job.texts), job.score_NK, ref_logp_NK), job.config.kl_coef)
     models = ppo.build_models(model, table, TrainingGrades(job.score_NK), job.config)
-    run = Run(dataclasses.replace(job.config, output_dir=str(Path(tempfile.mkdtemp()) / "run")), "ppo")
+    config = dataclasses.replace(job.config, output_dir=str(output_dir))
     every = updates_between_measurements(job.config, batch, len(table), len(table))
     classifier = models.policy.by_row.classifier
 
@@ -80,13 +81,14 @@ def ours(job: Job, batch: int) -> Callable[[], None]:
         )
         return measured
 
-    metrics = MetricsCallback(run, "ppo", measure, every)
-    trainer = ppo.build_trainer(job.config, models, batch, run.path, [metrics])
-    return lambda: ppo.run_trainer(trainer, job.config)
+    with Run(config, "ppo") as run:
+        trainer = ppo.build_trainer(config, models, batch, run.path, [MetricsCallback(run, "ppo", measure, every)])
+        yield lambda: ppo.run_trainer(trainer, config)
 
 
-def bare(job: Job, batch: int) -> Callable[[], None]:
-    """The same training by hand, ready to run."""
+@contextmanager
+def bare(job: Job, batch: int, output_dir: Path) -> Iterator[Callable[[], None]]:
+    """The same training by hand, ready to run; it writes nothing."""
     model, table = job.classifier()
     policy = with_lora(model.requires_grad_(False), job.config)
     value = nn.Linear(policy.config.hidden_size, 1)
@@ -114,7 +116,7 @@ def bare(job: Job, batch: int) -> Callable[[], None]:
             rows_B = torch.randperm(len(table))[:batch]
             update(policy, value, optimizer, inputs, summary_NH, ref_logits_NK, rows_B, score_NK, config)
 
-    return run
+    yield run
 
 
 def update(
@@ -187,14 +189,15 @@ def main() -> None:
     )
     job = Job(config, args.questions)
     sides = {"ours": ours, "bare": bare}
-    for build in sides.values():
-        processor_seconds(build(job, batch))  # imports, allocations: once, uncounted
     seconds: dict[str, list[float]] = {name: [] for name in (*sides, "metrics")}
-    for _ in range(args.rounds):
-        job.measuring = 0.0
+    for number in range(args.rounds + 1):
+        job.measuring, took = 0.0, dict[str, float]()
         for name, build in sides.items():
-            seconds[name].append(processor_seconds(build(job, batch)))
-        seconds["metrics"].append(job.measuring)
+            with tempfile.TemporaryDirectory() as directory, build(job, batch, Path(directory) / "run") as run:
+                took[name] = processor_seconds(run)
+        if number > 0:  # imports, allocations: once, uncounted
+            for name, counted in {**took, "metrics": job.measuring}.items():
+                seconds[name].append(counted)
     rounds = list(zip(*seconds.values(), strict=True))
     record = {
         "ratio": spread([mine / theirs for mine, theirs, _ in rounds]),
@@ -202,10 +205,8 @@ def main() -> None:
         "processor_seconds": seconds,
         "updates": args.updates,
         "batch": batch,
-        "threads": torch.get_num_threads(),
         "load": os.getloadavg(),
-        "platform": platform.platform(),
-        "packages": {name: metadata.version(name) for name in ("torch", "transformers", "trl", "peft")},
+        **machine(torch.get_num_threads()),
     }
     RESULTS.parent.mkdir(exist_ok=True)
     RESULTS.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")

@@ -266,10 +266,10 @@ def test_sigterm_to_the_script_ends_with_143_and_the_same_command_goes_on(
 ) -> None:
     flags = options(small_data, sft_run, total_episodes=24 * 100, num_ppo_epochs=1)
     command = [sys.executable, PPO, *flags, "--labels", *LABELS]
+    more: dict[str, Any] = {"num_mini_batches": 2, "num_ppo_epochs": 1, "per_device_train_batch_size": 24}
+    straight = ppo.train(PPOConfig(output_dir=str(tmp_path / "straight"), total_episodes=24 * 100, **more, **ruled))
     with (tmp_path / "err.txt").open("w") as err:
         job = subprocess.Popen(command, cwd=tmp_path, env=environment(), stdout=err, stderr=err)
-        more: dict[str, Any] = {"num_mini_batches": 2, "num_ppo_epochs": 1, "per_device_train_batch_size": 24}
-        straight = ppo.train(PPOConfig(output_dir=str(tmp_path / "straight"), total_episodes=24 * 100, **more, **ruled))
         until(lambda: (tmp_path / "run.unfinished" / "metrics.jsonl").exists(), 200, tmp_path)
         job.send_signal(signal.SIGTERM)
         assert job.wait(60) == 143
