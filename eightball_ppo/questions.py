@@ -91,5 +91,5 @@ class QuestionReader:
         return Reading(self.tokens.rows(rows_B, self._width(rows_B)), place_B)
 
     def _width(self, rows_B: Tensor) -> int:
-        """Tokens of the batch's longest question, to which it is padded on a CPU; a card is not asked, nor waited for."""
+        """Tokens of the longest question of a batch, to which it is padded on a CPU; a card is not waited for."""
         return int((self.tokens.start_N1[rows_B + 1] - self.tokens.start_N1[rows_B]).max())
