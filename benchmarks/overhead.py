@@ -77,7 +77,7 @@ def ours(job: Job, batch: int, output_dir: Path) -> Iterator[Callable[[], None]]
     def measure() -> dict[str, Any]:
         measured: dict[str, Any] = {}
         job.measuring += processor_seconds(
-            lambda: measured.update(yardstick.metrics(table_logits_NK(classifier, table)))
+            lambda: measured.update(yardstick.metrics(table_logits_NK(classifier, table, by_length=True)))
         )
         return measured
 

@@ -139,3 +139,48 @@ def reward_run(once: Callable[..., Path], small_data: Path) -> Path:
         "reward",
         lambda directory: reward_model.train(RewardConfig(output_dir=str(directory), disable_tqdm=True, **options)),
     )
+
+
+@pytest.fixture(scope="session")
+def options(
+    tmp_path_factory: pytest.TempPathFactory,
+    once: Callable[..., Path],
+    small_data: Path,
+    sft_run: Path,
+    reward_run: Path,
+) -> Callable[..., Any]:
+    """The options of a short run of a method: a directory of its own, and one table of the reward model's grades."""
+    from short_methods import METHODS
+
+    from eightball_ppo.configs import GradeConfig
+    from eightball_ppo.methods import grade
+
+    def graded(directory: Path) -> None:
+        store = str(directory.parent / "grades.sqlite3")
+        asked: dict[str, Any] = {"reward_model_path": str(reward_run), "grade_store": store, "disable_tqdm": True}
+        grade.run(GradeConfig(dataset_name=str(small_data), output_dir=str(directory), **asked))
+
+    table = once("grades", graded) / "grades.parquet"
+
+    def make(method: str, **overrides: Any) -> Any:
+        _, config_class, short = METHODS[method]
+        settings: dict[str, Any] = {
+            "output_dir": str(tmp_path_factory.mktemp("runs") / method),
+            "dataset_name": str(small_data),
+            "labels": LABELS,
+            "sft_model_path": str(sft_run),
+            "grade_table": str(table),
+            "disable_tqdm": True,
+        }
+        return config_class(**{**settings, **short, **overrides})
+
+    return make
+
+
+@pytest.fixture
+def no_figures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Figures take longer than short runs."""
+    from eightball_ppo.report import plots
+
+    monkeypatch.setattr(plots, "curves", lambda *_: None)
+    monkeypatch.setattr(plots, "label_histogram", lambda *_: None)

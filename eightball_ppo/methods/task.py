@@ -92,7 +92,7 @@ class Task:
         `exact/questions` says how many these are; `grader_calls` so far."""
         tokens = self.tokens["train"] if self.watched is None else self.watched.tokens
         sample = {} if self.watched is None else {"exact/questions": len(tokens)}
-        exact = self._yardstick.metrics(table_logits_NK(policy, tokens))
+        exact = self._yardstick.metrics(table_logits_NK(policy, tokens, by_length=True))
         return {
             **{f"exact/{name}": value for name, value in exact.items()},
             **sample,

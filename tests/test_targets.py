@@ -1,0 +1,107 @@
+"""What the methods without sampling aim at: targets of distillation, its threshold, the annealed objective of exact."""
+
+from itertools import pairwise
+from typing import Any
+
+import pytest
+import torch
+from short_methods import Make, loaded, train
+from spies import Spy
+from torch import Tensor
+
+import tiny
+from eightball_ppo import objective
+from eightball_ppo.errors import InputError
+from eightball_ppo.methods import distill, exact
+from eightball_ppo.methods.distill import TargetLoss
+from eightball_ppo.methods.exact import AnnealedObjective
+from eightball_ppo.methods.exact_trainer import keeping_task
+from eightball_ppo.methods.task import Task
+
+CPU = torch.device("cpu")
+
+
+def test_targets_are_the_favourite_the_distribution_or_the_optimum(options: Make) -> None:
+    ground = loaded(options("sft", grader_noise=0.5))
+    logp_NK = ground.lessons_logp_NK
+    assert not torch.equal(logp_NK.argmax(-1), ground.grader_logp_NK["train"].argmax(-1))
+    hard, soft, boltzmann = (
+        distill.targets_NK(ground, options("distill", target=target, kl_coef=0.3))
+        for target in ("hard", "soft", "boltzmann")
+    )
+    assert torch.equal(hard.argmax(-1), logp_NK.argmax(-1)) and torch.equal(hard.sort().values[:, :2], 0 * hard[:, :2])
+    torch.testing.assert_close(soft, logp_NK.softmax(-1))
+    optimum_NK = objective.optimum_logp_NK(ground.graded("train").ref_logp_NK, logp_NK.double(), 0.3)
+    torch.testing.assert_close(boltzmann.double(), optimum_NK.exp(), atol=1e-5, rtol=0)
+
+
+def test_a_threshold_is_chosen_by_the_grades_that_training_may_see(
+    options: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Among the questions that were bought, noise included; the policies here are all the reference."""
+    config = options("distill", grader_noise=0.5, grader_call_budget=90)
+    ground = loaded(config)
+    rows, trained = ground.lessons.whole_rows(), list[set[int]]()
+
+    def distil(own: Task, kept: list[int], *_: Any) -> tuple[Any, int]:
+        trained.append(set(kept))
+        return own.classifier, 7
+
+    monkeypatch.setattr(distill, "distil", distil)
+    run: Any = None
+    search = distill.Search(None)
+    keeping = distill.choose_threshold(search, ground, rows, config, run, keeping_task(ground, None))
+    threshold, tried = search.threshold, search.tried
+    assert all(later < before for before, later in pairwise([set(rows), *trained]))
+    assert keeping.before == search.updates == 7 * len(trained)
+    own = sorted(set(rows) - trained[0])
+    ref_logp_NK = ground.ref_logits_NK["train"][own].log_softmax(-1)
+    score = objective.expected_score_N(ref_logp_NK, ground.lessons.score_NK[own]).mean().item()
+    assert len(own) == 6 and [row["validation_score"] for row in tried] == pytest.approx([score] * len(tried))
+    assert threshold == 0 and tried[0]["coverage"] == 1 and len(tried) > 2
+
+
+def test_the_annealed_loss_is_the_objective_in_units_of_its_price() -> None:
+    ref_logp_NK, score_NK = tiny.scores(5, seed=1).log_softmax(-1), tiny.scores(5, seed=2)
+    logits_BK, rows_B = tiny.scores(2, seed=3), torch.tensor([4, 1])
+    logp_BK = logits_BK.log_softmax(-1)
+
+    def expected(beta: float) -> Tensor:
+        return -objective.objective_N(logp_BK, ref_logp_NK[rows_B], score_NK[rows_B], beta).mean() / beta
+
+    loss = AnnealedObjective(ref_logp_NK, score_NK, 0.2, 4, CPU)
+    for share in (exact.DEAREST, 1 / 4, 2 / 4, 3 / 4, 1.0, 1.0):
+        torch.testing.assert_close(loss(logits_BK, rows_B), expected(0.2 / share))
+    plain = AnnealedObjective(ref_logp_NK, score_NK, 0.2, 0, CPU)
+    torch.testing.assert_close(plain(logits_BK, rows_B), expected(0.2))
+    free = AnnealedObjective(ref_logp_NK, score_NK, 0.0, 0, CPU)
+    score = objective.expected_score_N(logp_BK, score_NK[rows_B]).mean()
+    torch.testing.assert_close(free(logits_BK, rows_B), -score)
+
+
+def test_tables_of_targets_move_to_the_device_once() -> None:
+    meta = torch.device("meta")
+    logits_BK, rows_B = torch.zeros(2, 3, device=meta), torch.zeros(2, dtype=torch.long, device=meta)
+    table_NK = tiny.scores(1000)
+    for loss in (AnnealedObjective(table_NK, table_NK, 0.2, 4, meta), TargetLoss(table_NK, meta)):
+        with Spy() as spy:
+            loss(logits_BK, rows_B)
+        assert spy.ran and not [name for name in spy.ran if "copy" in name], type(loss)
+
+
+@pytest.mark.parametrize(("batch", "processes", "steps"), [(200, 1, 3), (16, 1, 12), (16, 2, 6), (60, 4, 3)])
+def test_the_price_falls_to_its_own_within_the_steps_there_are(
+    batch: int, processes: int, steps: int, options: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On several processes each makes fewer steps; there is only one here, so what it would fit is caught."""
+    caught: list[AnnealedObjective] = []
+
+    def fit(*arguments: Any, **_: Any) -> None:
+        caught.append(arguments[-1])
+        raise InputError("far enough")
+
+    monkeypatch.setattr(exact, "fit", fit)
+    monkeypatch.setattr(exact, "num_processes", lambda: processes)
+    with pytest.raises(InputError, match="far enough"):
+        train("exact", options("exact", num_train_epochs=3, per_device_train_batch_size=batch, anneal=0.5))
+    assert caught[0].annealing_steps == 0.5 * steps and caught[0].beta == 0.1
