@@ -29,7 +29,7 @@ class Injected(NamedTuple):
     options: str = ""
 
 
-FULL, SHORT = "File too large; make room", "out of memory; run the same command again"
+FULL, SHORT = "File too large; make room", "out of memory; free some"
 NO_SPACE, BROKEN = "No space left on device; make room", "Input/output error; make room"
 SAVED = "--save_steps 1 --total_episodes 240 --per_device_train_batch_size 120"
 FAST = [
