@@ -25,15 +25,10 @@ from eightball_ppo.runs import Run, read_metrics, read_results
 
 
 @pytest.fixture
-def config(small_data: Path, sft_run: Path, tmp_path: Path) -> Callable[..., PPOConfig]:
+def config(ruled: dict[str, Any], tmp_path: Path) -> Callable[..., PPOConfig]:
     def made(**more: Any) -> PPOConfig:
         options: dict[str, Any] = {
-            "dataset_name": str(small_data),
-            "labels": LABELS,
-            "sft_model_path": str(sft_run),
-            "grader": "rule:Yes",
-            "allow_weak_grader": True,
-            "disable_tqdm": True,
+            **ruled,
             "num_mini_batches": 2,
             "per_device_train_batch_size": 24,
             "total_episodes": 240,
