@@ -9,6 +9,9 @@ from eightball_ppo.options import StageConfig
 ApiMode = Literal["auto", "logprobs", "schema", "text", "choice"]
 Quantization = Literal["none", "8bit", "4bit"]
 
+# may leave grades out: two runs that differ in them alone are alike if their grades are
+LEAVING_OUT = ("max_grade_failures", "max_grader_calls", "max_cost", "grading_timeout")
+
 
 @dataclass
 class GraderConfig(StageConfig):
@@ -65,17 +68,15 @@ class GraderConfig(StageConfig):
     call_attempts: int = option(
         6, "Grader api: tries of one call, with growing pauses or those the server asks for.", free=True
     )
-    grading_timeout: float | None = option(None, "Seconds after which no new call is made; none: no limit.", free=True)
+    grading_timeout: float | None = option(None, "Seconds after which no new call is made; none: no limit.")
     grade_store: str = option(
         "runs/grades.sqlite3", "SQLite file that keeps every grade, for all methods and runs.", free=True
     )
     grade_table: str | None = option(None, "Use the grades of this grades.parquet and ask no grader.")
-    max_grader_calls: int | None = option(None, "Most calls this run may make; none: no limit.", free=True)
-    max_cost: float | None = option(None, "Most that this run's calls may cost, in the unit of the price.", free=True)
+    max_grader_calls: int | None = option(None, "Most calls this run may make; none: no limit.")
+    max_cost: float | None = option(None, "Most that this run's calls may cost, in the unit of the price.")
     price_per_1k_tokens: float | None = option(None, "Price of 1,000 tokens, prompt and reply alike.", free=True)
-    max_grade_failures: float = option(
-        0.05, "Share of failed grades above which the run stops with exit code 3.", free=True
-    )
+    max_grade_failures: float = option(0.05, "Share of failed grades above which the run stops with exit code 3.")
     dry_run: bool = option(False, "Print what grading would cost, and stop.", free=True)
 
     def __post_init__(self) -> None:

@@ -106,6 +106,7 @@ class Run:
         self.path = unfinished_path(self.target)
         self._made = [parent for parent in self.path.parents if not parent.exists()]
         self.started = time.monotonic() - (0.0 if progress is None else progress.seconds)
+        self.tried_only = 0  # checkpoints up to this update are of policies that the run has tried and left
         self._keeps_checkpoints = isinstance(config, CheckpointedConfig) and config.save_steps is not None
         self._lock: DirectoryLock | None = None
         if is_main_process():
@@ -155,7 +156,8 @@ class Run:
     def _note_resumption(self, update: int) -> None:
         """With what the run goes on after `update`, beside what it began with."""
         content = read_environment(self.path)
-        content["resumed"] = [*content.get("resumed", []), {"after_update": update, **environment()}]
+        before = [own for own in content.get("resumed", []) if own["after_update"] <= update]  # the others are cut off
+        content["resumed"] = [*before, {"after_update": update, **environment()}]
         write_json(self.path / ENVIRONMENT, content)
 
     @property
@@ -173,18 +175,14 @@ class Run:
         """How far the run is after `update`; the rows of metrics.jsonl are on the disk then."""
         return Progress(update, sync_file(self.path / METRICS), self.seconds)
 
-    def drop_checkpoints(self, up_to: float = math.inf) -> None:
-        """Remove those that were written after an update up to this one; only the main process does."""
-        for checkpoint in checkpoints_in(self.path) if is_main_process() else []:
-            if update_of(checkpoint) <= up_to:
-                drop_directory(checkpoint)
-
     def finish(self, results: dict[str, Any]) -> Path:
         """Write results.json and give the run its name. Returns the finished directory."""
         if is_main_process():
             write_json(self.path / RESULTS, results)
-            if not self._keeps_checkpoints:  # those that are there were written where the run was stopped
-                self.drop_checkpoints()
+            for checkpoint in checkpoints_in(self.path):
+                # without --save_steps those that are there were written where the run was stopped
+                if not self._keeps_checkpoints or update_of(checkpoint) <= self.tried_only:
+                    drop_directory(checkpoint)
             replaced = self.target.with_name(self.target.name + ".replaced")
             shutil.rmtree(replaced, ignore_errors=True)  # of a run that was killed right here
             if self.target.exists():

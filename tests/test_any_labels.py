@@ -16,6 +16,7 @@ from conftest import REPOSITORY, write_rows
 from eightball_ppo.configs import DistillConfig, GradeConfig, PPOConfig, RewardConfig, SFTConfig
 from eightball_ppo.methods import distill, grade, ppo, reward_model, sft
 from eightball_ppo.packaged import minilm_dir
+from eightball_ppo.report import tables
 
 PACKAGE = REPOSITORY / "eightball_ppo"
 SCRIPTS = [file for folder in ("scripts", "benchmarks") for file in (REPOSITORY / folder).glob("*.py")]
@@ -236,6 +237,13 @@ def write_encoder(directory: Path) -> str:
     BertForSequenceClassification(BertConfig(**sizes)).save_pretrained(directory)
     AutoTokenizer.from_pretrained(str(minilm_dir())).save_pretrained(directory)
     return str(directory)
+
+
+def test_words_that_a_terminal_would_draw_are_printed_as_they_are(capsys: pytest.CaptureFixture[str]) -> None:
+    shares = {":x:": 0.5, "[b]": 0.25, "$^$": 0.25}
+    tables.print_record("[m]", ":+1:", {"label_histogram": shares})
+    said = capsys.readouterr().out
+    assert all(word in said for word in ("[m]", ":+1:", ":x: 0.500", "[b] 0.250", "$^$ 0.250"))
 
 
 @pytest.mark.parametrize("number", [pytest.param(2, marks=pytest.mark.slow), 5])

@@ -18,6 +18,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+import yaml
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from benchmarks import recompute
@@ -404,6 +405,22 @@ def test_it_grows_where_it_is_moved_to_through_a_kill_and_makes_only_what_is_mis
     assert recompute.main(["moved"]) == 0
 
 
+def test_a_recipe_that_trains_the_reference_compares(
+    small_data: Path, tmp_path: Path, no_report: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    sections = {
+        "sft": {"num_train_epochs": 1},
+        "compare": {"methods": ["exact", "sft"], "seeds": [0], "kl_coefs": [0.1]},
+    }
+    shared = {"dataset_name": str(small_data), "grader": "rule:Yes", "allow_weak_grader": True, "disable_tqdm": True}
+    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump({**shared, **sections}))
+    own = ["--config", "recipe.yaml", "--output_dir", "D", "--num_workers", "1", "--resamples", "1000"]
+    code, _, err = call([*own, "--method_options", "exact.num_train_epochs=2"])
+    assert (code, err) == (0, ""), err
+    assert len(results(tmp_path / "D")) == 4 and (tmp_path / "runs" / "sft" / "results.json").is_file()
+
+
 @pytest.fixture(scope="module")
 def tickets(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Two labels, other columns, a grade table in which some grades failed; `call` in it compares."""
@@ -516,9 +533,14 @@ def test_the_report_is_made_anew_from_the_runs(
     for name in ("report.html", "report.md", "results.parquet", "summary.json"):
         (copy / name).unlink()
     shutil.rmtree(copy / "runs" / "grpo-beta0.1-seed0")
+    (tmp_path / "mine").touch()  # a stranger's options name a file that is no store of theirs, and a recipe
+    options = {**yaml.safe_load((copy / "config.yaml").read_text()), "grade_store": str(tmp_path / "mine")}
+    (copy / "config.yaml").write_text(yaml.safe_dump({**options, "prerequisites": "recipe.yaml"}))
     monkeypatch.setattr(sys, "argv", ["eightball", "report", str(copy)])
     commands.main()
     now = summary(copy)
+    assert (tmp_path / "mine").read_bytes() == b"" and now["settings"]["prerequisites"] == "recipe.yaml"
+    assert now["settings"]["grade_store"] == str(tmp_path / "mine")
     assert "8 runs -> " in capsys.readouterr().out and not (copy / "runs" / "grpo-beta0.1-seed0").exists()
     assert [(row["method"], row["why"]) for row in now["holes"]] == [("grpo", "was not made")]
     kept = [row for row in then["intervals"] if row["method"] != "grpo"]

@@ -74,7 +74,17 @@ def test_only_the_methods_that_sample_and_the_flag_parser_import_trl() -> None:
         (
             "comparison",
             (
-                *("compare_options", "comparison", "data", "errors", "evaluation", "fields", "graders", "labels"),
+                *(
+                    "compare_options",
+                    "comparison",
+                    "data",
+                    "errors",
+                    "evaluation",
+                    "fields",
+                    "grader_options",
+                    "graders",
+                    "labels",
+                ),
                 *(
                     "method_options",
                     "methods",
@@ -183,4 +193,4 @@ def test_recipes_parse() -> None:
     for name, config_class in recipes.items():
         config: object = cli.parse(config_class, ["--config", str(REPOSITORY / "recipes" / f"{name}.yaml")])
         if name == "eightball":
-            assert vars(config) == vars(PPOConfig())  # the recipe is the default, written out
+            assert config == PPOConfig()  # the recipe is the default, written out

@@ -100,4 +100,4 @@ def test_what_a_run_saves_of_its_options_is_a_configuration(name: str, tmp_path:
         SECTIONS[name](**other, output_dir="2024-01-02") if name != "compare" else SECTIONS[name](labels=["a", "b"])
     )
     write_config(tmp_path, config)
-    assert vars(cli.parse(SECTIONS[name], ["--config", str(tmp_path / "config.yaml")])) == vars(config)
+    assert cli.parse(SECTIONS[name], ["--config", str(tmp_path / "config.yaml")]) == config

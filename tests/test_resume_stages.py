@@ -1,5 +1,6 @@
 """Every stage but PPO goes on to the very bits of one that was not stopped; `test_resume.py` looks at PPO."""
 
+import errno
 import os
 import shutil
 import signal
@@ -15,7 +16,7 @@ from stopping import assert_same, rows, stopped
 from conftest import LABELS
 from eightball_ppo import signals
 from eightball_ppo.configs import DistillConfig, ExactConfig, GRPOConfig, RewardConfig, RLOOConfig, SFTConfig
-from eightball_ppo.errors import GuardError, Stopped
+from eightball_ppo.errors import GuardError, IncompleteError, Stopped
 from eightball_ppo.methods import distill, exact, grpo, reward_model, rloo, sft
 from eightball_ppo.methods.training_grades import TrainingGrades
 from eightball_ppo.runs import checkpoints_in, read_metrics
@@ -116,6 +117,25 @@ def test_distillation_goes_on_in_the_midst_of_its_search(
     resumed = distill.train(replace(config, resume_from_checkpoint="true"))
     shutil.rmtree(resumed / f"checkpoint-{after}", ignore_errors=True)  # where it was stopped, which the other was not
     assert_same(straight, resumed)
+
+
+def test_a_disk_that_is_full_at_the_end_leaves_what_the_search_was_stopped_at(
+    search: DistillConfig, searched: tuple[Path, list[int]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    straight, _ = searched
+    config = replace(search, output_dir=str(tmp_path / "run"), save_steps=None)
+    stopped(distill.train, config, after=5)
+    config = replace(config, resume_from_checkpoint="true")
+
+    def full(*_: Any, **__: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch, pytest.raises(IncompleteError, match="_checkpoint true, from checkpoint-5"):
+        patch.setattr("eightball_ppo.methods.task.save_policy", full)
+        distill.train(config)
+    resumed = distill.train(config)
+    assert (straight / "model.safetensors").read_bytes() == (resumed / "model.safetensors").read_bytes()
+    assert not checkpoints_in(resumed)
 
 
 def test_a_signal_between_two_trainings_of_the_search_counts_for_the_next(

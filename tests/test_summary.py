@@ -60,3 +60,15 @@ def test_what_changes_no_result_is_no_setting_and_a_bar_no_cell(tmp_path: Path) 
     ]
     lines = markdown_tables(runs).splitlines()
     assert len(lines) == 4 and lines[2].startswith(r"| reward labels=\['x\|y'\] | 0, 1 | 0.600 ")
+
+
+def test_runs_that_may_have_learned_from_fewer_grades_stand_apart(tmp_path: Path) -> None:
+    limits: list[dict[str, float]] = [
+        {},
+        {"max_grader_calls": 100},
+        {"max_cost": 1.0},
+        {"grading_timeout": 9.0},
+        {"max_grade_failures": 1.0},
+    ]
+    runs = [run(tmp_path / str(seed), seed, 0.5, **own) for seed, own in enumerate(limits)]
+    assert len(markdown_tables(runs).splitlines()) == 2 + len(limits)

@@ -323,6 +323,11 @@ def test_a_strangers_comparison_runs_no_code_and_sets_no_variable(
     with (stranger / "config.yaml").open("a") as file:
         file.write("env: {EVIL: evil}\n")
     assert "holds env, which no run writes" in one_line(asked)
+    shutil.copytree(model, stranger / "reference")
+    recipe.write_text("[")  # whoever reads it stops there
+    (stranger / "ground.json").write_text(json.dumps(directory.fingerprints(stranger)))
+    write_config(stranger, config)
+    assert "reference: needs Python code that came with it (auto_map), which is not run" in one_line(asked)
     assert not mark.exists() and "EVIL" not in os.environ
 
 

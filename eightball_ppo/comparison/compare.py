@@ -86,14 +86,14 @@ def rewrite(config: CompareConfig) -> None:
         InputError: no comparison, or one whose reference, grades or data are missing or other ones by now.
         IncompleteError: none of its runs stands.
     """
-    directory.check(config, load_splits(config))
+    without_store = dataclasses.replace(config, grade_store=":memory:")  # nobody is asked, so no such file is opened
+    directory.check(config, load_splits(without_store))
     root = Path(config.output_dir)
     if not (root / grid.REFERENCE).is_dir():
         raise InputError(f"{root / grid.REFERENCE}: missing, so this is no comparison that stands; run it again")
-    config = dataclasses.replace(config, prerequisites=None)
     cells = [cell for job in grid.jobs(config) for cell in job.cells]
     holes = {cell: "was not made" for cell in cells if not (root / grid.RUNS / cell.name).is_dir()}
-    task = load_ground(config)
+    task = load_ground(without_store)
     found = read_back(cells, config, task, holes)
     if not found:
         raise IncompleteError(f"{root}: none of its runs stands; run the comparison again")

@@ -21,6 +21,7 @@ from eightball_ppo.comparison.grid import REFERENCE, TABLE, Cell
 from eightball_ppo.data import Questions
 from eightball_ppo.errors import InputError
 from eightball_ppo.fields import free_options
+from eightball_ppo.grader_options import LEAVING_OUT
 from eightball_ppo.graders.store import GradeStore
 from eightball_ppo.graders.table import write_table
 from eightball_ppo.method_options import ReferenceConfig, TermsConfig
@@ -114,8 +115,9 @@ def _read_ground(directory: Path) -> dict[str, Any]:
 
 def terms(config: CompareConfig) -> dict[str, Any]:
     """The options that must stay the same while a comparison grows."""
-    names = {field.name for field in dataclasses.fields(TermsConfig)} - free_options(TermsConfig) - {*ORIGINS}
-    return redacted({name: getattr(config, name) for name in sorted(names)})
+    said = free_options(TermsConfig).union(ORIGINS, LEAVING_OUT)
+    names = [field.name for field in dataclasses.fields(TermsConfig) if field.name not in said]
+    return redacted({name: getattr(config, name) for name in names})
 
 
 def fingerprints(directory: Path) -> dict[str, str | None]:
@@ -180,7 +182,7 @@ def ground(config: CompareConfig) -> dict[str, Any]:
 
 def same_recipe(directory: Path, config: Any) -> None:
     """Raises InputError if a finished run was made with other options than a cell's `config`."""
-    then, free = read_config(directory), free_options(type(config)).union(ORIGINS)
+    then, free = read_config(directory), free_options(type(config)).union(ORIGINS, LEAVING_OUT)
     for name, value in redacted(dataclasses.asdict(config)).items():
         if name not in free and then.get(name) != value:
             raise InputError(f"{directory}: was made with --{name} {then.get(name)}, not {value}")

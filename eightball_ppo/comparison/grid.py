@@ -134,6 +134,7 @@ def cell_config(cell: Cell, config: CompareConfig) -> GradedConfig:
         "output_dir": str(directory / RUNS / cell.name),
         "overwrite_output_dir": False,
         "sft_model_path": str(directory / REFERENCE),
+        "prerequisites": None,  # the reference is made
         "grade_table": str(directory / TABLE),
         "disable_tqdm": True,
         "push_to_hub": False,

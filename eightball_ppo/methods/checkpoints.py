@@ -69,9 +69,10 @@ class Keeper:
         """
         self.save(update)
         if self._signal:
+            stored = f" (checkpoint-{self.before + update})" if self.before else ""
             raise Stopped(
-                f"stopped by {signal.Signals(self._signal).name} after update {update} of {updates}{self._within}; "
-                "go on by the same command with --resume_from_checkpoint true",
+                f"stopped by {signal.Signals(self._signal).name} after update {update} of {updates}{self._within}"
+                f"{stored}; go on by the same command with --resume_from_checkpoint true",
                 self._signal,
             )
 

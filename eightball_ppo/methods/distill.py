@@ -93,7 +93,7 @@ def train(config: DistillConfig) -> Path:
                     f"{best:.3f}"
                 )
             policy, _ = distil(task, kept, config, run, run.method, keeping)
-        run.drop_checkpoints(up_to=search.updates)  # of policies that were tried only
+        run.tried_only = search.updates
         extra = {
             "target": config.target,
             "preset": config.preset,

@@ -61,8 +61,8 @@ class WatchedTraining:
             every = 1  # the guards look at every update
         metrics = MetricsCallback(run, "ppo", lambda: task.exact_metrics(self.classifier), every, self._beside)
         guards = Guards(config, run, self.classifier, task.tokenizer, metrics, last)
-        self._parts["guards"] = self._guards = guards
-        self.callbacks: list[TrainerCallback] = [metrics, self._gradients, guards]
+        self._parts["guards"], self._ending = guards, Ending(guards)
+        self.callbacks: list[TrainerCallback] = [metrics, self._gradients, guards, self._ending]
         self._trainer: Any = None
 
     def _beside(self) -> dict[str, Any]:
@@ -86,6 +86,7 @@ class WatchedTraining:
         keeper = Keeper(self.config, self.run, self.classifier, self.task.tokenizer, keeping.origin, self._parts)
         callbacks = trainer.callback_handler.callbacks
         callbacks.insert(0, progress)
-        callbacks += [Checkpoints(keeper), randomness, Ending(self._guards)]
+        callbacks.remove(self._ending)
+        callbacks += [Checkpoints(keeper), randomness, self._ending]
         if keeping.resumed is not None:
             keeping.resumed.restore(self._parts)

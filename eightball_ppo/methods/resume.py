@@ -13,6 +13,7 @@ from transformers import PreTrainedModel, TrainerCallback
 from eightball_ppo.durable import check_seal
 from eightball_ppo.errors import InputError
 from eightball_ppo.fields import free_options
+from eightball_ppo.grader_options import LEAVING_OUT
 from eightball_ppo.launches import mixed_precision
 from eightball_ppo.methods.checkpoints import FORMAT, TRAINING, Origin
 from eightball_ppo.methods.task import Task
@@ -86,8 +87,9 @@ def _newest_whole(unfinished: Path) -> Path:
         except InputError as error:
             logger.warning("%s; looking for an older one", error)
             damage = damage or error
-    told = damage or f"--resume_from_checkpoint true: {unfinished} holds no checkpoint"
-    raise InputError(f"{told}; remove {unfinished} to begin anew")
+    if damage is None:
+        raise InputError(f"--resume_from_checkpoint true: {unfinished} holds no checkpoint; leave the flag out")
+    raise InputError(f"{damage}; remove {unfinished} to begin anew")
 
 
 def _named(name: str, unfinished: Path) -> Path:
@@ -108,7 +110,7 @@ def _check_whole(path: Path) -> None:
     check_seal(path)
     values = read_values(path / TRAINING)
     if values["format"] != FORMAT:
-        raise InputError(f"{path}: was written by another version of this program, which could go on with it")
+        raise InputError(f"{path}: was written by another version of this program, and only that can go on with it")
     metrics, needed = path.parent / METRICS, values["progress"]["metrics_bytes"]
     if needed and (not metrics.is_file() or metrics.stat().st_size < needed):
         raise InputError(f"{metrics}: is shorter than it was at {path.name}; the rows before it are lost")
@@ -119,7 +121,8 @@ def _check_same(found: Resumption, config: CheckpointedConfig, method: str) -> N
     begin = f"remove {found.path.parent} to begin anew"
     if found.values["method"] != method:
         raise InputError(f"{found.path}: is of {found.values['method']}, not of {method}; {begin}")
-    now, free = json.loads(json.dumps(redacted(dataclasses.asdict(config)))), free_options(type(config))
+    now = json.loads(json.dumps(redacted(dataclasses.asdict(config))))
+    free = free_options(type(config)).union(LEAVING_OUT)
     for name, then in found.values["config"].items():
         if name not in free and now.get(name) != then:
             raise InputError(f"{found.path}: was made with --{name} {then}, not {now.get(name)}; go on so, or {begin}")

@@ -39,9 +39,10 @@ def check_files(name: str, flag: str, seen: tuple[str, ...] = ()) -> None:
         _check_directory(path, f"{flag} {name}")
     config = _json(source, "config.json", f"{flag} {name}")
     for key, instead in (("transformers_weights", "model.safetensors"), ("configuration_files", "config.json")):
-        if (other := config.get(key)) is not None:
+        if key in config:
             raise InputError(
-                f"{flag} {name}: config.json names {other!r:.80} ({key}), to be read for {instead}; only that is read"
+                f"{flag} {name}: config.json names {config[key]!r:.80} ({key}), to be read for {instead}; only "
+                "that is read"
             )
     shards = dict(_json(source, INDEX, f"{flag} {name}").get("weight_map") or {}).values()
     tokenizers = _json(source, "tokenizer_config.json", f"{flag} {name}").get("fast_tokenizer_files") or []

@@ -31,7 +31,7 @@ _COMPLETIONS = ("probability", "score", "kl", "reward")
 
 def _console(stderr: bool = False) -> Console:
     terminal = (sys.stderr if stderr else sys.stdout).isatty()
-    return Console(width=None if terminal else WIDTH_OF_A_FILE, stderr=stderr)
+    return Console(width=None if terminal else WIDTH_OF_A_FILE, stderr=stderr, emoji=False)
 
 
 def _text(value: Any) -> str:
