@@ -359,6 +359,14 @@ def of_session(session: int) -> list[str]:
     return found
 
 
+def wait_until_gone(session: int) -> None:
+    """Fails unless all processes of a session end within ten seconds."""
+    deadline = time.monotonic() + 10
+    while of_session(session):
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+
+
 def killed_at_work(argv: list[str], directory: Path) -> None:
     """Start the script, kill it alone once a run is under way, and see its workers go."""
     command = [sys.executable, str(REPOSITORY / "scripts" / "compare.py"), *argv]
@@ -372,10 +380,7 @@ def killed_at_work(argv: list[str], directory: Path) -> None:
     assert len(workers) >= 2
     process.send_signal(signal.SIGKILL)
     process.wait()
-    deadline = time.monotonic() + 10
-    while of_session(process.pid):
-        assert time.monotonic() < deadline
-        time.sleep(0.1)
+    wait_until_gone(process.pid)
 
 
 @pytest.mark.slow
@@ -522,7 +527,7 @@ def test_two_terminals_and_ctrl_c(tmp_path: Path, terms: dict[str, Any]) -> None
     os.killpg(process.pid, signal.SIGINT)
     out, err = process.communicate(timeout=20)
     assert (process.returncode, out) == (130, "") and err == "compare.py: interrupted; grades that were made are kept\n"
-    assert not of_session(process.pid)
+    wait_until_gone(process.pid)
 
 
 def test_the_report_is_made_anew_from_the_runs(
