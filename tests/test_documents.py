@@ -206,6 +206,7 @@ def bare(directory: Path) -> Path:
     for split, size in (("sft", 100), ("rl", 120), ("preferences", None), ("heldout", None)):
         write_rows(data / f"{split}.jsonl", read_rows(split)[:size])
     shutil.copy(EIGHTBALL / "README.md", data)
+    (data.parent / "tickets").symlink_to(EIGHTBALL.parent / "tickets")
     for name in ("scripts", "recipes", "benchmarks", "docs", "tests", "accelerate_config.yaml", "constraints.txt"):
         (directory / name).symlink_to(REPOSITORY / name)
     shutil.copy(REPOSITORY / "Makefile", directory)
