@@ -224,7 +224,7 @@ def execute(step: Step, where: Path, judge: str) -> None:
         command = [sys.executable, "-c", step.text]
     else:
         command = ["bash", "-euo", "pipefail", "-c", shorter(step.text).replace(SERVER, judge)]
-    done = subprocess.run(command, cwd=where, env=environment, capture_output=True, text=True, timeout=300)
+    done = subprocess.run(command, cwd=where, env=environment, capture_output=True, text=True, timeout=1200)
     said = f"{step.where}: {step.text}\nexit code {done.returncode}\n{done.stdout[-2000:]}\n{done.stderr[-2000:]}"
     assert done.returncode == step.code, said
 
