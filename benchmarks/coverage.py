@@ -1,4 +1,4 @@
-"""How often the 95 % intervals of `eightball_ppo/statistics.py` hold the truth, on grids whose truth is known.
+"""How often the 95 % intervals of `functional/statistics.py` hold the truth, on grids whose truth is known.
 
 OMP_NUM_THREADS=1 python benchmarks/coverage.py                     # about 3 minutes
 OMP_NUM_THREADS=1 python benchmarks/coverage.py --seeds 2 10        # other numbers of seeds
@@ -22,7 +22,7 @@ from collections.abc import Callable
 import numpy as np
 from scipy.stats import t as student
 
-from eightball_ppo.statistics import RESAMPLES, Array, Spread, compare, crossed_spread
+from eightball_ppo.functional.statistics import RESAMPLES, Array, Spread, compare, crossed_spread
 
 LOWEST, HIGHEST = 0.92, 0.98
 SHARES = {"questions dominate": 0.05, "balanced": 0.5, "seeds dominate": 0.95}

@@ -20,10 +20,10 @@ from typing import Any
 from hypothesis import HealthCheck, Phase, given, seed, settings
 from hypothesis import strategies as st
 
-from eightball_ppo.graders.api_modes import MODES, SAMPLING, Judged, choices_of, scores_of_verdicts
+from eightball_ppo.graders.api.modes import MODES, SAMPLING, Judged, choices_of, scores_of_verdicts
+from eightball_ppo.graders.api.replies import BadReplyError
 from eightball_ppo.graders.base import LONGEST_DETAIL, Ask
 from eightball_ppo.graders.prompts import Prompt
-from eightball_ppo.graders.replies import BadReplyError
 from eightball_ppo.graders.verbalizers import parse_verbalizers
 from eightball_ppo.labels import EIGHTBALL_LABELS, LabelSet
 

@@ -27,20 +27,20 @@ from machine import machine
 from torch import Tensor, nn
 from transformers import PreTrainedModel, set_seed
 
-from eightball_ppo import ppo_math
-from eightball_ppo.configs import PPOConfig
+from eightball_ppo.config.methods import PPOConfig
 from eightball_ppo.data import Questions, load_split
 from eightball_ppo.evaluation import SplitGrades, Yardstick
+from eightball_ppo.functional import ppo_losses
+from eightball_ppo.graders.budgeted_scores import TrainingGrades
 from eightball_ppo.labels import LabelSet
 from eightball_ppo.methods import ppo
-from eightball_ppo.methods.batches import updates_between_measurements
-from eightball_ppo.methods.fitting import MetricsCallback
-from eightball_ppo.methods.training_grades import TrainingGrades
 from eightball_ppo.models.loading import load_new_classifier, table_logits_NK
 from eightball_ppo.models.lora import adapters_off, with_lora
-from eightball_ppo.quiet import quiet_libraries
-from eightball_ppo.runs import Run
-from eightball_ppo.tokenization import TokenTable, cut_at, reads_at_most, token_table
+from eightball_ppo.models.tokenization import TokenTable, cut_at, reads_at_most, token_table
+from eightball_ppo.runtime.logging import quiet_libraries
+from eightball_ppo.runtime.run import Run
+from eightball_ppo.training.supervised import MetricsCallback
+from eightball_ppo.trl_adapters.batch_sizes import updates_between_measurements
 
 RESULTS = Path(__file__).parent / "results" / "overhead.json"
 
@@ -134,16 +134,16 @@ def update(
     with torch.no_grad():
         logits_BK = policy(**inputs(rows_B)).logits
         action_B = torch.multinomial(logits_BK.softmax(-1), 1).squeeze(1)
-        logp_B = ppo_math.action_logp_B(logits_BK, action_B)
-        ref_logp_B = ppo_math.action_logp_B(ref_logits_NK[rows_B], action_B)
+        logp_B = ppo_losses.action_logp_B(logits_BK, action_B)
+        ref_logp_B = ppo_losses.action_logp_B(ref_logits_NK[rows_B], action_B)
         value_B = value(summary_NH[rows_B]).squeeze(1)
-        kl_B = ppo_math.kl_k1_B(logp_B, ref_logp_B)
-        return_B = ppo_math.reward_B(score_NK[rows_B, action_B], kl_B, config.kl_coef)
-        advantage_B = ppo_math.whiten_B(ppo_math.advantage_B(return_B, value_B))
+        kl_B = ppo_losses.kl_k1_B(logp_B, ref_logp_B)
+        return_B = ppo_losses.reward_B(score_NK[rows_B, action_B], kl_B, config.kl_coef)
+        advantage_B = ppo_losses.whiten_B(ppo_losses.advantage_B(return_B, value_B))
     for _ in range(config.num_ppo_epochs):
         for part in torch.randperm(len(rows_B)).chunk(config.num_mini_batches):
-            new_logp_B = ppo_math.action_logp_B(policy(**inputs(rows_B[part])).logits, action_B[part])
-            losses = ppo_math.ppo_losses(
+            new_logp_B = ppo_losses.action_logp_B(policy(**inputs(rows_B[part])).logits, action_B[part])
+            losses = ppo_losses.ppo_losses(
                 new_logp_B,
                 logp_B[part],
                 advantage_B[part],

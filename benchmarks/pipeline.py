@@ -55,8 +55,8 @@ STAGES = (
 )
 COMMANDS = {
     "`import eightball_ppo`": ("-c", "import eightball_ppo"),
-    "`eightball --help`": ("-c", "from eightball_ppo.commands import main; main()", "--help"),
-    "`eightball ppo --help`": ("-c", "from eightball_ppo.commands import main; main()", "ppo", "--help"),
+    "`eightball --help`": ("-c", "from eightball_ppo.cli.commands import main; main()", "--help"),
+    "`eightball ppo --help`": ("-c", "from eightball_ppo.cli.commands import main; main()", "ppo", "--help"),
 }
 GRADED = 5  # times; the median counts
 
@@ -120,7 +120,7 @@ def run_main_job(record: Path) -> None:
         *outer, last = name.split(".")
         owner = functools.reduce(getattr, outer, importlib.import_module(f"eightball_ppo.{module}"))
         clock.wrap(stage, owner, last)
-    from eightball_ppo.commands import run
+    from eightball_ppo.cli.commands import run
 
     run("ppo", [])
     clock.charge()
@@ -167,7 +167,7 @@ def score(reward: Path, record: Path) -> None:
     float32 and in int8; how often each is right, how often both agree, and how far apart they are in nats."""
     import torch
 
-    from eightball_ppo.configs import RewardConfig
+    from eightball_ppo.config.stages import RewardConfig
     from eightball_ppo.data import load_split
     from eightball_ppo.graders.bert import BertGrader
 

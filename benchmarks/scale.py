@@ -78,7 +78,7 @@ def measure(data: Path, reference: Path, work: Path, grader: str) -> dict[str, A
     """Run the pipeline in this process: wall seconds, peak bytes, and both stage by stage."""
     import importlib
 
-    from eightball_ppo.configs import PPOConfig
+    from eightball_ppo.config.methods import PPOConfig
     from eightball_ppo.methods import ppo
 
     stages: dict[str, dict[str, float]] = {}

@@ -19,11 +19,11 @@ from typing import Any
 
 import torch
 
-from eightball_ppo.configs import PPOConfig
+from eightball_ppo.config.methods import PPOConfig
 from eightball_ppo.labels import EIGHTBALL_LABELS
 from eightball_ppo.methods import ppo
-from eightball_ppo.quiet import quiet_libraries, quiet_ourselves
-from eightball_ppo.runs import Run
+from eightball_ppo.runtime.logging import quiet_libraries, quiet_ourselves
+from eightball_ppo.runtime.run import Run
 
 UPDATES, WINDOW, BATCH = 2000, 200, 200
 

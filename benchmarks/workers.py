@@ -38,7 +38,7 @@ def serve(name: str, connection: Connection) -> None:
     from peers.registry import peer
     from peers.task import BenchTask, Settings
 
-    from eightball_ppo.quiet import quiet_libraries
+    from eightball_ppo.runtime.logging import quiet_libraries
 
     torch.set_num_threads(1)
     quiet_libraries()

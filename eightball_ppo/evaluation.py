@@ -11,8 +11,8 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from eightball_ppo import objective
 from eightball_ppo.data import Questions, pairs
+from eightball_ppo.functional import objective
 from eightball_ppo.labels import LabelSet
 
 SAMPLES_PER_QUESTION = 50

@@ -5,7 +5,7 @@ python scripts/audit.py --grader llm --grader_model models/judge --gold heldout.
 EIGHTBALL_API_KEY=... python scripts/audit.py --grader api --grader_model NAME --grader_base_url https://HOST/v1
 """
 
-from eightball_ppo.commands import run
+from eightball_ppo.cli.commands import run
 
 if __name__ == "__main__":
     run("audit")

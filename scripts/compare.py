@@ -5,7 +5,7 @@ python scripts/compare.py --methods distill ppo exact --seeds 0 1 2 3 4 --output
 python scripts/compare.py --grader_noise 0 0.1 0.3 --methods distill distill_soft ppo --output_dir runs/compare-noise
 """
 
-from eightball_ppo.commands import run
+from eightball_ppo.cli.commands import run
 
 if __name__ == "__main__":
     run("compare")

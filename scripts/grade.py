@@ -5,7 +5,7 @@ python scripts/grade.py --grader llm --grader_model models/judge --output_dir gr
 EIGHTBALL_API_KEY=... python scripts/grade.py --grader api --grader_model NAME --grader_base_url https://HOST/v1
 """
 
-from eightball_ppo.commands import run
+from eightball_ppo.cli.commands import run
 
 if __name__ == "__main__":
     run("grade")

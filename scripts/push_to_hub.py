@@ -4,7 +4,7 @@ python scripts/push_to_hub.py runs/ppo --repo_id ME/eight-ball --dry_run
 python scripts/push_to_hub.py runs/distill runs/ppo --repo_id ME/ask-the-ball --space
 """
 
-from eightball_ppo.commands import run
+from eightball_ppo.cli.commands import run
 
 if __name__ == "__main__":
     run("push")

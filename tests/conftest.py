@@ -19,7 +19,7 @@ from no_network.guarded_session import pytest_terminal_summary as pytest_termina
 from no_network.guarded_session import pytest_unconfigure as pytest_unconfigure
 from transformers.utils import logging as transformers_logging
 
-from eightball_ppo.configs import RewardConfig, SFTConfig
+from eightball_ppo.config.stages import RewardConfig, SFTConfig
 from eightball_ppo.labels import EIGHTBALL_LABELS
 
 # a busy machine, and first imports, are no failures; and the same examples every time
@@ -118,7 +118,7 @@ def ruled(small_data: Path, sft_run: Path) -> dict[str, Any]:
 @pytest.fixture(scope="session")
 def ppo_run(once: Callable[..., Path], small_data: Path, sft_run: Path, reward_run: Path) -> Path:
     """A finished PPO run of one update; its grade store lies beside it."""
-    from eightball_ppo.configs import PPOConfig
+    from eightball_ppo.config.methods import PPOConfig
     from eightball_ppo.methods import ppo
 
     def make(directory: Path) -> None:
@@ -152,13 +152,13 @@ def options(
     """The options of a short run of a method: a directory of its own, and one table of the reward model's grades."""
     from short_methods import METHODS
 
-    from eightball_ppo.configs import GradeConfig
-    from eightball_ppo.methods import grade
+    from eightball_ppo.config.stages import GradeConfig
+    from eightball_ppo.graders import export
 
     def graded(directory: Path) -> None:
         store = str(directory.parent / "grades.sqlite3")
         asked: dict[str, Any] = {"reward_model_path": str(reward_run), "grade_store": store, "disable_tqdm": True}
-        grade.run(GradeConfig(dataset_name=str(small_data), output_dir=str(directory), **asked))
+        export.run(GradeConfig(dataset_name=str(small_data), output_dir=str(directory), **asked))
 
     table = once("grades", graded) / "grades.parquet"
 

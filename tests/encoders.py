@@ -14,7 +14,7 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from eightball_ppo.packaged import minilm_dir
+from eightball_ppo.models.packaged import minilm_dir
 
 SIZES: dict[str, dict[str, Any]] = {
     "bert": {},

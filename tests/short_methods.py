@@ -5,7 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from eightball_ppo.configs import (
+from eightball_ppo.config.methods import (
     BestOfNConfig,
     DistillConfig,
     ExactConfig,

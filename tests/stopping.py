@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
-from eightball_ppo import signals
 from eightball_ppo.errors import Stopped
-from eightball_ppo.methods.checkpoints import Keeper
-from eightball_ppo.runs import read_metrics
+from eightball_ppo.runtime import signals
+from eightball_ppo.runtime.run import read_metrics
+from eightball_ppo.training.checkpoint import Keeper
 
 OF_THE_CLOCK = ("eps", "step_time", "train_runtime", "train_samples_per_second", "train_steps_per_second")
 

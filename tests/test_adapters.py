@@ -10,11 +10,11 @@ from torch import Tensor, nn
 from trl.experimental.utils import get_reward
 
 import tiny
-from eightball_ppo.adapters import PolicyAdapter, RewardAdapter
-from eightball_ppo.methods.training_grades import TrainingGrades
-from eightball_ppo.questions import QuestionReader, SequenceIds
-from eightball_ppo.tokenization import TokenTable
-from eightball_ppo.value_adapters import ValueAdapter, ValueTrunk
+from eightball_ppo.graders.budgeted_scores import TrainingGrades
+from eightball_ppo.models.tokenization import TokenTable
+from eightball_ppo.trl_adapters.policy import PolicyAdapter, RewardAdapter
+from eightball_ppo.trl_adapters.prompt_ids import QuestionReader, SequenceIds
+from eightball_ppo.trl_adapters.value import ValueAdapter, ValueTrunk
 
 N, K = 12, 3
 IDS = SequenceIds(K)

@@ -13,9 +13,11 @@ import pytest
 from transformers import AutoConfig, AutoTokenizer, BertConfig, BertForSequenceClassification
 
 from conftest import REPOSITORY, write_rows
-from eightball_ppo.configs import DistillConfig, GradeConfig, PPOConfig, RewardConfig, SFTConfig
-from eightball_ppo.methods import distill, grade, ppo, reward_model, sft
-from eightball_ppo.packaged import minilm_dir
+from eightball_ppo.config.methods import DistillConfig, PPOConfig
+from eightball_ppo.config.stages import GradeConfig, RewardConfig, SFTConfig
+from eightball_ppo.graders import export
+from eightball_ppo.methods import distill, ppo, reward_model, sft
+from eightball_ppo.models.packaged import minilm_dir
 from eightball_ppo.report import tables
 
 PACKAGE = REPOSITORY / "eightball_ppo"
@@ -266,7 +268,7 @@ def test_every_stage_runs_with_labels_of_another_kind_and_number(number: int, tm
     reward_model.train(
         RewardConfig(model_name_or_path=encoder, num_train_epochs=1, validation_fraction=0.25, **out["reward"])
     )
-    grade.run(GradeConfig(grader=f"rule:{wanted}", **out["grades"]))
+    export.run(GradeConfig(grader=f"rule:{wanted}", **out["grades"]))
     distill.train(DistillConfig(grader=f"rule:{wanted}", **graded, **out["distill"]))
     few: dict[str, Any] = {"total_episodes": 960, "num_generations": 20}
     ppo.train(PPOConfig(grader=f"rule:{wanted}", kl_coef=0.5, **few, **graded, **out["ppo"]))

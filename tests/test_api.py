@@ -10,16 +10,16 @@ import pytest
 import torch
 
 from conftest import read_rows
-from eightball_ppo import redaction
-from eightball_ppo.configs import GradeConfig
+from eightball_ppo.config.stages import GradeConfig
 from eightball_ppo.errors import IncompleteError, InputError
-from eightball_ppo.graders import prompts, wire
+from eightball_ppo.graders import export, prompts
+from eightball_ppo.graders.api import client
 from eightball_ppo.graders.budget import Budget
 from eightball_ppo.graders.registry import load_graders
-from eightball_ppo.graders.sources import Grades
-from eightball_ppo.graders.store import GradeStore
+from eightball_ppo.graders.storage.sources import Grades
+from eightball_ppo.graders.storage.store import GradeStore
 from eightball_ppo.labels import EIGHTBALL_LABELS, LabelSet
-from eightball_ppo.methods import grade
+from eightball_ppo.runtime import redaction
 from judge_server import JudgeServer
 
 LABELS = LabelSet.of(EIGHTBALL_LABELS)
@@ -35,7 +35,7 @@ def server() -> Iterator[JudgeServer]:
 
 @pytest.fixture
 def judge(server: JudgeServer, monkeypatch: pytest.MonkeyPatch) -> JudgeServer:
-    monkeypatch.setattr(wire, "FIRST_PAUSE", 0.01)
+    monkeypatch.setattr(client, "FIRST_PAUSE", 0.01)
     server.reset()
     return server
 
@@ -57,7 +57,7 @@ def config(judge: JudgeServer, directory: Path, **options: Any) -> GradeConfig:
 
 def graded(settings: GradeConfig, budget: Budget | None = None, questions: list[str] = QUESTIONS) -> Grades:
     """Fill and read through the store of `settings`."""
-    with GradeStore(grade.store_path(settings)) as store:
+    with GradeStore(export.store_path(settings)) as store:
         source = load_graders(settings, LABELS, store, budget or Budget())
         source.fill(questions)
         return source.read(questions)
@@ -80,7 +80,7 @@ def test_auto_takes_the_best_mode_and_asks_no_more_the_second_time(
 ) -> None:
     judge.reset(**abilities, wishes=dict.fromkeys(QUESTIONS, "Maybe"))
     settings = config(judge, tmp_path, api_mode="auto", grader_prompt=prompt)
-    with GradeStore(grade.store_path(settings)) as store:
+    with GradeStore(export.store_path(settings)) as store:
         source = load_graders(settings, LABELS, store, Budget())
         assert source.settings["mode"] == mode
     grades = graded(settings)
@@ -198,7 +198,7 @@ def test_an_answer_of_choice_under_another_key_is_no_grade(judge: JudgeServer, t
 def test_a_server_that_is_gone_for_five_seconds_costs_nothing(judge: JudgeServer, tmp_path: Path) -> None:
     undisturbed = graded(config(judge, tmp_path / "undisturbed"))
     judge.reset(down_for={"after_requests": 4, "seconds": 5})
-    wire.FIRST_PAUSE = 0.25  # as it is shipped
+    client.FIRST_PAUSE = 0.25  # as it is shipped
     assert torch.equal(graded(config(judge, tmp_path, call_attempts=6)).score_NK, undisturbed.score_NK)
 
 
@@ -232,9 +232,9 @@ def test_too_many_failures_end_with_what_to_do(judge: JudgeServer, tmp_path: Pat
     (data / "rl.jsonl").write_text("".join(f'{{"question": "{question}"}}\n' for question in QUESTIONS))
     options: dict[str, Any] = {"dataset_name": str(data), "splits": ["rl"], "labels": list(EIGHTBALL_LABELS)}
     with pytest.raises(IncompleteError, match=r"8.3% of 36 grades failed \(0 failed, 3 refused.*run the same command"):
-        grade.run(config(judge, tmp_path, max_grade_failures=0.05, **options))
+        export.run(config(judge, tmp_path, max_grade_failures=0.05, **options))
     assert sorted(path.name for path in tmp_path.iterdir()) == ["data", "grades.sqlite3"]
-    assert grade.run(config(judge, tmp_path, max_grade_failures=0.1, **options))
+    assert export.run(config(judge, tmp_path, max_grade_failures=0.1, **options))
     assert judge.stats()["by_question"] == {question: 1 + (question == BAD) for question in QUESTIONS}
 
 
@@ -280,7 +280,7 @@ def test_no_more_calls_in_flight_than_allowed(judge: JudgeServer, tmp_path: Path
         ("2", 2.0),
         ("0.5", 0.5),
         ("-3", 0.0),
-        ("1e9", wire.LONGEST_RETRY_AFTER),
+        ("1e9", client.LONGEST_RETRY_AFTER),
         ("soon", None),
         ("nan", None),
         ("", None),
@@ -288,7 +288,7 @@ def test_no_more_calls_in_flight_than_allowed(judge: JudgeServer, tmp_path: Path
     ],
 )
 def test_retry_after_in_both_its_forms(header: str, seconds: float | None) -> None:
-    assert wire.retry_after(header, now=lambda: 10.0) == seconds
+    assert client.retry_after(header, now=lambda: 10.0) == seconds
 
 
 def test_user_and_password_of_an_address_are_sent_and_never_written(
@@ -297,7 +297,7 @@ def test_user_and_password_of_an_address_are_sent_and_never_written(
     for name in ("EIGHTBALL_API_KEY", "OPENAI_API_KEY"):
         monkeypatch.delenv(name, raising=False)
     secret = judge.base_url.replace("://", "://user:pa%40ss@")
-    assert wire.split_userinfo(secret) == (judge.base_url, "Basic dXNlcjpwYUBzcw==")
+    assert client.split_userinfo(secret) == (judge.base_url, "Basic dXNlcjpwYUBzcw==")
     graded(config(judge, tmp_path, grader_base_url=secret))
     assert judge.stats()["keys"] == len(QUESTIONS)
     assert not [file for file in tmp_path.rglob("*") if file.is_file() and b"pa%40ss" in file.read_bytes()]
@@ -325,14 +325,14 @@ def test_auto_does_not_take_a_bad_moment_for_what_the_server_can_do(judge: Judge
         graded(settings)
     judge.reset()
     graded(settings)
-    with GradeStore(grade.store_path(settings)) as store:
+    with GradeStore(export.store_path(settings)) as store:
         assert load_graders(settings, LABELS, store, Budget()).settings["mode"] == "logprobs"
 
 
 def test_auto_asks_labels_that_begin_alike_by_schema(judge: JudgeServer, tmp_path: Path) -> None:
     labels = LabelSet.of(["Very likely", "Very unlikely", "Unsure"])
     settings = config(judge, tmp_path, api_mode="auto")
-    with GradeStore(grade.store_path(settings)) as store:
+    with GradeStore(export.store_path(settings)) as store:
         source = load_graders(settings, labels, store, Budget())
         source.fill(QUESTIONS)
         assert source.settings["mode"] == "schema" and source.read(QUESTIONS).whole_N.all()

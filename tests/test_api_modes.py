@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_replies import is_distribution, logs, replies
 
-from eightball_ppo.graders.api_modes import (
+from eightball_ppo.graders.api.modes import (
     MODES,
     ChoiceMode,
     Judged,
@@ -21,15 +21,10 @@ from eightball_ppo.graders.api_modes import (
     scores_of_verdicts,
     text_of,
 )
+from eightball_ppo.graders.api.replies import BadReplyError
 from eightball_ppo.graders.base import Ask
 from eightball_ppo.graders.prompts import Prompt
-from eightball_ppo.graders.replies import (
-    LEAST_MASS,
-    BadReplyError,
-)
-from eightball_ppo.graders.verbalizers import (
-    parse_verbalizers,
-)
+from eightball_ppo.graders.verbalizers import LEAST_MASS, parse_verbalizers
 from eightball_ppo.labels import EIGHTBALL_LABELS, LabelSet
 
 LABELS = LabelSet.of(EIGHTBALL_LABELS)

@@ -8,10 +8,10 @@ import torch
 from spies import Spy
 
 import tiny
-from eightball_ppo.methods.training_grades import TrainingGrades
+from eightball_ppo.graders.budgeted_scores import TrainingGrades
 from eightball_ppo.models import loading
 from eightball_ppo.models.lora import with_lora
-from eightball_ppo.tokenization import token_table
+from eightball_ppo.models.tokenization import token_table
 
 TEXTS = ["Will I be rich?", "Is it raining in Rome, or will it rain tomorrow?"]
 

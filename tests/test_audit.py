@@ -10,18 +10,20 @@ from typing import Any
 import pytest
 
 from conftest import write_rows
-from eightball_ppo import cli
+from eightball_ppo.audit import run
+from eightball_ppo.audit.page import render_audit
 from eightball_ppo.audit.probes import EMPTY, INJECTIONS, KINDS
-from eightball_ppo.configs import AuditConfig, PPOConfig
+from eightball_ppo.cli import parser
+from eightball_ppo.config.methods import PPOConfig
+from eightball_ppo.config.stages import AuditConfig
 from eightball_ppo.errors import DryRun, IncompleteError, InputError
 from eightball_ppo.graders import registry
 from eightball_ppo.graders.base import Ask, Grade, Keep, Scale
 from eightball_ppo.graders.budget import Budget
-from eightball_ppo.graders.store import GradeStore
+from eightball_ppo.graders.job import store_path
+from eightball_ppo.graders.storage.store import GradeStore
 from eightball_ppo.labels import LabelSet
-from eightball_ppo.methods import audit, ppo
-from eightball_ppo.methods.grading import store_path
-from eightball_ppo.report.audit_page import render_audit
+from eightball_ppo.methods import ppo
 
 EVIL = '<script>alert("Q")</script> & will I "win"?'
 
@@ -39,7 +41,7 @@ def config(tmp_path: Path, small_data: Path, reward_run: Path, **overrides: Any)
 
 
 def read(path: Path) -> tuple[dict[str, Any], dict[str, Any], str]:
-    """results.json, audit.json and the page of a finished audit."""
+    """results.json, run.json and the page of a finished audit."""
     results, record = (json.loads((path / name).read_text()) for name in ("results.json", "audit.json"))
     return results, record, (path / "audit.html").read_text(encoding="utf-8")
 
@@ -94,7 +96,7 @@ def test_audit_of_a_reward_model_and_once_more_for_nothing(
     tmp_path: Path, small_data: Path, reward_run: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     own = config(tmp_path, small_data, reward_run)
-    results, record, page = read(audit.run(own))
+    results, record, page = read(run.run(own))
     assert results["method"] == "audit" and results["questions"] == results["graded"] == 40
     assert results["accuracy"] > 0.6 and results["order_flips"] is None and record["repeats"] is None
     assert set(results["flips"]) == set(KINDS) and results["flips"]["case"] == 0  # the MiniLM reads lower case
@@ -113,7 +115,7 @@ def test_audit_of_a_reward_model_and_once_more_for_nothing(
         "accuracy": results["accuracy"],
         "report": str(tmp_path / "audit" / "audit.html"),
     }
-    again, record_again, page_again = read(audit.run(own))  # replaces its own directory unasked
+    again, record_again, page_again = read(run.run(own))  # replaces its own directory unasked
     assert again["calls_made"] == 0 and record_again["speed"] is None and "nothing to time" in page_again
     numbers = ("accuracy", "kappa", "f1", "ece", "flips", "injection_excess")
     assert {name: again[name] for name in numbers} == {name: results[name] for name in numbers}
@@ -122,7 +124,7 @@ def test_audit_of_a_reward_model_and_once_more_for_nothing(
 
 def test_a_rule_is_measured_and_not_judged(tmp_path: Path, small_data: Path, reward_run: Path) -> None:
     own = config(tmp_path, small_data, reward_run, grader="rule:Yes")
-    results, record, page = read(audit.run(own))
+    results, record, page = read(run.run(own))
     gold = [json.loads(line)["answer"] for line in (small_data / "heldout.jsonl").read_text().splitlines()]
     assert results["accuracy"] == gold.count("Yes") / len(gold) and results["kappa"] == 0
     assert results["deliberate"] and results["failed_checks"] == [] and record["checks"] == []
@@ -132,7 +134,7 @@ def test_a_rule_is_measured_and_not_judged(tmp_path: Path, small_data: Path, rew
 def test_a_grader_that_failed_its_audit_trains_nobody_unless_allowed(
     tmp_path: Path, small_data: Path, sft_run: Path, reward_run: Path
 ) -> None:
-    results, _, page = read(audit.run(config(tmp_path, small_data, reward_run, grader="noisy:1.0:bert")))
+    results, _, page = read(run.run(config(tmp_path, small_data, reward_run, grader="noisy:1.0:bert")))
     assert any(sentence.startswith("accuracy 0.") for sentence in results["failed_checks"])
     assert any(sentence.startswith("kappa -") for sentence in results["failed_checks"]) and "FAIL" in page
 
@@ -158,7 +160,7 @@ def test_a_grader_that_failed_its_audit_trains_nobody_unless_allowed(
 def test_options_in_another_order(tmp_path: Path, small_data: Path, reward_run: Path, judge: Any) -> None:
     """A judge of the first option whatever it says, and one that reads."""
     first = judge(lambda question, names: certain(names[0], names))
-    results, record, _ = read(audit.run(config(tmp_path, small_data, reward_run, **first)))
+    results, record, _ = read(run.run(config(tmp_path, small_data, reward_run, **first)))
     assert results["order_flips"] == 1 and "flips under permuted options 100.0% > 20.0%" in results["failed_checks"]
     assert {row["order"]: row["total_variation"] for row in record["order"]["rows"]} == {
         "reversed": pytest.approx(0.85, abs=1e-6),
@@ -166,14 +168,14 @@ def test_options_in_another_order(tmp_path: Path, small_data: Path, reward_run: 
     }
     settled = judge(lambda question, names: certain("No", names))
     own = config(tmp_path / "2", small_data, reward_run, **settled)
-    results, record, _ = read(audit.run(own))
+    results, record, _ = read(run.run(own))
     assert results["order_flips"] == 0 and record["order"]["total_variation"] == pytest.approx(0, abs=1e-7)
     noisy = {**settled, "grader": "noisy:1.0:llm"}  # the noise is not the judge's, and moves by the order of the labels
-    assert read(audit.run(config(tmp_path / "3", small_data, reward_run, **noisy)))[0]["order_flips"] == 0
+    assert read(run.run(config(tmp_path / "3", small_data, reward_run, **noisy)))[0]["order_flips"] == 0
     ratings = tmp_path / "rate.jinja"
     ratings.write_text("{% block system %}Rate.{% endblock %}{% block user %}{{ question }} {{ answer }}{% endblock %}")
     rating = {**settled, "grader_prompt": str(ratings)}  # each answer alone: there is no order
-    assert read(audit.run(config(tmp_path / "4", small_data, reward_run, **rating)))[1]["order"] is None
+    assert read(run.run(config(tmp_path / "4", small_data, reward_run, **rating)))[1]["order"] is None
 
 
 def test_a_judge_that_obeys_injections(tmp_path: Path, small_data: Path, reward_run: Path, judge: Any) -> None:
@@ -181,7 +183,7 @@ def test_a_judge_that_obeys_injections(tmp_path: Path, small_data: Path, reward_
         asked_for = [name for name in names if f'"{name}"' in question]
         return certain("No" if "Thank" in question else asked_for[0] if asked_for else "Yes", names)
 
-    results, record, page = read(audit.run(config(tmp_path, small_data, reward_run, **judge(obey))))
+    results, record, page = read(run.run(config(tmp_path, small_data, reward_run, **judge(obey))))
     gains = {(row["injection"], row["label"]): row["excess"] for row in record["injection"]["rows"]}
     assert gains["void", "Maybe"] == 1 and gains["ignore", "Maybe"] == 0
     assert gains["void", "No"] == 0.75 and gains["ignore", "No"] == -0.25  # one rewording of four leads to No by itself
@@ -204,14 +206,14 @@ def test_failed_grades_are_neither_right_nor_wrong_and_fail_the_audit(
         return None if question in lost else certain(gold.get(question, "Yes"), names)
 
     own = config(tmp_path, small_data, reward_run, **judge(some), price_per_1k_tokens=2.0)
-    results, record, page = read(audit.run(own))
+    results, record, page = read(run.run(own))
     assert results["accuracy"] == 1 and results["graded"] == 10 and results["failure_rate"] == 0.75
     assert len(asked[: results["calls_made"] - 24]) == len(set(asked[: results["calls_made"] - 24]))  # 2 orders of 12
     assert "grades that failed 75.0% > 5.0%" in results["failed_checks"]
     assert "no idea" in page and record["speed"]["latency"] == {"median": 0.25, "p95": 0.25}
     assert record["speed"]["cost_per_1000_grades"] == pytest.approx(40 * 10 / 1000 * 2 / 10 * 1000)
     with pytest.raises(IncompleteError, match=r"no gold question has a whole grade .*no idea"):
-        audit.run(config(tmp_path / "2", small_data, reward_run, **judge(lambda *_: None)))
+        run.run(config(tmp_path / "2", small_data, reward_run, **judge(lambda *_: None)))
     assert not (tmp_path / "2" / "audit").exists()
 
 
@@ -220,9 +222,9 @@ def test_an_audit_that_may_make_no_further_call_is_no_audit(tmp_path: Path, smal
         return config(tmp_path / where, small_data, reward_run, grader="rule:Yes", **overrides)
 
     with pytest.raises(IncompleteError, match="--max_grader_calls 50 is spent, and the audit is not done"):
-        audit.run(rule("1", max_grader_calls=50))
-    the_rest = read(audit.run(rule("1")))[0]["calls_made"]
-    assert 0 < the_rest == read(audit.run(rule("2")))[0]["calls_made"] - 50
+        run.run(rule("1", max_grader_calls=50))
+    the_rest = read(run.run(rule("1")))[0]["calls_made"]
+    assert 0 < the_rest == read(run.run(rule("2")))[0]["calls_made"] - 50
 
 
 def test_a_judge_that_samples_is_asked_again(tmp_path: Path, small_data: Path, reward_run: Path, judge: Any) -> None:
@@ -231,7 +233,7 @@ def test_a_judge_that_samples_is_asked_again(tmp_path: Path, small_data: Path, r
         tmp_path, small_data, reward_run, **judge(lambda _, names: certain(names[next(turns) % 3], names), 0.7)
     )
     for _ in range(2):  # also where everything else came from the store
-        results, record, _ = read(audit.run(own))
+        results, record, _ = read(run.run(own))
         (noise,) = record["repeats"]
         assert noise["questions"] == 12 and noise["repeats"] == 3
     assert results["calls_made"] == 36
@@ -241,7 +243,7 @@ def test_a_dry_run_asks_and_writes_nothing(tmp_path: Path, small_data: Path, rew
     asked: list[str] = []
     own = judge(lambda question, names: asked.append(question))
     with pytest.raises(DryRun) as estimate:
-        audit.run(config(tmp_path, small_data, reward_run, **own, dry_run=True))
+        run.run(config(tmp_path, small_data, reward_run, **own, dry_run=True))
     lines = str(estimate.value).splitlines()
     assert "calls to make" in lines[0] and [line.split(":")[0] for line in lines[1:]] == [
         "options reversed",
@@ -289,7 +291,7 @@ def test_nothing_of_data_or_grader_becomes_markup(
         return None if question.endswith("5") else certain(labels["Thank" in question], names)
 
     own = config(tmp_path, small_data, reward_run, **judge(call), gold=str(gold), labels=labels, grader_prompt="hedger")
-    _, record, page = read(audit.run(own))
+    _, record, page = read(run.run(own))
     assert record["mistakes"] and record["failures"] and record["stability"]["examples"]
     tags = Tags()
     tags.feed(page)
@@ -307,7 +309,7 @@ def test_bad_input_is_one_line(tmp_path: Path, small_data: Path, capsys: pytest.
         capsys.readouterr()
         flags = ["--output_dir", str(tmp_path / "out"), "--grader", "rule:Yes", "--disable_tqdm", *argv]
         with pytest.raises(SystemExit) as exit_:
-            cli.main(AuditConfig, "eightball_ppo.methods.audit:run", argv=flags)
+            parser.main(AuditConfig, "eightball_ppo.audit.run:run", argv=flags)
         line = capsys.readouterr().err
         assert exit_.value.code == 2 and line.count("\n") == 1 and "Traceback" not in line
         assert not (tmp_path / "out").exists() and not list(tmp_path.glob("*.sqlite3"))
@@ -332,7 +334,7 @@ def test_bad_input_is_one_line(tmp_path: Path, small_data: Path, capsys: pytest.
 
 def test_another_run_is_not_replaced(tmp_path: Path, small_data: Path, reward_run: Path) -> None:
     own = config(tmp_path, small_data, reward_run, grader="rule:No")
-    done = audit.run(own)
+    done = run.run(own)
     (done / "results.json").write_text(json.dumps({"method": "ppo"}))
     with pytest.raises(InputError, match="holds another run"):
-        audit.run(own)
+        run.run(own)

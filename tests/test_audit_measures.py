@@ -9,10 +9,10 @@ import torch
 from sklearn.metrics import accuracy_score, cohen_kappa_score
 from torch import Tensor
 
-from eightball_ppo.audit import findings, measures
+from eightball_ppo.audit import checks, measures
 from eightball_ppo.audit.probes import EMPTY, INJECTIONS, KINDS, injections, variants
-from eightball_ppo.calibration import expected_calibration_error
-from eightball_ppo.configs import AuditConfig
+from eightball_ppo.config.stages import AuditConfig
+from eightball_ppo.functional.calibration import expected_calibration_error
 
 LABELS = ("Yes", "No", "Maybe")
 QUESTION = "Will the {label} of {q} be mine?"  # braces are text
@@ -120,8 +120,8 @@ def test_a_check_passes_on_the_right_side_of_its_limit_alone() -> None:
         kind = {"asked": 5, "pairs": 5, "flips": 0.2, "total_variation": 0.0}
         record: dict[str, Any] = {"accuracy": 0.61, "kappa": 0.31, "failure_rate": 0.03, "refusal_rate": 0.02}
         record |= {"stability": {"kinds": {"case": kind}}, "order": None, "injection": {"excess": 0.2, "pairs": 9}}
-        checks = findings.checks(record | changes, vars(AuditConfig()))
-        return [check["sentence"] for check in checks if not check["passed"]]
+        found = checks.checks(record | changes, vars(AuditConfig()))
+        return [check["sentence"] for check in found if not check["passed"]]
 
     assert failed() == []
     assert failed(accuracy=0.6) == ["accuracy 0.600 is not above 0.6"]

@@ -12,8 +12,9 @@ from transformers import AutoModelForSequenceClassification
 
 from bad_inputs import BAD_INPUTS, BadInput
 from conftest import REPOSITORY, small_dataset
-from eightball_ppo import cli, commands
-from eightball_ppo.configs import DistillConfig, PPOConfig, PredictConfig, RewardConfig, SFTConfig
+from eightball_ppo.cli import commands, parser
+from eightball_ppo.config.methods import DistillConfig, PPOConfig
+from eightball_ppo.config.stages import PredictConfig, RewardConfig, SFTConfig
 from eightball_ppo.labels import EIGHTBALL_LABELS
 from eightball_ppo.methods import ppo
 
@@ -22,7 +23,7 @@ STAGES = {
     "reward": (RewardConfig, "eightball_ppo.methods.reward_model:train"),
     "ppo": (PPOConfig, "eightball_ppo.methods.ppo:train"),
     "distill": (DistillConfig, "eightball_ppo.methods.distill:train"),
-    "predict": (PredictConfig, "eightball_ppo.methods.predict:run"),
+    "predict": (PredictConfig, "eightball_ppo.predict:run"),
 }
 Refused = Callable[..., str]
 
@@ -52,7 +53,7 @@ def refused(tmp_path: Path, data: Path, sft_run: Path, reward_run: Path, capsys:
         before = files()
         capsys.readouterr()
         with pytest.raises(SystemExit) as exit_:
-            cli.main(*STAGES[stage], argv=flags)
+            parser.main(*STAGES[stage], argv=flags)
         captured = capsys.readouterr()
         assert exit_.value.code == 2
         assert captured.err.count("\n") == 1 and "Traceback" not in captured.err, captured.err

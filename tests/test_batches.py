@@ -7,9 +7,9 @@ import tiny
 from eightball_ppo.data import Questions
 from eightball_ppo.evaluation import SplitGrades, Yardstick, evaluate
 from eightball_ppo.labels import LabelSet
-from eightball_ppo.methods.batches import updates_between_measurements
-from eightball_ppo.methods.episodes import Episodes
-from eightball_ppo.questions import SequenceIds
+from eightball_ppo.trl_adapters.batch_sizes import updates_between_measurements
+from eightball_ppo.trl_adapters.prompt_ids import SequenceIds
+from eightball_ppo.trl_adapters.sampler import Episodes
 
 
 @pytest.mark.parametrize(

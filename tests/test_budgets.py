@@ -11,9 +11,9 @@ from torch import Tensor
 
 from eightball_ppo.errors import InputError
 from eightball_ppo.evaluation import evaluate
+from eightball_ppo.graders.budgeted_scores import TrainingGrades
 from eightball_ppo.methods.task import Task, load_task
-from eightball_ppo.methods.training_grades import TrainingGrades
-from eightball_ppo.runs import read_results
+from eightball_ppo.runtime.run import read_results
 
 # --- budgets
 

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from eightball_ppo.calibration import expected_calibration_error, fit_temperature
+from eightball_ppo.functional.calibration import expected_calibration_error, fit_temperature
 
 
 def test_ece_by_hand() -> None:

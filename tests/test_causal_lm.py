@@ -10,12 +10,12 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from conftest import read_rows
-from eightball_ppo.configs import GradeConfig
+from eightball_ppo.config.stages import GradeConfig
 from eightball_ppo.errors import InputError
 from eightball_ppo.graders.base import Ask, Grade
 from eightball_ppo.graders.budget import Budget
 from eightball_ppo.graders.causal_lm import CausalLMGrader
-from eightball_ppo.graders.next_words import NextWords, token_sequences
+from eightball_ppo.graders.label_token_probs import NextWords, token_sequences
 from eightball_ppo.labels import EIGHTBALL_LABELS, LabelSet
 
 LABELS = LabelSet.of(EIGHTBALL_LABELS)

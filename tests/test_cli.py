@@ -9,10 +9,11 @@ from typing import Any
 import pytest
 
 from conftest import REPOSITORY
-from eightball_ppo.cli import parse
-from eightball_ppo.configs import DistillConfig, PPOConfig, RewardConfig, SFTConfig
+from eightball_ppo.cli.parser import parse
+from eightball_ppo.config.methods import DistillConfig, PPOConfig
+from eightball_ppo.config.stages import RewardConfig, SFTConfig
+from eightball_ppo.config.trl_unsupported import TRL_OPTIONS
 from eightball_ppo.errors import InputError
-from eightball_ppo.trl_options import TRL_OPTIONS
 
 
 def test_flags_beat_yaml_beats_defaults(tmp_path: Path) -> None:

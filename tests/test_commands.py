@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 
 from conftest import REPOSITORY
-from eightball_ppo import __version__, cli
-from eightball_ppo.commands import COMMANDS, completion, main, overview
+from eightball_ppo import __version__
+from eightball_ppo.cli import parser
+from eightball_ppo.cli.commands import COMMANDS, completion, main, overview
 
 HEAVY = ("torch", "transformers", "numpy", "pandas", "huggingface_hub", "gradio", "matplotlib", "datasets", "shtab")
 
@@ -39,7 +40,7 @@ def test_the_examples_of_the_help_parse(name: str) -> None:
     command = COMMANDS[name]
     assert command.examples
     for example in command.examples:
-        cli.parse(command.config_class, command.arguments(shlex.split(example)))
+        parser.parse(command.config_class, command.arguments(shlex.split(example)))
 
 
 def test_the_stages_exist() -> None:
@@ -53,7 +54,7 @@ def test_the_stages_exist() -> None:
 @pytest.mark.parametrize("argv", [["--help"], ["--version"], ["ppo", "--help"], ["push", "--help"], ["demo", "--help"]])
 def test_help_and_version_import_nothing_heavy(argv: list[str]) -> None:
     code = (
-        f"import sys\nsys.argv = {['eightball', *argv]!r}\nfrom eightball_ppo.commands import main\n"
+        f"import sys\nsys.argv = {['eightball', *argv]!r}\nfrom eightball_ppo.cli.commands import main\n"
         "try:\n    main()\nexcept SystemExit as end:\n    assert not end.code\n"
         f"print(sorted(set({HEAVY!r}) & set(sys.modules)), file=sys.stderr)"
     )
@@ -64,11 +65,11 @@ def test_help_and_version_import_nothing_heavy(argv: list[str]) -> None:
 
 def test_values_that_stand_first_need_no_flag() -> None:
     push = COMMANDS["push"]
-    config = cli.parse(push.config_class, push.arguments(["runs/a", "runs/b", "--repo_id", "me/x", "--space"]))
+    config = parser.parse(push.config_class, push.arguments(["runs/a", "runs/b", "--repo_id", "me/x", "--space"]))
     assert (config.run_dirs, config.repo_id, config.space) == (["runs/a", "runs/b"], "me/x", True)
     demo = COMMANDS["demo"]
-    assert cli.parse(demo.config_class, demo.arguments([])).runs == []
-    assert cli.parse(demo.config_class, demo.arguments(["runs/a"])).runs == ["runs/a"]
+    assert parser.parse(demo.config_class, demo.arguments([])).runs == []
+    assert parser.parse(demo.config_class, demo.arguments(["runs/a"])).runs == ["runs/a"]
 
 
 @pytest.mark.parametrize(
@@ -121,7 +122,7 @@ def test_zsh_and_tcsh_scripts_are_made() -> None:
 def test_the_bug_report_holds_versions_and_no_secret(tmp_path: Path) -> None:
     secrets = {"HF_TOKEN": "hf_this_is_secret", "OPENAI_API_KEY": "sk-this-is-secret"}
     environment = {**os.environ, **secrets, "HF_ENDPOINT": "http://me:password@127.0.0.1:1", "HF_HOME": f"{tmp_path}/h"}
-    code = "import sys; sys.argv = ['eightball', 'env']; from eightball_ppo.commands import main; main()"
+    code = "import sys; sys.argv = ['eightball', 'env']; from eightball_ppo.cli.commands import main; main()"
     done = subprocess.run([sys.executable, "-c", code], env=environment, cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0 and "- torch: 2.13.0" in done.stdout and "- trl: 1.12.0" in done.stdout
     assert "- HF_TOKEN: set" in done.stdout and "- HF_ENDPOINT: http://***@127.0.0.1:1" in done.stdout

@@ -23,10 +23,10 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from benchmarks import recompute
 from conftest import REPOSITORY, read_rows, write_rows
-from eightball_ppo import cli, commands
-from eightball_ppo.compare_options import METHODS, CompareConfig
+from eightball_ppo.cli import commands, parser
 from eightball_ppo.comparison import compare as compare_module
-from eightball_ppo.configs import SFTConfig
+from eightball_ppo.config.compare import METHODS, CompareConfig
+from eightball_ppo.config.stages import SFTConfig
 from eightball_ppo.methods import sft
 from hub_client import WRITE, eightball, python, settings
 from hub_server import running_hub
@@ -54,7 +54,7 @@ def call(argv: list[str]) -> tuple[int, str, str]:
     code, out, err = 0, io.StringIO(), io.StringIO()
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
         try:
-            cli.main(CompareConfig, "eightball_ppo.comparison.compare:run", argv)
+            parser.main(CompareConfig, "eightball_ppo.comparison.compare:run", argv)
         except SystemExit as exit_:
             code = int(exit_.code or 0)
     return code, out.getvalue(), err.getvalue()

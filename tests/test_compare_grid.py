@@ -9,15 +9,15 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from eightball_ppo import compare_options
-from eightball_ppo.compare_options import CompareConfig
-from eightball_ppo.comparison import directory, findings, grid, workers
+from eightball_ppo.comparison import grid, pairwise, workers, workspace
 from eightball_ppo.comparison.grid import Cell, Job, cell_config, jobs
+from eightball_ppo.config import compare
+from eightball_ppo.config.compare import CompareConfig
+from eightball_ppo.config.methods import DistillConfig, ExactConfig, GRPOConfig, PPOConfig
 from eightball_ppo.data import Questions
 from eightball_ppo.errors import InputError
-from eightball_ppo.method_options import DistillConfig, ExactConfig, GRPOConfig, PPOConfig
 from eightball_ppo.methods import distill
-from eightball_ppo.runs import write_config, write_json
+from eightball_ppo.runtime.run import write_config, write_json
 
 DATA = {"train": Questions("rl", ["a?", "b?"]), "heldout": Questions("heldout", ["c?"], [1])}
 
@@ -40,7 +40,7 @@ def stands(cell: Cell, own: CompareConfig, **recorded: Any) -> Path:
 
 
 def test_the_options_know_the_methods_of_the_grid() -> None:
-    assert tuple(grid.METHODS) == compare_options.METHODS
+    assert tuple(grid.METHODS) == compare.METHODS
     assert all(method.config_class.__dataclass_fields__ for method in grid.METHODS.values())
 
 
@@ -196,7 +196,7 @@ def test_a_run_stands_if_it_was_made_as_it_would_be_made_now(tmp_path: Path) -> 
     elsewhere = dataclasses.replace(own, max_concurrency=2, grade_store="other", sft_model_path="other")
     assert workers.finished(cell, elsewhere)  # paths and limits change nothing
     later = dataclasses.replace(own, ddp_timeout=60, prerequisites="models.yaml", max_concurrency=2, report_to="all")
-    assert directory.terms(later) == directory.terms(own)
+    assert workspace.terms(later) == workspace.terms(own)
     otherwise = dataclasses.replace(own, method_options=["exact.anneal=0.5"])
     with pytest.raises(InputError, match=r"was made with --anneal 0\.8, not 0\.5; remove it to have it made anew"):
         workers.finished(cell, otherwise)
@@ -218,15 +218,15 @@ def test_a_run_of_a_method_with_the_same_options_is_no_run_of_this_one(tmp_path:
 
 def test_one_process_at_a_time_has_the_directory(tmp_path: Path) -> None:
     own = config(output_dir=str(tmp_path / "a" / "D"))
-    with directory.held(own):
-        with pytest.raises(InputError, match="another compare is at work there"), directory.held(own):
+    with workspace.held(own):
+        with pytest.raises(InputError, match="another compare is at work there"), workspace.held(own):
             pass
         assert Path(own.output_dir).is_dir()  # the one that was turned away takes nothing with it
     assert not Path(own.output_dir).exists()
-    with pytest.raises(ZeroDivisionError), directory.held(own):
+    with pytest.raises(ZeroDivisionError), workspace.held(own):
         (tmp_path / "a" / "D" / "file").write_text("")
         _ = 1 / 0
-    with directory.held(own):
+    with workspace.held(own):
         pass
     assert (tmp_path / "a" / "D" / "file").exists()
 
@@ -239,23 +239,23 @@ def ground(tmp_path: Path) -> CompareConfig:
     (tmp_path / "D" / "reference" / "model.safetensors").write_text("weights")
     (tmp_path / "D" / "grades.parquet").write_text("grades")
     write_config(tmp_path / "D", own)
-    digests = directory.fingerprints(tmp_path / "D")
-    write_json(tmp_path / "D" / "ground.json", {**digests, "questions": directory.digest_of(DATA), "grader": "g"})
+    digests = workspace.fingerprints(tmp_path / "D")
+    write_json(tmp_path / "D" / "ground.json", {**digests, "questions": workspace.digest_of(DATA), "grader": "g"})
     return own
 
 
 def test_a_comparison_grows_on_its_own_terms(ground: CompareConfig) -> None:
-    directory.check(ground, DATA)
+    workspace.check(ground, DATA)
     grown = dataclasses.replace(ground, methods=["exact"], seeds=[5], kl_coefs=[9.0], grader_noise=[0.5])
-    directory.check(dataclasses.replace(grown, call_timeout=1.0, allow_weak_grader=True), DATA)
-    directory.check(dataclasses.replace(ground, sft_model_path=str(Path("runs/sft").absolute())), DATA)
+    workspace.check(dataclasses.replace(grown, call_timeout=1.0, allow_weak_grader=True), DATA)
+    workspace.check(dataclasses.replace(ground, sft_model_path=str(Path("runs/sft").absolute())), DATA)
     others: dict[str, Any] = {"dataset_name": "other", "score": "probability", "max_length": 9, "labels": ["a", "b"]}
     others |= {"grader": "llm", "grader_prompt": "optimist", "text_column": "t", "label_column": "l"}
     others |= {"sft_model_path": "other", "reward_model_path": "other", "grade_table": "other"}
     for name, value in others.items():
         other = dataclasses.replace(ground, **{name: value})
         with pytest.raises(InputError, match=rf"was compared with --{name} .*, not .*; name another --output_dir"):
-            directory.check(other, DATA)
+            workspace.check(other, DATA)
 
 
 @pytest.mark.parametrize("file", ["grades.parquet", "reference/model.safetensors"])
@@ -263,10 +263,10 @@ def test_what_all_runs_share_must_not_change(ground: CompareConfig, file: str) -
     path = Path(ground.output_dir) / file
     path.write_text("other")
     with pytest.raises(InputError, match=f"{file}: is not the one that the runs here were made with"):
-        directory.check(ground, DATA)
+        workspace.check(ground, DATA)
     path.unlink()
     with pytest.raises(InputError, match=f"{file}: is not the one"):
-        directory.check(ground, DATA)
+        workspace.check(ground, DATA)
 
 
 @pytest.mark.parametrize(
@@ -279,26 +279,26 @@ def test_what_all_runs_share_must_not_change(ground: CompareConfig, file: str) -
 )
 def test_the_data_must_not_change(ground: CompareConfig, other: dict[str, Questions]) -> None:
     with pytest.raises(InputError, match=r"is not what the runs in .* were made with; put the old data back"):
-        directory.check(ground, other)
+        workspace.check(ground, other)
 
 
 def test_a_directory_is_empty_or_ours(ground: CompareConfig, tmp_path: Path) -> None:
-    directory.check(config(output_dir=str(tmp_path / "nowhere")), DATA)
+    workspace.check(config(output_dir=str(tmp_path / "nowhere")), DATA)
     (tmp_path / "empty").mkdir()
-    directory.check(config(output_dir=str(tmp_path / "empty")), DATA)
+    workspace.check(config(output_dir=str(tmp_path / "empty")), DATA)
     ours = Path(ground.output_dir)
     (ours / "ground.json").write_text("{")
     with pytest.raises(InputError, match=r"ground\.json: damaged"):
-        directory.check(ground, DATA)
+        workspace.check(ground, DATA)
     (ours / "ground.json").unlink()  # killed before it was whole: begun anew, on whatever terms
-    directory.check(dataclasses.replace(ground, score="probability"), DATA)
+    workspace.check(dataclasses.replace(ground, score="probability"), DATA)
     (ours / "runs").mkdir()
     with pytest.raises(InputError, match="holds files that are no comparison; name another --output_dir"):
-        directory.check(ground, DATA)
+        workspace.check(ground, DATA)
     (tmp_path / "precious").mkdir()
     (tmp_path / "precious" / "thesis.txt").write_text("")
     with pytest.raises(InputError, match="holds files that are no comparison"):
-        directory.check(config(output_dir=str(tmp_path / "precious")), DATA)
+        workspace.check(config(output_dir=str(tmp_path / "precious")), DATA)
 
 
 def test_a_job_whose_process_dies_twice_is_given_up_and_takes_nobody_along(
@@ -315,10 +315,10 @@ def test_a_job_whose_process_dies_twice_is_given_up_and_takes_nobody_along(
         (tmp_path / "logs").mkdir(exist_ok=True)
         outcome: dict[Job, workers.Holes] = {}
         for position, job in enumerate(jobs):
-            directory.log_file(config, job.cells[0]).unlink(missing_ok=True)
+            workspace.log_file(config, job.cells[0]).unlink(missing_ok=True)
             if deadly in [cell for near in jobs[: position + 2] for cell in near.cells]:
                 for under_way in jobs[position : position + 2]:
-                    directory.log_file(config, under_way.cells[0]).write_text("")
+                    workspace.log_file(config, under_way.cells[0]).write_text("")
                 return outcome
             outcome[job] = {cell: "bad" for cell in job.cells if cell == Cell("sft", 2, 0.5)}
         return outcome
@@ -369,7 +369,7 @@ def headline(methods: list[str], *names: tuple[str, str], **condition: Any) -> l
     row = {"beta": 0.1, "split": "heldout", "noise": 0.0, "budget": pd.NA, "metric": "objective", **condition}
     row |= {"estimate": 0.5, "low": 0.2, "high": 0.8, "seeds": 3, "questions": 40, "effect_size": 1.0}
     row |= {"p_value": 0.01, "p_holm": 0.2}
-    return findings.headline(pd.DataFrame([{"a": a, "b": b, **row} for a, b in names]), methods)
+    return pairwise.headline(pd.DataFrame([{"a": a, "b": b, **row} for a, b in names]), methods)
 
 
 def test_the_headline_is_ppo_against_distillation_or_the_first_two() -> None:
@@ -383,10 +383,10 @@ def test_the_headline_is_ppo_against_distillation_or_the_first_two() -> None:
     (line,) = headline(["distill", "ppo"], ("distill@0.5", "distill@0.9"), ("distill@0.5", "ppo"))
     assert "Distillation with threshold 0.5 is ahead of PPO" in line
     assert headline(["sft", "ppo"], ("sft", "ppo")) == headline(["ppo"]) == []
-    assert all(findings.spoken(name) for name in compare_options.METHODS)
+    assert all(pairwise.spoken(name) for name in compare.METHODS)
 
 
 def test_a_threshold_keeps_its_digits_in_the_name_of_a_row() -> None:
     for threshold in (0.0, 0.5, 0.123456, 1e-5, None):
-        method, at, digits = findings.display("distill", threshold).partition("@")
+        method, at, digits = pairwise.display("distill", threshold).partition("@")
         assert method == "distill" and (float(digits) if at else None) == threshold

@@ -19,12 +19,13 @@ from markdown_it import MarkdownIt
 from matplotlib.figure import Figure
 
 from conftest import CHROMIUM, REPOSITORY
-from eightball_ppo.markdown import escaped
-from eightball_ppo.report import comparison_page
-from eightball_ppo.report.comparison import ComparisonData, write_report
-from eightball_ppo.report.comparison_plots import Chart, charts, inline
-from eightball_ppo.report.comparison_style import display, look, outline, styles
-from eightball_ppo.report.comparison_tables import Condition, block, blocks, conditions, flips, pair_groups
+from eightball_ppo.comparison.report import page as report_page
+from eightball_ppo.comparison.report.data import ComparisonData
+from eightball_ppo.comparison.report.figures import Chart, charts, inline
+from eightball_ppo.comparison.report.tables import Condition, block, blocks, conditions, flips, pair_groups
+from eightball_ppo.comparison.report.write import write_report
+from eightball_ppo.report.markdown import escaped
+from eightball_ppo.report.style import display, look, outline, styles
 
 EVIL = '<script>alert("Q")</script> | a `b` $x^{$ =1+1 [c](http://evil.example) @me *so* __x__ <img src=x>\n# head'
 LINE = " ".join(EVIL.split())
@@ -154,7 +155,7 @@ def test_a_method_that_is_nowhere_but_in_holes_has_a_row() -> None:
     shown = block(whole, Condition(), 0.1, "train")
     assert [row["name"] for row in shown["rows"]][-2:] == ["grpo", "sft"] and shown["rows"][-2]["seeds"] == 0
     assert {row["name"] for row in block(whole, Condition(), 0.2, "train")["rows"]} == {"ppo"}
-    assert "never ran" in comparison_page.render_html(whole, [])
+    assert "never ran" in report_page.render_html(whole, [])
 
 
 def test_pairs_and_flips(data: ComparisonData) -> None:
@@ -169,22 +170,22 @@ def test_pairs_and_flips(data: ComparisonData) -> None:
 
 
 def test_sentences_tell_ppo_against_distillation_first() -> None:
-    page = comparison_page.render_headline(comparison_data(seeds=1))
+    page = report_page.render_headline(comparison_data(seeds=1))
     assert page.startswith("- On held-out") and "## " not in page and page.count("| method |") == 2
-    told = comparison_page._view(comparison_data(seeds=2))["sentences"]
+    told = report_page._view(comparison_data(seeds=2))["sentences"]
     assert len(told) == 8 and all({"ppo", "distill"} <= set(words.split()) for words in told[:2])
     assert {words.partition(":")[0] for words in told[:2]} == {f"Beta {b}, held-out questions" for b in (0.1, 0.5)}
-    fixed = comparison_page._view(comparison_data(methods=("sft", "ppo", "exact"), thresholds=(0.9,)))["sentences"]
+    fixed = report_page._view(comparison_data(methods=("sft", "ppo", "exact"), thresholds=(0.9,)))["sentences"]
     assert all("distill@0.9" in words and "ppo" in words for words in fixed[:2])
 
 
 def test_a_long_headline_is_folded() -> None:
     made = small(headline=[f"sentence {place}." for place in range(20)])
-    page, text = comparison_page.render_html(made, []), comparison_page.render_markdown(made, [])
+    page, text = report_page.render_html(made, []), report_page.render_markdown(made, [])
     assert "<summary>8 more</summary>" in page and all(f"sentence {place}." in page for place in range(20))
     assert "<summary>8 more sentences</summary>" in text and all(f"- sentence {place}." in text for place in range(20))
-    assert "sentence 11." in comparison_page.render_headline(made)
-    assert "sentence 12." not in comparison_page.render_headline(made)
+    assert "sentence 11." in report_page.render_headline(made)
+    assert "sentence 12." not in report_page.render_headline(made)
 
 
 # --- words that come from data
@@ -328,11 +329,11 @@ def test_one_seed_and_no_gold_are_said() -> None:
     made = small()
     names = {chart.name for chart in charts(made)}
     assert names == {"plane", "curves_episodes", "curves_grader_calls", "coverage", "labels"}
-    page, text = comparison_page.render_html(made, []), comparison_page.render_markdown(made, [])
+    page, text = report_page.render_html(made, []), report_page.render_markdown(made, [])
     for words in (page, text):
         assert "one seed" in words and "over seeds and questions" not in words
         assert "gold accuracy cannot be told" in words and "nan" not in words.lower().replace("nanc", "")
-    assert "over seeds and questions" in comparison_page.render_html(small(seeds=2), [])
+    assert "over seeds and questions" in report_page.render_html(small(seeds=2), [])
     assert "gold accuracy |" not in text and "gold<br>" not in page
 
 
@@ -353,11 +354,11 @@ def test_a_score_that_never_varies_and_empty_frames() -> None:
     assert "expected_score" in found["curves_episodes"].frame
     for chart in found.values():
         assert len(inline(chart)) >= 1
-    for words in (comparison_page.render_html(flat, []), comparison_page.render_markdown(flat, [])):
+    for words in (report_page.render_html(flat, []), report_page.render_markdown(flat, [])):
         assert "Largest flips" not in words and "Pairs" not in words
     nothing = replace(flat, results=pd.DataFrame(), curves=pd.DataFrame(), holes=[hole("ppo", 0, "it broke")])
-    assert charts(nothing) == [] and "it broke" in comparison_page.render_html(nothing, [])
-    comparison_page.render_markdown(nothing, [])
+    assert charts(nothing) == [] and "it broke" in report_page.render_html(nothing, [])
+    report_page.render_markdown(nothing, [])
 
 
 def test_a_frame_that_lacks_columns_is_refused() -> None:
@@ -370,7 +371,7 @@ def test_the_same_data_gives_the_same_bytes(many: Path, tmp_path: Path) -> None:
     """In another process, whose sets are in another order."""
     code = (
         "from pathlib import Path\nfrom comparison_data import thirty_labels\n"
-        "from eightball_ppo.report.comparison import write_report\nwrite_report(thirty_labels(), Path('.'))"
+        "from eightball_ppo.comparison.report.data import write_report\nwrite_report(thirty_labels(), Path('.'))"
     )
     path = os.pathsep.join([str(REPOSITORY), str(REPOSITORY / "tests")])
     environment = {**os.environ, "PYTHONPATH": path, "PYTHONHASHSEED": "7"}

@@ -8,11 +8,11 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from eightball_ppo.configs import GRPOConfig, PPOConfig, RLOOConfig
+from eightball_ppo.config.methods import GRPOConfig, PPOConfig, RLOOConfig
 from eightball_ppo.errors import InputError
 from eightball_ppo.methods import grpo, ppo, rloo
 from eightball_ppo.report import tables
-from eightball_ppo.runs import read_metrics
+from eightball_ppo.runtime.run import read_metrics
 
 TRAIN: dict[type, Callable[[Any], Path]] = {PPOConfig: ppo.train, RLOOConfig: rloo.train, GRPOConfig: grpo.train}
 METHODS = pytest.mark.parametrize("config_class", TRAIN, ids=["ppo", "rloo", "grpo"])
@@ -96,7 +96,7 @@ def test_a_question_in_markup_is_printed_as_it_is(capsys: pytest.CaptureFixture[
 def test_only_the_main_process_writes(
     small_data: Path, sft_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from eightball_ppo.methods import completions
+    from eightball_ppo.training import completions
 
     monkeypatch.setattr(completions, "is_main_process", lambda: False)
     run = ppo.train(small(PPOConfig, small_data, sft_run, tmp_path / "run", log_completions=True))

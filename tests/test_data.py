@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from eightball_ppo.config.data import DataConfig
 from eightball_ppo.data import Questions, load_named, normalised, split_by_question
 from eightball_ppo.data.texts import Texts
-from eightball_ppo.data_options import DataConfig
 from eightball_ppo.errors import InputError
 from eightball_ppo.labels import LabelSet
 

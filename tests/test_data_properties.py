@@ -12,10 +12,10 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
+from eightball_ppo.config.data import DataConfig
 from eightball_ppo.data import label_names, load_split, split_by_question
 from eightball_ppo.data.pairs import SEPARATOR, join_pair, split_pair
 from eightball_ppo.data.questions import Questions
-from eightball_ppo.data_options import DataConfig
 from eightball_ppo.errors import InputError
 from eightball_ppo.graders.registry import parse_grader
 from eightball_ppo.graders.verbalizers import parse_verbalizers

@@ -14,9 +14,9 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+from eightball_ppo.config.data import DataConfig
 from eightball_ppo.data import Questions, label_names, load_both, load_named, load_split, sources, texts
 from eightball_ppo.data.pairs import join_pair
-from eightball_ppo.data_options import DataConfig
 from eightball_ppo.errors import InputError
 from eightball_ppo.graders.prompts import Prompt, quoted
 from eightball_ppo.labels import LabelSet

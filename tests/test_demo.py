@@ -18,19 +18,20 @@ import torch
 import yaml
 from transformers import AutoModelForSequenceClassification
 
-from eightball_ppo.configs import PPOConfig, PredictConfig
+from eightball_ppo import predict
+from eightball_ppo.config.methods import PPOConfig
+from eightball_ppo.config.stages import PredictConfig
+from eightball_ppo.config.tools import DemoConfig
 from eightball_ppo.data import Questions
 from eightball_ppo.demo import address, app, views
-from eightball_ppo.demo.ball import LONGEST_QUESTION, Ball, NoQuestion, optimum, position, prices, spot
 from eightball_ppo.demo.charts import round_numbers
+from eightball_ppo.demo.session import LONGEST_QUESTION, Ball, NoQuestion, optimum, position, prices, spot
 from eightball_ppo.errors import InputError
 from eightball_ppo.evaluation import SplitGrades, before_after, evaluate
 from eightball_ppo.graders.bert import BertGrader
 from eightball_ppo.labels import EIGHTBALL_LABELS, LabelSet
-from eightball_ppo.methods import predict
 from eightball_ppo.models.loading import load_classifier, text_logits_NK
-from eightball_ppo.runs import write_config
-from eightball_ppo.sharing_options import DemoConfig
+from eightball_ppo.runtime.run import write_config
 
 LABELS = LabelSet.of(EIGHTBALL_LABELS)
 QUESTIONS = [

@@ -17,11 +17,11 @@ from typing import Any
 import pytest
 
 from conftest import CHROMIUM, REPOSITORY
-from eightball_ppo.configs import PredictConfig
+from eightball_ppo import predict
+from eightball_ppo.config.stages import PredictConfig
+from eightball_ppo.config.tools import DemoConfig
 from eightball_ppo.demo import app
-from eightball_ppo.demo.ball import LONGEST_QUESTION, Ball
-from eightball_ppo.methods import predict
-from eightball_ppo.sharing_options import DemoConfig
+from eightball_ppo.demo.session import LONGEST_QUESTION, Ball
 
 pytest.importorskip("gradio", reason="gradio is not installed")
 
@@ -258,7 +258,7 @@ def test_it_says_where_it_is_and_ends_with_ctrl_c(runs: Path) -> None:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     code = (
-        "from eightball_ppo.demo.app import run\nfrom eightball_ppo.sharing_options import DemoConfig\n"
+        "from eightball_ppo.demo.app import run\nfrom eightball_ppo.config.tools import DemoConfig\n"
         f"run(DemoConfig(runs=[{str(runs / 'ppo')!r}], server_port={port}))"
     )
     pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL, "text": True}

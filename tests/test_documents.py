@@ -139,8 +139,8 @@ def spoken(document: Path) -> list[str]:
 @pytest.mark.parametrize("document", DOCUMENTS, ids=name_of)
 def test_every_command_has_a_name_and_flags_that_exist(document: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(REPOSITORY)
-    from eightball_ppo import cli
-    from eightball_ppo.commands import COMMANDS
+    from eightball_ppo.cli import parser
+    from eightball_ppo.cli.commands import COMMANDS
 
     called = r"(?:(scripts)/(\w+)\.py|(?:^|[\s/(;&|])eightball\s+([\w-]+))((?:\"[^\"]*\"|'[^']*'|[^|;&>\"'])*)"
     for command in spoken(document):
@@ -152,7 +152,7 @@ def test_every_command_has_a_name_and_flags_that_exist(document: Path, monkeypat
                 continue
             argv = without_config(COMMANDS[name].arguments(shlex.split(rest.replace("...", ""))))
             if not {"--help", "-h"} & set(argv):
-                cli.parse(COMMANDS[name].config_class, argv)
+                parser.parse(COMMANDS[name].config_class, argv)
 
 
 def help_text() -> str:

@@ -12,18 +12,18 @@ from torch import Tensor
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 import tiny
-from eightball_ppo.configs import PPOConfig
+from eightball_ppo.config.methods import PPOConfig
 from eightball_ppo.data.pairs import join_pair
 from eightball_ppo.errors import InputError
+from eightball_ppo.graders.budgeted_scores import TrainingGrades
 from eightball_ppo.methods import ppo
-from eightball_ppo.methods.policies import check_rates, trainable_copy
-from eightball_ppo.methods.ppo_models import TRLModels
-from eightball_ppo.methods.training_grades import TrainingGrades
 from eightball_ppo.models.loading import load_classifier, load_new_classifier, table_logits_NK
 from eightball_ppo.models.lora import adapters_off, with_lora
 from eightball_ppo.models.saving import save_policy
-from eightball_ppo.tokenization import TokenTable, cut_at, reads_at_most, token_table
-from eightball_ppo.value_adapters import SharedTrunk
+from eightball_ppo.models.tokenization import TokenTable, cut_at, reads_at_most, token_table
+from eightball_ppo.models.trainable import check_rates, trainable_copy
+from eightball_ppo.trl_adapters.build import TRLModels
+from eightball_ppo.trl_adapters.value import SharedTrunk
 
 TEXTS = ["Will I be rich?", "Is it raining in Rome, or will it rain tomorrow?", *(f"Game {i}?" for i in range(14))]
 PASSAGE = "It has not rained for a week."

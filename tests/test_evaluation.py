@@ -3,9 +3,9 @@
 import pytest
 import torch
 
-from eightball_ppo import objective
 from eightball_ppo.data import Questions
 from eightball_ppo.evaluation import SplitGrades, before_after, describe, evaluate
+from eightball_ppo.functional import objective
 from eightball_ppo.labels import LabelSet
 
 LABELS = LabelSet.of(["a", "b"])

@@ -9,9 +9,9 @@ from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from eightball_ppo import objective
 from eightball_ppo.data import Questions
 from eightball_ppo.evaluation import SplitGrades, evaluate
+from eightball_ppo.functional import objective
 from eightball_ppo.labels import LabelSet
 
 SETTINGS = settings(max_examples=60, deadline=None)

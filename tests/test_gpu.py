@@ -9,12 +9,12 @@ import pytest
 import torch
 
 from conftest import LABELS
-from eightball_ppo.configs import DistillConfig, PPOConfig, RLOOConfig
+from eightball_ppo.config.methods import DistillConfig, PPOConfig, RLOOConfig
 from eightball_ppo.labels import LabelSet
 from eightball_ppo.methods import distill, ppo, rloo
 from eightball_ppo.models.loading import load_classifier, load_new_classifier
-from eightball_ppo.packaged import PACKAGED_MINILM
-from eightball_ppo.runs import read_environment, read_results
+from eightball_ppo.models.packaged import PACKAGED_MINILM
+from eightball_ppo.runtime.run import read_environment, read_results
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA card")]
 

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from conftest import REPOSITORY, read_rows
 from eightball_ppo.errors import InputError
 from eightball_ppo.graders.base import Ask, Grade
-from eightball_ppo.graders.store import GradeStore, StoredGrade
+from eightball_ppo.graders.storage.store import GradeStore, StoredGrade
 from eightball_ppo.labels import EIGHTBALL_LABELS
 
 ASK = Ask("Will it rain?")

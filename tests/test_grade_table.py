@@ -15,10 +15,10 @@ import pytest
 import torch
 
 from eightball_ppo.errors import InputError
-from eightball_ppo.graders import table
 from eightball_ppo.graders.base import Scale
-from eightball_ppo.graders.sources import SKIPPED, STATUSES, Grades
-from eightball_ppo.graders.table import GradeTable, write_table
+from eightball_ppo.graders.storage import table
+from eightball_ppo.graders.storage.sources import SKIPPED, STATUSES, Grades
+from eightball_ppo.graders.storage.table import GradeTable, write_table
 from eightball_ppo.labels import EIGHTBALL_LABELS, LabelSet
 
 LABELS = LabelSet.of(EIGHTBALL_LABELS)

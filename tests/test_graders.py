@@ -10,15 +10,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from conftest import read_rows
-from eightball_ppo.configs import GradeConfig
+from eightball_ppo.config.stages import GradeConfig
 from eightball_ppo.errors import InputError
 from eightball_ppo.graders.base import Ask, Grade, convert_scores
 from eightball_ppo.graders.bert import BertGrader
 from eightball_ppo.graders.budget import Budget
 from eightball_ppo.graders.registry import GraderSpec, check_graders, load_graders, parse_grader
 from eightball_ppo.graders.rules import RuleGrader
-from eightball_ppo.graders.sources import GradeSource
-from eightball_ppo.graders.store import GradeStore
+from eightball_ppo.graders.storage.sources import GradeSource
+from eightball_ppo.graders.storage.store import GradeStore
 from eightball_ppo.labels import EIGHTBALL_LABELS, LabelSet
 
 LABELS = LabelSet.of(EIGHTBALL_LABELS)

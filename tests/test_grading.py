@@ -15,10 +15,13 @@ import pytest
 from test_ranks import torchrun
 
 from conftest import LABELS, REPOSITORY, read_rows, write_rows
-from eightball_ppo import cli
-from eightball_ppo.configs import AuditConfig, DistillConfig, GradeConfig, PPOConfig
+from eightball_ppo.audit import run
+from eightball_ppo.cli import parser
+from eightball_ppo.config.methods import DistillConfig, PPOConfig
+from eightball_ppo.config.stages import AuditConfig, GradeConfig
 from eightball_ppo.errors import IncompleteError, InputError
-from eightball_ppo.methods import audit, distill, grade, ppo
+from eightball_ppo.graders import export
+from eightball_ppo.methods import distill, ppo
 from judge_server import JudgeServer
 
 KEY = "sk-very-secret-0123456789"
@@ -109,7 +112,7 @@ def test_ppo_and_distillation_leave_out_what_has_no_grade_and_say_so(
 def test_a_grade_table_gives_the_run_that_its_grader_gives(
     judge: JudgeServer, tmp_path: Path, small_data: Path, sft_run: Path
 ) -> None:
-    grade.run(
+    export.run(
         GradeConfig(**api(judge), **store(tmp_path), output_dir="grades", dataset_name=str(small_data), labels=LABELS)
     )
     table = tmp_path / "grades" / "grades.parquet"
@@ -144,14 +147,14 @@ def test_a_grade_table_of_other_data_is_refused(
     change: Any,
     message: str,
 ) -> None:
-    grade.run(
+    export.run(
         GradeConfig(**api(judge), **store(tmp_path), output_dir="grades", dataset_name=str(small_data), labels=LABELS)
     )
     table = tmp_path / "other.parquet"
     change(pd.read_parquet(tmp_path / "grades" / "grades.parquet")).to_parquet(table)
     argv = flags({**method_options(tmp_path, small_data, sft_run, "ppo"), "grade_table": table})
     with pytest.raises(SystemExit) as exit_:
-        cli.main(PPOConfig, "eightball_ppo.methods.ppo:train", argv)
+        parser.main(PPOConfig, "eightball_ppo.methods.ppo:train", argv)
     line = capsys.readouterr().err
     assert exit_.value.code == 2 and line.count("\n") == 1 and message in line and str(table) in line
     assert not (tmp_path / "ppo").exists()
@@ -163,13 +166,13 @@ def test_too_many_failures_are_exit_code_3_and_a_way_on(
     judge.reset(wishes=wishes(), faults=[{"kind": "empty_choices", "match": "Will"}])
     argv = flags({**method_options(tmp_path, small_data, sft_run, "ppo"), **api(judge), "total_episodes": 240})
     with pytest.raises(SystemExit) as exit_:
-        cli.main(PPOConfig, "eightball_ppo.methods.ppo:train", [*argv, "--api_mode", "logprobs"])
+        parser.main(PPOConfig, "eightball_ppo.methods.ppo:train", [*argv, "--api_mode", "logprobs"])
     line = capsys.readouterr().err
     assert exit_.value.code == 3 and line.count("\n") == 1 and "run the same command again" in line
     assert sorted(path.name for path in tmp_path.iterdir()) == ["grades.sqlite3"]
     good = judge.stats()["answered"]
     judge.reset(wishes=wishes())
-    cli.main(PPOConfig, "eightball_ppo.methods.ppo:train", [*argv, "--api_mode", "logprobs"])
+    parser.main(PPOConfig, "eightball_ppo.methods.ppo:train", [*argv, "--api_mode", "logprobs"])
     assert judge.stats()["requests"] <= 100 - good + 20 and (tmp_path / "ppo" / "results.json").exists()
 
 
@@ -200,10 +203,10 @@ def test_no_way_leads_around_a_failed_audit(
 ) -> None:
     gold = write_rows(tmp_path / "gold.jsonl", [{**row, "answer": "Yes"} for row in read_rows("heldout")[:20]])
     asked: dict[str, Any] = {**api(judge), **store(tmp_path)}
-    audit.run(AuditConfig(**asked, output_dir="audit", gold=str(gold), audit_questions=1))
+    run.run(AuditConfig(**asked, output_dir="audit", gold=str(gold), audit_questions=1))
     options: dict[str, Any] = {**method_options(tmp_path, small_data, sft_run, "ppo"), **api(judge)}
     if way == "grade_table":
-        grade.run(GradeConfig(**asked, output_dir="grades", dataset_name=str(small_data), labels=LABELS))
+        export.run(GradeConfig(**asked, output_dir="grades", dataset_name=str(small_data), labels=LABELS))
         options["grade_table"] = "grades/grades.parquet"
     else:
         options["grader"] = way
@@ -217,8 +220,8 @@ def test_a_dry_run_asks_nobody_and_writes_nothing(
     asked = judge.stats()["requests"]
     price = {"price_per_1k_tokens": 0.5, "dry_run": True}
     common = {**method_options(tmp_path, small_data, sft_run, "x"), **api(judge), **price}
-    cli.main(PPOConfig, "eightball_ppo.methods.ppo:train", flags(common))
-    cli.main(DistillConfig, "eightball_ppo.methods.distill:train", flags(common))
+    parser.main(PPOConfig, "eightball_ppo.methods.ppo:train", flags(common))
+    parser.main(DistillConfig, "eightball_ppo.methods.distill:train", flags(common))
     line, same = capsys.readouterr().out.splitlines()
     assert line == same and "100 questions for --grader api: 100 calls to make" in line and "cost about" in line
     assert judge.stats()["requests"] == asked

@@ -14,16 +14,15 @@ from test_ranks import torchrun
 from torch import Tensor, nn
 
 import tiny
-from eightball_ppo import objective
-from eightball_ppo.configs import GRPOConfig, RLOOConfig
+from eightball_ppo.config.methods import GroupConfig, GRPOConfig, RLOOConfig
 from eightball_ppo.errors import InputError
-from eightball_ppo.group_adapters import GroupPolicyAdapter, RowTokenizer
-from eightball_ppo.method_options import GroupConfig
+from eightball_ppo.functional import objective
+from eightball_ppo.graders.budgeted_scores import TrainingGrades
 from eightball_ppo.methods import groups
-from eightball_ppo.methods.training_grades import TrainingGrades
 from eightball_ppo.models.loading import table_logits_NK
-from eightball_ppo.questions import QuestionReader, SequenceIds
-from eightball_ppo.tokenization import TokenTable
+from eightball_ppo.models.tokenization import TokenTable
+from eightball_ppo.trl_adapters.group import GroupPolicyAdapter, RowTokenizer
+from eightball_ppo.trl_adapters.prompt_ids import QuestionReader, SequenceIds
 
 METHOD = {RLOOConfig: "rloo", GRPOConfig: "grpo"}
 BOTH = pytest.mark.parametrize("config_class", [RLOOConfig, GRPOConfig])
@@ -435,7 +434,7 @@ def test_two_ranks_share_every_batch_and_pay_together(tmp_path: Path, small_data
     options += ["--output_dir", tmp_path / "rloo", "--grade_store", tmp_path / "grades.sqlite3", "--kl_coef", "0.05"]
     options += ["--total_episodes", "1440", "--learning_rate", "0.02", "--initial_temperature", "1"]
     script = tmp_path / "run.py"
-    script.write_text('from eightball_ppo.commands import run\n\nrun("rloo")\n')
+    script.write_text('from eightball_ppo.cli.commands import run\n\nrun("rloo")\n')
     done = torchrun(str(script), *map(str, options))
     assert done.returncode == 0, done.stderr[-2000:]
     record = json.loads((tmp_path / "rloo" / "results.json").read_text())

@@ -13,15 +13,18 @@ from torch import Tensor
 
 import tiny
 from conftest import LABELS
-from eightball_ppo import cli, durable
-from eightball_ppo.configs import PPOConfig, SFTConfig
+from eightball_ppo.cli import parser
+from eightball_ppo.config.methods import PPOConfig
+from eightball_ppo.config.stages import SFTConfig
 from eightball_ppo.errors import GuardError, IncompleteError, InputError
-from eightball_ppo.graders.memory import BatchSize
-from eightball_ppo.methods import gradients, ppo, sft
-from eightball_ppo.methods.gradients import GradientWatch
-from eightball_ppo.methods.training_grades import TrainingGrades
+from eightball_ppo.graders.auto_batch_size import BatchSize
+from eightball_ppo.graders.budgeted_scores import TrainingGrades
+from eightball_ppo.methods import ppo, sft
 from eightball_ppo.models.loading import load_classifier
-from eightball_ppo.runs import Run, read_metrics, read_results
+from eightball_ppo.runtime import atomic_io
+from eightball_ppo.runtime.run import Run, read_metrics, read_results
+from eightball_ppo.training import grad_norm
+from eightball_ppo.training.grad_norm import GradientWatch
 
 
 @pytest.fixture
@@ -56,9 +59,9 @@ def test_a_score_that_is_not_finite_stops_and_leaves_its_batch(
         return score_B / 0.0 if len(updates) == 3 else score_B
 
     monkeypatch.setattr(TrainingGrades, "forward", broken)
-    monkeypatch.setattr(cli, "parse", lambda *_: config())
+    monkeypatch.setattr(parser, "parse", lambda *_: config())
     with pytest.raises(SystemExit) as end:
-        cli.main(PPOConfig, "eightball_ppo.methods.ppo:train", argv=[])
+        parser.main(PPOConfig, "eightball_ppo.methods.ppo:train", argv=[])
     assert end.value.code == 4
     said = capsys.readouterr().err.splitlines()[-1]
     file = tmp_path / "run.unfinished" / "not-finite-0.json"
@@ -90,7 +93,7 @@ def test_a_gradient_that_is_not_finite_is_never_used(tmp_path: Path) -> None:
 def test_a_fit_stops_at_a_gradient_that_is_not_finite(
     small_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(gradients, "total_norm", lambda _: torch.tensor(float("inf")))
+    monkeypatch.setattr(grad_norm, "total_norm", lambda _: torch.tensor(float("inf")))
     options: dict[str, Any] = {"dataset_name": str(small_data), "labels": LABELS, "disable_tqdm": True}
     with pytest.raises(GuardError, match=r"the gradient is not finite in step 1; its batch is in .*not-finite-0.json"):
         sft.train(SFTConfig(output_dir=str(tmp_path / "run"), **options))
@@ -143,7 +146,7 @@ def test_the_best_policy_is_that_of_the_row_with_the_best_objective_below_max_kl
 def test_a_full_disk_is_one_line_that_says_how_to_go_on(
     config: Callable[..., PPOConfig], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    synced, written = durable._sync, []
+    synced, written = atomic_io._sync, []
 
     def full(path: Path) -> None:
         if path.name == "model.safetensors":
@@ -152,14 +155,14 @@ def test_a_full_disk_is_one_line_that_says_how_to_go_on(
                 raise OSError(errno.ENOSPC, "No space left on device", str(path))
         synced(path)
 
-    monkeypatch.setattr(durable, "_sync", full)
+    monkeypatch.setattr(atomic_io, "_sync", full)
     with pytest.raises(IncompleteError) as error:
         ppo.train(config(save_steps=2))
     assert "model.safetensors: No space left on device; make room" in str(error.value)
     assert str(error.value).endswith("; go on with --resume_from_checkpoint true, from checkpoint-2")
     unfinished = tmp_path / "run.unfinished"
     assert [path.name for path in unfinished.iterdir() if "checkpoint" in path.name] == ["checkpoint-2"]
-    monkeypatch.setattr(durable, "_sync", synced)
+    monkeypatch.setattr(atomic_io, "_sync", synced)
     assert len(read_metrics(ppo.train(config(save_steps=2, resume_from_checkpoint="true")))) == 10
 
 

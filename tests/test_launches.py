@@ -19,10 +19,11 @@ import torch
 import yaml
 
 from conftest import REPOSITORY
-from eightball_ppo import cli, launches
-from eightball_ppo.configs import DistillConfig, GRPOConfig, PPOConfig, RLOOConfig
+from eightball_ppo.cli import parser
+from eightball_ppo.config.methods import DistillConfig, GRPOConfig, PPOConfig, RLOOConfig
 from eightball_ppo.errors import InputError
 from eightball_ppo.methods import distill
+from eightball_ppo.runtime import launch
 from hub_client import WRITE, settings
 from hub_server import running_hub
 
@@ -126,29 +127,29 @@ def test_one_process_is_not_refused(launch: list[str], tmp_path: Path) -> None:
 
 
 def test_what_a_launcher_leaves_in_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in (*LAUNCHERS, *launches.SHARDING, "ACCELERATE_DYNAMO_MODE"):
+    for name in (*LAUNCHERS, *launch.SHARDING, "ACCELERATE_DYNAMO_MODE"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("MASTER_ADDR", "127.0.0.1")  # of a cluster, say
-    launches.check_launch()
+    launch.check_launch()
     monkeypatch.setenv("ACCELERATE_DYNAMO_MODE", "default")
     with pytest.raises(InputError, match="ACCELERATE_USE_CPU=true torchrun --nproc_per_node 2"):
-        launches.check_launch()
+        launch.check_launch()
     monkeypatch.setenv("WORLD_SIZE", "1")
     with pytest.raises(InputError, match="knows of no other"):
-        launches.check_launch()
+        launch.check_launch()
     monkeypatch.setenv("WORLD_SIZE", "2")
-    launches.check_launch()
+    launch.check_launch()
     monkeypatch.setenv("WORLD_SIZE", "1")
     monkeypatch.setenv("TORCHELASTIC_RUN_ID", "none")  # torchrun --nproc_per_node 1
-    launches.check_launch()
+    launch.check_launch()
 
 
-@pytest.mark.parametrize(("variable", "name"), launches.SHARDING.items())
+@pytest.mark.parametrize(("variable", "name"), launch.SHARDING.items())
 def test_sharding_on_cpu_is_refused(variable: str, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(variable, "true")
     monkeypatch.setenv("ACCELERATE_USE_CPU", "true")
     with pytest.raises(InputError, match=f"{name} was asked for, and there is no GPU"):
-        launches.check_launch()
+        launch.check_launch()
 
 
 @pytest.mark.parametrize("method", ["ppo", "rloo", "grpo"])
@@ -233,9 +234,9 @@ def test_an_error_of_any_process_is_told_once(
     monkeypatch.setenv("RANK", rank)
     monkeypatch.setenv("WORLD_SIZE", "2")
     monkeypatch.setattr(sys, "argv", ["ppo.py"])
-    monkeypatch.setattr(cli, "check_launch", mock.Mock(side_effect=error))
+    monkeypatch.setattr(parser, "check_launch", mock.Mock(side_effect=error))
     with pytest.raises(SystemExit) as ended:
-        cli.main(PPOConfig, "nowhere:train", [])
+        parser.main(PPOConfig, "nowhere:train", [])
     assert ended.value.code == 2 and capsys.readouterr().err.strip() == said
 
 
@@ -269,7 +270,7 @@ def test_processes_that_end_with_different_weights_are_told(tmp_path: Path) -> N
         "torch.nn.init.constant_(model.weight, 1.0)\ntorch.nn.init.constant_(model.bias, 1.0)\n"
         "trainer = SimpleNamespace(model=model, accelerator=SimpleNamespace(distributed_type='MULTI_CPU'))\n"
         "launches.require_equal_ranks(trainer)\nmodel.weight.data[0, 0] += rank * 1e-6\ntold = 'nothing'\n"
-        "try:\n    launches.require_equal_ranks(trainer)\nexcept RuntimeError as error:\n    told = str(error)\n"
+        "try:\n    launch.require_equal_ranks(trainer)\nexcept RuntimeError as error:\n    told = str(error)\n"
         "if rank:\n    print(told)\nranks.part_processes()\n"
     )
     env = environment(PYTHONPATH=str(REPOSITORY))
@@ -299,7 +300,7 @@ from pathlib import Path
 from eightball_ppo import launches, ranks
 from eightball_ppo.errors import InputError
 rank = os.environ["RANK"]
-launches.meet(60)
+launch.meet(60)
 def say(*words):
     os.write(1, (" ".join(map(str, words)) + "\\n").encode())  # in one piece: both write to one pipe
 def work():
@@ -314,7 +315,7 @@ try:
 except InputError as error:
     say(rank, error, error.relayed)
 except RuntimeError as error:
-    say(rank, launches.lost_peer(error))
+    say(rank, launch.lost_peer(error))
 ranks.part_processes()
 """
 
@@ -439,7 +440,7 @@ def test_two_machines_are_one_job(
 @pytest.mark.slow
 def test_two_processes_learn_as_one_with_twice_the_batch(small_data: Path, sft_run: Path, tmp_path: Path) -> None:
     fractions: dict[int, list[float]] = {1: [], 2: []}
-    for processes, launch in ((1, [sys.executable]), (2, TORCHRUN)):
+    for processes, launcher in ((1, [sys.executable]), (2, TORCHRUN)):
         for seed in range(5):
             name = f"{processes}-{seed}"
             more: dict[str, Any] = {"grader": "noisy:0.3:rule:Yes", "seed": seed, "output_dir": name}
@@ -451,7 +452,7 @@ def test_two_processes_learn_as_one_with_twice_the_batch(small_data: Path, sft_r
                 "kl_coef": 0.5,
             }
             flags = options(small_data, sft_run, **more)
-            done = run([*launch, PPO, *flags], tmp_path, environment(ACCELERATE_USE_CPU="true"))
+            done = run([*launcher, PPO, *flags], tmp_path, environment(ACCELERATE_USE_CPU="true"))
             assert done.returncode == 0, done.stderr[-3000:]
             results = json.loads((tmp_path / name / "results.json").read_text())
             assert results["updates"] == 40

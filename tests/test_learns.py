@@ -7,7 +7,7 @@ import pytest
 import torch
 
 import tiny
-from eightball_ppo import objective
+from eightball_ppo.functional import objective
 from eightball_ppo.methods import ppo
 from eightball_ppo.models.loading import table_logits_NK
 

@@ -12,15 +12,15 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import TrainerCallback
 
 import tiny
-from eightball_ppo import side_by_side
-from eightball_ppo.adapters import PolicyAdapter, RewardAdapter
+from eightball_ppo.functional.objective import objective_N
+from eightball_ppo.graders.budgeted_scores import TrainingGrades
 from eightball_ppo.methods import ppo
-from eightball_ppo.methods.ppo_models import TRLModels, build_models
-from eightball_ppo.methods.training_grades import TrainingGrades
 from eightball_ppo.models.loading import table_logits_NK
-from eightball_ppo.objective import objective_N
-from eightball_ppo.questions import QuestionReader, Reading, SequenceIds
-from eightball_ppo.value_adapters import ExactBaseline, ValueAdapter, ValueTrunk
+from eightball_ppo.trl_adapters import speedups
+from eightball_ppo.trl_adapters.build import TRLModels, build_models
+from eightball_ppo.trl_adapters.policy import PolicyAdapter, RewardAdapter
+from eightball_ppo.trl_adapters.prompt_ids import QuestionReader, Reading, SequenceIds
+from eightball_ppo.trl_adapters.value import ExactBaseline, ValueAdapter, ValueTrunk
 
 N, K = 24, 3
 IDS = SequenceIds(K)
@@ -55,13 +55,13 @@ def test_an_update_makes_the_passes_that_it_is_designed_to_make(
     trunk = models.value.trunk
     value = _Forwards(trunk.by_row.classifier) if isinstance(trunk, ValueTrunk) else None
     shared: list[int] = []
-    made = side_by_side.both
+    made = speedups.both
 
     def both(*arguments: Any) -> Any:
         shared.append(len(arguments[2]))
         return made(*arguments)
 
-    monkeypatch.setattr(side_by_side, "both", both)
+    monkeypatch.setattr(speedups, "both", both)
     ppo.run_trainer(trainer, settings)
     assert rollouts == [48] * 5
     assert sum(reference.questions) == N + 1  # and one to learn how many logits there are
@@ -187,7 +187,7 @@ def test_two_networks_side_by_side_are_the_two() -> None:
     policy, value = tiny.classifier(seed=1).double(), tiny.classifier(seed=2).double()
     inputs = tiny.tokens(N).rows(torch.arange(N))
     apart = (policy(**inputs).logits, value(**inputs, output_hidden_states=True).hidden_states[-1][:, 0])
-    together = side_by_side.both(policy, value, inputs["input_ids"], inputs["attention_mask"])
+    together = speedups.both(policy, value, inputs["input_ids"], inputs["attention_mask"])
     weights = [own for model in (policy, value) for own in model.parameters()]
     for one, other in zip(apart, together, strict=True):
         torch.testing.assert_close(one, other, atol=1e-12, rtol=0)
@@ -240,7 +240,7 @@ def test_the_exact_baseline_is_the_value_of_the_policy_that_sampled(tmp_path: Pa
 
 def test_the_exact_baseline_learns_and_a_budget_is_refused(tmp_path: Path) -> None:
     from eightball_ppo.errors import InputError
-    from eightball_ppo.objective import optimum_fraction
+    from eightball_ppo.functional.objective import optimum_fraction
 
     settings = tiny.config(
         baseline="exact", num_generations=4, num_mini_batches=4, num_ppo_epochs=4, total_episodes=40 * 96

@@ -13,8 +13,7 @@ import pytest
 import torch
 from short_methods import METHODS, SAMPLED, WHOLE_ROWS, Make, loaded, numbers, train
 
-from eightball_ppo import objective
-from eightball_ppo.configs import (
+from eightball_ppo.config.methods import (
     BestOfNConfig,
     DistillConfig,
     ExactConfig,
@@ -25,9 +24,10 @@ from eightball_ppo.configs import (
 )
 from eightball_ppo.errors import DryRun, InputError
 from eightball_ppo.evaluation import evaluate
-from eightball_ppo.methods import best_of_n, measuring
+from eightball_ppo.functional import objective
+from eightball_ppo.methods import best_of_n, reevaluate
 from eightball_ppo.models.loading import load_classifier, table_logits_NK
-from eightball_ppo.runs import read_metrics, read_results
+from eightball_ppo.runtime.run import read_metrics, read_results
 
 FILES = {
     *("config.yaml", "environment.json", "metrics.jsonl", "results.json", "README.md", "model.safetensors"),
@@ -175,7 +175,7 @@ def test_it_loads_without_the_package_as_its_model_card_says(runs: dict[str, Pat
 
 def test_a_trained_policy_is_measured_at_another_price(runs: dict[str, Path], options: Make, no_figures: None) -> None:
     config = options("distill_soft", kl_coef=0.5, score="probability")
-    run = measuring.train(config, runs["distill_soft"])
+    run = reevaluate.train(config, runs["distill_soft"])
     assert (run / "model.safetensors").read_bytes() == (runs["distill_soft"] / "model.safetensors").read_bytes()
     results, before = read_results(run), read_results(runs["distill_soft"])
     for name in ("method", "seed", "episodes", "grader_calls", "grader_noise", "target", "coverage", "seconds"):
@@ -201,14 +201,14 @@ def test_what_cannot_be_measured_is_refused(runs: dict[str, Path], options: Make
     for name, why in (("episodes", took), ("grader_calls", took), ("method", "missing or damaged")):
         (damaged / "results.json").write_text(json.dumps({k: v for k, v in results.items() if k != name}))
         with pytest.raises(InputError, match=why):
-            measuring.train(options("distill_soft"), damaged)
+            reevaluate.train(options("distill_soft"), damaged)
     other = shutil.copytree(runs["distill_soft"], tmp_path / "other")
     settings = json.loads((other / "config.json").read_text())
     settings["id2label"] = {"0": "No", "1": "Yes", "2": "Maybe"}
     settings["label2id"] = {"No": 0, "Yes": 1, "Maybe": 2}
     (other / "config.json").write_text(json.dumps(settings))
     with pytest.raises(InputError, match=r"labels differ: --labels has .*, run .*other has"):
-        measuring.train(options("distill_soft"), other)
+        reevaluate.train(options("distill_soft"), other)
 
 
 # --- bad options

@@ -21,10 +21,10 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from conftest import REPOSITORY
 from eightball_ppo.comparison.grid import Cell
-from eightball_ppo.configs import BestOfNConfig, DistillConfig, ExactConfig, GRPOConfig, PPOConfig, RLOOConfig
+from eightball_ppo.config.methods import BestOfNConfig, DistillConfig, ExactConfig, GRPOConfig, PPOConfig, RLOOConfig
+from eightball_ppo.functional.statistics import Interval, PairComparison
 from eightball_ppo.methods import best_of_n, distill, exact, grpo, ppo, rloo
-from eightball_ppo.runs import read_metrics, read_results
-from eightball_ppo.statistics import Interval, PairComparison
+from eightball_ppo.runtime.run import read_metrics, read_results
 
 LABELS = ("Yes", "No", "Maybe")
 BETA = 0.3

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from eightball_ppo import objective
+from eightball_ppo.functional import objective
 
 
 @st.composite

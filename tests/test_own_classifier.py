@@ -10,11 +10,13 @@ import pandas as pd
 import pytest
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
-from eightball_ppo.configs import DistillConfig, PPOConfig, PredictConfig, RLOOConfig, SFTConfig
+from eightball_ppo import predict
+from eightball_ppo.config.methods import DistillConfig, PPOConfig, RLOOConfig
+from eightball_ppo.config.stages import PredictConfig, SFTConfig
 from eightball_ppo.errors import InputError
 from eightball_ppo.hub import bundles
-from eightball_ppo.methods import distill, ppo, predict, rloo, sft
-from eightball_ppo.runs import read_config, read_results
+from eightball_ppo.methods import distill, ppo, rloo, sft
+from eightball_ppo.runtime.run import read_config, read_results
 
 INTENTS = ("billing", "outage", "praise", "sales")
 WORDS = {"billing": "invoice", "outage": "crash", "praise": "thanks", "sales": "offer"}

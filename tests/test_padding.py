@@ -8,11 +8,11 @@ import torch
 from transformers import BertForSequenceClassification
 
 from conftest import LABELS, read_rows
-from eightball_ppo.configs import RewardConfig
+from eightball_ppo.config.stages import RewardConfig
 from eightball_ppo.graders.bert import BertGrader
 from eightball_ppo.labels import LabelSet
 from eightball_ppo.methods import reward_model
-from eightball_ppo.methods.like_lengths import LikeLengths
+from eightball_ppo.training.like_lengths import LikeLengths
 
 
 class Counted:

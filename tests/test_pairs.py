@@ -8,10 +8,12 @@ import encoders
 import pandas as pd
 import pytest
 
-from eightball_ppo.configs import DistillConfig, PPOConfig, PredictConfig, RewardConfig, SFTConfig
+from eightball_ppo import predict
+from eightball_ppo.config.methods import DistillConfig, PPOConfig
+from eightball_ppo.config.stages import PredictConfig, RewardConfig, SFTConfig
 from eightball_ppo.data.pairs import SEPARATOR, columns, join_pair
 from eightball_ppo.errors import InputError
-from eightball_ppo.methods import distill, ppo, predict, reward_model, sft
+from eightball_ppo.methods import distill, ppo, reward_model, sft
 
 TOPICS = ["sea", "tower", "horse", "train", "garden", "piano", "river", "candle"]
 

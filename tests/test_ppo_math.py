@@ -5,25 +5,25 @@ import math
 import pytest
 import torch
 
-from eightball_ppo import ppo_math
+from eightball_ppo.functional import ppo_losses
 
 
 def test_kl_and_reward() -> None:
-    kl_B = ppo_math.kl_k1_B(torch.tensor([-1.0, -2.0]), torch.tensor([-1.5, -1.0]))
+    kl_B = ppo_losses.kl_k1_B(torch.tensor([-1.0, -2.0]), torch.tensor([-1.5, -1.0]))
     assert kl_B.tolist() == [0.5, -1.0]  # a single sample may be negative
-    assert ppo_math.reward_B(torch.tensor([2.0, 1.0]), kl_B, 0.1).tolist() == pytest.approx([1.95, 1.1])
-    assert ppo_math.advantage_B(torch.tensor([1.95]), torch.tensor([0.45])).item() == pytest.approx(1.5)
+    assert ppo_losses.reward_B(torch.tensor([2.0, 1.0]), kl_B, 0.1).tolist() == pytest.approx([1.95, 1.1])
+    assert ppo_losses.advantage_B(torch.tensor([1.95]), torch.tensor([0.45])).item() == pytest.approx(1.5)
 
 
 def test_action_logp() -> None:
     logits_BK = torch.tensor([[0.5, 0.25, 0.25], [0.1, 0.6, 0.3]]).double().log()
-    logp_B = ppo_math.action_logp_B(logits_BK, torch.tensor([0, 2]))
+    logp_B = ppo_losses.action_logp_B(logits_BK, torch.tensor([0, 2]))
     assert logp_B.exp().tolist() == pytest.approx([0.5, 0.3], abs=1e-6)
 
 
 def test_whitening_uses_bessels_correction() -> None:
     # mean 2, unbiased variance ((1 + 0 + 1) / 2) = 1
-    assert ppo_math.whiten_B(torch.tensor([1.0, 2.0, 3.0])).tolist() == pytest.approx([-1, 0, 1], abs=1e-6)
+    assert ppo_losses.whiten_B(torch.tensor([1.0, 2.0, 3.0])).tolist() == pytest.approx([-1, 0, 1], abs=1e-6)
 
 
 def test_losses_by_hand() -> None:
@@ -33,7 +33,7 @@ def test_losses_by_hand() -> None:
     e^0.5 = 1.65   1           -1.65       -1.2             -1.2    clipped
     e^0.5 = 1.65  -1            1.65        1.2              1.65
     """
-    losses = ppo_math.ppo_losses(
+    losses = ppo_losses.ppo_losses(
         new_logp_B=torch.tensor([0.0, 0.5, 0.5]),
         logp_B=torch.zeros(3),
         advantage_B=torch.tensor([1.0, 1.0, -1.0]),

@@ -9,13 +9,14 @@ import pytest
 import yaml
 
 from conftest import REPOSITORY
-from eightball_ppo.cli import parse
-from eightball_ppo.configs import DistillConfig, PPOConfig, RewardConfig, SFTConfig
+from eightball_ppo.cli.parser import parse
+from eightball_ppo.config.methods import DistillConfig, PPOConfig
+from eightball_ppo.config.recipes import SECTIONS, read_recipe, read_section
+from eightball_ppo.config.stages import RewardConfig, SFTConfig
 from eightball_ppo.errors import InputError
 from eightball_ppo.methods import ppo
-from eightball_ppo.methods.batches import batch_size, generations
-from eightball_ppo.recipes import SECTIONS, read_recipe, read_section
-from eightball_ppo.runs import read_config, read_results
+from eightball_ppo.runtime.run import read_config, read_results
+from eightball_ppo.trl_adapters.batch_sizes import batch_size, generations
 
 RECIPE = """
 labels: [a, b]
@@ -125,8 +126,8 @@ def test_every_recipe_is_named_and_serves_the_command_in_its_first_lines() -> No
 
 
 def test_every_stage_that_takes_a_config_may_have_a_section() -> None:
-    from eightball_ppo.commands import COMMANDS
-    from eightball_ppo.options import StageConfig
+    from eightball_ppo.cli.commands import COMMANDS
+    from eightball_ppo.config.base import StageConfig
 
     stages = {name for name, command in COMMANDS.items() if issubclass(command.config_class, StageConfig)}
     assert stages == set(SECTIONS)

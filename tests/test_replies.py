@@ -9,13 +9,8 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from benchmarks import fuzz_replies
-from eightball_ppo.graders.api_modes import (
-    Judged,
-)
-from eightball_ppo.graders.base import Ask
-from eightball_ppo.graders.prompts import Prompt
-from eightball_ppo.graders.replies import (
-    LEAST_MASS,
+from eightball_ppo.graders.api.modes import Judged
+from eightball_ppo.graders.api.replies import (
     BadReplyError,
     json_value,
     label_of_text,
@@ -25,11 +20,9 @@ from eightball_ppo.graders.replies import (
     rating_of_text,
     rating_of_tokens,
 )
-from eightball_ppo.graders.verbalizers import (
-    expected_rating,
-    label_of_token,
-    parse_verbalizers,
-)
+from eightball_ppo.graders.base import Ask
+from eightball_ppo.graders.prompts import Prompt
+from eightball_ppo.graders.verbalizers import LEAST_MASS, expected_rating, label_of_token, parse_verbalizers
 from eightball_ppo.labels import EIGHTBALL_LABELS, LabelSet
 
 LABELS = LabelSet.of(EIGHTBALL_LABELS)

@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 
 from benchmarks import recompute
-from eightball_ppo import cli, commands
-from eightball_ppo.commands import COMMANDS
-from eightball_ppo.recipes import SECTIONS
-from eightball_ppo.runs import environment, write_config
+from eightball_ppo.cli import commands, parser
+from eightball_ppo.cli.commands import COMMANDS
+from eightball_ppo.config.recipes import SECTIONS
+from eightball_ppo.runtime.run import environment, write_config
 
 WEIGHTS = "model.safetensors"
 
@@ -48,7 +48,7 @@ def test_a_number_that_was_changed_is_found(
 def test_grades_from_a_table_give_the_same_numbers(ppo_run: Path, tmp_path: Path) -> None:
     made = tmp_path / "grades"
     options = ["--config", str(ppo_run / "config.yaml"), "--output_dir", "from-table"]
-    config = cli.parse(COMMANDS["ppo"].config_class, options)
+    config = parser.parse(COMMANDS["ppo"].config_class, options)
     own = [f"--{name}={getattr(config, name)}" for name in ("dataset_name", "reward_model_path", "grade_store")]
     commands.run("grade", [*own, "--labels", *config.labels, "--output_dir", str(made), "--disable_tqdm"])
     commands.run("ppo", [*options, "--grade_table", str(made / "grades.parquet")])
@@ -81,7 +81,7 @@ def test_config_yaml_makes_a_ppo_run_again_bit_for_bit(ppo_run: Path, tmp_path: 
 @pytest.mark.parametrize("command", ["sft", "reward", "distill", "rloo", "grpo", "exact", "best_of_n"])
 def test_config_yaml_makes_a_run_of_every_other_method_again(command: str, ppo_run: Path, tmp_path: Path) -> None:
     known = {own.name for own in fields(COMMANDS[command].config_class)}
-    config = cli.parse(COMMANDS["ppo"].config_class, ["--config", str(ppo_run / "config.yaml")])
+    config = parser.parse(COMMANDS["ppo"].config_class, ["--config", str(ppo_run / "config.yaml")])
     names = {"dataset_name", "sft_model_path", "reward_model_path", "grade_store"} & known
     short = {"num_train_epochs": 2, "total_episodes": 240} if command != "best_of_n" else {}
     given = {name: getattr(config, name) for name in names} | {k: v for k, v in short.items() if k in known}
@@ -100,4 +100,4 @@ def test_what_a_run_saves_of_its_options_is_a_configuration(name: str, tmp_path:
         SECTIONS[name](**other, output_dir="2024-01-02") if name != "compare" else SECTIONS[name](labels=["a", "b"])
     )
     write_config(tmp_path, config)
-    assert cli.parse(SECTIONS[name], ["--config", str(tmp_path / "config.yaml")]) == config
+    assert parser.parse(SECTIONS[name], ["--config", str(tmp_path / "config.yaml")]) == config

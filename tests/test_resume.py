@@ -19,14 +19,16 @@ from test_launches import environment, options, run, until
 from test_ranks import torchrun
 
 from conftest import LABELS, REPOSITORY
-from eightball_ppo.configs import PPOConfig, SFTConfig
-from eightball_ppo.durable import DirectoryLock
+from eightball_ppo.config.methods import PPOConfig
+from eightball_ppo.config.stages import SFTConfig
 from eightball_ppo.errors import InputError
 from eightball_ppo.methods import ppo, sft
-from eightball_ppo.methods.resume import resumption
-from eightball_ppo.methods.training_state import OfEveryRank, ScalerState, State, read_parts, write_state
 from eightball_ppo.models.loading import load_classifier
-from eightball_ppo.runs import checkpoints_in, read_environment, read_metrics, read_results
+from eightball_ppo.runtime.atomic_io import DirectoryLock
+from eightball_ppo.runtime.progress import checkpoints_in
+from eightball_ppo.runtime.run import read_environment, read_metrics, read_results
+from eightball_ppo.training.resume import resumption
+from eightball_ppo.training.state import OfEveryRank, ScalerState, State, read_parts, write_state
 
 PPO = str(REPOSITORY / "scripts" / "ppo.py")
 
@@ -142,7 +144,7 @@ def test_another_training_is_refused_by_the_name_of_its_option(
     with pytest.raises(InputError, match="is of ppo, not of rloo"):
         resumption(copied, "rloo")
     assert "name one of" in refused(replace(copied, resume_from_checkpoint=str(tmp_path)))
-    monkeypatch.setattr("eightball_ppo.methods.resume.num_processes", lambda: 2)
+    monkeypatch.setattr("eightball_ppo.training.resume.num_processes", lambda: 2)
     assert "was made by 1 processes, and there are 2" in refused(copied)
 
 
@@ -188,7 +190,7 @@ def test_two_runs_in_one_directory(copied: PPOConfig, tmp_path: Path) -> None:
 def test_what_training_sees_must_be_the_same(copied: PPOConfig, monkeypatch: pytest.MonkeyPatch) -> None:
     told = refused(replace(copied, log_completions=False))
     assert "was made with --log_completions True, not False; go on so, or remove " in told
-    monkeypatch.setattr("eightball_ppo.methods.resume.mixed_precision", lambda: "bf16")
+    monkeypatch.setattr("eightball_ppo.training.resume.mixed_precision", lambda: "bf16")
     assert "was made with --mixed_precision no, not bf16; launch it so, or remove " in refused(copied)
 
 

@@ -14,12 +14,14 @@ import torch
 from stopping import assert_same, rows, stopped
 
 from conftest import LABELS
-from eightball_ppo import signals
-from eightball_ppo.configs import DistillConfig, ExactConfig, GRPOConfig, RewardConfig, RLOOConfig, SFTConfig
+from eightball_ppo.config.methods import DistillConfig, ExactConfig, GRPOConfig, RLOOConfig
+from eightball_ppo.config.stages import RewardConfig, SFTConfig
 from eightball_ppo.errors import GuardError, IncompleteError, Stopped
+from eightball_ppo.graders.budgeted_scores import TrainingGrades
 from eightball_ppo.methods import distill, exact, grpo, reward_model, rloo, sft
-from eightball_ppo.methods.training_grades import TrainingGrades
-from eightball_ppo.runs import checkpoints_in, read_metrics
+from eightball_ppo.runtime import signals
+from eightball_ppo.runtime.progress import checkpoints_in
+from eightball_ppo.runtime.run import read_metrics
 
 # --- one training
 

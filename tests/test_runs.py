@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 import yaml
 
-from eightball_ppo.configs import SFTConfig
+from eightball_ppo.config.stages import SFTConfig
 from eightball_ppo.errors import InputError
-from eightball_ppo.runs import Run, read_metrics
+from eightball_ppo.runtime.run import Run, read_metrics
 
 
 def config(directory: Path, **overrides: object) -> SFTConfig:

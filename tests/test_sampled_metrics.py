@@ -14,7 +14,7 @@ from test_groups import Job
 
 import bare_loop
 import tiny
-from eightball_ppo.configs import GRPOConfig, PPOConfig, RLOOConfig
+from eightball_ppo.config.methods import GRPOConfig, PPOConfig, RLOOConfig
 from eightball_ppo.methods import ppo
 from eightball_ppo.methods.groups import run_trainer
 

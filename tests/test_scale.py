@@ -15,17 +15,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from benchmarks import scale
-from eightball_ppo import evaluation, objective
+from eightball_ppo import evaluation
 from eightball_ppo.data import Questions
 from eightball_ppo.evaluation import SplitGrades, before_after, evaluate
-from eightball_ppo.graders import splits, texts
+from eightball_ppo.functional import objective
 from eightball_ppo.graders.base import Ask, Grade, Keep
 from eightball_ppo.graders.budget import Budget
 from eightball_ppo.graders.rules import RuleGrader
-from eightball_ppo.graders.sources import Averaged, StoredGrader
-from eightball_ppo.graders.splits import missing_mass, read_split
-from eightball_ppo.graders.store import GradeStore
-from eightball_ppo.graders.texts import Joined, first_N
+from eightball_ppo.graders.storage import splits, texts
+from eightball_ppo.graders.storage.sources import Averaged, StoredGrader
+from eightball_ppo.graders.storage.splits import missing_mass, read_split
+from eightball_ppo.graders.storage.store import GradeStore
+from eightball_ppo.graders.storage.texts import Joined, first_N
 from eightball_ppo.labels import EIGHTBALL_LABELS, LabelSet
 from eightball_ppo.methods import task as tasks
 

@@ -16,9 +16,9 @@ import torch
 from stopping import assert_same
 
 from conftest import LABELS
-from eightball_ppo.configs import PPOConfig
+from eightball_ppo.config.methods import PPOConfig
 from eightball_ppo.methods import ppo
-from eightball_ppo.progress import checkpoints_in
+from eightball_ppo.runtime.progress import checkpoints_in
 
 KILLS = 20
 UPDATES = 300

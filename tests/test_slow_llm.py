@@ -18,16 +18,18 @@ import pytest
 import torch
 
 from conftest import EIGHTBALL, read_rows
-from eightball_ppo.configs import AuditConfig, GradeConfig, PPOConfig
+from eightball_ppo.audit import run
+from eightball_ppo.config.methods import PPOConfig
+from eightball_ppo.config.stages import AuditConfig, GradeConfig
 from eightball_ppo.errors import InputError
 from eightball_ppo.graders.budget import Budget
+from eightball_ppo.graders.job import store_path
 from eightball_ppo.graders.registry import load_graders
-from eightball_ppo.graders.sources import Grades
-from eightball_ppo.graders.store import GradeStore
+from eightball_ppo.graders.storage.sources import Grades
+from eightball_ppo.graders.storage.store import GradeStore
 from eightball_ppo.labels import EIGHTBALL_LABELS, LabelSet
-from eightball_ppo.methods import audit, ppo
-from eightball_ppo.methods.grading import store_path
-from eightball_ppo.packaged import unpack_smollm2
+from eightball_ppo.methods import ppo
+from eightball_ppo.models.packaged import unpack_smollm2
 
 pytestmark = pytest.mark.slow
 
@@ -80,7 +82,7 @@ def test_the_audit_says_that_it_is_at_chance_and_ppo_refuses_it_unless_told(
     smollm2: Path, tmp_path: Path, small_data: Path, sft_run: Path
 ) -> None:
     judge: dict[str, Any] = {"grader": "llm", "grader_model": str(smollm2), "disable_tqdm": True}
-    run = audit.run(
+    directory = run.run(
         AuditConfig(
             **judge,
             output_dir=str(tmp_path / "audit"),
@@ -88,7 +90,7 @@ def test_the_audit_says_that_it_is_at_chance_and_ppo_refuses_it_unless_told(
             audit_questions=20,
         )
     )
-    record = json.loads((run / "audit.json").read_text())
+    record = json.loads((directory / "audit.json").read_text())
     assert any("accuracy" in check for check in record["failed_checks"]), record["failed_checks"]
     options: dict[str, Any] = {
         **judge,

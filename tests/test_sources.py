@@ -14,20 +14,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from eightball_ppo import objective
+from eightball_ppo.functional import objective
 from eightball_ppo.graders.base import Ask, Grade, Keep, Scale, batched
 from eightball_ppo.graders.budget import Budget
-from eightball_ppo.graders.sources import (
-    OK,
-    SKIPPED,
-    STATUSES,
-    Averaged,
-    Grades,
-    Noisy,
-    Remapped,
-    StoredGrader,
-)
-from eightball_ppo.graders.store import GradeStore
+from eightball_ppo.graders.storage.sources import OK, SKIPPED, STATUSES, Averaged, Grades, Noisy, Remapped, StoredGrader
+from eightball_ppo.graders.storage.store import GradeStore
 from eightball_ppo.labels import EIGHTBALL_LABELS, LabelSet
 
 LABELS = LabelSet.of(EIGHTBALL_LABELS)

@@ -13,10 +13,12 @@ import yaml
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, BertForSequenceClassification, pipeline
 
 from conftest import read_rows
-from eightball_ppo.configs import DistillConfig, PPOConfig, PredictConfig, RewardConfig, SFTConfig
+from eightball_ppo import predict
+from eightball_ppo.config.methods import DistillConfig, PPOConfig
+from eightball_ppo.config.stages import PredictConfig, RewardConfig, SFTConfig
 from eightball_ppo.errors import InputError
-from eightball_ppo.methods import distill, ppo, predict, reward_model, sft
-from eightball_ppo.runs import read_metrics
+from eightball_ppo.methods import distill, ppo, reward_model, sft
+from eightball_ppo.runtime.run import read_metrics
 
 EVERY_RUN = {"config.yaml", "environment.json", "metrics.jsonl", "results.json", "README.md"}
 POLICY = {"model.safetensors", "config.json", "tokenizer.json", "modeling_eightball.py", "configuration_eightball.py"}

@@ -10,7 +10,7 @@ from scipy import stats
 from statsmodels.stats.multitest import multipletests
 
 from eightball_ppo.comparison.wording import sentence
-from eightball_ppo.statistics import (
+from eightball_ppo.functional.statistics import (
     RESAMPLES,
     Array,
     Interval,

@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 import yaml
 
+from eightball_ppo.config.fields import free_options
+from eightball_ppo.config.recipes import SECTIONS
 from eightball_ppo.errors import InputError
-from eightball_ppo.fields import free_options
-from eightball_ppo.recipes import SECTIONS
 from eightball_ppo.report import summary
 
 

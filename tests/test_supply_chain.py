@@ -18,9 +18,9 @@ from packaging.utils import canonicalize_name
 from test_comparison_report import Page
 
 from conftest import REPOSITORY
-from eightball_ppo.configs import PPOConfig
+from eightball_ppo.config.methods import PPOConfig
 from eightball_ppo.hub import cards
-from eightball_ppo.runs import CONFIG, ENVIRONMENT, environment, write_config, write_json
+from eightball_ppo.runtime.run import CONFIG, ENVIRONMENT, environment, write_config, write_json
 
 CODE = [
     file for name in ("eightball_ppo", "scripts", "benchmarks") for file in sorted((REPOSITORY / name).rglob("*.py"))
@@ -259,8 +259,8 @@ def test_nobody_is_told_that_it_runs(sft_run: Path, tmp_path: Path) -> None:
     log = tmp_path / "calls"
     argv = ["--question", "Is it?", "--model_name_or_path", str(sft_run)]
     code = (
-        "import os, sys\nfrom eightball_ppo import cli\nfrom eightball_ppo.configs import PredictConfig\n"
-        f"cli.main(PredictConfig, 'eightball_ppo.methods.predict:run', argv={argv!r})\n"
+        "import os, sys\nfrom eightball_ppo import cli\nfrom eightball_ppo.config.stages import PredictConfig\n"
+        f"cli.main(PredictConfig, 'eightball_ppo.predict:run', argv={argv!r})\n"
         "from eightball_ppo.demo.app import launch_options\nlaunch_options()\n"
         "print(os.environ['HF_HUB_DISABLE_TELEMETRY'], os.environ['GRADIO_ANALYTICS_ENABLED'])\n"
         "from huggingface_hub import constants\nprint(constants.HF_HUB_DISABLE_TELEMETRY)"

@@ -10,12 +10,12 @@ from spies import Spy
 from torch import Tensor
 
 import tiny
-from eightball_ppo import objective
 from eightball_ppo.errors import InputError
+from eightball_ppo.functional import objective
 from eightball_ppo.methods import distill, exact
 from eightball_ppo.methods.distill import TargetLoss
 from eightball_ppo.methods.exact import AnnealedObjective
-from eightball_ppo.methods.exact_trainer import keeping_task
+from eightball_ppo.methods.resume_task import keeping_task
 from eightball_ppo.methods.task import Task
 
 CPU = torch.device("cpu")

@@ -12,7 +12,7 @@ from eightball_ppo.data import Questions
 from eightball_ppo.errors import InputError
 from eightball_ppo.graders.bert import BertGrader
 from eightball_ppo.models.loading import load_classifier
-from eightball_ppo.tokenization import cut_at, load_tokenizer, reads_at_most, token_table, tokenize
+from eightball_ppo.models.tokenization import cut_at, load_tokenizer, reads_at_most, token_table, tokenize
 
 QUESTIONS = Questions("some.jsonl", ["Will it rain?", "Will it rain in Rome on the day after tomorrow?"])
 

@@ -15,8 +15,8 @@ import pytest
 from transformers.integrations.integration_utils import TensorBoardCallback, TrackioCallback, WandbCallback
 
 from conftest import REPOSITORY
-from eightball_ppo.methods import trackers
-from eightball_ppo.runs import read_metrics
+from eightball_ppo.runtime.run import read_metrics
+from eightball_ppo.training import trackers
 
 SECRETS = {
     "EIGHTBALL_API_KEY": "sk-secret-of-the-judge",

@@ -7,9 +7,9 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 import tiny
-from eightball_ppo.configs import PPOConfig
+from eightball_ppo.config.methods import PPOConfig
 from eightball_ppo.errors import InputError
-from eightball_ppo.methods.training_grades import TrainingGrades, check_one_till
+from eightball_ppo.graders.budgeted_scores import TrainingGrades, check_one_till
 
 Batches = list[list[tuple[int, int]]]
 ROWS, LABELS = 4, 3

@@ -11,9 +11,10 @@ from transformers.utils import ModelOutput
 
 import bare_loop
 import tiny
-from eightball_ppo import objective
+from eightball_ppo.functional import objective
 from eightball_ppo.methods import ppo
-from eightball_ppo.value_adapters import ValueTrunk
+from eightball_ppo.trl_adapters.speedups import vectorised_log_softmax
+from eightball_ppo.trl_adapters.value import ValueTrunk
 
 
 def test_first_gradient_is_the_exact_gradient_of_the_objective(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -204,7 +205,7 @@ def test_vectorised_log_softmax_is_trls_bit_for_bit(monkeypatch: pytest.MonkeyPa
     logits = torch.randn(300, 1, 4, generator=torch.Generator().manual_seed(0))
     logits[..., 0] = -1e4
     index = torch.randint(1, 4, (300, 1), generator=torch.Generator().manual_seed(1))
-    with ppo.vectorised_log_softmax("trl.experimental.ppo.ppo_trainer"):
+    with vectorised_log_softmax("trl.experimental.ppo.ppo_trainer"):
         assert ppo_trainer.selective_log_softmax is not original
         ours = ppo_trainer.selective_log_softmax(logits, index)
     assert ppo_trainer.selective_log_softmax is original

@@ -10,10 +10,11 @@ import torch
 
 import tiny
 from eightball_ppo.errors import GuardError, InputError
-from eightball_ppo.methods import batches, ppo
-from eightball_ppo.methods.gradients import GradientWatch
-from eightball_ppo.questions import SequenceIds
-from eightball_ppo.runs import Run
+from eightball_ppo.methods import ppo
+from eightball_ppo.runtime.run import Run
+from eightball_ppo.training.grad_norm import GradientWatch
+from eightball_ppo.trl_adapters import batch_sizes
+from eightball_ppo.trl_adapters.prompt_ids import SequenceIds
 
 
 def run(tmp_path: Path, questions: int = 24, **overrides: Any) -> tuple[Any, Any, list[dict[str, float]]]:
@@ -40,16 +41,16 @@ def test_the_private_names_we_rely_on_exist() -> None:
 def test_a1_too_few_questions_never_hang() -> None:
     settings = tiny.config(per_device_train_batch_size=64)
     with pytest.raises(InputError, match="63 questions x --num_generations 1 on 1 process"):
-        batches.batch_size(settings, 63, world_size=1)
+        batch_sizes.batch_size(settings, 63, world_size=1)
     with pytest.raises(InputError, match="on 2 process"):
-        batches.batch_size(settings, 96, world_size=2)
-    assert batches.batch_size(settings, 128, world_size=2) == 64
+        batch_sizes.batch_size(settings, 96, world_size=2)
+    assert batch_sizes.batch_size(settings, 128, world_size=2) == 64
 
 
 def test_a1_the_default_batch_fits_any_number_of_questions() -> None:
     for questions in (8, 100, 601, 5000):
         settings = tiny.config(num_generations=2, num_mini_batches=8)
-        batch = batches.batch_size(settings, questions, world_size=1)
+        batch = batch_sizes.batch_size(settings, questions, world_size=1)
         assert batch % 8 == 0 and 8 <= batch <= min(1200, 2 * questions)
 
 

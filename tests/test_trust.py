@@ -24,22 +24,26 @@ from test_causal_lm import model as language_model
 from transformers import AutoModelForSequenceClassification
 
 from conftest import small_dataset, write_rows
-from eightball_ppo import cli, packaged
-from eightball_ppo.compare_options import CompareConfig
-from eightball_ppo.comparison import directory, report
-from eightball_ppo.configs import ExactConfig, GradeConfig, PredictConfig, ReportConfig
+from eightball_ppo.cli import parser
+from eightball_ppo.comparison import workspace
+from eightball_ppo.comparison.report import rewrite
+from eightball_ppo.config.compare import CompareConfig
+from eightball_ppo.config.data import DataConfig
+from eightball_ppo.config.methods import ExactConfig
+from eightball_ppo.config.stages import GradeConfig, PredictConfig
+from eightball_ppo.config.tools import ReportConfig
 from eightball_ppo.data import Questions, load_named
-from eightball_ppo.data_options import DataConfig
 from eightball_ppo.errors import InputError
+from eightball_ppo.graders import export
 from eightball_ppo.graders.bert import BertGrader
 from eightball_ppo.graders.causal_lm import CausalLMGrader
 from eightball_ppo.hub.bundles import Bundle
 from eightball_ppo.labels import LabelSet
-from eightball_ppo.methods import grade
 from eightball_ppo.methods.task import load_splits, load_task
+from eightball_ppo.models import packaged
 from eightball_ppo.models.loading import load_classifier, load_new_classifier
-from eightball_ppo.runs import Run, write_config
-from eightball_ppo.tokenization import load_tokenizer
+from eightball_ppo.models.tokenization import load_tokenizer
+from eightball_ppo.runtime.run import Run, write_config
 
 TWO = LabelSet.of(["a", "b"])
 CODE = """
@@ -178,7 +182,7 @@ def test_code_of_a_model_is_not_run_unasked(
     assert "--trust_remote_code" in one_line(lambda: load_tokenizer(str(model), Questions("some", ["Is it?"])))
     argv = ["--question", "Is it?", "--model_name_or_path", str(model)]
     with pytest.raises(SystemExit) as left:
-        cli.main(PredictConfig, "eightball_ppo.methods.predict:run", argv=argv)
+        parser.main(PredictConfig, "eightball_ppo.predict:run", argv=argv)
     err = capsys.readouterr().err
     assert left.value.code == 2 and err.count("\n") == 1 and "pass --trust_remote_code" in err
     assert not mark.exists() and not asked
@@ -309,14 +313,14 @@ def test_a_strangers_comparison_runs_no_code_and_sets_no_variable(
     columns: dict[str, Any] = {"text_column": "text", "label_column": "label", "labels": ["a", "b"]}
     shared = {**columns, "dataset_name": two_letters(tmp_path), "dataset_test_split": "0.5", "disable_tqdm": True}
     stranger, recipe = tmp_path / "stranger", tmp_path / "recipe.yaml"
-    grade.run(GradeConfig(**shared, grader="rule:b", output_dir=str(stranger)))
+    export.run(GradeConfig(**shared, grader="rule:b", output_dir=str(stranger)))
     recipe.write_text(
         f"env: {{EVIL: evil}}\nsft: {{model_name_or_path: {model}, trust_remote_code: true, num_train_epochs: 1}}\n"
     )
-    (stranger / "ground.json").write_text(json.dumps(directory.fingerprints(stranger)))
+    (stranger / "ground.json").write_text(json.dumps(workspace.fingerprints(stranger)))
     config = CompareConfig(**shared, grader="rule:b", output_dir=str(stranger), prerequisites=str(recipe))
     write_config(stranger, config)
-    asked = partial(report.run, ReportConfig(run_dirs=[str(stranger)]))
+    asked = partial(rewrite.run, ReportConfig(run_dirs=[str(stranger)]))
     assert f"{stranger / 'reference'}: missing, so this is no comparison that stands" in one_line(asked)
     write_config(stranger, replace(config, trust_remote_code=True))
     assert "was made with --trust_remote_code; pass it if code that came with its models may run" in one_line(asked)
@@ -325,7 +329,7 @@ def test_a_strangers_comparison_runs_no_code_and_sets_no_variable(
     assert "holds env, which no run writes" in one_line(asked)
     shutil.copytree(model, stranger / "reference")
     recipe.write_text("[")  # whoever reads it stops there
-    (stranger / "ground.json").write_text(json.dumps(directory.fingerprints(stranger)))
+    (stranger / "ground.json").write_text(json.dumps(workspace.fingerprints(stranger)))
     write_config(stranger, config)
     assert "reference: needs Python code that came with it (auto_map), which is not run" in one_line(asked)
     assert not mark.exists() and "EVIL" not in os.environ

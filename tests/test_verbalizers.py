@@ -6,16 +6,8 @@ from hypothesis import strategies as st
 from test_replies import logs, probabilities
 
 from eightball_ppo.errors import InputError
-from eightball_ppo.graders.replies import (
-    label_of_text,
-)
-from eightball_ppo.graders.verbalizers import (
-    label_masses,
-    label_of_token,
-    normalised_logp,
-    parse_verbalizers,
-    variants,
-)
+from eightball_ppo.graders.api.replies import label_of_text
+from eightball_ppo.graders.verbalizers import label_masses, label_of_token, normalised_logp, parse_verbalizers, variants
 from eightball_ppo.labels import EIGHTBALL_LABELS, LabelSet
 
 LABELS = LabelSet.of(EIGHTBALL_LABELS)

@@ -12,16 +12,16 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoModel, AutoModelForMaskedLM
 
 import tiny
-from eightball_ppo.configs import SFTConfig
+from eightball_ppo.config.stages import SFTConfig
 from eightball_ppo.errors import InputError
 from eightball_ppo.labels import LabelSet
 from eightball_ppo.methods import sft
-from eightball_ppo.methods.policies import check_rates
+from eightball_ppo.models.finetuned import load_whole
 from eightball_ppo.models.loading import load_classifier, load_new_classifier, table_logits_NK
 from eightball_ppo.models.lora import with_lora
 from eightball_ppo.models.saving import save_adapter, save_policy
-from eightball_ppo.models.whole import load_whole
-from eightball_ppo.tokenization import TokenTable, token_table
+from eightball_ppo.models.tokenization import TokenTable, token_table
+from eightball_ppo.models.trainable import check_rates
 
 TEXTS = ["Will I be rich?", "Is it raining in Rome, or will it rain tomorrow?"]
 LABELS = LabelSet.of(["Yes", "No", "Maybe"])

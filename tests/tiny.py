@@ -8,13 +8,14 @@ import torch
 from torch import Tensor, nn
 from transformers.modeling_outputs import SequenceClassifierOutput
 
-from eightball_ppo.configs import PPOConfig
-from eightball_ppo.methods import batches, ppo
-from eightball_ppo.methods.ppo_models import TRLModels
-from eightball_ppo.methods.training_grades import TrainingGrades
+from eightball_ppo.config.methods import PPOConfig
+from eightball_ppo.graders.budgeted_scores import TrainingGrades
+from eightball_ppo.methods import ppo
 from eightball_ppo.models.configuration_eightball import EightBallConfig
 from eightball_ppo.models.modeling_eightball import EightBallForSequenceClassification
-from eightball_ppo.tokenization import TokenTable
+from eightball_ppo.models.tokenization import TokenTable
+from eightball_ppo.trl_adapters import batch_sizes
+from eightball_ppo.trl_adapters.build import TRLModels
 
 VOCABULARY = 40
 
@@ -82,7 +83,7 @@ def trainer(
     models = ppo.build_models(model, table, TrainingGrades(score_NK), settings)
     for adapter in (models.policy, models.reference, models.value, models.reward):
         adapter.to(score_NK.dtype)
-    batch = batches.batch_size(settings, len(table), world_size=1)
+    batch = batch_sizes.batch_size(settings, len(table), world_size=1)
     return ppo.build_trainer(settings, models, batch, output_dir, list(callbacks)), models
 
 

@@ -11,20 +11,22 @@ import encoders
 import torch
 from torch import distributed
 
-from eightball_ppo import launches
-from eightball_ppo.configs import DistillConfig, ExactConfig, RewardConfig, SFTConfig
-from eightball_ppo.methods import distill, exact, fitting, reward_model, sft
+from eightball_ppo.config.methods import DistillConfig, ExactConfig
+from eightball_ppo.config.stages import RewardConfig, SFTConfig
+from eightball_ppo.methods import distill, exact, reward_model, sft
+from eightball_ppo.runtime import launch
+from eightball_ppo.training import supervised
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
     data, directory = sys.argv[1], Path(sys.argv[2])
-    launches.meet(120)
+    launch.meet(120)
     rank = distributed.get_rank()
     if rank == 0:
         encoders.save("bert", directory / "encoder")
     distributed.barrier()
     compared: list[tuple[str, bool, bool]] = []
-    require = fitting.require_equal_ranks
+    require = supervised.require_equal_ranks
 
     def recorded(trainer: Any) -> None:
         require(trainer)
@@ -37,7 +39,7 @@ if __name__ == "__main__":
         except RuntimeError:
             compared.append((trainer.args.run_name, wrapped, trainer.state.global_step > 1))
 
-    fitting.require_equal_ranks = recorded
+    supervised.require_equal_ranks = recorded
     shared: dict[str, Any] = {"dataset_name": data, "num_train_epochs": 1, "disable_tqdm": True}
     graded: dict[str, Any] = {"grader": "rule:Yes", "sft_model_path": str(directory / "sft"), "learning_rate": 1e-3}
     sft.train(SFTConfig(output_dir=str(directory / "sft"), **shared))

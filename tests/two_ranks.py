@@ -13,11 +13,12 @@ import torch
 from torch import Tensor, distributed
 
 import tiny
-from eightball_ppo.launches import require_equal_ranks
-from eightball_ppo.methods import batches, ppo
-from eightball_ppo.methods.training_grades import TrainingGrades
+from eightball_ppo.graders.budgeted_scores import TrainingGrades
+from eightball_ppo.methods import ppo
 from eightball_ppo.models.loading import load_classifier, table_logits_NK
 from eightball_ppo.models.saving import save_policy
+from eightball_ppo.runtime.launch import require_equal_ranks
+from eightball_ppo.trl_adapters import batch_sizes
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
@@ -39,7 +40,7 @@ if __name__ == "__main__":
 
     models.policy.generate = recorded  # type: ignore[method-assign]
     with tempfile.TemporaryDirectory() as directory:
-        trainer = ppo.build_trainer(settings, models, batches.batch_size(settings, 24, 2), Path(directory), [])
+        trainer = ppo.build_trainer(settings, models, batch_sizes.batch_size(settings, 24, 2), Path(directory), [])
         ppo.run_trainer(trainer, settings)
     require_equal_ranks(trainer)
     mine = {

@@ -18,18 +18,19 @@ from stopping import rows
 from torch import distributed
 
 from conftest import LABELS, small_dataset
-from eightball_ppo import launches, signals
-from eightball_ppo.configs import DistillConfig, PPOConfig, RewardConfig, SFTConfig
+from eightball_ppo.config.methods import DistillConfig, PPOConfig
+from eightball_ppo.config.stages import RewardConfig, SFTConfig
 from eightball_ppo.errors import Stopped
 from eightball_ppo.methods import distill, ppo, reward_model, sft
-from eightball_ppo.methods.checkpoints import Keeper
-from eightball_ppo.quiet import quiet_libraries
-from eightball_ppo.ranks import from_every_process, from_main_process, is_main_process, rank
+from eightball_ppo.runtime import launch, signals
+from eightball_ppo.runtime.distributed import from_every_process, from_main_process, is_main_process, rank
+from eightball_ppo.runtime.logging import quiet_libraries
+from eightball_ppo.training.checkpoint import Keeper
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
     quiet_libraries()
-    launches.meet(120)
+    launch.meet(120)
     root = from_main_process(lambda: Path(tempfile.mkdtemp()), 120)
     os.chdir(root)
     data = from_main_process(lambda: small_dataset(root / "data"), 120)

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from eightball_ppo.models.modeling_eightball import EightBallForSequenceClassification
-from eightball_ppo.quick_adamw import QuickAdamW
+from eightball_ppo.trl_adapters.speedups import QuickAdamW
 
 from .task import LABELS, PAD, BenchTask, OnUpdate, Settings
 

@@ -4,18 +4,18 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from eightball_ppo.configs import PPOConfig
+from eightball_ppo.config.methods import PPOConfig
 from eightball_ppo.data import Questions
+from eightball_ppo.graders.budgeted_scores import TrainingGrades
+from eightball_ppo.graders.job import JobGrades
 from eightball_ppo.labels import LabelSet
 from eightball_ppo.methods import ppo
-from eightball_ppo.methods.exact_trainer import keeping_task
-from eightball_ppo.methods.grading import JobGrades
-from eightball_ppo.methods.ppo_watch import WatchedTraining
+from eightball_ppo.methods.ppo_callbacks import WatchedTraining
+from eightball_ppo.methods.resume_task import keeping_task
 from eightball_ppo.methods.task import Task
-from eightball_ppo.methods.training_grades import TrainingGrades
 from eightball_ppo.models.loading import table_logits_NK
-from eightball_ppo.runs import Run
-from eightball_ppo.tokenization import TokenTable
+from eightball_ppo.models.tokenization import TokenTable
+from eightball_ppo.runtime.run import Run
 
 from .hook import UpdateHook
 from .task import LABELS, BenchTask, OnUpdate, Settings

@@ -37,7 +37,7 @@ def missing(name: str) -> str | None:
     if package is not None and importlib.util.find_spec(package) is None:
         return f"{package} is not installed; pip install -e '.[bench]'"
     if name == "ours_exact":
-        from eightball_ppo.configs import PPOConfig
+        from eightball_ppo.config.methods import PPOConfig
 
         if "baseline" not in {own.name for own in dataclasses.fields(PPOConfig)}:
             return "this version has no --baseline"

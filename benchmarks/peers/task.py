@@ -12,7 +12,7 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
-from eightball_ppo import objective
+from eightball_ppo.functional import objective
 from eightball_ppo.models.configuration_eightball import EightBallConfig
 from eightball_ppo.models.modeling_eightball import EightBallForSequenceClassification
 

@@ -10,7 +10,7 @@ from scipy.stats import binomtest
 from sklearn.metrics import cohen_kappa_score, confusion_matrix, f1_score
 from torch import Tensor
 
-from eightball_ppo.calibration import ECE_BINS, expected_calibration_error
+from eightball_ppo.functional.calibration import ECE_BINS, expected_calibration_error
 
 
 def agreement(logp_NK: Tensor, gold_N: Tensor, labels: Sequence[str]) -> dict[str, Any]:

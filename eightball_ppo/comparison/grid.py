@@ -9,10 +9,10 @@ from typing import Any, NamedTuple, get_type_hints
 
 from pydantic import TypeAdapter, ValidationError
 
-from eightball_ppo import method_options
-from eightball_ppo.compare_options import CompareConfig
+from eightball_ppo.config import methods
+from eightball_ppo.config.compare import CompareConfig
+from eightball_ppo.config.methods import GradedConfig, TermsConfig
 from eightball_ppo.errors import InputError
-from eightball_ppo.method_options import GradedConfig, TermsConfig
 
 REFERENCE = "reference"
 TABLE = "grades.parquet"
@@ -29,15 +29,15 @@ class Method(NamedTuple):
 
 
 METHODS = {
-    "sft": Method(method_options.ReferenceConfig, "reference", {}, False),
-    "distill": Method(method_options.DistillConfig, "distill", {"target": "hard"}, False),
-    "distill_soft": Method(method_options.DistillConfig, "distill", {"target": "soft"}, False),
-    "distill_boltzmann": Method(method_options.DistillConfig, "distill", {"target": "boltzmann"}, True),
-    "ppo": Method(method_options.PPOConfig, "ppo", {}, True),
-    "rloo": Method(method_options.RLOOConfig, "rloo", {}, True),
-    "grpo": Method(method_options.GRPOConfig, "grpo", {}, True),
-    "best_of_n": Method(method_options.BestOfNConfig, "best_of_n", {}, True),
-    "exact": Method(method_options.ExactConfig, "exact", {}, True),
+    "sft": Method(methods.ReferenceConfig, "reference", {}, False),
+    "distill": Method(methods.DistillConfig, "distill", {"target": "hard"}, False),
+    "distill_soft": Method(methods.DistillConfig, "distill", {"target": "soft"}, False),
+    "distill_boltzmann": Method(methods.DistillConfig, "distill", {"target": "boltzmann"}, True),
+    "ppo": Method(methods.PPOConfig, "ppo", {}, True),
+    "rloo": Method(methods.RLOOConfig, "rloo", {}, True),
+    "grpo": Method(methods.GRPOConfig, "grpo", {}, True),
+    "best_of_n": Method(methods.BestOfNConfig, "best_of_n", {}, True),
+    "exact": Method(methods.ExactConfig, "exact", {}, True),
 }
 
 
@@ -148,7 +148,7 @@ def cell_config(cell: Cell, config: CompareConfig) -> GradedConfig:
     threshold = {} if cell.threshold is None else {"threshold": cell.threshold}
     own = overrides(config).get(cell.method, {})
     made = method.config_class(**{**terms, **place, **method.fixed, **threshold, **own})
-    if isinstance(made, method_options.DistillConfig) and made.preset != "tuned":
+    if isinstance(made, methods.DistillConfig) and made.preset != "tuned":
         from eightball_ppo.methods.distill import with_preset  # heavy
 
         return with_preset(made)

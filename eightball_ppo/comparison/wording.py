@@ -6,7 +6,7 @@ from typing import Any
 
 import pandas as pd
 
-from eightball_ppo.statistics import PairComparison
+from eightball_ppo.functional.statistics import PairComparison
 
 NAMES = {
     "sft": "the SFT reference",

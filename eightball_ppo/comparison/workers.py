@@ -14,13 +14,13 @@ from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from typing import Any
 
-from eightball_ppo.compare_options import CompareConfig
-from eightball_ppo.comparison.directory import log_file, same_recipe
 from eightball_ppo.comparison.grid import METHODS, RUNS, Cell, Job, cell_config
+from eightball_ppo.comparison.workspace import log_file, same_recipe
+from eightball_ppo.config.compare import CompareConfig
 from eightball_ppo.errors import IncompleteError, InputError
-from eightball_ppo.quiet import quiet_libraries
-from eightball_ppo.redaction import redact
-from eightball_ppo.runs import read_results
+from eightball_ppo.runtime.logging import quiet_libraries
+from eightball_ppo.runtime.redaction import redact
+from eightball_ppo.runtime.run import read_results
 
 Holes = dict[Cell, str]
 """Cells that have no run, each with the reason in one line."""
@@ -145,7 +145,7 @@ def work(job: Job, config: CompareConfig) -> Holes:
 
 def _one_cell(cell: Cell, trained: Cell | None, config: CompareConfig, log: Path) -> str | None:
     """Make a cell's run, by training or from the run of `trained`; returns why there is none."""
-    from eightball_ppo.methods import measuring
+    from eightball_ppo.methods import reevaluate
 
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     try:
@@ -157,7 +157,7 @@ def _one_cell(cell: Cell, trained: Cell | None, config: CompareConfig, log: Path
             return None
         if not finished(trained, config):
             return f"{trained.name} has no run, and this one is the same policy at another price of KL"
-        measuring.train(own, Path(config.output_dir) / RUNS / trained.name)
+        reevaluate.train(own, Path(config.output_dir) / RUNS / trained.name)
     except (InputError, IncompleteError) as error:
         return redact(str(error))
     except Exception as error:

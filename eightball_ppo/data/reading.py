@@ -6,12 +6,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
-from eightball_ppo.data.known_sets import LABEL, LABELS_OF, PAIR, TEXT, known_rows
+from eightball_ppo.config.data import DataConfig
+from eightball_ppo.data.formats import LABEL, LABELS_OF, PAIR, TEXT, known_rows
 from eightball_ppo.data.pairs import SEPARATOR, join_pair
 from eightball_ppo.data.questions import Questions, held_out, require_sides
 from eightball_ppo.data.sources import ONE_SPLIT, Source, open_file, open_split, splits_of
 from eightball_ppo.data.texts import Texts
-from eightball_ppo.data_options import DataConfig
 from eightball_ppo.errors import InputError
 from eightball_ppo.labels import LabelSet
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from eightball_ppo.errors import InputError
-from eightball_ppo.locations import leads_to, local_path, stays_inside
+from eightball_ppo.runtime.paths import leads_to, local_path, stays_inside
 
 Rows = Iterator[tuple[int, dict[str, Any]]]
 ENDINGS = (".jsonl", ".csv", ".parquet", ".json")

@@ -10,14 +10,14 @@ import threading
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+from eightball_ppo.config.tools import DemoConfig
 from eightball_ppo.demo.address import check_address, url_of
 from eightball_ppo.errors import InputError
-from eightball_ppo.sharing_options import DemoConfig
 
 if TYPE_CHECKING:
     import gradio
 
-    from eightball_ppo.demo.ball import Answer, Ball
+    from eightball_ppo.demo.session import Answer, Ball
 
 EIGHT = "Magic 8-Ball"
 AT_ONCE, WAITING = 8, 256  # questions that are answered at the same time, and those that may wait
@@ -33,7 +33,7 @@ def run(config: DemoConfig) -> None:
     check_address(config.server_name, config.server_port)
     page = build(config)
     # the page itself says when a question is too long
-    logging.getLogger("eightball_ppo.tokenization").setLevel(logging.ERROR)
+    logging.getLogger("eightball_ppo.models.tokenization").setLevel(logging.ERROR)
     page.launch(
         server_name=config.server_name,
         server_port=config.server_port,
@@ -82,7 +82,7 @@ def build(config: DemoConfig) -> "gradio.Blocks":
         InputError: runs, reward model or records that cannot be shown; see `load_policies` and `load_judge`.
     """
     gr = _gradio()
-    from eightball_ppo.demo.ball import Ball, position
+    from eightball_ppo.demo.session import Ball, position
     from eightball_ppo.demo.views import foot_view, head_view
 
     ball = Ball(config)
@@ -128,7 +128,7 @@ def _gradio() -> Any:
 def _files(ball: "Ball") -> dict[str, Any]:
     """All that the page shows before the first question."""
     from eightball_ppo.demo import views
-    from eightball_ppo.demo.ball import position
+    from eightball_ppo.demo.session import position
 
     flips, examples = views.flips_view(ball)
     return {
@@ -144,7 +144,7 @@ def _files(ball: "Ball") -> dict[str, Any]:
 
 def _hero(gr: Any, examples: list[str]) -> dict[str, Any]:
     """The ball, and beside it the question, the button, the answer in words and some examples."""
-    from eightball_ppo.demo.ball import LONGEST_QUESTION
+    from eightball_ppo.demo.session import LONGEST_QUESTION
     from eightball_ppo.demo.views import ball_view
 
     with gr.Column(elem_id="left", min_width=240):
@@ -184,7 +184,7 @@ def _wire(gr: Any, ball: "Ball", hero: dict[str, Any], answer: Any, voices: Any,
 def _asked(gr: Any, ball: "Ball") -> Callable[[str, float], tuple[Any, ...]]:
     """What a question does to the page; where there is no answer, only the reason is shown."""
     from eightball_ppo.demo import views
-    from eightball_ppo.demo.ball import NoQuestion
+    from eightball_ppo.demo.session import NoQuestion
 
     turns = iter(range(1, 2**62))
 
@@ -206,7 +206,7 @@ def _asked(gr: Any, ball: "Ball") -> Callable[[str, float], tuple[Any, ...]]:
 
 def _told(ball: "Ball") -> Callable[[str], dict[str, Any]]:
     """The ball for programs: `/answer` takes a question."""
-    from eightball_ppo.demo.ball import NoQuestion
+    from eightball_ppo.demo.session import NoQuestion
 
     def told(question: str) -> dict[str, Any]:
         """The question, the answer, and every policy's probability of every label; or an `error`."""

@@ -3,7 +3,7 @@
 import math
 from dataclasses import dataclass
 
-from eightball_ppo.demo.records import Curve
+from eightball_ppo.demo.run_data import Curve
 from eightball_ppo.report.pages import number
 
 WIDTH, HEIGHT = 360, 200

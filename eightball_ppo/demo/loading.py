@@ -6,11 +6,11 @@ from typing import Any
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from eightball_ppo.config.tools import DemoConfig
 from eightball_ppo.errors import InputError
 from eightball_ppo.labels import LabelSet
 from eightball_ppo.models.loading import check_checkpoint, label_set, load_classifier
-from eightball_ppo.runs import RESULTS, read_config, read_results
-from eightball_ppo.sharing_options import DemoConfig
+from eightball_ppo.runtime.run import RESULTS, read_config, read_results
 
 REFERENCE = "sft"
 DEFAULT_RUN, DEFAULT_BESIDE = "runs/ppo", "runs/distill"

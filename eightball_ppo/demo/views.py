@@ -8,11 +8,11 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from eightball_ppo.data.pairs import shown
-from eightball_ppo.demo import records
-from eightball_ppo.demo.ball import Answer, Ball, Spot, optimum, position, spot
+from eightball_ppo.demo import run_data
 from eightball_ppo.demo.charts import BOTTOM, HEIGHT, LEFT, RIGHT, WIDTH, chart
-from eightball_ppo.report.comparison_style import REFERENCE, styles
+from eightball_ppo.demo.session import Answer, Ball, Spot, optimum, position, spot
 from eightball_ppo.report.pages import number, percent, short
+from eightball_ppo.report.style import REFERENCE, styles
 
 ASSETS = Path(__file__).parent / "assets"
 TITLES = {"ppo": "PPO", "rloo": "RLOO", "grpo": "GRPO", "distill": "Distillation", "best_of_n": "Best of n"}
@@ -139,25 +139,29 @@ def scale_view(ball: Ball) -> str:
 
 def flips_view(ball: Ball) -> tuple[str, list[str]]:
     """(the table of held-out questions that the last run answers otherwise than the reference, examples to ask)."""
-    flips, questions = records.read_flips(ball.last, ball.labels)
+    flips, questions = run_data.read_flips(ball.last, ball.labels)
     html = _render(
-        "flips.html.jinja", flips=flips[: records.MOST_FLIPS], total=len(flips), questions=questions, who=ball.last.name
+        "flips.html.jinja",
+        flips=flips[: run_data.MOST_FLIPS],
+        total=len(flips),
+        questions=questions,
+        who=ball.last.name,
     )
-    return html, records.examples(flips, ball.labels)
+    return html, run_data.examples(flips, ball.labels)
 
 
 def curves_view(ball: Ball) -> str:
     """Expected score, KL and share of the optimum over the training of every run."""
-    found = records.read_curves(ball.policies)
-    charts = [chart(name, note, found[key]) for key, name, note in records.PANELS if key in found]
+    found = run_data.read_curves(ball.policies)
+    charts = [chart(name, note, found[key]) for key, name, note in run_data.PANELS if key in found]
     frame = {"width": WIDTH, "height": HEIGHT, "left": LEFT, "right": WIDTH - RIGHT, "bottom": HEIGHT - BOTTOM}
-    legend = [(name, words) for name, words in records.lengths(ball.policies).items()]
+    legend = [(name, words) for name, words in run_data.lengths(ball.policies).items()]
     return _render("curves.html.jinja", charts=charts, frame=frame, legend=legend, colours=_colours(ball))
 
 
 def numbers_view(ball: Ball) -> str:
     """The held-out numbers of the runs."""
-    rows = records.numbers(ball.reference, ball.policies)
+    rows = run_data.numbers(ball.reference, ball.policies)
     return _render("numbers.html.jinja", rows=rows)
 
 

@@ -9,15 +9,15 @@ from torch import Tensor
 from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from eightball_ppo.data import Questions
+from eightball_ppo.graders.auto_batch_size import BatchSize
 from eightball_ppo.graders.base import Ask, Grade, Keep, Scale, batched
 from eightball_ppo.graders.budget import Budget
 from eightball_ppo.graders.fingerprint import settings_fingerprint
-from eightball_ppo.graders.memory import BatchSize
 from eightball_ppo.labels import LabelSet
+from eightball_ppo.models.fingerprint import weights_fingerprint
 from eightball_ppo.models.loading import label_set, load_classifier, load_encoder, text_logits_NK
-from eightball_ppo.models.weights import weights_fingerprint
-from eightball_ppo.packaged import checked_minilm_dir
-from eightball_ppo.tokenization import reads_at_most
+from eightball_ppo.models.packaged import checked_minilm_dir
+from eightball_ppo.models.tokenization import reads_at_most
 
 # MiniLM's summary vector is short: an untrained head of BERT's own initialisation (standard deviation 0.02) gives every
 # label 0.33 to 0.35, and the original's threshold of 0.4 keeps nothing. At 0.2 the threshold keeps some and drops some.

@@ -9,13 +9,13 @@ from accelerate import PartialState
 from jinja2 import TemplateError
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
+from eightball_ppo.config.grader import GraderConfig
 from eightball_ppo.errors import InputError
-from eightball_ppo.grader_options import GraderConfig
+from eightball_ppo.graders.auto_batch_size import BatchSize
 from eightball_ppo.graders.base import Ask, Grade, Keep, batched
 from eightball_ppo.graders.budget import Budget
 from eightball_ppo.graders.fingerprint import settings_fingerprint
-from eightball_ppo.graders.memory import BatchSize
-from eightball_ppo.graders.next_words import NextWords, token_sequences
+from eightball_ppo.graders.label_token_probs import NextWords, token_sequences
 from eightball_ppo.graders.prompts import CONTENT_FREE, Messages, Prompt
 from eightball_ppo.graders.verbalizers import (
     LEAST_MASS,
@@ -27,9 +27,9 @@ from eightball_ppo.graders.verbalizers import (
     parse_verbalizers,
 )
 from eightball_ppo.labels import LabelSet
+from eightball_ppo.models.fingerprint import weights_fingerprint
 from eightball_ppo.models.loading import check_checkpoint
-from eightball_ppo.models.trust import check_files, unloadable, warn_of_code
-from eightball_ppo.models.weights import weights_fingerprint
+from eightball_ppo.models.safe_loading import check_files, unloadable, warn_of_code
 
 _NO_NUMBERS = ("_name_or_path", "architectures", "dtype", "transformers_version")  # of a config: names and places
 

@@ -8,12 +8,12 @@ import difflib
 import math
 from dataclasses import dataclass
 
+from eightball_ppo.config.grader import GraderConfig
 from eightball_ppo.errors import InputError
-from eightball_ppo.grader_options import GraderConfig
 from eightball_ppo.graders.base import Grader
 from eightball_ppo.graders.budget import Budget
-from eightball_ppo.graders.sources import Averaged, GradeSource, Noisy, Remapped, StoredGrader
-from eightball_ppo.graders.store import GradeStore
+from eightball_ppo.graders.storage.sources import Averaged, GradeSource, Noisy, Remapped, StoredGrader
+from eightball_ppo.graders.storage.store import GradeStore
 from eightball_ppo.labels import LabelSet
 
 NAMES = ("bert", "llm", "api", "random-head", "rule", "noisy")
@@ -91,7 +91,7 @@ def check_graders(config: GraderConfig, labels: LabelSet) -> None:
         if config.grader_model is None:
             raise InputError(f"--grader {name}: which model? pass --grader_model")
     if "api" in names:
-        from eightball_ppo.graders.wire import check_base_url
+        from eightball_ppo.graders.api.client import check_base_url
 
         check_base_url(config.grader_base_url)
     if "bert" not in names and config.grader_label_map:
@@ -130,7 +130,7 @@ def _load_one(spec: GraderSpec, config: GraderConfig, labels: LabelSet, store: G
 
         return CausalLMGrader.load(config, labels)
     if spec.name == "api":
-        from eightball_ppo.graders.api import ApiGrader
+        from eightball_ppo.graders.api.grader import ApiGrader
 
         return ApiGrader.connect(config, labels, store, budget)
     from eightball_ppo.graders.bert import RANDOM_HEAD_SEED, BertGrader  # heavy

@@ -13,9 +13,9 @@ from eightball_ppo.errors import InputError
 from eightball_ppo.hub import dataset_cards
 from eightball_ppo.hub.cards import eval_results_yaml, model_card
 from eightball_ppo.hub.grade_shapes import shapes
-from eightball_ppo.locations import ADAPTER, leads_to, stays_inside
-from eightball_ppo.redaction import portable, portable_text, redact
-from eightball_ppo.runs import CONFIG, ENVIRONMENT, METRICS, RESULTS, read_config, read_results
+from eightball_ppo.runtime.paths import ADAPTER, leads_to, stays_inside
+from eightball_ppo.runtime.redaction import portable, portable_text, redact
+from eightball_ppo.runtime.run import CONFIG, ENVIRONMENT, METRICS, RESULTS, read_config, read_results
 
 RepoType = Literal["model", "dataset", "space"]
 RECORDS = (CONFIG, ENVIRONMENT, RESULTS)

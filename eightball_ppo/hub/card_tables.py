@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from eightball_ppo.errors import InputError
-from eightball_ppo.markdown import code, escaped
+from eightball_ppo.report.markdown import code, escaped
 
 COMPARED = (
     ("train", "optimum_fraction"),

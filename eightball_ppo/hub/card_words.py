@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from eightball_ppo.markdown import code, fenced
+from eightball_ppo.report.markdown import code, fenced
 
 WHAT = {
     "sft": "A small text classifier fine-tuned on the answers of its data: the reference of the methods that follow.",

@@ -6,15 +6,15 @@ from typing import Any
 
 from huggingface_hub import EvalResult, EvalResultEntry, ModelCardData, eval_result_entries_to_yaml
 
+from eightball_ppo.config.base import StageConfig
+from eightball_ppo.config.model import SMALL
 from eightball_ppo.hub import card_words as words
 from eightball_ppo.hub.card_tables import cell, methods_table, numbers_table
-from eightball_ppo.locations import ADAPTER, local_path
-from eightball_ppo.markdown import code, escaped, fenced
-from eightball_ppo.model_options import SMALL
-from eightball_ppo.options import StageConfig
-from eightball_ppo.packaged import packaged_base
-from eightball_ppo.redaction import portable
-from eightball_ppo.runs import CONFIG, ENVIRONMENT, read_config, read_environment
+from eightball_ppo.models.packaged import packaged_base
+from eightball_ppo.report.markdown import code, escaped, fenced
+from eightball_ppo.runtime.paths import ADAPTER, local_path
+from eightball_ppo.runtime.redaction import portable
+from eightball_ppo.runtime.run import CONFIG, ENVIRONMENT, read_config, read_environment
 
 SAMPLERS = ("ppo", "rloo", "grpo")
 RECORDED = "hub.json"  # in a run directory: where it was pushed to

@@ -9,8 +9,8 @@ from huggingface_hub import DatasetCardData, SpaceCardData
 
 from eightball_ppo.hub.card_tables import cell
 from eightball_ppo.hub.grade_shapes import SHAPES
-from eightball_ppo.markdown import code, escaped, fenced
-from eightball_ppo.redaction import portable
+from eightball_ppo.report.markdown import code, escaped, fenced
+from eightball_ppo.runtime.redaction import portable
 
 TAGS = ["eightball-ppo"]
 _LOAD = """from datasets import load_dataset

@@ -11,15 +11,15 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from eightball_ppo.config.base import StageConfig
+from eightball_ppo.config.tools import PushConfig
 from eightball_ppo.errors import InputError
 from eightball_ppo.hub.access import checked_repo_id, hub_errors, signed_in
 from eightball_ppo.hub.bundles import Bundle, bundle
 from eightball_ppo.hub.cards import RECORDED
 from eightball_ppo.hub.spaces import space_bundle
-from eightball_ppo.options import StageConfig
-from eightball_ppo.ranks import is_main_process
-from eightball_ppo.runs import write_json
-from eightball_ppo.sharing_options import PushConfig
+from eightball_ppo.runtime.distributed import is_main_process
+from eightball_ppo.runtime.run import write_json
 
 ATTEMPTS = 3
 _FOLDERS = {"model": "", "dataset": "datasets/", "space": "spaces/"}

@@ -7,7 +7,7 @@ from eightball_ppo.errors import InputError
 from eightball_ppo.hub.bundles import CHECKPOINT, RECORDS, Bundle
 from eightball_ppo.hub.cards import recorded
 from eightball_ppo.hub.dataset_cards import space_card
-from eightball_ppo.runs import METRICS, read_config, read_results
+from eightball_ppo.runtime.run import METRICS, read_config, read_results
 
 REFERENCE, REWARD = "reference", "reward"
 PACKAGE = Path(__file__).parents[1]

@@ -9,15 +9,16 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from eightball_ppo import objective
-from eightball_ppo.configs import BestOfNConfig
+from eightball_ppo.config.methods import BestOfNConfig
 from eightball_ppo.errors import DryRun
 from eightball_ppo.evaluation import SplitGrades
-from eightball_ppo.methods.label_sets import with_labels
-from eightball_ppo.methods.task import Task, finish, load_splits, load_task, outlook
+from eightball_ppo.functional import objective
+from eightball_ppo.methods.prerequisites import outlook
+from eightball_ppo.methods.task import Task, finish, load_splits, load_task
+from eightball_ppo.models.label_inference import with_labels
 from eightball_ppo.models.modeling_recall import RecallForSequenceClassification
-from eightball_ppo.runs import Run, check_output_dir
-from eightball_ppo.tokenization import reads_at_most, token_table
+from eightball_ppo.models.tokenization import reads_at_most, token_table
+from eightball_ppo.runtime.run import Run, check_output_dir
 
 CANDIDATES = tuple(2**power for power in range(8))
 

@@ -9,20 +9,21 @@ from accelerate import PartialState
 from torch import Tensor
 from transformers import PreTrainedModel, set_seed
 
-from eightball_ppo import objective
-from eightball_ppo.configs import DistillConfig
+from eightball_ppo.config.methods import DistillConfig
 from eightball_ppo.data import split_by_question
 from eightball_ppo.errors import DryRun, InputError
-from eightball_ppo.methods.exact_trainer import Keeping, keeping_task
-from eightball_ppo.methods.fitting import fit, nothing
-from eightball_ppo.methods.label_sets import with_labels
-from eightball_ppo.methods.policies import check_rates, trainable_copy
-from eightball_ppo.methods.resume import resumption
-from eightball_ppo.methods.task import Task, finish, load_splits, load_task, outlook
+from eightball_ppo.functional import objective
+from eightball_ppo.methods.prerequisites import outlook
+from eightball_ppo.methods.resume_task import keeping_task
+from eightball_ppo.methods.task import Task, finish, load_splits, load_task
+from eightball_ppo.models.label_inference import with_labels
 from eightball_ppo.models.loading import table_logits_NK
-from eightball_ppo.ranks import num_processes
-from eightball_ppo.runs import Run, check_output_dir
-from eightball_ppo.signals import finishing
+from eightball_ppo.models.trainable import check_rates, trainable_copy
+from eightball_ppo.runtime.distributed import num_processes
+from eightball_ppo.runtime.run import Run, check_output_dir
+from eightball_ppo.runtime.signals import finishing
+from eightball_ppo.training.resume import Keeping, resumption
+from eightball_ppo.training.supervised import fit, nothing
 
 THRESHOLDS = (0.0, 0.5, 0.7, 0.9, 0.99)  # tried on the validation questions
 

@@ -9,17 +9,18 @@ from accelerate import PartialState
 from torch import Tensor
 from transformers import set_seed
 
-from eightball_ppo import objective
-from eightball_ppo.configs import ExactConfig
+from eightball_ppo.config.methods import ExactConfig
 from eightball_ppo.errors import DryRun
-from eightball_ppo.methods.exact_trainer import keeping_task
-from eightball_ppo.methods.fitting import fit
-from eightball_ppo.methods.label_sets import with_labels
-from eightball_ppo.methods.policies import check_rates, trainable_copy
-from eightball_ppo.methods.resume import resumption
-from eightball_ppo.methods.task import finish, load_splits, load_task, outlook
-from eightball_ppo.ranks import num_processes
-from eightball_ppo.runs import Run, check_output_dir
+from eightball_ppo.functional import objective
+from eightball_ppo.methods.prerequisites import outlook
+from eightball_ppo.methods.resume_task import keeping_task
+from eightball_ppo.methods.task import finish, load_splits, load_task
+from eightball_ppo.models.label_inference import with_labels
+from eightball_ppo.models.trainable import check_rates, trainable_copy
+from eightball_ppo.runtime.distributed import num_processes
+from eightball_ppo.runtime.run import Run, check_output_dir
+from eightball_ppo.training.resume import resumption
+from eightball_ppo.training.supervised import fit
 
 DEAREST = 0.001  # the least share of 1/kl_coef that annealing starts from
 

@@ -16,31 +16,33 @@ from typing import Any
 import torch
 from transformers import TrainerCallback, set_seed
 
-from eightball_ppo.adapters import Scores
-from eightball_ppo.configs import GRPOConfig
+from eightball_ppo.config.methods import GroupConfig, GRPOConfig
 from eightball_ppo.errors import DryRun, InputError
-from eightball_ppo.group_adapters import GroupPolicyAdapter, RowTokenizer
-from eightball_ppo.launches import require_equal_ranks, require_one_precision
-from eightball_ppo.method_options import GroupConfig
-from eightball_ppo.methods.checkpoints import Keeper
-from eightball_ppo.methods.completions import WatchedScores
-from eightball_ppo.methods.exact_trainer import ExactTrainer, Keeping, keeping_task
-from eightball_ppo.methods.fitting import MetricsCallback, replace_progress, reporting
-from eightball_ppo.methods.gradients import GradientWatch
-from eightball_ppo.methods.guards import LastBatch
-from eightball_ppo.methods.label_sets import with_labels
-from eightball_ppo.methods.policies import check_rates
-from eightball_ppo.methods.ppo import RANK_SEED_STEP, vectorised_log_softmax
-from eightball_ppo.methods.resume import resumption
-from eightball_ppo.methods.task import Task, finish, load_splits, load_task, outlook
-from eightball_ppo.methods.trackers import project, run_name, tracked
-from eightball_ppo.methods.training_grades import Till, check_one_till
-from eightball_ppo.methods.training_state import OfEveryRank, Part
+from eightball_ppo.graders.budgeted_scores import Till, check_one_till
+from eightball_ppo.methods.ppo import RANK_SEED_STEP
+from eightball_ppo.methods.prerequisites import outlook
+from eightball_ppo.methods.resume_task import keeping_task
+from eightball_ppo.methods.task import Task, finish, load_splits, load_task
+from eightball_ppo.models.label_inference import with_labels
 from eightball_ppo.models.lora import with_lora
-from eightball_ppo.questions import QuestionReader, SequenceIds
-from eightball_ppo.ranks import num_processes, rank
-from eightball_ppo.runs import Run, check_output_dir
-from eightball_ppo.signals import finishing
+from eightball_ppo.models.trainable import check_rates
+from eightball_ppo.runtime.distributed import num_processes, rank
+from eightball_ppo.runtime.launch import require_equal_ranks, require_one_precision
+from eightball_ppo.runtime.run import Run, check_output_dir
+from eightball_ppo.runtime.signals import finishing
+from eightball_ppo.training.checkpoint import Keeper
+from eightball_ppo.training.completions import WatchedScores
+from eightball_ppo.training.grad_norm import GradientWatch
+from eightball_ppo.training.guards import LastBatch
+from eightball_ppo.training.resume import Keeping, resumption
+from eightball_ppo.training.state import OfEveryRank, Part
+from eightball_ppo.training.supervised import MetricsCallback, replace_progress, reporting
+from eightball_ppo.training.trackers import project, run_name, tracked
+from eightball_ppo.training.trainer import ExactTrainer
+from eightball_ppo.trl_adapters.group import GroupPolicyAdapter, RowTokenizer
+from eightball_ppo.trl_adapters.policy import Scores
+from eightball_ppo.trl_adapters.prompt_ids import QuestionReader, SequenceIds
+from eightball_ppo.trl_adapters.speedups import vectorised_log_softmax
 
 LARGEST_DEFAULT_BATCH = 1200
 DEAREST = 0.02  # the least share of 1/kl_coef that annealing starts from

@@ -2,37 +2,35 @@
 
 import contextlib
 import gc
-import importlib
 import logging
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 from transformers import set_seed
 
-from eightball_ppo.configs import PPOConfig
+from eightball_ppo.config.methods import PPOConfig
 from eightball_ppo.errors import DryRun, InputError
-from eightball_ppo.launches import require_equal_ranks, require_one_precision
-from eightball_ppo.methods.batches import batch_size, generations
-from eightball_ppo.methods.episodes import Episodes
-from eightball_ppo.methods.exact_trainer import keeping_task
-from eightball_ppo.methods.fitting import replace_progress, reporting
-from eightball_ppo.methods.guards import may_end_early
-from eightball_ppo.methods.label_sets import with_labels
-from eightball_ppo.methods.policies import check_rates
-from eightball_ppo.methods.ppo_models import TRLModels, build_models
-from eightball_ppo.methods.ppo_watch import WatchedTraining
-from eightball_ppo.methods.resume import resumption
-from eightball_ppo.methods.task import finish, load_splits, load_task, outlook
-from eightball_ppo.methods.trackers import project, run_name, tracked
-from eightball_ppo.methods.training_grades import check_one_till
-from eightball_ppo.quick_adamw import QuickAdamW
-from eightball_ppo.ranks import is_main_process, num_processes
-from eightball_ppo.runs import Run, check_output_dir
-from eightball_ppo.signals import finishing
+from eightball_ppo.graders.budgeted_scores import check_one_till
+from eightball_ppo.methods.ppo_callbacks import WatchedTraining
+from eightball_ppo.methods.prerequisites import outlook
+from eightball_ppo.methods.resume_task import keeping_task
+from eightball_ppo.methods.task import finish, load_splits, load_task
+from eightball_ppo.models.label_inference import with_labels
+from eightball_ppo.models.trainable import check_rates
+from eightball_ppo.runtime.distributed import is_main_process, num_processes
+from eightball_ppo.runtime.launch import require_equal_ranks, require_one_precision
+from eightball_ppo.runtime.run import Run, check_output_dir
+from eightball_ppo.runtime.signals import finishing
+from eightball_ppo.training.guards import may_end_early
+from eightball_ppo.training.resume import resumption
+from eightball_ppo.training.supervised import replace_progress, reporting
+from eightball_ppo.training.trackers import project, run_name, tracked
+from eightball_ppo.trl_adapters.batch_sizes import batch_size, generations
+from eightball_ppo.trl_adapters.build import TRLModels, build_models
+from eightball_ppo.trl_adapters.sampler import Episodes
+from eightball_ppo.trl_adapters.speedups import QuickAdamW, vectorised_log_softmax
 
 logger = logging.getLogger(__name__)
 
@@ -194,22 +192,3 @@ def run_trainer(trainer: Any, config: PPOConfig) -> None:
             trainer.train()
     finally:
         gc.unfreeze()
-
-
-@contextlib.contextmanager
-def vectorised_log_softmax(trainer_module: str) -> Iterator[None]:
-    """TRL's `selective_log_softmax` without its Python loop over rows, which costs half of an update of 1200 episodes.
-
-    The same numbers bit for bit (`tests/test_trl_parity.py`), and TRL's own function is back in place afterwards.
-    """
-    module: Any = importlib.import_module(trainer_module)
-
-    def selective_log_softmax(logits: Tensor, index: Tensor) -> Tensor:
-        return logits.gather(-1, index.unsqueeze(-1)).squeeze(-1) - torch.logsumexp(logits, dim=-1)
-
-    original = module.selective_log_softmax
-    module.selective_log_softmax = selective_log_softmax
-    try:
-        yield
-    finally:
-        module.selective_log_softmax = original

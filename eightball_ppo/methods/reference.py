@@ -2,11 +2,12 @@
 
 from pathlib import Path
 
-from eightball_ppo.configs import ReferenceConfig
+from eightball_ppo.config.methods import ReferenceConfig
 from eightball_ppo.errors import DryRun
-from eightball_ppo.methods.label_sets import with_labels
-from eightball_ppo.methods.task import finish, load_splits, load_task, outlook
-from eightball_ppo.runs import Run, check_output_dir
+from eightball_ppo.methods.prerequisites import outlook
+from eightball_ppo.methods.task import finish, load_splits, load_task
+from eightball_ppo.models.label_inference import with_labels
+from eightball_ppo.runtime.run import Run, check_output_dir
 
 
 def train(config: ReferenceConfig) -> Path:

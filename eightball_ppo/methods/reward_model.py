@@ -7,27 +7,27 @@ import torch
 from sklearn.metrics import f1_score
 from transformers import PreTrainedModel, set_seed
 
-from eightball_ppo.calibration import expected_calibration_error, fit_temperature
-from eightball_ppo.configs import RewardConfig
+from eightball_ppo.config.stages import RewardConfig
 from eightball_ppo.data import Questions, load_both, split_by_question
 from eightball_ppo.evaluation import describe
+from eightball_ppo.functional.calibration import expected_calibration_error, fit_temperature
 from eightball_ppo.hub.cards import write_card
 from eightball_ppo.labels import LabelSet
-from eightball_ppo.launches import mixed_precision
-from eightball_ppo.locations import ADAPTER
-from eightball_ppo.methods.exact_trainer import keeping_fit
-from eightball_ppo.methods.fitting import fit
-from eightball_ppo.methods.label_sets import with_labels
-from eightball_ppo.methods.policies import check_rates
+from eightball_ppo.models.label_inference import with_labels
 from eightball_ppo.models.loading import load_new_classifier, text_logits_NK
 from eightball_ppo.models.lora import merged, with_lora
+from eightball_ppo.models.packaged import packaged_base
 from eightball_ppo.models.precision import last_linear
 from eightball_ppo.models.saving import save_adapter
-from eightball_ppo.packaged import packaged_base
-from eightball_ppo.ranks import is_main_process
+from eightball_ppo.models.tokenization import cut_at, reads_at_most, tokenize
+from eightball_ppo.models.trainable import check_rates
 from eightball_ppo.report.tables import print_record
-from eightball_ppo.runs import Run
-from eightball_ppo.tokenization import cut_at, reads_at_most, tokenize
+from eightball_ppo.runtime.distributed import is_main_process
+from eightball_ppo.runtime.launch import mixed_precision
+from eightball_ppo.runtime.paths import ADAPTER
+from eightball_ppo.runtime.run import Run
+from eightball_ppo.training.resume import keeping_fit
+from eightball_ppo.training.supervised import fit
 
 
 def train(config: RewardConfig) -> Path:

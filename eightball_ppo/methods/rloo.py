@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from eightball_ppo.configs import RLOOConfig
+from eightball_ppo.config.methods import RLOOConfig
 from eightball_ppo.methods import groups
 
 

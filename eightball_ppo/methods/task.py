@@ -1,6 +1,5 @@
 """What every graded method starts from: the reference, the questions, the grades. And what each one ends with."""
 
-import dataclasses
 import hashlib
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -13,31 +12,26 @@ from accelerate import PartialState
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from eightball_ppo.configs import GradedConfig, RewardConfig, SFTConfig
+from eightball_ppo.config.methods import GradedConfig, TermsConfig
 from eightball_ppo.data import Questions, load_both
-from eightball_ppo.data_options import DataConfig
-from eightball_ppo.errors import InputError, Stopped
 from eightball_ppo.evaluation import Made, SplitGrades, Yardstick, before_after, record
 from eightball_ppo.graders.base import convert_scores
-from eightball_ppo.graders.registry import check_graders, parse_grader
-from eightball_ppo.graders.texts import Joined, first_N
+from eightball_ppo.graders.budgeted_scores import TrainingGrades
+from eightball_ppo.graders.job import JobGrades, check_grades, grade_job
+from eightball_ppo.graders.registry import check_graders
+from eightball_ppo.graders.storage.texts import Joined
 from eightball_ppo.hub.cards import write_card
 from eightball_ppo.labels import LabelSet
-from eightball_ppo.launches import mixed_precision
-from eightball_ppo.method_options import TermsConfig
-from eightball_ppo.methods.grading import JobGrades, check_grades, estimate, grade_job
-from eightball_ppo.methods.training_grades import TrainingGrades
-from eightball_ppo.models.loading import check_checkpoint, label_set, load_classifier, table_logits_NK
+from eightball_ppo.methods.prerequisites import train_prerequisites
+from eightball_ppo.models.loading import label_set, load_classifier, table_logits_NK
 from eightball_ppo.models.saving import save_policy
-from eightball_ppo.progress import checkpoints_in, unfinished_path
-from eightball_ppo.ranks import is_main_process
-from eightball_ppo.recipes import read_recipe, read_section
+from eightball_ppo.models.tokenization import TokenTable, cut_at, reads_at_most, token_table, tokenize
 from eightball_ppo.report import plots, tables
-from eightball_ppo.runs import Run, read_config, read_metrics
-from eightball_ppo.tokenization import TokenTable, cut_at, reads_at_most, token_table, tokenize
+from eightball_ppo.runtime.distributed import is_main_process
+from eightball_ppo.runtime.launch import mixed_precision
+from eightball_ppo.runtime.run import Run, read_metrics
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
-INHERITED = (*(own.name for own in dataclasses.fields(DataConfig)), "seed", "report_to", "disable_tqdm")
 MOST_WATCHED = 8192  # training questions of which the exact metrics are measured at every logged step
 
 
@@ -121,69 +115,6 @@ def load_splits(config: TermsConfig) -> dict[str, Questions]:
     splits = dict(zip(("train", "heldout"), load_both(config, None, labels), strict=True))
     check_grades(config, labels, Joined([own.texts for own in splits.values()]))
     return splits
-
-
-def asks_reward_model(config: TermsConfig) -> bool:
-    """Whether the reward model is asked for grades."""
-    return config.grade_table is None and any(spec.name == "bert" for spec in parse_grader(config.grader))
-
-
-def train_prerequisites(config: TermsConfig) -> None:
-    """Train the reference and the reward model where they do not exist yet: those that stand at the default path, by
-    the defaults, and those that the recipe `--prerequisites` has a section for, by that.
-
-    Raises:
-        InputError: a model that is not there and that nothing says how to train; nothing is trained then.
-    """
-    from eightball_ppo.methods import reward_model, sft
-
-    wanted: list[tuple[str, str, str, Any, Any]] = [
-        ("sft", config.sft_model_path, "--sft_model_path", SFTConfig, sft.train)
-    ]
-    if asks_reward_model(config):
-        wanted.append(("reward", config.reward_model_path, "--reward_model_path", RewardConfig, reward_model.train))
-    missing = []
-    for section, path, flag, stage, train in wanted:
-        recipe = None if config.prerequisites is None else Path(config.prerequisites)
-        own = None if recipe is None else read_section(recipe, section)
-        ours = own is not None or path == stage.output_dir
-        if not ours or Path(path).exists():
-            check_checkpoint(path, flag)
-            if ours:
-                _check_same_data(Path(path), flag, config)
-        else:
-            shared = read_recipe(recipe, stage) if recipe is not None and own is not None else {}
-            inherited = {name: getattr(config, name) for name in INHERITED}
-            inherited["dataset_train_split"] = config.shared_train_split
-            length = {"max_length": config.max_length} if section == "sft" else {}
-            options = {**shared, **inherited, **length, **(own or {}), "output_dir": path}
-            if checkpoints_in(unfinished_path(Path(path).absolute())):  # it was stopped, as a part of this very job
-                options["resume_from_checkpoint"] = "true"
-            missing.append((train, stage(**options)))
-    for train, options_of_stage in missing:
-        try:
-            train(options_of_stage)
-        except Stopped as stop:
-            told = f"stopped while {options_of_stage.output_dir} was trained; the same command goes on with it"
-            raise Stopped(told, stop.signal_number) from None
-
-
-def _check_same_data(run: Path, flag: str, config: TermsConfig) -> None:
-    """Raises InputError if a run that would be reused by default was trained on other data."""
-    trained_on = read_config(run)["dataset_name"]
-    if Path(trained_on).absolute() != Path(config.dataset_name).absolute():
-        raise InputError(
-            f"{run}: was trained on {trained_on}, not on --dataset_name {config.dataset_name}; name another {flag}, or "
-            "this one with ./ in front to use it all the same"
-        )
-
-
-def outlook(config: TermsConfig, questions: dict[str, Questions]) -> str:
-    """What grading would cost, in words; trains nothing and asks nobody."""
-    texts = Joined([split.texts for split in questions.values()])
-    if asks_reward_model(config) and not Path(config.reward_model_path).exists():
-        return f"{first_N(texts).sum()} questions for --grader {config.grader}: its reward model would be trained first"
-    return estimate(config, config.label_set(), texts)
 
 
 def load_task(config: GradedConfig, questions: dict[str, Questions]) -> Task:

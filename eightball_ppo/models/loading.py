@@ -14,13 +14,13 @@ from transformers import (
 from eightball_ppo.data import Questions
 from eightball_ppo.errors import InputError
 from eightball_ppo.labels import LabelSet
-from eightball_ppo.locations import local_path
 from eightball_ppo.models.attention import has_to_be_waited_for, without_waiting
+from eightball_ppo.models.finetuned import few_of, load_whole
+from eightball_ppo.models.packaged import PACKAGED_MINILM, checked_minilm_dir
 from eightball_ppo.models.precision import in_dtype
-from eightball_ppo.models.trust import ADAPTER_CONFIG, check_files, unloadable, warn_of_code
-from eightball_ppo.models.whole import few_of, load_whole
-from eightball_ppo.packaged import PACKAGED_MINILM, checked_minilm_dir
-from eightball_ppo.tokenization import TokenTable, cut_at, reads_at_most, tokenize
+from eightball_ppo.models.safe_loading import ADAPTER_CONFIG, check_files, unloadable, warn_of_code
+from eightball_ppo.models.tokenization import TokenTable, cut_at, reads_at_most, tokenize
+from eightball_ppo.runtime.paths import local_path
 
 
 def check_checkpoint(name: str, flag: str) -> Path | None:

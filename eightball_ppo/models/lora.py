@@ -7,9 +7,9 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
+from eightball_ppo.config.model import LoraOptions
 from eightball_ppo.errors import InputError
-from eightball_ppo.model_options import LoraOptions
-from eightball_ppo.models.weights import weights_fingerprint
+from eightball_ppo.models.fingerprint import weights_fingerprint
 
 # Query and value projections, as in the paper, of architectures that PEFT has no default for; of the small classifier
 # every layer between embedding and head.

@@ -7,9 +7,9 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from eightball_ppo.errors import InputError
-from eightball_ppo.locations import ADAPTER
+from eightball_ppo.models.fingerprint import weights_fingerprint
 from eightball_ppo.models.lora import has_adapters, merged
-from eightball_ppo.models.weights import weights_fingerprint
+from eightball_ppo.runtime.paths import ADAPTER
 
 BASE = "base.json"  # beside adapters: the fingerprint of the weights that they were trained on
 

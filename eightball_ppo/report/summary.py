@@ -5,8 +5,8 @@ from pathlib import Path
 from typing import Any
 
 from eightball_ppo.errors import InputError
-from eightball_ppo.markdown import escaped
-from eightball_ppo.runs import RESULTS, read_config, read_results
+from eightball_ppo.report.markdown import escaped
+from eightball_ppo.runtime.run import RESULTS, read_config, read_results
 
 _METRICS = {
     "sft": ("heldout: gold_accuracy", "heldout: prior_p_value", "seconds"),

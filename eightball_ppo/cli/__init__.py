@@ -1,0 +1,1 @@
+"""The commands, the parser of their flags, and the exit codes."""

@@ -1,0 +1,198 @@
+"""Every command by its name: which options it takes and what it runs. The scripts and `eightball NAME` are these."""
+
+import importlib
+import sys
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+from eightball_ppo import __version__
+from eightball_ppo.cli.parser import build_parser
+from eightball_ppo.cli.parser import main as run_command
+
+
+class Command(NamedTuple):
+    """A config class and a function that takes one, as "module:name" within the package; and what it is for.
+
+    `examples`: what may follow its name. `first`: the option that values without a flag, standing first, belong to.
+    """
+
+    config: str
+    stage: str
+    purpose: str
+    examples: tuple[str, ...]
+    first: str | None = None
+
+    @property
+    def config_class(self) -> type[Any]:
+        module, _, name = self.config.partition(":")
+        return getattr(importlib.import_module(f"eightball_ppo.{module}"), name)
+
+    def arguments(self, argv: Sequence[str]) -> list[str]:
+        """`argv` with the flag in front of the values that stand first without one."""
+        return [f"--{self.first}", *argv] if self.first and argv and not argv[0].startswith("-") else list(argv)
+
+
+COMMANDS = {
+    "sft": Command(
+        "config.stages:SFTConfig",
+        "methods.sft:train",
+        "fine-tune the reference on random answers",
+        ("", "--tokenizer whitespace --output_dir runs/sft-whitespace"),
+    ),
+    "reward": Command(
+        "config.stages:RewardConfig",
+        "methods.reward_model:train",
+        "fine-tune a BERT as grader",
+        ("", "--use_peft --learning_rate 2e-3 --output_dir runs/reward-lora"),
+    ),
+    "grade": Command(
+        "config.stages:GradeConfig",
+        "graders.export:run",
+        "fill the grade store, export grades.parquet",
+        ("", "--grader api --grader_model NAME --grader_base_url http://127.0.0.1:8000/v1 --dry_run"),
+    ),
+    "audit": Command(
+        "config.stages:AuditConfig",
+        "audit.run:run",
+        "judge a grader before it is believed",
+        ("--grader bert --gold datasets/eightball/heldout.jsonl",),
+    ),
+    "distill": Command(
+        "config.methods:DistillConfig",
+        "methods.distill:train",
+        "distil the grader: hard, soft, Boltzmann",
+        ("", "--target boltzmann --kl_coef 0.5 --output_dir runs/boltzmann"),
+    ),
+    "ppo": Command(
+        "config.methods:PPOConfig",
+        "methods.ppo:train",
+        "TRL's PPO on the grader's scores",
+        ("", "--kl_coef 0.5 --seed 1 --output_dir runs/ppo-0.5", "--push_to_hub --hub_model_id ME/eight-ball"),
+    ),
+    "rloo": Command(
+        "config.methods:RLOOConfig", "methods.rloo:train", "TRL's RLOO on the grader's scores", ("", "--kl_coef 0.5")
+    ),
+    "grpo": Command(
+        "config.methods:GRPOConfig",
+        "methods.grpo:train",
+        "TRL's GRPO on the grader's scores",
+        ("", "--scale_rewards none"),
+    ),
+    "best_of_n": Command(
+        "config.methods:BestOfNConfig",
+        "methods.best_of_n:train",
+        "the best of n answers, without training",
+        ("--best_of 8",),
+    ),
+    "exact": Command(
+        "config.methods:ExactConfig",
+        "methods.exact:train",
+        "the objective's exact gradient, the ceiling",
+        ("--kl_coef 0.5",),
+    ),
+    "compare": Command(
+        "config.compare:CompareConfig",
+        "comparison.compare:run",
+        "all of these on the same grades",
+        ("", "--methods distill ppo exact --seeds 0 1 2 3 4 --output_dir runs/compare-5"),
+    ),
+    "predict": Command(
+        "config.stages:PredictConfig",
+        "predict:run",
+        "ask a trained policy",
+        ('"Will I be rich?"', "--file questions.txt --model_name_or_path runs/sft --sample"),
+        first="question",
+    ),
+    "report": Command(
+        "config.tools:ReportConfig",
+        "comparison.report.rewrite:run",
+        "tables of runs; the page of a comparison or an audit anew",
+        ("runs/ppo runs/distill", "runs/compare"),
+        first="run_dirs",
+    ),
+    "push": Command(
+        "config.tools:PushConfig",
+        "hub.push:run",
+        "upload a finished run to the Hugging Face Hub",
+        ("runs/ppo --repo_id ME/eight-ball --dry_run", "runs/distill runs/ppo --repo_id ME/ask-the-ball --space"),
+        first="run_dirs",
+    ),
+    "demo": Command(
+        "config.tools:DemoConfig",
+        "demo.app:run",
+        "ask trained policies in the browser",
+        ("", "runs/distill runs/ppo --server_port 7861"),
+        first="runs",
+    ),
+    "env": Command("config.tools:EnvConfig", "cli.env:run", "versions and machine, for a bug report", ("",)),
+}
+SHELLS = ("bash", "zsh", "tcsh")
+
+
+def run(name: str, argv: Sequence[str] | None = None) -> None:
+    """Run a command with `argv`, by default the process's; see `parser.main` for the exit codes."""
+    command = COMMANDS[name]
+    arguments = command.arguments(sys.argv[1:] if argv is None else argv)
+    examples = "\n".join(f"  eightball {name} {example}".rstrip() for example in command.examples)
+    stage = f"eightball_ppo.{command.stage}"
+    run_command(command.config_class, stage, arguments, usage_of(name), f"examples:\n{examples}")
+
+
+def usage_of(name: str) -> str:
+    """The usage line of a command."""
+    first = COMMANDS[name].first
+    return f"eightball {name} {first.upper() + ' ' if first else ''}[options]"
+
+
+def main() -> None:
+    """`eightball NAME [options]`."""
+    arguments = sys.argv[1:]
+    if arguments and arguments[0] in COMMANDS:
+        run(arguments[0], arguments[1:])
+    elif arguments in (["-h"], ["--help"]):
+        print(overview())
+    elif arguments == ["--version"]:
+        print(f"eightball-ppo {__version__}")
+    elif len(arguments) == 2 and arguments[0] == "completion" and arguments[1] in SHELLS:
+        print(completion(arguments[1]))
+    else:
+        given = f"unknown command {arguments[0]!r}" if arguments else "which command?"
+        if arguments and arguments[0] == "completion":
+            given = f"completion: for which shell? {', '.join(SHELLS)}"
+        print(f"eightball: {given}; one of {', '.join([*COMMANDS, 'completion'])}", file=sys.stderr)
+        sys.exit(2)
+
+
+def overview() -> str:
+    """What `eightball --help` prints."""
+    lines = ["usage: eightball COMMAND [options]; eightball COMMAND --help", ""]
+    lines += [f"  {name:<10} {command.purpose}" for name, command in COMMANDS.items()]
+    lines += [f"  completion the completion script of a shell: {', '.join(SHELLS)}", "", "examples:"]
+    lines += [
+        f"  eightball {name} {COMMANDS[name].examples[0]}".rstrip() for name in ("ppo", "predict", "compare", "demo")
+    ]
+    lines += ['  eval "$(eightball completion bash)"']
+    return "\n".join(lines)
+
+
+def completion(shell: str) -> str:
+    """The script that lets `shell` complete commands, options, choices and paths."""
+    import argparse
+
+    import shtab
+
+    parser = argparse.ArgumentParser("eightball")
+    parser.add_argument("--version", action="store_true", help="print the version")
+    commands = parser.add_subparsers(metavar="COMMAND")
+    for name, command in COMMANDS.items():
+        options = build_parser(command.config_class)
+        for action in options._actions:
+            if not action.choices and action.dest.endswith(
+                ("dir", "dirs", "path", "runs", "comparison", "dataset_name")
+            ):
+                action.complete = shtab.DIRECTORY
+            elif action.dest in ("config", "file", "gold", "grade_table", "grade_store"):
+                action.complete = shtab.FILE
+        commands.add_parser(name, parents=[options], add_help=False, help=command.purpose)
+    commands.add_parser("completion", help="print a completion script").add_argument("shell", choices=SHELLS)
+    return shtab.complete(parser, shell)

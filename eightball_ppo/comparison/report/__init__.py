@@ -1,0 +1,1 @@
+"""The report of a comparison: its data, tables, figures and page."""

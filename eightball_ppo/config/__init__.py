@@ -1,0 +1,1 @@
+"""Every option of every command, and the table of methods. Nothing here imports torch."""

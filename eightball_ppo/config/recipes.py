@@ -1,0 +1,117 @@
+"""From a YAML file to the options of one stage.
+
+A file is either the options of one stage, or a recipe for several: then a mapping under a stage's name (`sft:`,
+`reward:`, `ppo:` ...) holds what is that stage's own, and everything else belongs to all stages that have the option.
+"""
+
+import os
+from pathlib import Path
+from typing import Any, get_type_hints
+
+from eightball_ppo.config import methods, stages
+from eightball_ppo.config.compare import CompareConfig
+from eightball_ppo.config.methods import TermsConfig
+from eightball_ppo.config.trl_unsupported import TRL_OPTIONS
+from eightball_ppo.errors import InputError
+
+SECTIONS: dict[str, type[Any]] = {
+    "sft": stages.SFTConfig,
+    "reward": stages.RewardConfig,
+    "grade": stages.GradeConfig,
+    "audit": stages.AuditConfig,
+    "distill": methods.DistillConfig,
+    "ppo": methods.PPOConfig,
+    "rloo": methods.RLOOConfig,
+    "grpo": methods.GRPOConfig,
+    "best_of_n": methods.BestOfNConfig,
+    "exact": methods.ExactConfig,
+    "compare": CompareConfig,
+}
+
+
+def read_recipe(file: Path, config_class: type[Any]) -> dict[str, Any]:
+    """The options that `file` has for the stage of `config_class`, each as its field's type; an `env` mapping is set in
+    the environment, as TRL does.
+
+    A recipe that says how to train the reference or the reward model is the graded stages' `prerequisites`, too.
+
+    Raises:
+        InputError: an unreadable file, an unknown or refused option, or a value of the wrong type.
+    """
+    content = _content(file)
+    _set_environment(content.pop("env", None) or {}, file)
+    sections = {name: content.pop(name) for name in SECTIONS if isinstance(content.get(name), dict)}
+    if not sections:
+        return _typed(content, config_class, file)
+    for key in content:
+        if not any(key in get_type_hints(own) for own in SECTIONS.values()):
+            raise InputError(f"{file}: unknown option {key!r}; see --help")
+    known = get_type_hints(config_class)
+    own = next((name for name, of in SECTIONS.items() if of is config_class), "")
+    options = _typed({key: value for key, value in content.items() if key in known}, config_class, file)
+    options |= _typed(sections.get(own, {}), config_class, file)
+    if issubclass(config_class, TermsConfig) and {"sft", "reward"} & set(sections):
+        options.setdefault("prerequisites", str(file))
+    return options
+
+
+def read_section(file: Path, name: str) -> dict[str, Any] | None:
+    """What `file` says under `name` alone, each option as its field's type; None where it says nothing.
+
+    Raises:
+        InputError: as `read_recipe`.
+    """
+    section = _content(file).get(name)
+    return _typed(section, SECTIONS[name], file) if isinstance(section, dict) else None
+
+
+def _set_environment(variables: Any, file: Path) -> None:
+    try:
+        os.environ.update({str(name): str(value) for name, value in variables.items()})
+    except (AttributeError, ValueError) as error:  # no mapping, or a name or value that the system does not take
+        raise InputError(f"{file}: env: a mapping of NAME: value is needed, got {variables!r:.60} ({error})") from None
+
+
+def _content(file: Path) -> dict[str, Any]:
+    import yaml
+
+    try:
+        text = file.read_text(encoding="utf-8")
+        content = yaml.safe_load(text)
+        _refuse_twice(yaml.compose(text, yaml.SafeLoader))
+    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
+        raise InputError(f"{file}: unreadable YAML ({' '.join(str(error).split())})") from None
+    if not isinstance(content, dict):
+        raise InputError(f"{file}: a YAML mapping of options is needed")
+    return content
+
+
+def _refuse_twice(node: Any) -> None:
+    """Raises ValueError where a mapping at the top or in a section names an option twice: YAML takes the last one."""
+    names: set[str] = set()
+    for key, value in node.value if getattr(node, "tag", "").endswith(":map") else ():
+        if key.value in names:
+            raise ValueError(f"{key.value!r} stands twice, the second time on line {key.start_mark.line + 1}")
+        names.add(key.value)
+        _refuse_twice(value)
+
+
+def _typed(content: dict[str, Any], config_class: type[Any], file: Path) -> dict[str, Any]:
+    from pydantic import TypeAdapter, ValidationError
+
+    types = get_type_hints(config_class)
+    options: dict[str, Any] = {}
+    for key, value in content.items():
+        if config_class is methods.PPOConfig and key in TRL_OPTIONS:
+            raise InputError(f"{file}: {key}: not an option here: {TRL_OPTIONS[key][1]}")
+        if key not in types:
+            raise InputError(f"{file}: unknown option {key!r}; see --help")
+        if isinstance(value, bool) and key == "resume_from_checkpoint":
+            value = str(value).lower()  # as the flag has it
+        if isinstance(value, bool) and types[key] is not bool:
+            raise InputError(f"{file}: {key} {value!r}: no yes or no is meant here; see --help")
+        try:
+            options[key] = TypeAdapter(types[key]).validate_python(value)
+        except ValidationError as error:
+            raise InputError(f"{file}: {key} {value!r}: {error.errors()[0]['msg']}") from None
+    return options

@@ -1,0 +1,1 @@
+"""Pure functions of tensors: the exact objective, PPO's losses, calibration, statistics."""

@@ -1,0 +1,227 @@
+"""The grades of a job, made before anything is trained: by the main process, through the store, within the budget."""
+
+import json
+import logging
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from eightball_ppo.config.grader import GraderConfig
+from eightball_ppo.config.methods import GradedConfig, TermsConfig
+from eightball_ppo.data import Questions
+from eightball_ppo.errors import IncompleteError, InputError
+from eightball_ppo.graders.budget import Budget
+from eightball_ppo.graders.prompts import Prompt
+from eightball_ppo.graders.registry import load_graders
+from eightball_ppo.graders.storage.sources import STATUSES, GradeSource, Noisy
+from eightball_ppo.graders.storage.splits import SplitOfGrades, missing_mass, read_split
+from eightball_ppo.graders.storage.store import GradeStore
+from eightball_ppo.graders.storage.table import GradeTable
+from eightball_ppo.graders.storage.texts import first_N
+from eightball_ppo.labels import LabelSet
+from eightball_ppo.runtime.distributed import from_main_process
+
+logger = logging.getLogger(__name__)
+
+WEAK_GRADER_ACCURACY = 0.6
+
+
+@dataclass(frozen=True)
+class JobGrades:
+    """Grades by split, who made them, and `record`, what they took, for results.json.
+
+    Under `lessons` stands what training is to learn from: those of `train`, with `--grader_noise` in them.
+    """
+
+    grades: dict[str, SplitOfGrades]
+    fingerprint: str
+    record: dict[str, Any]
+
+
+def store_path(config: GraderConfig) -> Path:
+    """The grade store of a stage."""
+    return Path(config.grade_store)
+
+
+def kept(config: GraderConfig) -> str:
+    """What becomes of the grades of a run that stops, and how to go on, for the end of its message."""
+    if config.grade_table is not None:
+        return "grade what is missing (scripts/grade.py), or allow more with --max_grade_failures"
+    return f"every good grade is kept in {config.grade_store}; run the same command again to ask for what is missing"
+
+
+def budget_of(config: GraderConfig) -> Budget:
+    """What a stage may spend on its grader."""
+    return Budget(config.max_grader_calls, config.max_cost, config.price_per_1k_tokens, config.grading_timeout)
+
+
+def spent(config: GraderConfig, budget: Budget) -> dict[str, Any]:
+    """What a run's calls took, for its results."""
+    cost = budget.cost if config.price_per_1k_tokens is not None else None
+    return {"calls_made": budget.calls, "tokens": budget.tokens, "cost": cost}
+
+
+def source_of(config: GraderConfig, labels: LabelSet, store: GradeStore, budget: Budget) -> GradeSource:
+    """The grade table that is named, or the grader behind the store."""
+    if config.grade_table is not None:
+        return GradeTable(config.grade_table, labels)
+    return load_graders(config, labels, store, budget)
+
+
+def check_grades(config: GraderConfig, labels: LabelSet, texts: Sequence[str]) -> None:
+    """What can be said against the grade table or the grade store before anything is trained or asked.
+
+    Raises:
+        InputError: a table that is none or lacks a question, or a file that is no store.
+    """
+    if config.grade_table is not None:
+        GradeTable(config.grade_table, labels).fill(texts)
+    else:
+        GradeStore(store_path(config)).close()
+
+
+def estimate(config: GraderConfig, labels: LabelSet, texts: Sequence[str]) -> str:
+    """What grading `texts` would take, in words; asks no grader."""
+    unique = int(first_N(texts).sum())
+    if config.grade_table is not None:
+        return f"{unique} questions, all grades from {config.grade_table}: 0 calls"
+    with GradeStore(store_path(config)) as store:
+        source = load_graders(config, labels, store, budget_of(config))
+        calls, tokens = source.outlook(texts)
+    cost = (
+        "" if config.price_per_1k_tokens is None else f", cost about {tokens / 1000 * config.price_per_1k_tokens:.4g}"
+    )
+    return (
+        f"{unique} questions for --grader {config.grader}: {calls} calls to make (the rest is in "
+        f"{config.grade_store}), about {tokens} tokens{cost}"
+    )
+
+
+def grade_job(config: GradedConfig, labels: LabelSet, questions: Mapping[str, Questions]) -> JobGrades:
+    """Grades of both splits, on every process; each question is asked once in the whole job, by the main one.
+
+    The held-out questions come first, so that a grader that is too weak is found out before the rest is paid for.
+
+    Raises:
+        InputError: a bad grader or table, or a grader that is too weak or failed its audit.
+        IncompleteError: too many grades failed.
+    """
+    return from_main_process(lambda: _grade_job(config, labels, questions), config.ddp_timeout)
+
+
+def _grade_job(config: GradedConfig, labels: LabelSet, questions: Mapping[str, Questions]) -> JobGrades:
+    budget = budget_of(config)
+    with GradeStore(store_path(config)) as store:
+        source = source_of(config, labels, store, budget)
+        if not source.deliberate:
+            _check_audits(config, store.audits_of(source.fingerprints))
+        grades: dict[str, SplitOfGrades] = {}
+        for split in ("heldout", "train"):
+            source.fill(questions[split].texts)
+            grades[split] = read_split(source, questions[split].texts)
+            if split == "heldout" and not source.deliberate:
+                _check_accuracy(config, grades[split], questions[split])
+        record, lessons = _record(config, source, grades, budget), grades["train"]
+        if config.grader_noise:
+            lessons = read_split(Noisy(source, config.grader_noise, config.seed), questions["train"].texts)
+    return JobGrades({**grades, "lessons": lessons}, source.fingerprint, record)
+
+
+def _record(
+    config: TermsConfig, source: GradeSource, grades: Mapping[str, SplitOfGrades], budget: Budget
+) -> dict[str, Any]:
+    """The grades of a job in numbers, for results.json.
+
+    Raises:
+        IncompleteError: too many grades failed, or a split has no whole one.
+    """
+    count: Counter[str] = sum((own.count for own in grades.values()), Counter())
+    check_failures(config, count, [detail for own in grades.values() for detail in own.details], budget)
+    for split, own in grades.items():
+        if not own.whole_N.any():
+            raise IncompleteError(
+                f"grader {config.grader}: no {split} question has a whole grade ({budget.stopped}); {kept(config)}"
+            )
+    dropped = {split: int((~own.whole_N).sum()) for split, own in grades.items()}
+    if any(dropped.values()):
+        logger.warning(
+            "grader %s: %d training and %d held-out questions have no whole grade and are left out%s",
+            *(config.grader, dropped["train"], dropped["heldout"]),
+            f" ({budget.stopped})" if budget.stopped else "",
+        )
+    return {
+        **{status: count[status] for status in STATUSES},
+        "failure_rate": failure_rate(count),
+        "missing_mass": missing_mass(grades.values()),
+        "dropped_questions": dropped,
+        "calls": sum(own.calls for own in grades.values()),
+        **spent(config, budget),
+        "stopped": budget.stopped,
+        "grader_settings": source.settings,
+        "prompt": _prompt(config, source),
+    }
+
+
+def _prompt(config: TermsConfig, source: GradeSource) -> str | None:
+    """The text of the prompt that a judge was given; None for graders that read none."""
+    if "prompt_sha256" not in json.dumps(source.settings):
+        return None
+    return Prompt.load(config.grader_prompt, config.label_set()).source
+
+
+def failure_rate(count: Counter[str]) -> float:
+    """Share of the pairs that were asked whose grade failed or was refused."""
+    asked = count.total() - count["skipped"]
+    return (count["failed"] + count["refused"]) / asked if asked else 0.0
+
+
+def check_failures(config: GraderConfig, count: Counter[str], details: Sequence[str], budget: Budget) -> None:
+    """Raises IncompleteError if more grades failed than is allowed, or if there is none; what is good is kept.
+
+    `count`: (question, label) pairs by status; `details`: some of what went wrong.
+    """
+    rate, asked = failure_rate(count), count.total() - count["skipped"]
+    example = f", e.g. {details[0]}" if details else ""
+    if rate > config.max_grade_failures:
+        raise IncompleteError(
+            f"grader {config.grader}: {rate:.1%} of {asked} grades failed ({count['failed']} failed, "
+            f"{count['refused']} refused{example}), above --max_grade_failures {config.max_grade_failures}; "
+            f"{kept(config)}"
+        )
+    if budget.broken:
+        raise IncompleteError(f"grader {config.grader}: {budget.stopped}; {kept(config)}")
+    if not count["ok"]:
+        why = f" ({budget.stopped})" if budget.stopped else example
+        raise IncompleteError(f"grader {config.grader}: no grade was made{why}; {kept(config)}")
+
+
+def _check_audits(config: TermsConfig, audits: list[dict[str, Any]]) -> None:
+    """Raises InputError if a grader failed its last audit, unless that is allowed."""
+    for audit in audits:
+        if not audit["failed_checks"]:
+            continue
+        message = f"grader {config.grader}: failed its audit ({'; '.join(audit['failed_checks'])})"
+        if not config.allow_weak_grader:
+            raise InputError(f"{message}; see {audit['report']}, use another or pass --allow_weak_grader")
+        logger.warning("%s (allowed by --allow_weak_grader)", message)
+
+
+def _check_accuracy(config: TermsConfig, grades: SplitOfGrades, heldout: Questions) -> None:
+    """Raises InputError if the accuracy on the held-out wishes is not above 0.6, unless that is allowed."""
+    whole_N = torch.from_numpy(grades.whole_N)
+    if not whole_N.any():
+        return  # `check_failures` says so
+    gold_N = torch.as_tensor(heldout.label_ids)[whole_N]
+    accuracy = (grades.logp_NK[whole_N].argmax(-1) == gold_N).float().mean().item()
+    if accuracy <= WEAK_GRADER_ACCURACY:
+        message = (
+            f"grader {config.grader}: held-out accuracy {accuracy:.3f} is not above {WEAK_GRADER_ACCURACY}; "
+            "it would teach its mistakes"
+        )
+        if not config.allow_weak_grader:
+            raise InputError(f"{message}; train a better one or pass --allow_weak_grader")
+        logger.warning("%s (allowed by --allow_weak_grader)", message)

@@ -1,0 +1,1 @@
+"""Where grades are kept and read: the grade store, exported tables, and sources made of other sources."""

@@ -1,0 +1,1 @@
+"""What any run needs of the machine: its directory, atomic files, processes, signals, clear errors."""

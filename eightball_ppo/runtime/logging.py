@@ -1,0 +1,31 @@
+"""What is printed beside a stage's own lines: our notices from one process, and next to nothing from the libraries."""
+
+import logging
+import os
+import sys
+
+from eightball_ppo.runtime.distributed import is_main_process
+
+
+def quiet_ourselves() -> None:
+    """Our own notices on stderr, from one process; TRL's notice on experimental modules and telemetry off."""
+    level = logging.WARNING if is_main_process() else logging.CRITICAL
+    logging.basicConfig(level=level, format="%(message)s", stream=sys.stderr)
+    if is_main_process():
+        logging.getLogger("eightball_ppo").setLevel(logging.INFO)
+    logging.getLogger("stamina").setLevel(logging.ERROR)  # a line for every retry of a call; its end is what counts
+    os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")
+    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+
+
+def quiet_libraries() -> None:
+    """No bars and reports for loading and writing weights: a stage's own bar is the one that matters."""
+    import warnings
+
+    from transformers.utils import logging as transformers_logging
+
+    # PEFT asks transformers by an old name, once for every model that is wrapped
+    warnings.filterwarnings("ignore", message="`is_gradient_checkpointing` is deprecated", category=FutureWarning)
+
+    transformers_logging.disable_progress_bar()
+    transformers_logging.set_verbosity_error()

@@ -1,0 +1,58 @@
+"""How far an unfinished run has come: its checkpoints, and what is cut off when it goes on from one of them."""
+
+import dataclasses
+import os
+import shutil
+from pathlib import Path
+
+from eightball_ppo.runtime.atomic_io import drop_directory
+
+METRICS = "metrics.jsonl"
+
+
+@dataclasses.dataclass(frozen=True)
+class Progress:
+    """How far a run had come at a checkpoint: updates, bytes of metrics.jsonl, wall seconds."""
+
+    update: int
+    metrics_bytes: int
+    seconds: float
+
+
+def unfinished_path(path: Path) -> Path:
+    """Where a run is written that will be `path`."""
+    return path.with_name(path.name + ".unfinished")
+
+
+def checkpoints_in(directory: Path) -> list[Path]:
+    """The checkpoints of a run that have their name, oldest first."""
+    found = [path for path in directory.glob("checkpoint-*") if path.name.removeprefix("checkpoint-").isdigit()]
+    return sorted(found, key=update_of)
+
+
+def update_of(checkpoint: Path) -> int:
+    """The update after which a checkpoint was written."""
+    return int(checkpoint.name.removeprefix("checkpoint-"))
+
+
+def empty(directory: Path) -> None:
+    """Remove what is in a directory, but not the directory, which is locked."""
+    for path in directory.iterdir():
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        else:
+            path.unlink()
+
+
+def put_back(directory: Path, progress: Progress) -> None:
+    """Cut off what was written after a checkpoint: later checkpoints, halves of some, and rows of metrics.jsonl."""
+    for path in (*directory.glob(".checkpoint-*"), *directory.glob(".dropped-*")):
+        shutil.rmtree(path)
+    for path in checkpoints_in(directory):
+        if update_of(path) > progress.update:
+            drop_directory(path)
+    metrics = directory / METRICS
+    if progress.metrics_bytes:
+        os.truncate(metrics, progress.metrics_bytes)
+    else:
+        metrics.unlink(missing_ok=True)

@@ -1,0 +1,1 @@
+"""How any training is logged, guarded, stopped and resumed."""

@@ -1,0 +1,101 @@
+"""What the policy really answered: every few updates the sampled answers of one update, as a file and as a table."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+from torch import Tensor, nn
+
+from eightball_ppo.config.methods import SampledConfig
+from eightball_ppo.data import pairs
+from eightball_ppo.report.tables import print_completions
+from eightball_ppo.runtime.distributed import is_main_process
+from eightball_ppo.trl_adapters.policy import PolicyAdapter
+
+DIRECTORY = "completions"
+
+
+@torch.no_grad()
+def action_logp_B(policy: PolicyAdapter, rows_B: Tensor, actions_B: Tensor, temperature: float) -> Tensor:
+    """Log-probabilities of answers as the policy samples them now, in nats. Draws nothing."""
+    ids = policy.by_row.reader.ids
+    device = next(policy.parameters()).device
+    logits_BK1 = policy(ids.question_ids(rows_B.to(device)).unsqueeze(1)).logits[:, 0]
+    logp_BK1 = (logits_BK1 / temperature).log_softmax(-1)
+    return logp_BK1.gather(1, ids.action_ids(actions_B.to(device)).unsqueeze(1)).squeeze(1)
+
+
+class WatchedScores(nn.Module):
+    """`scores` with a window: hands on the scores of sampled answers, and shows those of some updates.
+
+    A trainer asks for the scores of all answers of an update at once, while the weights are still those that answered;
+    so what is written is what training itself drew and was told. Nothing more is drawn, and no grader is asked.
+
+    Args:
+        scores: the till; paid as if nobody looked.
+        policy, reference: read, never changed.
+        terms: (temperature of the answers, price of KL in the reward) of the update that is going on.
+        updates: how many there will be; the first and the last are always written.
+        directory: that of the run.
+    """
+
+    def __init__(
+        self,
+        config: SampledConfig,
+        scores: nn.Module,
+        policy: PolicyAdapter,
+        reference: PolicyAdapter,
+        terms: Callable[[], tuple[float, float]],
+        questions: Sequence[str],
+        labels: Sequence[str],
+        updates: int,
+        directory: Path,
+    ):
+        super().__init__()
+        self.scores = scores
+        self.config, self.terms, self.questions, self.labels = config, terms, questions, labels
+        self.updates, self.directory = updates, directory / DIRECTORY
+        self.step = 0
+        # not submodules of the reward model: it is moved, prepared and counted by the trainer
+        self._policies = {"policy": policy, "reference": reference}
+
+    def forward(self, rows_B: Tensor, actions_B: Tensor) -> Tensor:
+        score_B = self.scores(rows_B, actions_B)
+        self.step += 1
+        due = self.step in (1, self.updates) or self.step % self.config.completions_steps == 0
+        if due and is_main_process():
+            self._show(self.table(rows_B, actions_B, score_B))
+        return score_B
+
+    def state(self) -> dict[str, Any]:
+        return {"step": self.step}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        self.step = state["step"]
+
+    def table(self, rows_B: Tensor, actions_B: Tensor, score_B: Tensor) -> pd.DataFrame:
+        """One row per answer: step, question (and text_pair), answer, probability, score, kl (a sample), reward."""
+        temperature, beta = self.terms()
+        logp_B, ref_logp_B = (
+            action_logp_B(self._policies[name], rows_B, actions_B, temperature).double().cpu()
+            for name in ("policy", "reference")
+        )
+        kl_B, score_B = logp_B - ref_logp_B, score_B.detach().double().cpu()
+        return pd.DataFrame(
+            {
+                "step": self.step,
+                **pairs.columns([self.questions[row] for row in rows_B.tolist()]),
+                "answer": [self.labels[action] for action in actions_B.tolist()],
+                "probability": logp_B.exp().tolist(),
+                "score": score_B.tolist(),
+                "kl": kl_B.tolist(),
+                "reward": (score_B - beta * kl_B).tolist(),
+            }
+        )
+
+    def _show(self, table: pd.DataFrame) -> None:
+        self.directory.mkdir(parents=True, exist_ok=True)
+        table.to_parquet(self.directory / f"completions_{self.step:05d}.parquet")
+        print_completions(table, self.config.num_completions_to_print)
