@@ -3,7 +3,7 @@
 OMP_NUM_THREADS=1 python benchmarks/scale.py                                   # 1e3 to 1e6, the rule grader
 OMP_NUM_THREADS=1 python benchmarks/scale.py --grader random-head --sizes 1000 10000
 
-Every size is a process of its own that runs `methods.ppo.train`, the function behind `scripts/ppo.py`: synthetic
+Every size is a process of its own that runs `methods.run_method`, the function behind `scripts/ppo.py`: synthetic
 questions are read, graded into a new store, tokenized, two PPO updates are made, and both splits are evaluated. Nine
 questions of ten are trained on, one is held out. Memory is the peak of the resident set (`ru_maxrss`, mapped files
 included); bytes a question are what it is above the same run with 300 questions.
@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from eightball_ppo.labels import EIGHTBALL_LABELS as LABELS
+from eightball_ppo.methods.run_method import run_method
 
 REPOSITORY = Path(__file__).parents[1]
 RESULTS = REPOSITORY / "benchmarks" / "results"
@@ -79,7 +80,6 @@ def measure(data: Path, reference: Path, work: Path, grader: str) -> dict[str, A
     import importlib
 
     from eightball_ppo.config.methods import PPOConfig
-    from eightball_ppo.methods import ppo
 
     stages: dict[str, dict[str, float]] = {}
 
@@ -109,7 +109,7 @@ def measure(data: Path, reference: Path, work: Path, grader: str) -> dict[str, A
         disable_tqdm=True,
     )
     began = time.monotonic()
-    ppo.train(config)
+    run_method(config)
     seconds = time.monotonic() - began
     store = sum(file.stat().st_size for file in work.glob("grades.sqlite3*"))
     return {"seconds": seconds, "peak": peak(), "store": store, "stages": stages}

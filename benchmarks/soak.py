@@ -21,7 +21,7 @@ import torch
 
 from eightball_ppo.config.methods import PPOConfig
 from eightball_ppo.labels import EIGHTBALL_LABELS
-from eightball_ppo.methods import ppo
+from eightball_ppo.methods.run_method import run_method
 from eightball_ppo.runtime.logging import quiet_libraries, quiet_ourselves
 from eightball_ppo.runtime.run import Run
 
@@ -61,7 +61,7 @@ def main() -> int:
             save_total_limit=2,
             disable_tqdm=True,
         )
-        ppo.train(config)
+        run_method(config)
     seconds, megabytes, files = zip(*seen, strict=True)
     steps = [after - before for before, after in itertools.pairwise(seconds)]
     # medians: a checkpoint every hundredth update is no slowdown

@@ -6,6 +6,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from eightball_ppo.methods.run_method import run_method
+
 os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
@@ -119,13 +121,12 @@ def ruled(small_data: Path, sft_run: Path) -> dict[str, Any]:
 def ppo_run(once: Callable[..., Path], small_data: Path, sft_run: Path, reward_run: Path) -> Path:
     """A finished PPO run of one update; its grade store lies beside it."""
     from eightball_ppo.config.methods import PPOConfig
-    from eightball_ppo.methods import ppo
 
     def make(directory: Path) -> None:
         options: dict[str, Any] = {"dataset_name": str(small_data), "labels": LABELS, "total_episodes": 240}
         options |= {"sft_model_path": str(sft_run), "reward_model_path": str(reward_run)}
         options |= {"grade_store": str(directory.parent / "grades.sqlite3"), "disable_tqdm": True}
-        ppo.train(PPOConfig(output_dir=str(directory), **options))
+        run_method(PPOConfig(output_dir=str(directory), **options))
 
     return once("ppo", make)
 
@@ -152,6 +153,7 @@ def options(
     """The options of a short run of a method: a directory of its own, and one table of the reward model's grades."""
     from short_methods import METHODS
 
+    from eightball_ppo.config import registry
     from eightball_ppo.config.stages import GradeConfig
     from eightball_ppo.graders import export
 
@@ -163,7 +165,7 @@ def options(
     table = once("grades", graded) / "grades.parquet"
 
     def make(method: str, **overrides: Any) -> Any:
-        _, config_class, short = METHODS[method]
+        spec = registry.METHODS[method]
         settings: dict[str, Any] = {
             "output_dir": str(tmp_path_factory.mktemp("runs") / method),
             "dataset_name": str(small_data),
@@ -172,7 +174,7 @@ def options(
             "grade_table": str(table),
             "disable_tqdm": True,
         }
-        return config_class(**{**settings, **short, **overrides})
+        return spec.config_class(**{**settings, **spec.fixed, **METHODS[method], **overrides})
 
     return make
 

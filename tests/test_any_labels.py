@@ -16,7 +16,8 @@ from conftest import REPOSITORY, write_rows
 from eightball_ppo.config.methods import DistillConfig, PPOConfig
 from eightball_ppo.config.stages import GradeConfig, RewardConfig, SFTConfig
 from eightball_ppo.graders import export
-from eightball_ppo.methods import distill, ppo, reward_model, sft
+from eightball_ppo.methods import reward_model, sft
+from eightball_ppo.methods.run_method import run_method
 from eightball_ppo.models.packaged import minilm_dir
 from eightball_ppo.report import tables
 
@@ -269,10 +270,10 @@ def test_every_stage_runs_with_labels_of_another_kind_and_number(number: int, tm
         RewardConfig(model_name_or_path=encoder, num_train_epochs=1, validation_fraction=0.25, **out["reward"])
     )
     export.run(GradeConfig(grader=f"rule:{wanted}", **out["grades"]))
-    distill.train(DistillConfig(grader=f"rule:{wanted}", **graded, **out["distill"]))
+    run_method(DistillConfig(grader=f"rule:{wanted}", **graded, **out["distill"]))
     few: dict[str, Any] = {"total_episodes": 960, "num_generations": 20}
-    ppo.train(PPOConfig(grader=f"rule:{wanted}", kl_coef=0.5, **few, **graded, **out["ppo"]))
-    ppo.train(PPOConfig(allow_weak_grader=True, **few, **graded, **out["judged"]))
+    run_method(PPOConfig(grader=f"rule:{wanted}", kl_coef=0.5, **few, **graded, **out["ppo"]))
+    run_method(PPOConfig(allow_weak_grader=True, **few, **graded, **out["judged"]))
 
     assert set(pd.read_parquet(runs["grades"] / "grades.parquet")["label"]) == set(names)
     for run in (run for name, run in runs.items() if name != "grades"):

@@ -23,7 +23,7 @@ from eightball_ppo.graders.budget import Budget
 from eightball_ppo.graders.job import store_path
 from eightball_ppo.graders.storage.store import GradeStore
 from eightball_ppo.labels import LabelSet
-from eightball_ppo.methods import ppo
+from eightball_ppo.methods.run_method import run_method
 
 EVIL = '<script>alert("Q")</script> & will I "win"?'
 
@@ -152,9 +152,9 @@ def test_a_grader_that_failed_its_audit_trains_nobody_unless_allowed(
         )
 
     with pytest.raises(InputError, match=r"failed its audit \(accuracy 0\..*audit\.html.*--allow_weak_grader"):
-        ppo.train(training())
+        run_method(training())
     assert not (tmp_path / "ppo").exists()
-    assert ppo.train(training(allow_weak_grader=True)) == tmp_path / "ppo"
+    assert run_method(training(allow_weak_grader=True)) == tmp_path / "ppo"
 
 
 def test_options_in_another_order(tmp_path: Path, small_data: Path, reward_run: Path, judge: Any) -> None:

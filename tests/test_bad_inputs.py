@@ -16,13 +16,13 @@ from eightball_ppo.cli import commands, parser
 from eightball_ppo.config.methods import DistillConfig, PPOConfig
 from eightball_ppo.config.stages import PredictConfig, RewardConfig, SFTConfig
 from eightball_ppo.labels import EIGHTBALL_LABELS
-from eightball_ppo.methods import ppo
+from eightball_ppo.methods.run_method import run_method
 
 STAGES = {
     "sft": (SFTConfig, "eightball_ppo.methods.sft:train"),
     "reward": (RewardConfig, "eightball_ppo.methods.reward_model:train"),
-    "ppo": (PPOConfig, "eightball_ppo.methods.ppo:train"),
-    "distill": (DistillConfig, "eightball_ppo.methods.distill:train"),
+    "ppo": (PPOConfig, "eightball_ppo.methods.run_method:run_method"),
+    "distill": (DistillConfig, "eightball_ppo.methods.run_method:run_method"),
     "predict": (PredictConfig, "eightball_ppo.predict:run"),
 }
 Refused = Callable[..., str]
@@ -216,7 +216,7 @@ def test_weak_grader_is_refused_unless_allowed(
         disable_tqdm=True,
         allow_weak_grader=True,
     )
-    assert (ppo.train(allowed) / "results.json").exists()
+    assert (run_method(allowed) / "results.json").exists()
 
 
 @pytest.mark.parametrize("stage", ["sft", "reward", "ppo", "distill"])

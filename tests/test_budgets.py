@@ -1,17 +1,17 @@
 """Grades that are few or wrong: a till that counts what training looks at, and noise that results do not see."""
 
-import importlib
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from short_methods import METHODS, SAMPLED, WHOLE_ROWS, Make, loaded, numbers, train
+from short_methods import SAMPLED, WHOLE_ROWS, Make, loaded, numbers, train
 from torch import Tensor
 
 from eightball_ppo.errors import InputError
 from eightball_ppo.evaluation import evaluate
 from eightball_ppo.graders.budgeted_scores import TrainingGrades
+from eightball_ppo.methods.run_method import run_method
 from eightball_ppo.methods.task import Task, load_task
 from eightball_ppo.runtime.run import read_results
 
@@ -23,10 +23,9 @@ def test_whole_rows_are_paid_for_and_nothing_else_is_looked_at(
     method: str, options: Make, no_figures: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """7 of 60 questions for 23 calls; whatever the grades of the others are, the policy has the same bits."""
-    module = importlib.import_module(f"eightball_ppo.methods.{METHODS[method][0]}")
     short = {"num_train_epochs": 2} if method != "best_of_n" else {}
 
-    def forged(config: Any, questions: Any) -> Task:
+    def forged(config: Any, questions: Any, *_: Any) -> Task[Any]:
         own = load_task(config, questions)
         bought = TrainingGrades(own.lessons.score_NK, config.grader_call_budget, config.seed).whole_rows()
         others = [row for row in range(60) if row not in bought]
@@ -38,7 +37,7 @@ def test_whole_rows_are_paid_for_and_nothing_else_is_looked_at(
     results = read_results(honest)
     assert results["grader_calls"] == 21 and results["grader_call_budget"] == 23
     assert results["splits"]["train"]["questions"] == 60
-    monkeypatch.setattr(module, "load_task", forged)
+    monkeypatch.setattr(run_method, "load_task", forged)
     blind = train(method, options(method, grader_call_budget=23, **short))
     assert (honest / "model.safetensors").read_bytes() == (blind / "model.safetensors").read_bytes()
 
@@ -54,18 +53,17 @@ def test_sampled_answers_are_paid_for_until_the_budget_is_spent(
     method: str, options: Make, no_figures: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """And what was not paid for is not looked at: other grades there, and the policy has the same bits."""
-    module = importlib.import_module(f"eightball_ppo.methods.{'ppo' if method == 'ppo' else 'groups'}")
     tills: list[TrainingGrades] = []
     unpaid: Tensor | None = None
 
-    def watched(config: Any, questions: Any) -> Task:
+    def watched(config: Any, questions: Any, *_: Any) -> Task[Any]:
         own = load_task(config, questions)
         if unpaid is not None:
             own.lessons.score_NK[unpaid] += 3
         tills.append(own.lessons)
         return own
 
-    monkeypatch.setattr(module, "load_task", watched)
+    monkeypatch.setattr(run_method, "load_task", watched)
     honest = train(method, options(method, grader_call_budget=50))
     assert read_results(honest)["grader_calls"] == 50
     unpaid = ~tills[0].paid_NK

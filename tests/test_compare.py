@@ -25,7 +25,8 @@ from benchmarks import recompute
 from conftest import REPOSITORY, read_rows, write_rows
 from eightball_ppo.cli import commands, parser
 from eightball_ppo.comparison import compare as compare_module
-from eightball_ppo.config.compare import METHODS, CompareConfig
+from eightball_ppo.config.compare import CompareConfig
+from eightball_ppo.config.registry import METHODS
 from eightball_ppo.config.stages import SFTConfig
 from eightball_ppo.methods import sft
 from hub_client import WRITE, eightball, python, settings

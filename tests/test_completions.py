@@ -10,11 +10,11 @@ import pytest
 
 from eightball_ppo.config.methods import GRPOConfig, PPOConfig, RLOOConfig
 from eightball_ppo.errors import InputError
-from eightball_ppo.methods import grpo, ppo, rloo
+from eightball_ppo.methods.run_method import run_method
 from eightball_ppo.report import tables
 from eightball_ppo.runtime.run import read_metrics
 
-TRAIN: dict[type, Callable[[Any], Path]] = {PPOConfig: ppo.train, RLOOConfig: rloo.train, GRPOConfig: grpo.train}
+TRAIN: dict[type, Callable[[Any], Path]] = {PPOConfig: run_method, RLOOConfig: run_method, GRPOConfig: run_method}
 METHODS = pytest.mark.parametrize("config_class", TRAIN, ids=["ppo", "rloo", "grpo"])
 
 
@@ -99,7 +99,7 @@ def test_only_the_main_process_writes(
     from eightball_ppo.training import completions
 
     monkeypatch.setattr(completions, "is_main_process", lambda: False)
-    run = ppo.train(small(PPOConfig, small_data, sft_run, tmp_path / "run", log_completions=True))
+    run = run_method(small(PPOConfig, small_data, sft_run, tmp_path / "run", log_completions=True))
     assert not (run / "completions").exists()
 
 

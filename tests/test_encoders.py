@@ -218,13 +218,13 @@ def test_a_tokenizer_without_padding_is_refused(tmp_path: Path) -> None:
 def test_rates_that_would_wipe_an_encoder_are_refused(tmp_path: Path) -> None:
     model, _ = load_classifier(str(encoders.save("bert", tmp_path)), "--sft_model_path")
     with pytest.raises(InputError, match=r"--learning_rate 0\.012: too high for all weights of a BertFor"):
-        check_rates(model, tiny.config(), learning_rate=0.012)
-    check_rates(model, tiny.config(), learning_rate=2e-5)
+        check_rates(model, tiny.config(learning_rate=0.012))
+    check_rates(model, tiny.config(learning_rate=2e-5, value_learning_rate=2e-5))
     with pytest.raises(InputError, match=r"--learning_rate 0\.012: too high for adapters on a BertFor"):
-        check_rates(model, lora(), learning_rate=0.012)
-    check_rates(model, lora(), learning_rate=1e-3, value_learning_rate=None)
-    for options in (tiny.config(), lora()):
-        check_rates(tiny.classifier(), options, learning_rate=0.012)
+        check_rates(model, lora(learning_rate=0.012))
+    check_rates(model, lora(learning_rate=1e-3, value_learning_rate=1e-3))
+    for options in (tiny.config(learning_rate=0.012), lora(learning_rate=0.012)):
+        check_rates(tiny.classifier(), options)
 
 
 def test_too_many_tokens_for_the_model_are_refused(tmp_path: Path) -> None:

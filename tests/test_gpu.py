@@ -11,7 +11,7 @@ import torch
 from conftest import LABELS
 from eightball_ppo.config.methods import DistillConfig, PPOConfig, RLOOConfig
 from eightball_ppo.labels import LabelSet
-from eightball_ppo.methods import distill, ppo, rloo
+from eightball_ppo.methods.run_method import run_method
 from eightball_ppo.models.loading import load_classifier, load_new_classifier
 from eightball_ppo.models.packaged import PACKAGED_MINILM
 from eightball_ppo.runtime.run import read_environment, read_results
@@ -23,7 +23,7 @@ pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(),
 @pytest.mark.parametrize("use_peft", [False, True], ids=["all weights", "lora"])
 def test_ppo(use_peft: bool, dtype: Any, small_data: Path, reward_run: Path, tmp_path: Path) -> None:
     policy = encoders.save("bert", tmp_path / "policy", tuple(LABELS))
-    run = ppo.train(PPOConfig(learning_rate=5e-4, value_learning_rate=5e-4, use_peft=use_peft, dtype=dtype,
+    run = run_method(PPOConfig(learning_rate=5e-4, value_learning_rate=5e-4, use_peft=use_peft, dtype=dtype,
                               total_episodes=480, **options(policy, small_data, reward_run, tmp_path)))  # fmt: skip
     assert read_environment(run)["cuda"] and read_results(run)["splits"]["train"]["kl"] > 0
 
@@ -31,8 +31,8 @@ def test_ppo(use_peft: bool, dtype: Any, small_data: Path, reward_run: Path, tmp
 def test_distillation_and_groups(sft_run: Path, small_data: Path, reward_run: Path, tmp_path: Path) -> None:
     own = options(sft_run, small_data, reward_run, tmp_path)
     for name, run in (
-        ("distill", distill.train(DistillConfig(**{**own, "output_dir": str(tmp_path / "d")}, num_train_epochs=2))),
-        ("rloo", rloo.train(RLOOConfig(**{**own, "output_dir": str(tmp_path / "r")}, total_episodes=600))),
+        ("distill", run_method(DistillConfig(**{**own, "output_dir": str(tmp_path / "d")}, num_train_epochs=2))),
+        ("rloo", run_method(RLOOConfig(**{**own, "output_dir": str(tmp_path / "r")}, total_episodes=600))),
     ):
         assert read_results(run)["splits"]["train"]["kl"] > 0, name
 
@@ -42,7 +42,7 @@ def test_minilm_under_lora(small_data: Path, reward_run: Path, tmp_path: Path) -
     for part in (model, tokenizer):
         part.save_pretrained(tmp_path / "policy")
     torch.cuda.reset_peak_memory_stats()
-    run = ppo.train(PPOConfig(use_peft=True, total_episodes=4800,
+    run = run_method(PPOConfig(use_peft=True, total_episodes=4800,
                               **options(tmp_path / "policy", small_data, reward_run, tmp_path)))  # fmt: skip
     results, peak = read_results(run), torch.cuda.max_memory_allocated() / 2**30
     print(f"MiniLM under LoRA: {results['episodes'] / results['seconds']:.0f} episodes/s, {peak:.2f} GiB at the peak")

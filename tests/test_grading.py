@@ -21,7 +21,7 @@ from eightball_ppo.config.methods import DistillConfig, PPOConfig
 from eightball_ppo.config.stages import AuditConfig, GradeConfig
 from eightball_ppo.errors import IncompleteError, InputError
 from eightball_ppo.graders import export
-from eightball_ppo.methods import distill, ppo
+from eightball_ppo.methods.run_method import run_method
 from judge_server import JudgeServer
 
 KEY = "sk-very-secret-0123456789"
@@ -83,7 +83,7 @@ def test_ppo_and_distillation_leave_out_what_has_no_grade_and_say_so(
     )
     own = {**api(judge), "api_mode": "text"}
     record = results(
-        ppo.train(
+        run_method(
             PPOConfig(
                 **method_options(tmp_path, small_data, sft_run, "ppo"), **own, num_generations=2, total_episodes=232
             )
@@ -97,7 +97,7 @@ def test_ppo_and_distillation_leave_out_what_has_no_grade_and_say_so(
     assert record["grades"]["grader_settings"]["mode"] == "text"
     judge.reset(wishes=wishes())
     again = results(
-        distill.train(
+        run_method(
             DistillConfig(
                 **method_options(tmp_path, small_data, sft_run, "distill"), **own, threshold=0.0, num_train_epochs=1
             )
@@ -120,13 +120,13 @@ def test_a_grade_table_gives_the_run_that_its_grader_gives(
     assert list(frame.columns) == ["question", "label", "score", "status", "grader", "graded_at"] and len(frame) == 300
     options: dict[str, Any] = {"total_episodes": 240}
     asked = judge.stats()["requests"]
-    by_table = ppo.train(
+    by_table = run_method(
         PPOConfig(
             **method_options(tmp_path, small_data, sft_run, "a"), **options, disable_tqdm=True, grade_table=str(table)
         )
     )
     assert judge.stats()["requests"] == asked
-    by_grader = ppo.train(PPOConfig(**method_options(tmp_path, small_data, sft_run, "b"), **options, **api(judge)))
+    by_grader = run_method(PPOConfig(**method_options(tmp_path, small_data, sft_run, "b"), **options, **api(judge)))
     assert results(by_table)["splits"] == results(by_grader)["splits"]
     assert results(by_table)["grader"] == results(by_grader)["grader"]
 
@@ -154,7 +154,7 @@ def test_a_grade_table_of_other_data_is_refused(
     change(pd.read_parquet(tmp_path / "grades" / "grades.parquet")).to_parquet(table)
     argv = flags({**method_options(tmp_path, small_data, sft_run, "ppo"), "grade_table": table})
     with pytest.raises(SystemExit) as exit_:
-        parser.main(PPOConfig, "eightball_ppo.methods.ppo:train", argv)
+        parser.main(PPOConfig, "eightball_ppo.methods.run_method:run_method", argv)
     line = capsys.readouterr().err
     assert exit_.value.code == 2 and line.count("\n") == 1 and message in line and str(table) in line
     assert not (tmp_path / "ppo").exists()
@@ -166,13 +166,13 @@ def test_too_many_failures_are_exit_code_3_and_a_way_on(
     judge.reset(wishes=wishes(), faults=[{"kind": "empty_choices", "match": "Will"}])
     argv = flags({**method_options(tmp_path, small_data, sft_run, "ppo"), **api(judge), "total_episodes": 240})
     with pytest.raises(SystemExit) as exit_:
-        parser.main(PPOConfig, "eightball_ppo.methods.ppo:train", [*argv, "--api_mode", "logprobs"])
+        parser.main(PPOConfig, "eightball_ppo.methods.run_method:run_method", [*argv, "--api_mode", "logprobs"])
     line = capsys.readouterr().err
     assert exit_.value.code == 3 and line.count("\n") == 1 and "run the same command again" in line
     assert sorted(path.name for path in tmp_path.iterdir()) == ["grades.sqlite3"]
     good = judge.stats()["answered"]
     judge.reset(wishes=wishes())
-    parser.main(PPOConfig, "eightball_ppo.methods.ppo:train", [*argv, "--api_mode", "logprobs"])
+    parser.main(PPOConfig, "eightball_ppo.methods.run_method:run_method", [*argv, "--api_mode", "logprobs"])
     assert judge.stats()["requests"] <= 100 - good + 20 and (tmp_path / "ppo" / "results.json").exists()
 
 
@@ -184,7 +184,7 @@ def test_a_judge_that_breaks_down_trains_nobody_however_much_it_graded_before(
     judge.reset(wishes=wishes(), faults=faults)
     options = {**method_options(tmp_path, small_data, sft_run, "ppo"), **api(judge), "max_grade_failures": 0.9}
     with pytest.raises(IncompleteError, match="20 of 60 grades failed, the last with: status 500"):
-        ppo.train(PPOConfig(**options, call_attempts=1, max_concurrency=1, total_episodes=240))
+        run_method(PPOConfig(**options, call_attempts=1, max_concurrency=1, total_episodes=240))
 
 
 def test_a_weak_judge_is_found_out_before_the_training_questions_are_paid_for(
@@ -193,7 +193,7 @@ def test_a_weak_judge_is_found_out_before_the_training_questions_are_paid_for(
     judge.reset(wishes=dict.fromkeys(wishes(), "Maybe"))
     options = {**method_options(tmp_path, small_data, sft_run, "ppo"), **api(judge), "api_mode": "logprobs"}
     with pytest.raises(InputError, match=r"held-out accuracy .* is not above 0\.6"):
-        ppo.train(PPOConfig(**options, total_episodes=240))
+        run_method(PPOConfig(**options, total_episodes=240))
     assert judge.stats()["requests"] == 40
 
 
@@ -211,7 +211,7 @@ def test_no_way_leads_around_a_failed_audit(
     else:
         options["grader"] = way
     with pytest.raises(InputError, match=r"failed its audit \(accuracy"):
-        ppo.train(PPOConfig(**options, total_episodes=240))
+        run_method(PPOConfig(**options, total_episodes=240))
 
 
 def test_a_dry_run_asks_nobody_and_writes_nothing(
@@ -220,8 +220,8 @@ def test_a_dry_run_asks_nobody_and_writes_nothing(
     asked = judge.stats()["requests"]
     price = {"price_per_1k_tokens": 0.5, "dry_run": True}
     common = {**method_options(tmp_path, small_data, sft_run, "x"), **api(judge), **price}
-    parser.main(PPOConfig, "eightball_ppo.methods.ppo:train", flags(common))
-    parser.main(DistillConfig, "eightball_ppo.methods.distill:train", flags(common))
+    parser.main(PPOConfig, "eightball_ppo.methods.run_method:run_method", flags(common))
+    parser.main(DistillConfig, "eightball_ppo.methods.run_method:run_method", flags(common))
     line, same = capsys.readouterr().out.splitlines()
     assert line == same and "100 questions for --grader api: 100 calls to make" in line and "cost about" in line
     assert judge.stats()["requests"] == asked
@@ -244,7 +244,7 @@ def test_a_persona_steers_the_policy_where_the_judge_can_follow_it(
     histogram = {}
     for prompt in ("wanted_answer", "optimist", "pessimist"):
         options = method_options(tmp_path, small_data, sft_run, prompt)
-        run = ppo.train(PPOConfig(**options, **api(judge), **recipe, grader_prompt=prompt))
+        run = run_method(PPOConfig(**options, **api(judge), **recipe, grader_prompt=prompt))
         histogram[prompt] = results(run)["splits"]["heldout"]["label_histogram"]
     assert histogram["optimist"]["Yes"] > histogram["wanted_answer"]["Yes"] + 0.2 > histogram["pessimist"]["Yes"] + 0.3
     assert histogram["pessimist"]["No"] > histogram["wanted_answer"]["No"] + 0.2

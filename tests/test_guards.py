@@ -20,6 +20,7 @@ from eightball_ppo.errors import GuardError, IncompleteError, InputError
 from eightball_ppo.graders.auto_batch_size import BatchSize
 from eightball_ppo.graders.budgeted_scores import TrainingGrades
 from eightball_ppo.methods import ppo, sft
+from eightball_ppo.methods.run_method import run_method
 from eightball_ppo.models.loading import load_classifier
 from eightball_ppo.runtime import atomic_io
 from eightball_ppo.runtime.run import Run, read_metrics, read_results
@@ -61,7 +62,7 @@ def test_a_score_that_is_not_finite_stops_and_leaves_its_batch(
     monkeypatch.setattr(TrainingGrades, "forward", broken)
     monkeypatch.setattr(parser, "parse", lambda *_: config())
     with pytest.raises(SystemExit) as end:
-        parser.main(PPOConfig, "eightball_ppo.methods.ppo:train", argv=[])
+        parser.main(PPOConfig, "eightball_ppo.methods.run_method:run_method", argv=[])
     assert end.value.code == 4
     said = capsys.readouterr().err.splitlines()[-1]
     file = tmp_path / "run.unfinished" / "not-finite-0.json"
@@ -107,7 +108,7 @@ def test_a_fit_stops_at_a_gradient_that_is_not_finite(
 def test_target_kl_ends_as_a_success_and_max_kl_keeps_the_best_policy(
     config: Callable[..., PPOConfig], tmp_path: Path
 ) -> None:
-    done = ppo.train(config(target_kl=0.05, learning_rate=0.002))
+    done = run_method(config(target_kl=0.05, learning_rate=0.002))
     rows, results = read_metrics(done), read_results(done)
     assert [row["exact/kl"] > 0.05 for row in rows] == [False] * (len(rows) - 1) + [True]
     assert results["ended_by"] == "target_kl" and results["updates"] == len(rows) < 10
@@ -116,12 +117,12 @@ def test_target_kl_ends_as_a_success_and_max_kl_keeps_the_best_policy(
     with pytest.raises(
         GuardError, match=r"the exact KL is .* above --max_kl 0.05; the policy of update \d+, with the b"
     ):
-        ppo.train(config(max_kl=0.05, learning_rate=0.002, output_dir=str(tmp_path / "far")))
+        run_method(config(max_kl=0.05, learning_rate=0.002, output_dir=str(tmp_path / "far")))
     unfinished = tmp_path / "far.unfinished"
     model, _ = load_classifier(str(unfinished / "best"), "--model_name_or_path")
     assert model.config.num_labels == 3
     with pytest.raises(InputError, match="holds the best policy of a run that was given up"):
-        ppo.train(config(max_kl=0.05, learning_rate=0.002, output_dir=str(tmp_path / "far")))
+        run_method(config(max_kl=0.05, learning_rate=0.002, output_dir=str(tmp_path / "far")))
     with pytest.raises(InputError, match=r"--target_kl 0.2: must be below --max_kl 0.1"):
         config(target_kl=0.2, max_kl=0.1)
 
@@ -129,13 +130,13 @@ def test_target_kl_ends_as_a_success_and_max_kl_keeps_the_best_policy(
 def test_the_best_policy_is_that_of_the_row_with_the_best_objective_below_max_kl(
     config: Callable[..., PPOConfig], tmp_path: Path
 ) -> None:
-    straight = ppo.train(config(save_steps=1, max_kl=1000.0, output_dir=str(tmp_path / "straight")))
+    straight = run_method(config(save_steps=1, max_kl=1000.0, output_dir=str(tmp_path / "straight")))
     rows = read_metrics(straight)
     most = sorted(row["exact/kl"] for row in rows)[len(rows) // 2]
     passed = next(i for i, row in enumerate(rows) if row["exact/kl"] > most)
     best = max(range(passed), key=lambda i: rows[i]["exact/objective"])
     with pytest.raises(GuardError, match=f"the policy of update {best + 1}, "):
-        ppo.train(config(max_kl=most))
+        run_method(config(max_kl=most))
     kept = tmp_path / "run.unfinished" / "best" / "model.safetensors"
     assert kept.read_bytes() == (straight / f"checkpoint-{best + 1}" / "model.safetensors").read_bytes()
 
@@ -157,13 +158,13 @@ def test_a_full_disk_is_one_line_that_says_how_to_go_on(
 
     monkeypatch.setattr(atomic_io, "_sync", full)
     with pytest.raises(IncompleteError) as error:
-        ppo.train(config(save_steps=2))
+        run_method(config(save_steps=2))
     assert "model.safetensors: No space left on device; make room" in str(error.value)
     assert str(error.value).endswith("; go on with --resume_from_checkpoint true, from checkpoint-2")
     unfinished = tmp_path / "run.unfinished"
     assert [path.name for path in unfinished.iterdir() if "checkpoint" in path.name] == ["checkpoint-2"]
     monkeypatch.setattr(atomic_io, "_sync", synced)
-    assert len(read_metrics(ppo.train(config(save_steps=2, resume_from_checkpoint="true")))) == 10
+    assert len(read_metrics(run_method(config(save_steps=2, resume_from_checkpoint="true")))) == 10
 
 
 def test_a_full_disk_under_the_metrics_leaves_nothing_behind(tmp_path: Path) -> None:

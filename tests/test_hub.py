@@ -30,7 +30,8 @@ from eightball_ppo.audit import run
 from eightball_ppo.config.methods import BestOfNConfig, PPOConfig
 from eightball_ppo.config.stages import AuditConfig, GradeConfig, RewardConfig
 from eightball_ppo.graders import export
-from eightball_ppo.methods import best_of_n, ppo, reward_model
+from eightball_ppo.methods import reward_model
+from eightball_ppo.methods.run_method import run_method
 from hub_client import FINE, READ, WRITE, Outcome, eightball, python, settings
 from hub_server import Hub, running_hub
 
@@ -151,8 +152,8 @@ def runs(tmp_path_factory: pytest.TempPathFactory, small_data: Path, sft_run: Pa
     shared |= {"reward_model_path": str(root / "reward"), "grade_store": str(root.parent / "grades.sqlite3")}
     export.run(GradeConfig(output_dir=str(root / "grades"), **shared))
     shared |= {"sft_model_path": str(root / "sft"), "allow_weak_grader": True}
-    ppo.train(PPOConfig(output_dir=str(root / "ppo"), total_episodes=480, **shared))
-    best_of_n.train(BestOfNConfig(output_dir=str(root / "recall"), best_of=4, **shared))
+    run_method(PPOConfig(output_dir=str(root / "ppo"), total_episodes=480, **shared))
+    run_method(BestOfNConfig(output_dir=str(root / "recall"), best_of=4, **shared))
     judged = {name: value for name, value in shared.items() if name not in ("dataset_name", "sft_model_path")}
     del judged["allow_weak_grader"]
     gold = str(small_data / "heldout.jsonl")

@@ -1,6 +1,5 @@
 """Launches of more than one process and machine, on CPU over gloo: refused, bounded in time, alike in the end."""
 
-import importlib
 import json
 import os
 import re
@@ -22,7 +21,7 @@ from conftest import REPOSITORY
 from eightball_ppo.cli import parser
 from eightball_ppo.config.methods import DistillConfig, GRPOConfig, PPOConfig, RLOOConfig
 from eightball_ppo.errors import InputError
-from eightball_ppo.methods import distill
+from eightball_ppo.methods.run_method import run_method
 from eightball_ppo.runtime import launch
 from hub_client import WRITE, settings
 from hub_server import running_hub
@@ -163,7 +162,7 @@ def test_mixed_precision_is_refused_where_answers_are_sampled(
     with pytest.raises(
         InputError, match=r"--mixed_precision bf16: answers would be sampled in float32 .*--dtype bfloa"
     ):
-        importlib.import_module(f"eightball_ppo.methods.{method}").train(config)
+        run_method(config)
 
 
 def test_mixed_precision_is_recorded(
@@ -171,7 +170,7 @@ def test_mixed_precision_is_recorded(
 ) -> None:
     assert json.loads((sft_run / "results.json").read_text())["mixed_precision"] == "no"
     monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "bf16")
-    run = distill.train(
+    run = run_method(
         DistillConfig(
             output_dir=str(tmp_path / "run"), dataset_name=str(small_data), sft_model_path=str(sft_run),
             disable_tqdm=True, grader="rule:Yes", allow_weak_grader=True, num_train_epochs=1, threshold=0.0,

@@ -1,7 +1,6 @@
 """Every method end to end on small data: a whole run that says what its saved policy does; prices, options."""
 
 import dataclasses
-import importlib
 import json
 import shutil
 import subprocess
@@ -26,6 +25,7 @@ from eightball_ppo.errors import DryRun, InputError
 from eightball_ppo.evaluation import evaluate
 from eightball_ppo.functional import objective
 from eightball_ppo.methods import best_of_n, reevaluate
+from eightball_ppo.methods.run_method import run_method
 from eightball_ppo.models.loading import load_classifier, table_logits_NK
 from eightball_ppo.runtime.run import read_metrics, read_results
 
@@ -175,7 +175,7 @@ def test_it_loads_without_the_package_as_its_model_card_says(runs: dict[str, Pat
 
 def test_a_trained_policy_is_measured_at_another_price(runs: dict[str, Path], options: Make, no_figures: None) -> None:
     config = options("distill_soft", kl_coef=0.5, score="probability")
-    run = reevaluate.train(config, runs["distill_soft"])
+    run = reevaluate.reevaluate(config, runs["distill_soft"])
     assert (run / "model.safetensors").read_bytes() == (runs["distill_soft"] / "model.safetensors").read_bytes()
     results, before = read_results(run), read_results(runs["distill_soft"])
     for name in ("method", "seed", "episodes", "grader_calls", "grader_noise", "target", "coverage", "seconds"):
@@ -201,14 +201,14 @@ def test_what_cannot_be_measured_is_refused(runs: dict[str, Path], options: Make
     for name, why in (("episodes", took), ("grader_calls", took), ("method", "missing or damaged")):
         (damaged / "results.json").write_text(json.dumps({k: v for k, v in results.items() if k != name}))
         with pytest.raises(InputError, match=why):
-            reevaluate.train(options("distill_soft"), damaged)
+            reevaluate.reevaluate(options("distill_soft"), damaged)
     other = shutil.copytree(runs["distill_soft"], tmp_path / "other")
     settings = json.loads((other / "config.json").read_text())
     settings["id2label"] = {"0": "No", "1": "Yes", "2": "Maybe"}
     settings["label2id"] = {"No": 0, "Yes": 1, "Maybe": 2}
     (other / "config.json").write_text(json.dumps(settings))
     with pytest.raises(InputError, match=r"labels differ: --labels has .*, run .*other has"):
-        reevaluate.train(options("distill_soft"), other)
+        reevaluate.reevaluate(options("distill_soft"), other)
 
 
 # --- bad options
@@ -263,9 +263,7 @@ def test_a_high_price_takes_small_steps(kl_coef: float, rate: float) -> None:
 def test_a_dry_run_and_an_occupied_directory_stop_every_method_before_it_begins(
     method: str, options: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    module = importlib.import_module(f"eightball_ppo.methods.{METHODS[method][0]}")
-    where = module if hasattr(module, "load_task") else importlib.import_module("eightball_ppo.methods.groups")
-    monkeypatch.setattr(where, "load_task", lambda *_: pytest.fail("it went on"))
+    monkeypatch.setattr(run_method, "load_task", lambda *_: pytest.fail("it went on"))
     config = options(method, dry_run=True)
     with pytest.raises(DryRun, match=r"100 questions, all grades from .*: 0 calls"):
         train(method, config)

@@ -23,7 +23,7 @@ from conftest import REPOSITORY
 from eightball_ppo.comparison.grid import Cell
 from eightball_ppo.config.methods import BestOfNConfig, DistillConfig, ExactConfig, GRPOConfig, PPOConfig, RLOOConfig
 from eightball_ppo.functional.statistics import Interval, PairComparison
-from eightball_ppo.methods import best_of_n, distill, exact, grpo, ppo, rloo
+from eightball_ppo.methods.run_method import run_method
 from eightball_ppo.runtime.run import read_metrics, read_results
 
 LABELS = ("Yes", "No", "Maybe")
@@ -48,12 +48,12 @@ def runs(
         "disable_tqdm": True,
     }
     methods: dict[str, tuple[Callable[[Any], Path], type, dict[str, Any]]] = {
-        "ppo": (ppo.train, PPOConfig, {"total_episodes": 240, "num_generations": 2, "log_completions": True}),
-        "rloo": (rloo.train, RLOOConfig, {"total_episodes": 360}),
-        "grpo": (grpo.train, GRPOConfig, {"total_episodes": 360, "kl_in_reward": False}),
-        "exact": (exact.train, ExactConfig, {"num_train_epochs": 3}),
-        "distill": (distill.train, DistillConfig, {"num_train_epochs": 1}),
-        "best_of_n": (best_of_n.train, BestOfNConfig, {}),
+        "ppo": (run_method, PPOConfig, {"total_episodes": 240, "num_generations": 2, "log_completions": True}),
+        "rloo": (run_method, RLOOConfig, {"total_episodes": 360}),
+        "grpo": (run_method, GRPOConfig, {"total_episodes": 360, "kl_in_reward": False}),
+        "exact": (run_method, ExactConfig, {"num_train_epochs": 3}),
+        "distill": (run_method, DistillConfig, {"num_train_epochs": 1}),
+        "best_of_n": (run_method, BestOfNConfig, {}),
     }
     made = {"sft": sft_run, "reward": reward_run}
     for name, (train, config_class, options) in methods.items():

@@ -15,7 +15,8 @@ from eightball_ppo.config.methods import DistillConfig, PPOConfig, RLOOConfig
 from eightball_ppo.config.stages import PredictConfig, SFTConfig
 from eightball_ppo.errors import InputError
 from eightball_ppo.hub import bundles
-from eightball_ppo.methods import distill, ppo, rloo, sft
+from eightball_ppo.methods import sft
+from eightball_ppo.methods.run_method import run_method
 from eightball_ppo.runtime.run import read_config, read_results
 
 INTENTS = ("billing", "outage", "praise", "sales")
@@ -54,7 +55,7 @@ def options(classifier: Path, data: Path, directory: Path, **others: Any) -> dic
 @pytest.mark.parametrize("merge", [False, True], ids=["adapter", "merged"])
 def test_a_finished_classifier_is_trained_by_flags_alone(classifier: Path, tmp_path: Path, merge: bool) -> None:
     data = write_csv(tmp_path / "tickets.csv")
-    run = ppo.train(
+    run = run_method(
         PPOConfig(
             output_dir=str(tmp_path / "run"),
             use_peft=True,
@@ -84,8 +85,8 @@ def test_every_method_takes_adapters(classifier: Path, tmp_path: Path) -> None:
     data = write_csv(tmp_path / "tickets.csv")
     own = options(classifier, data, tmp_path, use_peft=True, learning_rate=5e-3, dtype="bfloat16")
     for name, made in (
-        ("rloo", lambda out: rloo.train(RLOOConfig(output_dir=out, total_episodes=600, **own))),
-        ("distill", lambda out: distill.train(DistillConfig(output_dir=out, num_train_epochs=2, threshold=0.0, **own))),
+        ("rloo", lambda out: run_method(RLOOConfig(output_dir=out, total_episodes=600, **own))),
+        ("distill", lambda out: run_method(DistillConfig(output_dir=out, num_train_epochs=2, threshold=0.0, **own))),
     ):
         results = read_results(made(str(tmp_path / name)))
         assert results["dtype"] == "bfloat16" and results["splits"]["train"]["kl"] > 1e-4, name
@@ -103,7 +104,7 @@ def test_labels_and_columns_that_do_not_fit_are_one_line(classifier: Path, tmp_p
         ({"grader": "rule:banana"}, r"unknown label; known: \['billing'"),
     ):
         with pytest.raises(InputError, match=message):
-            ppo.train(PPOConfig(**{**base, **change}))
+            run_method(PPOConfig(**{**base, **change}))
     assert not (tmp_path / "run").exists()
 
 
@@ -114,7 +115,7 @@ def test_a_grader_with_another_number_of_labels_is_refused(classifier: Path, tmp
     with pytest.raises(
         InputError, match=r"labels differ: --labels has \['billing'.*, --reward_model_path .*grader has"
     ):
-        ppo.train(PPOConfig(output_dir=str(tmp_path / "run"), **own))
+        run_method(PPOConfig(output_dir=str(tmp_path / "run"), **own))
 
 
 def test_a_classifier_with_a_byte_level_tokenizer(tmp_path: Path) -> None:
@@ -124,7 +125,7 @@ def test_a_classifier_with_a_byte_level_tokenizer(tmp_path: Path) -> None:
     tokenizer = encoders.byte_level([*data.read_text().splitlines(), text])
     theirs = encoders.save("roberta", tmp_path / "roberta", INTENTS, own=tokenizer)
     own = options(theirs, data, tmp_path, use_peft=True, merge=True, total_episodes=600)
-    run = ppo.train(PPOConfig(output_dir=str(tmp_path / "run"), **own))
+    run = run_method(PPOConfig(output_dir=str(tmp_path / "run"), **own))
     assert read_results(run)["splits"]["train"]["kl"] > 1e-3
     stock, own_tokenizer = AutoModelForSequenceClassification.from_pretrained(run), AutoTokenizer.from_pretrained(run)
     assert own_tokenizer.decode(own_tokenizer(text)["input_ids"], skip_special_tokens=True) == text
@@ -137,7 +138,7 @@ def test_a_model_with_one_label_is_refused(tmp_path: Path) -> None:
     theirs = encoders.save("bert", tmp_path / "one", INTENTS[:1])
     own = options(theirs, write_csv(tmp_path / "tickets.csv"), tmp_path)
     with pytest.raises(InputError, match=r"at least 2 are needed, got \['billing'\]"):
-        ppo.train(PPOConfig(output_dir=str(tmp_path / "run"), **own))
+        run_method(PPOConfig(output_dir=str(tmp_path / "run"), **own))
 
 
 @pytest.mark.parametrize("num_labels", [2, 1000])
@@ -157,10 +158,10 @@ def test_two_labels_and_a_thousand(num_labels: int, tmp_path: Path, capsys: pyte
         "grader": f"rule:{names[1]}",
         "grade_store": str(tmp_path / "g.sqlite3"),
     }
-    run = ppo.train(PPOConfig(output_dir=str(tmp_path / "ppo"), total_episodes=1200, **config, **shared))
+    run = run_method(PPOConfig(output_dir=str(tmp_path / "ppo"), total_episodes=1200, **config, **shared))
     results = read_results(run)
     assert set(results["splits"]["train"]["label_histogram"]) == set(names)
-    distilled = distill.train(
+    distilled = run_method(
         DistillConfig(output_dir=str(tmp_path / "distill"), num_train_epochs=5, threshold=0.0, **config, **shared)
     )
     assert read_results(distilled)["splits"]["train"]["greedy_histogram"][names[1]] == 1.0

@@ -13,7 +13,8 @@ from eightball_ppo.config.methods import DistillConfig, PPOConfig
 from eightball_ppo.config.stages import PredictConfig, RewardConfig, SFTConfig
 from eightball_ppo.data.pairs import SEPARATOR, columns, join_pair
 from eightball_ppo.errors import InputError
-from eightball_ppo.methods import distill, ppo, reward_model, sft
+from eightball_ppo.methods import reward_model, sft
+from eightball_ppo.methods.run_method import run_method
 
 TOPICS = ["sea", "tower", "horse", "train", "garden", "piano", "river", "candle"]
 
@@ -64,14 +65,14 @@ def test_every_stage_learns_from_two_texts_and_shows_them_as_two(
     reward_model.train(RewardConfig(output_dir="reward", **start, **shared))
     shared |= {"sft_model_path": "sft", "reward_model_path": "reward", "allow_weak_grader": True, "learning_rate": 1e-4}
     shared |= {"grader": f"rule:{names[1]}"}
-    distill.train(DistillConfig(output_dir="distill", threshold=0.0, num_train_epochs=1, **shared))
+    run_method(DistillConfig(output_dir="distill", threshold=0.0, num_train_epochs=1, **shared))
     few: dict[str, Any] = {
         "total_episodes": 128,
         "per_device_train_batch_size": 64,
         "num_mini_batches": 2,
         "value_learning_rate": 1e-4,
     }
-    ppo.train(PPOConfig(output_dir="ppo", log_completions=True, **few, **shared))
+    run_method(PPOConfig(output_dir="ppo", log_completions=True, **few, **shared))
 
     said = capsys.readouterr()
     assert SEPARATOR not in said.out + said.err

@@ -11,10 +11,10 @@ import yaml
 from conftest import REPOSITORY
 from eightball_ppo.cli.parser import parse
 from eightball_ppo.config.methods import DistillConfig, PPOConfig
-from eightball_ppo.config.recipes import SECTIONS, read_recipe, read_section
+from eightball_ppo.config.recipes import read_recipe, read_section, sections
 from eightball_ppo.config.stages import RewardConfig, SFTConfig
 from eightball_ppo.errors import InputError
-from eightball_ppo.methods import ppo
+from eightball_ppo.methods.run_method import run_method
 from eightball_ppo.runtime.run import read_config, read_results
 from eightball_ppo.trl_adapters.batch_sizes import batch_size, generations
 
@@ -74,8 +74,8 @@ SERVES = {  # which commands take a recipe as it is; the others refuse an option
     "eightball": ("ppo",),
     "original": ("distill",),
     "llm_judge": ("grade", "audit", "distill", "ppo", "rloo", "grpo", "best_of_n", "exact", "compare"),
-    "minilm_lora": tuple(SECTIONS),
-    "own_data": tuple(SECTIONS),
+    "minilm_lora": tuple(sections()),
+    "own_data": tuple(sections()),
 }
 FLAGS: list[list[str]] = [
     [],
@@ -91,12 +91,12 @@ FLAGS: list[list[str]] = [
 ]
 
 
-@pytest.mark.parametrize("command", SECTIONS)
+@pytest.mark.parametrize("command", sections())
 @pytest.mark.parametrize("recipe", SERVES)
 def test_every_recipe_and_flag_is_read_by_the_commands_that_it_serves(recipe: str, command: str) -> None:
     """Flags beat the recipe, and the rest of the recipe stays; what a command does not know is refused by name."""
     file = str(RECIPES / f"{recipe}.yaml")
-    config_class = SECTIONS[command]
+    config_class = sections()[command]
     known = get_type_hints(config_class)
     if command not in SERVES[recipe]:
         with pytest.raises(InputError, match=rf"{recipe}\.yaml: unknown option '\w+'; see --help"):
@@ -130,7 +130,7 @@ def test_every_stage_that_takes_a_config_may_have_a_section() -> None:
     from eightball_ppo.config.base import StageConfig
 
     stages = {name for name, command in COMMANDS.items() if issubclass(command.config_class, StageConfig)}
-    assert stages == set(SECTIONS)
+    assert stages == set(sections())
 
 
 SHIPPED = sorted((REPOSITORY / "recipes").glob("*.yaml"))
@@ -139,9 +139,8 @@ SHIPPED = sorted((REPOSITORY / "recipes").glob("*.yaml"))
 @pytest.mark.parametrize("file", SHIPPED, ids=lambda file: file.stem)
 def test_every_section_of_a_shipped_recipe_is_understood(file: Path) -> None:
     content = yaml.safe_load(file.read_text())
-    sections = [name for name in content if isinstance(content[name], dict)]
-    for name in sections:
-        config = parse(SECTIONS[name], ["--config", str(file)])
+    for name in (name for name in content if isinstance(content[name], dict)):
+        config = parse(sections()[name], ["--config", str(file)])
         for key, value in content[name].items():
             assert getattr(config, key) == value, (name, key)
     stage: type[Any] = DistillConfig if "distill.py" in file.read_text().partition("output_dir")[0] else PPOConfig
@@ -159,7 +158,7 @@ def test_the_recipe_of_own_data_from_nothing(tmp_path: Path) -> None:
     content["ppo"]["total_episodes"] = content["ppo"]["per_device_train_batch_size"]
     recipe = tmp_path / "recipe.yaml"
     recipe.write_text(yaml.safe_dump(content))
-    run = ppo.train(parse(PPOConfig, ["--config", str(recipe)]))
+    run = run_method(parse(PPOConfig, ["--config", str(recipe)]))
     results = read_results(run)
     assert results["seed"] == 3 and results["updates"] == 1 and results["splits"]["train"]["kl"] > 0
     assert run.name == "ppo" and run.parent.name == "tickets"

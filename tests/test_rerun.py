@@ -11,7 +11,7 @@ import pytest
 from benchmarks import recompute
 from eightball_ppo.cli import commands, parser
 from eightball_ppo.cli.commands import COMMANDS
-from eightball_ppo.config.recipes import SECTIONS
+from eightball_ppo.config.recipes import sections
 from eightball_ppo.runtime.run import environment, write_config
 
 WEIGHTS = "model.safetensors"
@@ -91,13 +91,13 @@ def test_config_yaml_makes_a_run_of_every_other_method_again(command: str, ppo_r
     again(command, once, tmp_path / "again")
 
 
-@pytest.mark.parametrize("name", SECTIONS)
+@pytest.mark.parametrize("name", sections())
 def test_what_a_run_saves_of_its_options_is_a_configuration(name: str, tmp_path: Path) -> None:
     """Of every stage, with options that are not the defaults."""
     other = {"seed": 7, "text_column": "text", "labels": ["a", "no", "1"], "ddp_timeout": 60}
     other |= {} if name == "compare" else {"overwrite_output_dir": True}
     config = (
-        SECTIONS[name](**other, output_dir="2024-01-02") if name != "compare" else SECTIONS[name](labels=["a", "b"])
+        sections()[name](**other, output_dir="2024-01-02") if name != "compare" else sections()[name](labels=["a", "b"])
     )
     write_config(tmp_path, config)
-    assert parser.parse(SECTIONS[name], ["--config", str(tmp_path / "config.yaml")]) == config
+    assert parser.parse(sections()[name], ["--config", str(tmp_path / "config.yaml")]) == config

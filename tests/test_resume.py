@@ -22,7 +22,8 @@ from conftest import LABELS, REPOSITORY
 from eightball_ppo.config.methods import PPOConfig
 from eightball_ppo.config.stages import SFTConfig
 from eightball_ppo.errors import InputError
-from eightball_ppo.methods import ppo, sft
+from eightball_ppo.methods import sft
+from eightball_ppo.methods.run_method import run_method
 from eightball_ppo.models.loading import load_classifier
 from eightball_ppo.runtime.atomic_io import DirectoryLock
 from eightball_ppo.runtime.progress import checkpoints_in
@@ -51,7 +52,7 @@ def half(tmp_path_factory: pytest.TempPathFactory, ppo_config: PPOConfig) -> PPO
     root = tmp_path_factory.mktemp("half")
     options: dict[str, Any] = {"grade_store": str(root / "grades.sqlite3"), "log_completions": True}
     config = replace(ppo_config, output_dir=str(root / "run"), **options)
-    told = stopped(ppo.train, config, after=5)
+    told = stopped(run_method, config, after=5)
     assert str(told) == (
         "stopped by SIGTERM after update 5 of 10; go on by the same command with --resume_from_checkpoint true"
     )
@@ -68,12 +69,12 @@ def copied(half: PPOConfig, tmp_path: Path) -> PPOConfig:
 def test_ppo_that_goes_on_ends_as_if_it_had_never_stopped(copied: PPOConfig, tmp_path: Path) -> None:
     found = sorted(path.name for path in (tmp_path / "run.unfinished").glob("checkpoint-*"))
     assert found == ["checkpoint-3", "checkpoint-5"]
-    straight = ppo.train(replace(copied, output_dir=str(tmp_path / "straight"), resume_from_checkpoint=None))
+    straight = run_method(replace(copied, output_dir=str(tmp_path / "straight"), resume_from_checkpoint=None))
     # rows and a checkpoint that a killed successor has left
     with (tmp_path / "run.unfinished" / "metrics.jsonl").open("a") as file:
         file.write('{"stage": "ppo", "step": 6}\n{"sta')
     (tmp_path / "run.unfinished" / ".checkpoint-6").mkdir()
-    resumed = ppo.train(copied)
+    resumed = run_method(copied)
     shutil.rmtree(resumed / "checkpoint-5")  # where it was stopped, which the other was not
     assert_same(straight, resumed)
     assert json.loads((resumed / "results.json").read_text())["grades"]["calls_made"] == 100  # before it was stopped
@@ -159,12 +160,12 @@ def test_another_reference_or_other_questions_are_refused(copied: PPOConfig, tmp
         (replace(copied, grader="rule:No"), "was made with --grader rule:Yes, not rule:No"),
     ):
         with pytest.raises(InputError, match=told):
-            ppo.train(config)
+            run_method(config)
     shutil.move(copied.sft_model_path, tmp_path / "aside")
     try:
         shutil.copytree(other, copied.sft_model_path)
         with pytest.raises(InputError, match=r"checkpoint-5: was made with another reference \(--sft_model_path\)"):
-            ppo.train(copied)
+            run_method(copied)
     finally:
         shutil.rmtree(copied.sft_model_path)
         shutil.move(tmp_path / "aside", copied.sft_model_path)
@@ -173,16 +174,16 @@ def test_another_reference_or_other_questions_are_refused(copied: PPOConfig, tmp
 
 def test_nothing_to_go_on_from_and_something_that_would_be_lost(copied: PPOConfig, tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"new.unfinished holds no checkpoint; leave the flag out to begin anew"):
-        ppo.train(replace(copied, output_dir=str(tmp_path / "new")))
+        run_method(replace(copied, output_dir=str(tmp_path / "new")))
     with pytest.raises(InputError, match="go on with it by --resume_from_checkpoint true, move it away, or drop it"):
-        ppo.train(replace(copied, resume_from_checkpoint=None))
+        run_method(replace(copied, resume_from_checkpoint=None))
 
 
 def test_two_runs_in_one_directory(copied: PPOConfig, tmp_path: Path) -> None:
     lock = DirectoryLock(tmp_path / "run.unfinished")
     for config in (copied, replace(copied, resume_from_checkpoint=None, overwrite_output_dir=True)):
         with pytest.raises(InputError, match=r"run.unfinished: another run is at work there; wait for its end"):
-            ppo.train(config)
+            run_method(config)
     lock.release()
     DirectoryLock(tmp_path / "run.unfinished").release()
 
@@ -196,20 +197,20 @@ def test_what_training_sees_must_be_the_same(copied: PPOConfig, monkeypatch: pyt
 
 def test_what_a_run_was_gone_on_with_stands_beside_what_it_began_with(copied: PPOConfig, tmp_path: Path) -> None:
     began = read_environment(tmp_path / "run.unfinished")
-    stopped(ppo.train, copied, after=7)
-    told = read_environment(ppo.train(copied))
+    stopped(run_method, copied, after=7)
+    told = read_environment(run_method(copied))
     assert [own.pop("after_update") for own in told["resumed"]] == [5, 7]
     assert told["resumed"] == [began, began] and {**began, "resumed": told["resumed"]} == told
 
 
 def test_a_signal_in_the_update_that_target_kl_ends_loses_nothing(ppo_config: PPOConfig, tmp_path: Path) -> None:
     config = replace(ppo_config, target_kl=0.01, learning_rate=0.002, save_steps=None)
-    straight = ppo.train(replace(config, output_dir=str(tmp_path / "straight")))
+    straight = run_method(replace(config, output_dir=str(tmp_path / "straight")))
     last = len(read_metrics(straight))
     assert read_results(straight)["ended_by"] == "target_kl" and last > 1
     config = replace(config, output_dir=str(tmp_path / "run"))
-    stopped(ppo.train, config, after=last)
-    assert_same(straight, ppo.train(replace(config, resume_from_checkpoint="true")))
+    stopped(run_method, config, after=last)
+    assert_same(straight, run_method(replace(config, resume_from_checkpoint="true")))
 
 
 def test_a_model_that_is_trained_on_the_way_is_gone_on_with_by_the_same_command(
@@ -217,11 +218,11 @@ def test_a_model_that_is_trained_on_the_way_is_gone_on_with_by_the_same_command(
 ) -> None:
     shared: dict[str, Any] = {"dataset_name": str(small_data), "grader": "rule:No", "disable_tqdm": True}
     config = PPOConfig(**shared, total_episodes=120)
-    told = str(stopped(ppo.train, config, after=150))
+    told = str(stopped(run_method, config, after=150))
     assert told == "stopped while runs/sft was trained; the same command goes on with it"
     with pytest.raises(InputError, match=r"checkpoint-150: was made with --seed 0, not 1; go on so, or remove "):
-        ppo.train(replace(config, seed=1))
-    ppo.train(config)
+        run_method(replace(config, seed=1))
+    run_method(config)
     straight = sft.train(SFTConfig(dataset_name=str(small_data), disable_tqdm=True, output_dir="straight"))
     assert_same(straight, tmp_path / "runs" / "sft")
 
@@ -269,7 +270,7 @@ def test_sigterm_to_the_script_ends_with_143_and_the_same_command_goes_on(
     flags = options(small_data, sft_run, total_episodes=24 * 100, num_ppo_epochs=1)
     command = [sys.executable, PPO, *flags, "--labels", *LABELS]
     more: dict[str, Any] = {"num_mini_batches": 2, "num_ppo_epochs": 1, "per_device_train_batch_size": 24}
-    straight = ppo.train(PPOConfig(output_dir=str(tmp_path / "straight"), total_episodes=24 * 100, **more, **ruled))
+    straight = run_method(PPOConfig(output_dir=str(tmp_path / "straight"), total_episodes=24 * 100, **more, **ruled))
     with (tmp_path / "err.txt").open("w") as err:
         job = subprocess.Popen(command, cwd=tmp_path, env=environment(), stdout=err, stderr=err)
         until(lambda: (tmp_path / "run.unfinished" / "metrics.jsonl").exists(), 200, tmp_path)

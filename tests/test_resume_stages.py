@@ -18,7 +18,8 @@ from eightball_ppo.config.methods import DistillConfig, ExactConfig, GRPOConfig,
 from eightball_ppo.config.stages import RewardConfig, SFTConfig
 from eightball_ppo.errors import GuardError, IncompleteError, Stopped
 from eightball_ppo.graders.budgeted_scores import TrainingGrades
-from eightball_ppo.methods import distill, exact, grpo, reward_model, rloo, sft
+from eightball_ppo.methods import distill, reward_model, sft
+from eightball_ppo.methods.run_method import run_method
 from eightball_ppo.runtime import signals
 from eightball_ppo.runtime.progress import checkpoints_in
 from eightball_ppo.runtime.run import read_metrics
@@ -31,11 +32,11 @@ STAGES: dict[str, tuple[Callable[[Any], Path], type, dict[str, Any], int]] = {
     "sft with lora": (sft.train, SFTConfig, {"num_train_epochs": 1, "use_peft": True}, 7),
     "sft after its last step": (sft.train, SFTConfig, {"num_train_epochs": 1.25}, 25),
     "reward in its second pass": (reward_model.train, RewardConfig, {"num_train_epochs": 2}, 14),
-    "distill": (distill.train, DistillConfig, {"num_train_epochs": 3, "threshold": 0.5}, 3),
-    "exact": (exact.train, ExactConfig, {"num_train_epochs": 4, "per_device_train_batch_size": 30}, 3),
-    "rloo": (rloo.train, RLOOConfig, {"total_episodes": 600}, 4),
-    "rloo after its last update": (rloo.train, RLOOConfig, {"total_episodes": 600}, 5),
-    "grpo": (grpo.train, GRPOConfig, {"total_episodes": 600, "log_completions": True}, 2),
+    "distill": (run_method, DistillConfig, {"num_train_epochs": 3, "threshold": 0.5}, 3),
+    "exact": (run_method, ExactConfig, {"num_train_epochs": 4, "per_device_train_batch_size": 30}, 3),
+    "rloo": (run_method, RLOOConfig, {"total_episodes": 600}, 4),
+    "rloo after its last update": (run_method, RLOOConfig, {"total_episodes": 600}, 5),
+    "grpo": (run_method, GRPOConfig, {"total_episodes": 600, "log_completions": True}, 2),
 }
 FAST = ("sft", "sft after its last step", "rloo")
 
@@ -63,10 +64,10 @@ def test_a_score_that_is_not_finite_after_a_resumption_is_of_the_update_it_is_in
 ) -> None:
     more: dict[str, Any] = {"generation_batch_size": 120, "steps_per_generation": 2, "num_iterations": 2}
     config = RLOOConfig(**ruled, **more, total_episodes=600, output_dir=str(tmp_path / "run"))
-    stopped(rloo.train, config, after=2)
+    stopped(run_method, config, after=2)
     monkeypatch.setattr(TrainingGrades, "forward", lambda _, rows_B, actions_B: torch.full(rows_B.shape, torch.inf))
     with pytest.raises(GuardError, match=r"a score is not finite in update 3; its batch is in "):
-        rloo.train(replace(config, resume_from_checkpoint="true"))
+        run_method(replace(config, resume_from_checkpoint="true"))
 
 
 # --- distillation, which trains several policies for one
@@ -83,7 +84,7 @@ def search(ruled: dict[str, Any], reward_run: Path) -> DistillConfig:
 @pytest.fixture(scope="module")
 def searched(search: DistillConfig, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[int]]:
     """(a run of it that nobody stopped, the updates that each of its trainings made)."""
-    done = distill.train(replace(search, output_dir=str(tmp_path_factory.mktemp("searched") / "run")))
+    done = run_method(replace(search, output_dir=str(tmp_path_factory.mktemp("searched") / "run")))
     steps = {row["stage"]: row["step"] for row in read_metrics(done)}
     assert len(steps) > 3 and list(steps)[-1] == "distill"
     return done, list(steps.values())
@@ -112,11 +113,11 @@ def test_distillation_goes_on_in_the_midst_of_its_search(
         "in the last": sum(steps[:-1]) + 3,
     }[where]
     config = replace(search, output_dir=str(tmp_path / "run"))
-    told = str(stopped(distill.train, config, after))
+    told = str(stopped(run_method, config, after))
     assert ("of threshold 0.0;" in told) == ("first" in where) and (" of threshold" in told) == (where != "in the last")
     assert checkpoints_in(tmp_path / "run.unfinished")[-1].name == f"checkpoint-{after}"
     torch.manual_seed(99)
-    resumed = distill.train(replace(config, resume_from_checkpoint="true"))
+    resumed = run_method(replace(config, resume_from_checkpoint="true"))
     shutil.rmtree(resumed / f"checkpoint-{after}", ignore_errors=True)  # where it was stopped, which the other was not
     assert_same(straight, resumed)
 
@@ -126,7 +127,7 @@ def test_a_disk_that_is_full_at_the_end_leaves_what_the_search_was_stopped_at(
 ) -> None:
     straight, _ = searched
     config = replace(search, output_dir=str(tmp_path / "run"), save_steps=None)
-    stopped(distill.train, config, after=5)
+    stopped(run_method, config, after=5)
     config = replace(config, resume_from_checkpoint="true")
 
     def full(*_: Any, **__: Any) -> None:
@@ -134,8 +135,8 @@ def test_a_disk_that_is_full_at_the_end_leaves_what_the_search_was_stopped_at(
 
     with monkeypatch.context() as patch, pytest.raises(IncompleteError, match="_checkpoint true, from checkpoint-5"):
         patch.setattr("eightball_ppo.methods.task.save_policy", full)
-        distill.train(config)
-    resumed = distill.train(config)
+        run_method(config)
+    resumed = run_method(config)
     assert (straight / "model.safetensors").read_bytes() == (resumed / "model.safetensors").read_bytes()
     assert not checkpoints_in(resumed)
 
@@ -155,8 +156,8 @@ def test_a_signal_between_two_trainings_of_the_search_counts_for_the_next(
         pytest.raises((Stopped, signals.Interrupted), match=f"after update 1 of {steps[1]} of threshold"),
         signals.handled(),
     ):
-        distill.train(config)
+        run_method(config)
     monkeypatch.setattr(distill, "table_logits_NK", measured)
-    resumed = distill.train(replace(config, resume_from_checkpoint="true"))
+    resumed = run_method(replace(config, resume_from_checkpoint="true"))
     assert (straight / "model.safetensors").read_bytes() == (resumed / "model.safetensors").read_bytes()
     assert rows(straight) == rows(resumed)

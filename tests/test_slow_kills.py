@@ -17,7 +17,7 @@ from stopping import assert_same
 
 from conftest import LABELS
 from eightball_ppo.config.methods import PPOConfig
-from eightball_ppo.methods import ppo
+from eightball_ppo.methods.run_method import run_method
 from eightball_ppo.runtime.progress import checkpoints_in
 
 KILLS = 20
@@ -34,7 +34,7 @@ def in_a_process(config: PPOConfig, said: Path) -> int:
         with said.open("w") as file:
             os.dup2(file.fileno(), 1), os.dup2(file.fileno(), 2)
         torch.set_num_threads(1)
-        ppo.train(config)
+        run_method(config)
         code = 0
     except BaseException:
         traceback.print_exc()

@@ -28,7 +28,7 @@ from eightball_ppo.graders.registry import load_graders
 from eightball_ppo.graders.storage.sources import Grades
 from eightball_ppo.graders.storage.store import GradeStore
 from eightball_ppo.labels import EIGHTBALL_LABELS, LabelSet
-from eightball_ppo.methods import ppo
+from eightball_ppo.methods.run_method import run_method
 from eightball_ppo.models.packaged import unpack_smollm2
 
 pytestmark = pytest.mark.slow
@@ -101,8 +101,8 @@ def test_the_audit_says_that_it_is_at_chance_and_ppo_refuses_it_unless_told(
         "max_grade_failures": 0.2,
     }
     with pytest.raises(InputError, match="failed its audit"):
-        ppo.train(PPOConfig(**options))
-    trained = ppo.train(PPOConfig(**options, allow_weak_grader=True))
+        run_method(PPOConfig(**options))
+    trained = run_method(PPOConfig(**options, allow_weak_grader=True))
     results = json.loads((trained / "results.json").read_text())
     assert (
         results["grades"]["grader_settings"]["grader"] == "llm" and results["splits"]["train"]["optimum_fraction"] > 0

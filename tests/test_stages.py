@@ -17,7 +17,8 @@ from eightball_ppo import predict
 from eightball_ppo.config.methods import DistillConfig, PPOConfig
 from eightball_ppo.config.stages import PredictConfig, RewardConfig, SFTConfig
 from eightball_ppo.errors import InputError
-from eightball_ppo.methods import distill, ppo, reward_model, sft
+from eightball_ppo.methods import distill, reward_model, sft
+from eightball_ppo.methods.run_method import run_method
 from eightball_ppo.runtime.run import read_metrics
 
 EVERY_RUN = {"config.yaml", "environment.json", "metrics.jsonl", "results.json", "README.md"}
@@ -52,7 +53,7 @@ def graded(
 
 @pytest.fixture(scope="module")
 def ppo_run(graded: Callable[..., Any]) -> Path:
-    return ppo.train(graded(PPOConfig, kl_coef=0.5))
+    return run_method(graded(PPOConfig, kl_coef=0.5))
 
 
 def test_sft_run_is_whole_and_knows_no_wish(sft_run: Path) -> None:
@@ -125,7 +126,7 @@ def test_saved_policy_answers_like_the_record(ppo_run: Path) -> None:
 
 
 def test_same_seed_gives_the_same_bits(graded: Callable[..., Any], ppo_run: Path) -> None:
-    again = ppo.train(graded(PPOConfig, kl_coef=0.5))
+    again = run_method(graded(PPOConfig, kl_coef=0.5))
     assert (again / "model.safetensors").read_bytes() == (ppo_run / "model.safetensors").read_bytes()
 
     def without_clock(run: Path) -> list[dict[str, Any]]:
@@ -136,15 +137,15 @@ def test_same_seed_gives_the_same_bits(graded: Callable[..., Any], ppo_run: Path
 
 @pytest.mark.slow
 def test_rule_grader_teaches_its_label_and_a_high_price_forbids_it(graded: Callable[..., Any]) -> None:
-    eager = results(ppo.train(graded(PPOConfig, grader="rule:Yes", kl_coef=0.05, total_episodes=2400)))
+    eager = results(run_method(graded(PPOConfig, grader="rule:Yes", kl_coef=0.05, total_episodes=2400)))
     assert eager["splits"]["heldout"]["label_histogram"]["Yes"] > 0.95
-    held = results(ppo.train(graded(PPOConfig, grader="rule:Yes", kl_coef=100.0, total_episodes=2400)))
+    held = results(run_method(graded(PPOConfig, grader="rule:Yes", kl_coef=100.0, total_episodes=2400)))
     assert held["splits"]["heldout"]["kl"] < 0.01 and held["splits"]["train"]["kl"] < 0.01
 
 
 @pytest.mark.parametrize(("score", "low", "high"), [("probability", 0, 1), ("logit_margin", -20, 20)])
 def test_every_score_kind_trains(graded: Callable[..., Any], score: str, low: float, high: float) -> None:
-    record = results(ppo.train(graded(PPOConfig, score=score, kl_coef=0.02, total_episodes=1200)))
+    record = results(run_method(graded(PPOConfig, score=score, kl_coef=0.02, total_episodes=1200)))
     train, reference = record["splits"]["train"], record["reference"]["train"]
     assert low <= reference["expected_score"] < train["expected_score"] <= high
     assert train["objective"] > reference["objective"]
@@ -153,14 +154,14 @@ def test_every_score_kind_trains(graded: Callable[..., Any], score: str, low: fl
 def test_questions_that_are_cut_are_counted_and_warned_about_once_per_file(
     graded: Callable[..., Any], caplog: pytest.LogCaptureFixture
 ) -> None:
-    record = results(ppo.train(graded(PPOConfig, max_length=8, grader="rule:No", total_episodes=120)))
+    record = results(run_method(graded(PPOConfig, max_length=8, grader="rule:No", total_episodes=120)))
     warnings = [entry.getMessage() for entry in caplog.records if "were cut" in entry.getMessage()]
     assert sorted(line.split(":")[0].rsplit("/", 1)[-1] for line in warnings) == ["heldout.jsonl", "rl.jsonl"]
     assert record["truncated_questions"] == sum(int(line.split(": ")[1].split()[0]) for line in warnings) > 40
 
 
 def test_distill_chooses_a_threshold_on_validation_and_reports_coverage(graded: Callable[..., Any]) -> None:
-    run = distill.train(graded(DistillConfig, num_train_epochs=2))
+    run = run_method(graded(DistillConfig, num_train_epochs=2))
     assert {path.name for path in run.iterdir()} >= EVERY_RUN | POLICY | FIGURES
     record = results(run)
     best = max(record["thresholds_tried"], key=lambda row: row["validation_score"])
@@ -169,7 +170,7 @@ def test_distill_chooses_a_threshold_on_validation_and_reports_coverage(graded: 
 
 
 def test_distill_with_a_threshold_keeps_exactly_the_confident(graded: Callable[..., Any]) -> None:
-    record = results(distill.train(graded(DistillConfig, num_train_epochs=1, threshold=0.9)))
+    record = results(run_method(graded(DistillConfig, num_train_epochs=1, threshold=0.9)))
     assert record["threshold"] == 0.9 and record["thresholds_tried"] == []
     grades = torch.tensor([[0.89, 0.11], [0.91, 0.09], [0.2, 0.8]]).log()
     assert distill.kept_rows(grades, [0, 1, 2], 0.9) == [1] and distill.kept_rows(grades, [2, 0], 0.8) == [2, 0]
@@ -177,14 +178,14 @@ def test_distill_with_a_threshold_keeps_exactly_the_confident(graded: Callable[.
 
 def test_an_untrained_head_teaches_one_answer_for_every_question(graded: Callable[..., Any]) -> None:
     """What the original found, with steps enough to show it in the policy."""
-    run = distill.train(graded(DistillConfig, grader="random-head", threshold=0.4, num_train_epochs=20))
+    run = run_method(graded(DistillConfig, grader="random-head", threshold=0.4, num_train_epochs=20))
     record = results(run)["splits"]["heldout"]
     answer = max(record["grader_histogram"], key=lambda name: record["grader_histogram"][name])
     assert record["greedy_histogram"][answer] >= 0.95
 
 
 def test_original_preset_has_the_originals_numbers(graded: Callable[..., Any]) -> None:
-    run = distill.train(graded(DistillConfig, preset="original", grader="random-head"))
+    run = run_method(graded(DistillConfig, preset="original", grader="random-head"))
     config = yaml.safe_load((run / "config.yaml").read_text())
     numbers = ("threshold", "learning_rate", "per_device_train_batch_size", "num_train_epochs")
     assert [config[name] for name in numbers] == [0.4, 2e-5, 1, 1]
@@ -192,7 +193,7 @@ def test_original_preset_has_the_originals_numbers(graded: Callable[..., Any]) -
     assert 0 < record["kept_questions"] <= 60
     assert max(record["splits"]["heldout"]["grader_histogram"].values()) >= 0.95  # one answer, whatever the question
     with pytest.raises(InputError, match=r"--learning_rate 0\.5: --preset original fixes it at 2e-05"):
-        distill.train(graded(DistillConfig, preset="original", learning_rate=0.5))
+        run_method(graded(DistillConfig, preset="original", learning_rate=0.5))
 
 
 def test_predict_one_question_a_file_greedy_and_sampled(ppo_run: Path, tmp_path: Path) -> None:
@@ -231,10 +232,10 @@ def test_defaults_train_what_is_missing_and_reuse_what_is_there(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     shared: dict[str, Any] = {"dataset_name": str(small_data), "grader": "rule:No", "disable_tqdm": True}
-    ppo.train(PPOConfig(**shared, total_episodes=120))
+    run_method(PPOConfig(**shared, total_episodes=120))
     weights = (tmp_path / "runs/sft/model.safetensors").stat()
     assert not (tmp_path / "runs/reward").exists()  # a rule needs none
-    ppo.train(PPOConfig(**shared, total_episodes=120, output_dir="runs/again"))
+    run_method(PPOConfig(**shared, total_episodes=120, output_dir="runs/again"))
     assert (tmp_path / "runs/sft/model.safetensors").stat().st_mtime_ns == weights.st_mtime_ns
 
 
@@ -246,7 +247,7 @@ def test_a_default_run_on_other_data_is_not_reused_in_silence(
     other = shutil.copytree(small_data, "other")
     config = PPOConfig(dataset_name=str(other), grader="rule:No", total_episodes=120, disable_tqdm=True)
     with pytest.raises(InputError, match=r"runs/sft: was trained on .*small, not on --dataset_name other"):
-        ppo.train(config)
+        run_method(config)
 
 
 def test_other_labels_and_columns_need_only_flags(tmp_path: Path) -> None:
@@ -271,7 +272,7 @@ def test_other_labels_and_columns_need_only_flags(tmp_path: Path) -> None:
         output_dir=str(tmp_path / "ppo"),
         total_episodes=960,
     )
-    record = results(ppo.train(config))
+    record = results(run_method(config))
     assert (
         record["splits"]["heldout"]["label_histogram"]["sell"]
         > record["reference"]["heldout"]["label_histogram"]["sell"]

@@ -1,5 +1,6 @@
 """What the methods without sampling aim at: targets of distillation, its threshold, the annealed objective of exact."""
 
+from dataclasses import replace
 from itertools import pairwise
 from typing import Any
 
@@ -26,8 +27,8 @@ def test_targets_are_the_favourite_the_distribution_or_the_optimum(options: Make
     logp_NK = ground.lessons_logp_NK
     assert not torch.equal(logp_NK.argmax(-1), ground.grader_logp_NK["train"].argmax(-1))
     hard, soft, boltzmann = (
-        distill.targets_NK(ground, options("distill", target=target, kl_coef=0.3))
-        for target in ("hard", "soft", "boltzmann")
+        distill.targets_NK(replace(ground, config=options(method, kl_coef=0.3)))
+        for method in ("distill", "distill_soft", "distill_boltzmann")
     )
     assert torch.equal(hard.argmax(-1), logp_NK.argmax(-1)) and torch.equal(hard.sort().values[:, :2], 0 * hard[:, :2])
     torch.testing.assert_close(soft, logp_NK.softmax(-1))
@@ -43,14 +44,14 @@ def test_a_threshold_is_chosen_by_the_grades_that_training_may_see(
     ground = loaded(config)
     rows, trained = ground.lessons.whole_rows(), list[set[int]]()
 
-    def distil(own: Task, kept: list[int], *_: Any) -> tuple[Any, int]:
+    def distil(own: Task[Any], kept: list[int], *_: Any) -> tuple[Any, int]:
         trained.append(set(kept))
         return own.classifier, 7
 
     monkeypatch.setattr(distill, "distil", distil)
     run: Any = None
     search = distill.Search(None)
-    keeping = distill.choose_threshold(search, ground, rows, config, run, keeping_task(ground, None))
+    keeping = distill.choose_threshold(search, ground, rows, run, keeping_task(ground, None))
     threshold, tried = search.threshold, search.tried
     assert all(later < before for before, later in pairwise([set(rows), *trained]))
     assert keeping.before == search.updates == 7 * len(trained)
@@ -100,7 +101,7 @@ def test_the_price_falls_to_its_own_within_the_steps_there_are(
         caught.append(arguments[-1])
         raise InputError("far enough")
 
-    monkeypatch.setattr(exact, "fit", fit)
+    monkeypatch.setattr(exact, "train_classifier", fit)
     monkeypatch.setattr(exact, "num_processes", lambda: processes)
     with pytest.raises(InputError, match="far enough"):
         train("exact", options("exact", num_train_epochs=3, per_device_train_batch_size=batch, anneal=0.5))

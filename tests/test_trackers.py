@@ -31,7 +31,7 @@ from eightball_ppo.methods import ppo, sft
 tracker, data = sys.argv[1:3]
 shared = dict(dataset_name=data, report_to=tracker, disable_tqdm=True)
 sft.train(SFTConfig(output_dir="runs/sft", num_train_epochs=1, **shared))
-ppo.train(PPOConfig(output_dir="runs/ppo", grader="rule:No", total_episodes=240, **shared))
+run_method(PPOConfig(output_dir="runs/ppo", grader="rule:No", total_episodes=240, **shared))
 """
 Track = dict[str, list[dict[str, float]]]
 """The logged rows of every run, by the run's name."""

@@ -79,7 +79,7 @@ def config(**overrides: Any) -> PPOConfig:
 def trainer(
     settings: PPOConfig, model: Any, table: TokenTable, score_NK: Tensor, output_dir: Path, callbacks: Any = ()
 ) -> tuple[Any, TRLModels]:
-    """(TRL's trainer, the adapters it trains) as `methods.ppo.train` builds them; with the dtype of the scores."""
+    """(TRL's trainer, the adapters it trains) as `methods.run_method` builds them; with the dtype of the scores."""
     models = ppo.build_models(model, table, TrainingGrades(score_NK), settings)
     for adapter in (models.policy, models.reference, models.value, models.reward):
         adapter.to(score_NK.dtype)

@@ -13,7 +13,8 @@ from torch import distributed
 
 from eightball_ppo.config.methods import DistillConfig, ExactConfig
 from eightball_ppo.config.stages import RewardConfig, SFTConfig
-from eightball_ppo.methods import distill, exact, reward_model, sft
+from eightball_ppo.methods import reward_model, sft
+from eightball_ppo.methods.run_method import run_method
 from eightball_ppo.runtime import launch
 from eightball_ppo.training import supervised
 
@@ -45,9 +46,9 @@ if __name__ == "__main__":
     sft.train(SFTConfig(output_dir=str(directory / "sft"), **shared))
     start: dict[str, Any] = {"model_name_or_path": str(directory / "encoder"), "learning_rate": 1e-4}
     reward_model.train(RewardConfig(output_dir=str(directory / "reward"), **start, **shared))
-    distill.train(DistillConfig(output_dir=str(directory / "distill"), threshold=0.0, **graded, **shared))
+    run_method(DistillConfig(output_dir=str(directory / "distill"), threshold=0.0, **graded, **shared))
     shared["num_train_epochs"] = 2  # its batch is all questions
-    exact.train(ExactConfig(output_dir=str(directory / "exact"), **graded, **shared))
+    run_method(ExactConfig(output_dir=str(directory / "exact"), **graded, **shared))
     if rank == 0:
         print(json.dumps(compared))
     distributed.destroy_process_group()

@@ -21,7 +21,8 @@ from conftest import LABELS, small_dataset
 from eightball_ppo.config.methods import DistillConfig, PPOConfig
 from eightball_ppo.config.stages import RewardConfig, SFTConfig
 from eightball_ppo.errors import Stopped
-from eightball_ppo.methods import distill, ppo, reward_model, sft
+from eightball_ppo.methods import reward_model, sft
+from eightball_ppo.methods.run_method import run_method
 from eightball_ppo.runtime import launch, signals
 from eightball_ppo.runtime.distributed import from_every_process, from_main_process, is_main_process, rank
 from eightball_ppo.runtime.logging import quiet_libraries
@@ -44,14 +45,14 @@ if __name__ == "__main__":
     batch: dict[str, Any] = {"total_episodes": 6 * 48, "per_device_train_batch_size": 24, "num_mini_batches": 2}
 
     stages: dict[str, tuple[Callable[[Any], Path], Any, int]] = {  # how, with which options, stopped after which update
-        "ppo": (ppo.train, PPOConfig(**graded, **batch), 3),
+        "ppo": (run_method, PPOConfig(**graded, **batch), 3),
         "sft": (sft.train, SFTConfig(num_train_epochs=2, **shared), 13),  # of 20, in the second pass
         "reward": (
             reward_model.train,
             RewardConfig(model_name_or_path="encoder", num_train_epochs=3, **fit),
             15,
         ),  # of 33, in the second
-        "distill": (distill.train, DistillConfig(num_train_epochs=2, per_device_train_batch_size=8, **graded), 2),
+        "distill": (run_method, DistillConfig(num_train_epochs=2, per_device_train_batch_size=8, **graded), 2),
     }
     stdout, sys.stdout = sys.stdout, sys.stderr
     looked, told = Keeper.due, {}

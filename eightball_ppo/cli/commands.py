@@ -1,6 +1,5 @@
 """Every command by its name: which options it takes and what it runs. The scripts and `eightball NAME` are these."""
 
-import importlib
 import sys
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -8,10 +7,11 @@ from typing import Any, NamedTuple
 from eightball_ppo import __version__
 from eightball_ppo.cli.parser import build_parser
 from eightball_ppo.cli.parser import main as run_command
+from eightball_ppo.config.registry import commands, load
 
 
 class Command(NamedTuple):
-    """A config class and a function that takes one, as "module:name" within the package; and what it is for.
+    """A config class and a function that takes one, as "module:name"; and what it is for.
 
     `examples`: what may follow its name. `first`: the option that values without a flag, standing first, belong to.
     """
@@ -24,8 +24,7 @@ class Command(NamedTuple):
 
     @property
     def config_class(self) -> type[Any]:
-        module, _, name = self.config.partition(":")
-        return getattr(importlib.import_module(f"eightball_ppo.{module}"), name)
+        return load(self.config)
 
     def arguments(self, argv: Sequence[str]) -> list[str]:
         """`argv` with the flag in front of the values that stand first without one."""
@@ -34,97 +33,75 @@ class Command(NamedTuple):
 
 COMMANDS = {
     "sft": Command(
-        "config.stages:SFTConfig",
-        "methods.sft:train",
+        "eightball_ppo.config.stages:SFTConfig",
+        "eightball_ppo.methods.sft:train",
         "fine-tune the reference on random answers",
         ("", "--tokenizer whitespace --output_dir runs/sft-whitespace"),
     ),
     "reward": Command(
-        "config.stages:RewardConfig",
-        "methods.reward_model:train",
+        "eightball_ppo.config.stages:RewardConfig",
+        "eightball_ppo.methods.reward_model:train",
         "fine-tune a BERT as grader",
         ("", "--use_peft --learning_rate 2e-3 --output_dir runs/reward-lora"),
     ),
     "grade": Command(
-        "config.stages:GradeConfig",
-        "graders.export:run",
+        "eightball_ppo.config.stages:GradeConfig",
+        "eightball_ppo.graders.export:run",
         "fill the grade store, export grades.parquet",
         ("", "--grader api --grader_model NAME --grader_base_url http://127.0.0.1:8000/v1 --dry_run"),
     ),
     "audit": Command(
-        "config.stages:AuditConfig",
-        "audit.run:run",
+        "eightball_ppo.config.stages:AuditConfig",
+        "eightball_ppo.audit.run:run",
         "judge a grader before it is believed",
         ("--grader bert --gold datasets/eightball/heldout.jsonl",),
     ),
-    "distill": Command(
-        "config.methods:DistillConfig",
-        "methods.distill:train",
-        "distil the grader: hard, soft, Boltzmann",
-        ("", "--target boltzmann --kl_coef 0.5 --output_dir runs/boltzmann"),
-    ),
-    "ppo": Command(
-        "config.methods:PPOConfig",
-        "methods.ppo:train",
-        "TRL's PPO on the grader's scores",
-        ("", "--kl_coef 0.5 --seed 1 --output_dir runs/ppo-0.5", "--push_to_hub --hub_model_id ME/eight-ball"),
-    ),
-    "rloo": Command(
-        "config.methods:RLOOConfig", "methods.rloo:train", "TRL's RLOO on the grader's scores", ("", "--kl_coef 0.5")
-    ),
-    "grpo": Command(
-        "config.methods:GRPOConfig",
-        "methods.grpo:train",
-        "TRL's GRPO on the grader's scores",
-        ("", "--scale_rewards none"),
-    ),
-    "best_of_n": Command(
-        "config.methods:BestOfNConfig",
-        "methods.best_of_n:train",
-        "the best of n answers, without training",
-        ("--best_of 8",),
-    ),
-    "exact": Command(
-        "config.methods:ExactConfig",
-        "methods.exact:train",
-        "the objective's exact gradient, the ceiling",
-        ("--kl_coef 0.5",),
-    ),
+    **{
+        name: Command(
+            spec.config, "eightball_ppo.methods.run_method:run_method", spec.description.replace("`", ""), spec.examples
+        )
+        for name, spec in commands().items()
+    },
     "compare": Command(
-        "config.compare:CompareConfig",
-        "comparison.compare:run",
+        "eightball_ppo.config.compare:CompareConfig",
+        "eightball_ppo.comparison.compare:run",
         "all of these on the same grades",
         ("", "--methods distill ppo exact --seeds 0 1 2 3 4 --output_dir runs/compare-5"),
     ),
     "predict": Command(
-        "config.stages:PredictConfig",
-        "predict:run",
+        "eightball_ppo.config.stages:PredictConfig",
+        "eightball_ppo.predict:run",
         "ask a trained policy",
         ('"Will I be rich?"', "--file questions.txt --model_name_or_path runs/sft --sample"),
         first="question",
     ),
     "report": Command(
-        "config.tools:ReportConfig",
-        "comparison.report.rewrite:run",
+        "eightball_ppo.config.tools:ReportConfig",
+        "eightball_ppo.comparison.report.rewrite:run",
         "tables of runs; the page of a comparison or an audit anew",
         ("runs/ppo runs/distill", "runs/compare"),
         first="run_dirs",
     ),
     "push": Command(
-        "config.tools:PushConfig",
-        "hub.push:run",
+        "eightball_ppo.config.tools:PushConfig",
+        "eightball_ppo.hub.push:run",
         "upload a finished run to the Hugging Face Hub",
         ("runs/ppo --repo_id ME/eight-ball --dry_run", "runs/distill runs/ppo --repo_id ME/ask-the-ball --space"),
         first="run_dirs",
     ),
     "demo": Command(
-        "config.tools:DemoConfig",
-        "demo.app:run",
+        "eightball_ppo.config.tools:DemoConfig",
+        "eightball_ppo.demo.app:run",
         "ask trained policies in the browser",
         ("", "runs/distill runs/ppo --server_port 7861"),
         first="runs",
     ),
-    "env": Command("config.tools:EnvConfig", "cli.env:run", "versions and machine, for a bug report", ("",)),
+    "env": Command(
+        "eightball_ppo.config.tools:EnvConfig",
+        "eightball_ppo.cli.env:run",
+        "versions and machine, for a bug report",
+        ("",),
+    ),
 }
 SHELLS = ("bash", "zsh", "tcsh")
 
@@ -134,8 +111,7 @@ def run(name: str, argv: Sequence[str] | None = None) -> None:
     command = COMMANDS[name]
     arguments = command.arguments(sys.argv[1:] if argv is None else argv)
     examples = "\n".join(f"  eightball {name} {example}".rstrip() for example in command.examples)
-    stage = f"eightball_ppo.{command.stage}"
-    run_command(command.config_class, stage, arguments, usage_of(name), f"examples:\n{examples}")
+    run_command(command.config_class, command.stage, arguments, usage_of(name), f"examples:\n{examples}")
 
 
 def usage_of(name: str) -> str:

@@ -1,7 +1,6 @@
 """From argv to a stage: flags and YAML by `trl.TrlParser`, errors as one line and exit code 2."""
 
 import argparse
-import importlib
 import inspect
 import os
 import signal
@@ -13,6 +12,7 @@ from typing import Any, NoReturn, TypeVar
 from eightball_ppo.config.base import StageConfig
 from eightball_ppo.config.methods import PPOConfig
 from eightball_ppo.config.recipes import read_recipe
+from eightball_ppo.config.registry import load
 from eightball_ppo.config.trl_unsupported import TRL_OPTIONS
 from eightball_ppo.errors import DryRun, GuardError, IncompleteError, InputError, Stopped
 from eightball_ppo.runtime import signals
@@ -147,12 +147,12 @@ def _run(config_class: type[Any], stage: str, argv: Sequence[str], usage: str | 
     if isinstance(config, StageConfig):
         check_output_dir(config)  # before the heavy imports
     if pushed:
-        push = importlib.import_module("eightball_ppo.hub.push")
+        from eightball_ppo.hub import push  # heavy
+
         push.check_stage(config)
     if isinstance(config, StageConfig):
         meet(config.ddp_timeout)
-    module, _, function = stage.partition(":")
-    run: Callable[[Any], Any] = getattr(importlib.import_module(module), function)
+    run: Callable[[Any], Any] = load(stage)
     quiet_libraries()
     run(config)
     if pushed:

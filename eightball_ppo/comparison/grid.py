@@ -9,36 +9,14 @@ from typing import Any, NamedTuple, get_type_hints
 
 from pydantic import TypeAdapter, ValidationError
 
-from eightball_ppo.config import methods
 from eightball_ppo.config.compare import CompareConfig
 from eightball_ppo.config.methods import GradedConfig, TermsConfig
+from eightball_ppo.config.registry import METHODS
 from eightball_ppo.errors import InputError
 
 REFERENCE = "reference"
 TABLE = "grades.parquet"
 RUNS = "runs"
-
-
-class Method(NamedTuple):
-    """Where a method is trained, its options, and whether its training knows the price of KL."""
-
-    config_class: type[GradedConfig]
-    module: str
-    fixed: dict[str, Any]
-    reads_beta: bool
-
-
-METHODS = {
-    "sft": Method(methods.ReferenceConfig, "reference", {}, False),
-    "distill": Method(methods.DistillConfig, "distill", {"target": "hard"}, False),
-    "distill_soft": Method(methods.DistillConfig, "distill", {"target": "soft"}, False),
-    "distill_boltzmann": Method(methods.DistillConfig, "distill", {"target": "boltzmann"}, True),
-    "ppo": Method(methods.PPOConfig, "ppo", {}, True),
-    "rloo": Method(methods.RLOOConfig, "rloo", {}, True),
-    "grpo": Method(methods.GRPOConfig, "grpo", {}, True),
-    "best_of_n": Method(methods.BestOfNConfig, "best_of_n", {}, True),
-    "exact": Method(methods.ExactConfig, "exact", {}, True),
-}
 
 
 @dataclass(frozen=True)
@@ -75,13 +53,13 @@ class Job(NamedTuple):
 
 def jobs(config: CompareConfig) -> Iterator[Job]:
     """Every run of the grid, longest methods first, so that the last worker is not left alone for long."""
-    order = ("ppo", "rloo", "grpo", "exact", "distill", "distill_boltzmann", "distill_soft", "best_of_n", "sft")
+    order = list(METHODS)[::-1]
     budgets: list[int | None] = list(config.grader_call_budgets) or [None]
     for name in sorted(config.methods, key=order.index):
         thresholds: list[float | None] = list(config.thresholds) if name == "distill" else []
         for noise, budget, threshold, seed in product(config.grader_noise, budgets, thresholds or [None], config.seeds):
             cells = tuple(Cell(name, seed, beta, noise, budget, threshold) for beta in config.kl_coefs)
-            if METHODS[name].reads_beta:
+            if METHODS[name].reads_kl_coef:
                 yield from (Job((cell,)) for cell in cells)
             else:
                 yield Job(cells)
@@ -147,9 +125,4 @@ def cell_config(cell: Cell, config: CompareConfig) -> GradedConfig:
     }
     threshold = {} if cell.threshold is None else {"threshold": cell.threshold}
     own = overrides(config).get(cell.method, {})
-    made = method.config_class(**{**terms, **place, **method.fixed, **threshold, **own})
-    if isinstance(made, methods.DistillConfig) and made.preset != "tuned":
-        from eightball_ppo.methods.distill import with_preset  # heavy
-
-        return with_preset(made)
-    return made
+    return method.config_class(**{**terms, **place, **method.fixed, **threshold, **own})

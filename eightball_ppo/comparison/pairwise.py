@@ -10,6 +10,7 @@ import pandas as pd
 
 from eightball_ppo.comparison.results import SPLITS, Measured, per_question
 from eightball_ppo.comparison.wording import place, sentence, spoken
+from eightball_ppo.config.registry import REFERENCE
 from eightball_ppo.functional import statistics
 from eightball_ppo.functional.statistics import Interval, PairComparison
 from eightball_ppo.methods.task import Task
@@ -152,5 +153,5 @@ def _asked(row: Mapping[Any, Any]) -> str:
 
 
 def _first_two(methods: list[str]) -> tuple[str, str]:
-    trained = [name for name in methods if name != "sft"]
+    trained = [name for name in methods if name != REFERENCE]
     return (trained[0], trained[1]) if len(trained) > 1 else ("", "")

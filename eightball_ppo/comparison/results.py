@@ -12,6 +12,7 @@ from eightball_ppo.comparison.grid import RUNS, Cell, cell_config
 from eightball_ppo.comparison.workers import Holes
 from eightball_ppo.config.compare import CompareConfig
 from eightball_ppo.config.methods import ReferenceConfig
+from eightball_ppo.config.registry import METHODS, REFERENCE
 from eightball_ppo.data.pairs import shown
 from eightball_ppo.errors import InputError
 from eightball_ppo.evaluation import SplitGrades, evaluate
@@ -41,7 +42,7 @@ class Measured:
 
 def load_ground(config: CompareConfig) -> Task:
     """Questions, clean scores and reference of the comparison, as every run of it has them."""
-    plain = cell_config(Cell("sft", config.seeds[0], config.kl_coefs[0]), config)
+    plain = cell_config(Cell(REFERENCE, config.seeds[0], config.kl_coefs[0]), config)
     assert isinstance(plain, ReferenceConfig)
     return load_task(plain, load_splits(plain))
 
@@ -167,7 +168,7 @@ def coverage_frame(task: Task) -> pd.DataFrame:
 
 def flips_frame(found: list[Measured], task: Task) -> pd.DataFrame:
     """The held-out questions whose most probable answer one run changed, those first whose distribution moved most."""
-    trained = [one for one in found if one.cell.method not in ("sft", "best_of_n")]
+    trained = [one for one in found if one.cell.method != REFERENCE and not METHODS[one.cell.method].asks_grader]
     rows: list[dict[str, Any]] = []
     for one in [own for own in trained if own.cell.method == "ppo"][:1] or trained[:1]:
         graded, names = task.graded("heldout"), task.labels.names

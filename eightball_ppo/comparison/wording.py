@@ -6,25 +6,14 @@ from typing import Any
 
 import pandas as pd
 
+from eightball_ppo.config.registry import title_of
 from eightball_ppo.functional.statistics import PairComparison
-
-NAMES = {
-    "sft": "the SFT reference",
-    "distill": "distillation",
-    "distill_soft": "soft distillation",
-    "distill_boltzmann": "Boltzmann distillation",
-    "ppo": "PPO",
-    "rloo": "RLOO",
-    "grpo": "GRPO",
-    "best_of_n": "best of n",
-    "exact": "the exact gradient",
-}
 
 
 def spoken(name: str) -> str:
     """A row's name in a sentence."""
     method, at, threshold = name.partition("@")
-    return NAMES[method] + (f" with threshold {threshold}" if at else "")
+    return title_of(method) + (f" with threshold {threshold}" if at else "")
 
 
 def place(row: Mapping[Any, Any]) -> str:

@@ -1,7 +1,6 @@
 """The runs of a grid, in parallel processes: what is finished stays, what fails becomes a hole that says why."""
 
 import contextlib
-import importlib
 import logging
 import multiprocessing
 import os
@@ -14,7 +13,7 @@ from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from typing import Any
 
-from eightball_ppo.comparison.grid import METHODS, RUNS, Cell, Job, cell_config
+from eightball_ppo.comparison.grid import RUNS, Cell, Job, cell_config
 from eightball_ppo.comparison.workspace import log_file, same_recipe
 from eightball_ppo.config.compare import CompareConfig
 from eightball_ppo.errors import IncompleteError, InputError
@@ -146,6 +145,7 @@ def work(job: Job, config: CompareConfig) -> Holes:
 def _one_cell(cell: Cell, trained: Cell | None, config: CompareConfig, log: Path) -> str | None:
     """Make a cell's run, by training or from the run of `trained`; returns why there is none."""
     from eightball_ppo.methods import reevaluate
+    from eightball_ppo.methods.run_method import run_method
 
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     try:
@@ -153,11 +153,11 @@ def _one_cell(cell: Cell, trained: Cell | None, config: CompareConfig, log: Path
             return None
         own = cell_config(cell, config)
         if trained is None:
-            importlib.import_module(f"eightball_ppo.methods.{METHODS[cell.method].module}").train(own)
+            run_method(own)
             return None
         if not finished(trained, config):
             return f"{trained.name} has no run, and this one is the same policy at another price of KL"
-        reevaluate.train(own, Path(config.output_dir) / RUNS / trained.name)
+        reevaluate.reevaluate(own, Path(config.output_dir) / RUNS / trained.name)
     except (InputError, IncompleteError) as error:
         return redact(str(error))
     except Exception as error:

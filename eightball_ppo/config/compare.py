@@ -5,8 +5,7 @@ from typing import ClassVar
 
 from eightball_ppo.config.fields import option, require
 from eightball_ppo.config.methods import TermsConfig
-
-METHODS = ("sft", "distill", "distill_soft", "distill_boltzmann", "ppo", "rloo", "grpo", "best_of_n", "exact")
+from eightball_ppo.config.registry import BUILT_IN, METHODS
 
 
 @dataclass
@@ -16,7 +15,7 @@ class CompareConfig(TermsConfig):
     resumes: ClassVar[bool] = True
 
     output_dir: str = option("runs/compare", "Directory of the comparison; one that stands there is gone on with.")
-    methods: list[str] = option(list(METHODS), "Methods to compare.")
+    methods: list[str] = option(list(BUILT_IN), "Methods to compare.")
     seeds: list[int] = option([0, 1, 2], "Seeds; every method is trained with each.")
     kl_coefs: list[float] = option(
         [0.1, 0.5], "Prices of KL (beta); every method is trained for, or measured at, each."

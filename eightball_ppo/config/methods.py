@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from eightball_ppo.config.fields import option, require
 from eightball_ppo.config.grader import GraderConfig
@@ -10,6 +10,15 @@ from eightball_ppo.config.model import Dtype, PolicyOptions
 from eightball_ppo.config.training import CheckpointedConfig, FitConfig, LearningConfig, Schedule
 
 DEAREST = 1e6  # price of KL; far above it the rewards leave float32
+# The original experiment: one question a step, AdamW 2e-5, skip where the grader's best is below 0.4.
+ORIGINAL: dict[str, Any] = {
+    "threshold": 0.4,
+    "learning_rate": 2e-5,
+    "lr_scheduler_type": "constant",
+    "weight_decay": 0.01,
+    "num_train_epochs": 1,
+    "per_device_train_batch_size": 1,
+}
 ScoreKind = Literal["log_prob", "probability", "logit_margin"]
 Target = Literal["hard", "soft", "boltzmann"]
 
@@ -262,6 +271,8 @@ class DistillConfig(PolicyOptions, FitConfig, GradedConfig):
     per_device_train_batch_size: int = option(16, "Questions per optimizer step and process.")
 
     def __post_init__(self) -> None:
+        if self.preset == "original":
+            self._take_original()
         super().__post_init__()
         require(
             self.threshold is None or 0 <= self.threshold <= 1, f"--threshold {self.threshold}: a probability, 0 to 1"
@@ -269,6 +280,17 @@ class DistillConfig(PolicyOptions, FitConfig, GradedConfig):
         require(0 < self.validation_fraction < 1, f"--validation_fraction {self.validation_fraction}: between 0 and 1")
         require(self.target == "hard" or self.preset == "tuned", "--preset original: distils hard targets")
         require(self.target != "boltzmann" or self.kl_coef > 0, "--target boltzmann: --kl_coef must be above 0")
+
+    def _take_original(self) -> None:
+        """The numbers of the original recipe; a flag that asks for another value is refused."""
+        for name, value in ORIGINAL.items():
+            asked = getattr(self, name)
+            default = type(self).__dataclass_fields__[name].default
+            require(
+                asked in (default, value),
+                f"--{name} {asked}: --preset original fixes it at {value}; drop one of the two",
+            )
+            setattr(self, name, value)
 
 
 @dataclass

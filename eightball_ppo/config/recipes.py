@@ -4,29 +4,30 @@ A file is either the options of one stage, or a recipe for several: then a mappi
 `reward:`, `ppo:` ...) holds what is that stage's own, and everything else belongs to all stages that have the option.
 """
 
+import functools
 import os
 from pathlib import Path
 from typing import Any, get_type_hints
 
-from eightball_ppo.config import methods, stages
+from eightball_ppo.config import stages
 from eightball_ppo.config.compare import CompareConfig
-from eightball_ppo.config.methods import TermsConfig
+from eightball_ppo.config.methods import PPOConfig, TermsConfig
+from eightball_ppo.config.registry import commands
 from eightball_ppo.config.trl_unsupported import TRL_OPTIONS
 from eightball_ppo.errors import InputError
 
-SECTIONS: dict[str, type[Any]] = {
-    "sft": stages.SFTConfig,
-    "reward": stages.RewardConfig,
-    "grade": stages.GradeConfig,
-    "audit": stages.AuditConfig,
-    "distill": methods.DistillConfig,
-    "ppo": methods.PPOConfig,
-    "rloo": methods.RLOOConfig,
-    "grpo": methods.GRPOConfig,
-    "best_of_n": methods.BestOfNConfig,
-    "exact": methods.ExactConfig,
-    "compare": CompareConfig,
-}
+
+@functools.cache
+def sections() -> dict[str, type[Any]]:
+    """The stages that a recipe may have a section for, and their config classes."""
+    return {
+        "sft": stages.SFTConfig,
+        "reward": stages.RewardConfig,
+        "grade": stages.GradeConfig,
+        "audit": stages.AuditConfig,
+        **{name: spec.config_class for name, spec in commands().items()},
+        "compare": CompareConfig,
+    }
 
 
 def read_recipe(file: Path, config_class: type[Any]) -> dict[str, Any]:
@@ -40,17 +41,17 @@ def read_recipe(file: Path, config_class: type[Any]) -> dict[str, Any]:
     """
     content = _content(file)
     _set_environment(content.pop("env", None) or {}, file)
-    sections = {name: content.pop(name) for name in SECTIONS if isinstance(content.get(name), dict)}
-    if not sections:
+    own_of = {name: content.pop(name) for name in sections() if isinstance(content.get(name), dict)}
+    if not own_of:
         return _typed(content, config_class, file)
     for key in content:
-        if not any(key in get_type_hints(own) for own in SECTIONS.values()):
+        if not any(key in get_type_hints(own) for own in sections().values()):
             raise InputError(f"{file}: unknown option {key!r}; see --help")
     known = get_type_hints(config_class)
-    own = next((name for name, of in SECTIONS.items() if of is config_class), "")
+    own = next((name for name, of in sections().items() if of is config_class), "")
     options = _typed({key: value for key, value in content.items() if key in known}, config_class, file)
-    options |= _typed(sections.get(own, {}), config_class, file)
-    if issubclass(config_class, TermsConfig) and {"sft", "reward"} & set(sections):
+    options |= _typed(own_of.get(own, {}), config_class, file)
+    if issubclass(config_class, TermsConfig) and {"sft", "reward"} & set(own_of):
         options.setdefault("prerequisites", str(file))
     return options
 
@@ -62,7 +63,7 @@ def read_section(file: Path, name: str) -> dict[str, Any] | None:
         InputError: as `read_recipe`.
     """
     section = _content(file).get(name)
-    return _typed(section, SECTIONS[name], file) if isinstance(section, dict) else None
+    return _typed(section, sections()[name], file) if isinstance(section, dict) else None
 
 
 def _set_environment(variables: Any, file: Path) -> None:
@@ -102,7 +103,7 @@ def _typed(content: dict[str, Any], config_class: type[Any], file: Path) -> dict
     types = get_type_hints(config_class)
     options: dict[str, Any] = {}
     for key, value in content.items():
-        if config_class is methods.PPOConfig and key in TRL_OPTIONS:
+        if config_class is PPOConfig and key in TRL_OPTIONS:
             raise InputError(f"{file}: {key}: not an option here: {TRL_OPTIONS[key][1]}")
         if key not in types:
             raise InputError(f"{file}: unknown option {key!r}; see --help")

@@ -6,13 +6,13 @@ from typing import Any
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from eightball_ppo.config.registry import REFERENCE
 from eightball_ppo.config.tools import DemoConfig
 from eightball_ppo.errors import InputError
 from eightball_ppo.labels import LabelSet
 from eightball_ppo.models.loading import check_checkpoint, label_set, load_classifier
 from eightball_ppo.runtime.run import RESULTS, read_config, read_results
 
-REFERENCE = "sft"
 DEFAULT_RUN, DEFAULT_BESIDE = "runs/ppo", "runs/distill"
 _NO_POLICY = {
     "reward": "holds a reward model and no policy; pass it as --reward_model_path",

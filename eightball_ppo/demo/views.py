@@ -7,21 +7,22 @@ from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
+from eightball_ppo.config.registry import REFERENCE, title_of
 from eightball_ppo.data.pairs import shown
 from eightball_ppo.demo import run_data
 from eightball_ppo.demo.charts import BOTTOM, HEIGHT, LEFT, RIGHT, WIDTH, chart
 from eightball_ppo.demo.session import Answer, Ball, Spot, optimum, position, spot
 from eightball_ppo.report.pages import number, percent, short
-from eightball_ppo.report.style import REFERENCE, styles
+from eightball_ppo.report.style import styles
 
 ASSETS = Path(__file__).parent / "assets"
-TITLES = {"ppo": "PPO", "rloo": "RLOO", "grpo": "GRPO", "distill": "Distillation", "best_of_n": "Best of n"}
 
 
 def title(name: str) -> str:
     """A policy's name as a heading."""
     method, blank, rest = name.partition(" ")
-    words = "Reference" if method == REFERENCE else TITLES.get(method, method.capitalize().replace("_", " "))
+    words = "reference" if method == REFERENCE else title_of(method).removeprefix("the ")
+    words = words[:1].upper() + words[1:]
     return f"{words}{blank}{rest}"
 
 

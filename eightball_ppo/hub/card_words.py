@@ -2,27 +2,13 @@
 
 from typing import Any
 
+from eightball_ppo.config.registry import METHODS, REFERENCE, title_of
 from eightball_ppo.report.markdown import code, fenced
 
-WHAT = {
-    "sft": "A small text classifier fine-tuned on the answers of its data: the reference of the methods that follow.",
-    "reward": "A classifier that says which label the author of a text wants. Its softmax is calibrated: the "
-    "temperature is folded into the last layer.",
-    "distill": "A small text classifier trained by cross-entropy on a grader's confident labels (thresholded "
-    "distillation).",
-    "distill_soft": "A small text classifier trained by cross-entropy to a grader's distribution over the labels.",
-    "distill_boltzmann": "A small text classifier trained by cross-entropy to `ref * exp(score / beta) / Z`, the best "
-    "policy at its price of KL.",
-    "ppo": "A small text classifier trained by PPO (TRL's `PPOTrainer`) on a grader's scores, with a KL penalty to its "
-    "SFT reference.",
-    "rloo": "A small text classifier trained by RLOO (TRL's `RLOOTrainer`) on a grader's scores, with a KL penalty to "
-    "its SFT reference.",
-    "grpo": "A small text classifier trained by GRPO (TRL's `GRPOTrainer`) on a grader's scores, with a KL penalty to "
-    "its SFT reference.",
-    "best_of_n": "The best-scored of n answers of its SFT reference, as the policy that it amounts to: it knows the "
-    "questions that were graded, and answers all others as the reference does.",
-    "exact": "A small text classifier trained by the exact gradient of its objective, a sum over all labels.",
-}
+_REWARD_MODEL = (
+    "A classifier that says which label the author of a text wants. Its softmax is calibrated: the temperature is "
+    "folded into the last layer."
+)
 _PIPELINE = """from transformers import pipeline
 
 classify = pipeline("text-classification", model={name!r}, top_k=None{trust})
@@ -50,6 +36,14 @@ _PLEASES = (
 )
 
 
+def what(method: str) -> str:
+    """What a model is; of a method that is not installed here, its name."""
+    if method == "reward":
+        return _REWARD_MODEL
+    description = f": {METHODS[method].description}" if method in METHODS else ""
+    return f"A small text classifier. Its method is {title_of(method)}{description}."
+
+
 def snippet(name: str, model_config: dict[str, Any], example: str) -> str:
     """How to ask the model about `example`; with `trust_remote_code` where its architecture travels with it."""
     own_code = "auto_map" in model_config
@@ -73,4 +67,4 @@ def bare_adapter_snippet(name: str, reference: str) -> str:
 
 def limits(method: str) -> str:
     """What a model is good for, and what not."""
-    return _LIMITS if method in ("sft", "reward") else f"{_PLEASES}\n\n{_LIMITS}"
+    return _LIMITS if method in (REFERENCE, "reward") else f"{_PLEASES}\n\n{_LIMITS}"

@@ -8,6 +8,7 @@ from huggingface_hub import EvalResult, EvalResultEntry, ModelCardData, eval_res
 
 from eightball_ppo.config.base import StageConfig
 from eightball_ppo.config.model import SMALL
+from eightball_ppo.config.registry import METHODS
 from eightball_ppo.hub import card_words as words
 from eightball_ppo.hub.card_tables import cell, methods_table, numbers_table
 from eightball_ppo.models.packaged import packaged_base
@@ -16,7 +17,6 @@ from eightball_ppo.runtime.paths import ADAPTER, local_path
 from eightball_ppo.runtime.redaction import portable
 from eightball_ppo.runtime.run import CONFIG, ENVIRONMENT, read_config, read_environment
 
-SAMPLERS = ("ppo", "rloo", "grpo")
 RECORDED = "hub.json"  # in a run directory: where it was pushed to
 REPORTED = {  # the metrics of held-out questions that stand in the metadata, with the Hub's names where it has one
     "accuracy": "accuracy",
@@ -48,7 +48,7 @@ def model_card(
     name = (repo_id or directory.name.removesuffix(".unfinished")).split("/")[-1]
     sections = [
         f"---\n{metadata(results, config, name, base).to_yaml()}\n---\n\n# {escaped(name)}",
-        words.WHAT[results["method"]],
+        words.what(results["method"]),
         f"Data: {code(config['dataset_name'])}. Labels: {', '.join(code(label) for label in config['labels'])}.",
         *_snippets(directory, config, repo_id or name, base),
         "## Numbers of this run\n\n" + numbers_table(results),
@@ -84,7 +84,7 @@ def metadata(results: dict[str, Any], config: dict[str, Any], name: str, base: s
         pipeline_tag="text-classification",
         base_model=base,
         datasets=on_hub,
-        tags=["eightball-ppo", *(["trl"] if method in SAMPLERS else []), method],
+        tags=["eightball-ppo", *(METHODS[method].tags if method in METHODS else ()), method],
         eval_results=[
             EvalResult(
                 task_type="text-classification",

@@ -3,6 +3,7 @@
 from importlib import metadata, util
 from pathlib import Path
 
+from eightball_ppo.config import registry
 from eightball_ppo.errors import InputError
 from eightball_ppo.hub.bundles import CHECKPOINT, RECORDS, Bundle
 from eightball_ppo.hub.cards import recorded
@@ -33,7 +34,9 @@ def space_bundle(run_dirs: list[Path], repo_id: str) -> Bundle:
     """
     if util.find_spec("gradio") is None:
         raise InputError("--space: needs gradio; pip install 'eightball-ppo[demo]'")
-    trained = [own for own in run_dirs if read_results(own)["method"] != "sft"]  # the reference comes by itself
+    trained = [
+        own for own in run_dirs if read_results(own)["method"] != registry.REFERENCE
+    ]  # the reference comes by itself
     if not trained:
         raise InputError(f"{run_dirs[-1]}: is a reference; name what was trained from it, e.g. runs/ppo")
     config = read_config(trained[-1])

@@ -4,54 +4,44 @@ The distribution of that answer is a closed form, so it is saved as a policy: `R
 knows it for the questions that were graded and answers all others as the reference does.
 """
 
-from pathlib import Path
-
 import torch
 from torch import Tensor
+from transformers import PreTrainedModel
 
 from eightball_ppo.config.methods import BestOfNConfig
-from eightball_ppo.errors import DryRun
 from eightball_ppo.evaluation import SplitGrades
 from eightball_ppo.functional import objective
-from eightball_ppo.methods.prerequisites import outlook
-from eightball_ppo.methods.task import Task, finish, load_splits, load_task
-from eightball_ppo.models.label_inference import with_labels
+from eightball_ppo.methods.task import Task
 from eightball_ppo.models.modeling_recall import RecallForSequenceClassification
 from eightball_ppo.models.tokenization import reads_at_most, token_table
-from eightball_ppo.runtime.run import Run, check_output_dir
+from eightball_ppo.runtime.run import Run
 
 CANDIDATES = tuple(2**power for power in range(8))
 
 
-def train(config: BestOfNConfig) -> Path:
-    """Write the best-of-n policy as a run to `config.output_dir` and return that.
+def fit(task: Task[BestOfNConfig], run: Run) -> PreTrainedModel:
+    """The best-of-n policy.
 
     The grader is asked for held-out questions, too, as it would be in use; under a budget there are no calls left for
     them, and they get the reference's answers.
 
     Raises:
-        DryRun: on a dry run, with what grading would cost.
-        InputError: bad input as in `load_task`, or a budget that pays for no question.
+        InputError: a budget that pays for no question.
     """
-    check_output_dir(config)
-    config = with_labels(config)
-    questions = load_splits(config)
-    if config.dry_run:
-        raise DryRun(outlook(config, questions))
-    task = load_task(config, questions)
-    with Run(config, "best_of_n") as run:
-        rows = task.lessons.whole_rows()
-        ref_logp_NK, score_NK = task.ref_logits_NK["train"].double().log_softmax(-1)[rows], _lessons(task)[rows]
-        n = config.best_of or choose_n(ref_logp_NK, score_NK, config.kl_coef)
-        texts = [task.questions["train"].texts[row] for row in rows]
-        logp_NK = objective.best_of_n_logp_NK(ref_logp_NK, score_NK, n)
-        if config.grader_call_budget is None:
-            heldout = task.graded("heldout")
-            texts += heldout.questions.texts
-            logp_NK = torch.cat([logp_NK, _best_of(heldout, n)])
-        policy = RecallForSequenceClassification.around(task.classifier, _token_rows(task, texts), logp_NK.float())
-        run.log({"stage": run.method, "step": 0, **task.exact_metrics(policy)})
-        return finish(task, policy, run, episodes=0, extra={"best_of": n})
+    config = task.config
+    rows = task.lessons.whole_rows()
+    ref_logp_NK, score_NK = task.ref_logits_NK["train"].double().log_softmax(-1)[rows], _lessons(task)[rows]
+    n = config.best_of or choose_n(ref_logp_NK, score_NK, config.kl_coef)
+    texts = [task.questions["train"].texts[row] for row in rows]
+    logp_NK = objective.best_of_n_logp_NK(ref_logp_NK, score_NK, n)
+    if config.grader_call_budget is None:
+        heldout = task.graded("heldout")
+        texts += heldout.questions.texts
+        logp_NK = torch.cat([logp_NK, _best_of(heldout, n)])
+    policy = RecallForSequenceClassification.around(task.classifier, _token_rows(task, texts), logp_NK.float())
+    run.log({"stage": run.method, "step": 0, **task.exact_metrics(policy)})
+    run.results["best_of"] = n
+    return policy
 
 
 def _lessons(task: Task) -> Tensor:

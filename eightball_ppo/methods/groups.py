@@ -14,27 +14,23 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import TrainerCallback, set_seed
+from transformers import PreTrainedModel, TrainerCallback, set_seed
 
 from eightball_ppo.config.methods import GroupConfig, GRPOConfig
-from eightball_ppo.errors import DryRun, InputError
-from eightball_ppo.graders.budgeted_scores import Till, check_one_till
+from eightball_ppo.errors import InputError
+from eightball_ppo.graders.budgeted_scores import Till
 from eightball_ppo.methods.ppo import RANK_SEED_STEP
-from eightball_ppo.methods.prerequisites import outlook
-from eightball_ppo.methods.resume_task import keeping_task
-from eightball_ppo.methods.task import Task, finish, load_splits, load_task
-from eightball_ppo.models.label_inference import with_labels
+from eightball_ppo.methods.task import Task
 from eightball_ppo.models.lora import with_lora
-from eightball_ppo.models.trainable import check_rates
 from eightball_ppo.runtime.distributed import num_processes, rank
-from eightball_ppo.runtime.launch import require_equal_ranks, require_one_precision
-from eightball_ppo.runtime.run import Run, check_output_dir
+from eightball_ppo.runtime.launch import require_equal_ranks
+from eightball_ppo.runtime.run import Run
 from eightball_ppo.runtime.signals import finishing
 from eightball_ppo.training.checkpoint import Keeper
 from eightball_ppo.training.completions import WatchedScores
 from eightball_ppo.training.grad_norm import GradientWatch
 from eightball_ppo.training.guards import LastBatch
-from eightball_ppo.training.resume import Keeping, resumption
+from eightball_ppo.training.resume import Keeping
 from eightball_ppo.training.state import OfEveryRank, Part
 from eightball_ppo.training.supervised import MetricsCallback, replace_progress, reporting
 from eightball_ppo.training.trackers import project, run_name, tracked
@@ -48,39 +44,32 @@ LARGEST_DEFAULT_BATCH = 1200
 DEAREST = 0.02  # the least share of 1/kl_coef that annealing starts from
 
 
-def train(config: GroupConfig, method: str) -> Path:
-    """Train the policy by `method` ("rloo" or "grpo") into `config.output_dir` and return that.
+def check(config: GroupConfig, num_questions: int) -> None:
+    """Raises InputError if groups, parts and processes do not divide a batch, or the questions cannot fill it."""
+    generation_batch_size(config, num_questions, num_processes())
 
-    Raises:
-        DryRun: on a dry run, with what grading would cost.
-        InputError: bad data, checkpoint, grader, batch or output directory; nothing is written then.
-    """
-    check_output_dir(config)
-    config = with_labels(config)
-    questions = load_splits(config)
-    if config.dry_run:
-        raise DryRun(outlook(config, questions))
-    check_one_till(config)
-    require_one_precision()
-    resumed = resumption(config, method)
-    generation_batch_size(config, len(questions["train"]), num_processes())
-    task = load_task(config, questions)
+
+def fit(task: Task[GroupConfig], run: Run) -> PreTrainedModel:
+    """The policy that TRL's trainer of `run.method` ("rloo" or "grpo") has trained."""
+    config = task.config
     batch = generation_batch_size(config, len(task.questions["train"]), num_processes())
-    check_rates(task.classifier, config, learning_rate=config.learning_rate)
-    keeping = keeping_task(task, resumed)
-    with Run(config, method, keeping.progress) as run:
-        set_seed(config.seed)
-        job = GroupJob(config, method, task, batch)
-        if config.log_completions:
-            job.watch_completions(run.path)
-        job.guard(run)
-        trainer = job.build_trainer(run)
-        job.keep_checkpoints(trainer, run, keeping)
-        with tracked(trainer, run.path, method):
-            run_trainer(trainer, config.seed, method)
-        require_equal_ranks(trainer)
-        extra = {"updates": job.updates, "generation_batch_size": batch, "world_size": num_processes()}
-        return finish(task, job.classifier.to("cpu"), run, episodes=job.updates * batch, extra=extra)
+    set_seed(config.seed)
+    job = GroupJob(config, run.method, task, batch)
+    if config.log_completions:
+        job.watch_completions(run.path)
+    job.guard(run)
+    trainer = job.build_trainer(run)
+    job.keep_checkpoints(trainer, run, task.resume)
+    with tracked(trainer, run.path, run.method):
+        run_trainer(trainer, config.seed, run.method)
+    require_equal_ranks(trainer)
+    run.results |= {
+        "episodes": job.updates * batch,
+        "updates": job.updates,
+        "generation_batch_size": batch,
+        "world_size": num_processes(),
+    }
+    return job.classifier.to("cpu")
 
 
 def generation_batch_size(config: GroupConfig, num_questions: int, world_size: int) -> int:
@@ -206,7 +195,11 @@ class GroupJob:
             train_dataset=Dataset.from_dict({"prompt": [str(row) for row in range(len(self.task.lessons))]}),
             processing_class=RowTokenizer(self.ids),
             optimizers=(optimizer, None),
-            callbacks=[MetricsCallback(run, self.method, lambda: self._measure(trainer)), *self._guards],
+            callbacks=[
+                MetricsCallback(run, self.method, lambda: self._measure(trainer)),
+                *self._guards,
+                *self.task.callbacks,
+            ],
         )
         # TRL loads its reference by name, which an adapter has not; and reads both from here while it trains
         trainer.ref_model = trainer.accelerator.prepare_model(self.reference, evaluation_mode=True)

@@ -8,23 +8,17 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import set_seed
+from transformers import PreTrainedModel, set_seed
 
 from eightball_ppo.config.methods import PPOConfig
-from eightball_ppo.errors import DryRun, InputError
-from eightball_ppo.graders.budgeted_scores import check_one_till
+from eightball_ppo.errors import InputError
 from eightball_ppo.methods.ppo_callbacks import WatchedTraining
-from eightball_ppo.methods.prerequisites import outlook
-from eightball_ppo.methods.resume_task import keeping_task
-from eightball_ppo.methods.task import finish, load_splits, load_task
-from eightball_ppo.models.label_inference import with_labels
-from eightball_ppo.models.trainable import check_rates
+from eightball_ppo.methods.task import Task
 from eightball_ppo.runtime.distributed import is_main_process, num_processes
-from eightball_ppo.runtime.launch import require_equal_ranks, require_one_precision
-from eightball_ppo.runtime.run import Run, check_output_dir
+from eightball_ppo.runtime.launch import require_equal_ranks
+from eightball_ppo.runtime.run import Run
 from eightball_ppo.runtime.signals import finishing
 from eightball_ppo.training.guards import may_end_early
-from eightball_ppo.training.resume import resumption
 from eightball_ppo.training.supervised import replace_progress, reporting
 from eightball_ppo.training.trackers import project, run_name, tracked
 from eightball_ppo.trl_adapters.batch_sizes import batch_size, generations
@@ -37,51 +31,37 @@ logger = logging.getLogger(__name__)
 RANK_SEED_STEP = 100_003  # TRL's own distance between the seeds of two ranks
 
 
-def train(config: PPOConfig) -> Path:
-    """Train the policy into `config.output_dir` and return it; trains the default SFT and reward models if missing.
+def check(config: PPOConfig, num_questions: int) -> None:
+    """Raises InputError if the questions cannot fill a batch, or the minibatches do not divide it."""
+    batch_size(config, num_questions, num_processes())
 
-    Raises:
-        DryRun: on a dry run, with what grading would cost.
-        InputError: bad data, checkpoint, grader, batch or output directory; nothing is written then.
-    """
-    check_output_dir(config)
-    config = with_labels(config)
-    questions = load_splits(config)
-    if config.dry_run:
-        raise DryRun(outlook(config, questions))
-    world_size = num_processes()
-    check_one_till(config)
-    require_one_precision()
-    batch_size(config, len(questions["train"]), world_size)  # says what is wrong before anything is trained
-    resumed = resumption(config, "ppo")
-    task = load_task(config, questions)
+
+def fit(task: Task[PPOConfig], run: Run) -> PreTrainedModel:
+    """The policy that TRL's PPO has trained."""
+    config, world_size = task.config, num_processes()
     batch = batch_size(config, len(task.questions["train"]), world_size)
     episodes_per_update = batch * world_size
     if config.total_episodes % episodes_per_update and is_main_process():
         logger.warning(
             "--total_episodes %d: rounded up to whole updates of %d", config.total_episodes, episodes_per_update
         )
-    check_rates(
-        task.classifier, config, learning_rate=config.learning_rate, value_learning_rate=config.value_learning_rate
-    )
-    keeping = keeping_task(task, resumed)
-    with Run(config, "ppo", keeping.progress) as run:
-        set_seed(config.seed)
-        models = build_models(task.classifier, task.tokens["train"], task.lessons, config)
-        updates = -(-config.total_episodes // episodes_per_update)
-        watched = WatchedTraining(config, task, models, batch, updates, run)
-        trainer = build_trainer(config, models, batch, run.path, watched.callbacks)
-        watched.keep_checkpoints(trainer, keeping)
-        with tracked(trainer, run.path, "ppo"):
-            run_trainer(trainer, config)
-        require_equal_ranks(trainer)
-        extra = {
-            "updates": trainer.state.global_step,
-            "ended_by": "target_kl" if trainer.state.global_step < updates else "total_episodes",
-            "per_device_train_batch_size": batch,
-            "world_size": world_size,
-        }
-        return finish(task, watched.classifier.to("cpu"), run, episodes=trainer.state.episode, extra=extra)
+    set_seed(config.seed)
+    models = build_models(task.classifier, task.tokens["train"], task.lessons, config)
+    updates = -(-config.total_episodes // episodes_per_update)
+    watched = WatchedTraining(config, task, models, batch, updates, run)
+    trainer = build_trainer(config, models, batch, run.path, [*watched.callbacks, *task.callbacks])
+    watched.keep_checkpoints(trainer, task.resume)
+    with tracked(trainer, run.path, run.method):
+        run_trainer(trainer, config)
+    require_equal_ranks(trainer)
+    run.results |= {
+        "episodes": trainer.state.episode,
+        "updates": trainer.state.global_step,
+        "ended_by": "target_kl" if trainer.state.global_step < updates else "total_episodes",
+        "per_device_train_batch_size": batch,
+        "world_size": world_size,
+    }
+    return watched.classifier.to("cpu")
 
 
 def build_trainer(config: PPOConfig, models: TRLModels, batch: int, output_dir: Path, callbacks: list[Any]) -> Any:

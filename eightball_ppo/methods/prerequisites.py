@@ -26,16 +26,17 @@ def asks_reward_model(config: TermsConfig) -> bool:
     return config.grade_table is None and any(spec.name == "bert" for spec in parse_grader(config.grader))
 
 
-def train_prerequisites(config: TermsConfig) -> None:
+def train_prerequisites(config: TermsConfig, reference: bool = True) -> None:
     """Train the reference and the reward model where they do not exist yet: those that stand at the default path, by
-    the defaults, and those that the recipe `--prerequisites` has a section for, by that.
+    the defaults, and those that the recipe `--prerequisites` has a section for, by that. Without `reference` the
+    caller has one.
 
     Raises:
         InputError: a model that is not there and that nothing says how to train; nothing is trained then.
     """
-    wanted: list[tuple[str, str, str, Any, Any]] = [
-        ("sft", config.sft_model_path, "--sft_model_path", SFTConfig, sft.train)
-    ]
+    wanted: list[tuple[str, str, str, Any, Any]] = []
+    if reference:
+        wanted.append(("sft", config.sft_model_path, "--sft_model_path", SFTConfig, sft.train))
     if asks_reward_model(config):
         wanted.append(("reward", config.reward_model_path, "--reward_model_path", RewardConfig, reward_model.train))
     missing = []

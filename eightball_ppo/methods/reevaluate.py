@@ -4,7 +4,8 @@ from pathlib import Path
 
 from eightball_ppo.config.methods import GradedConfig
 from eightball_ppo.errors import InputError
-from eightball_ppo.methods.task import finish, load_splits, load_task
+from eightball_ppo.methods.run_method import finish
+from eightball_ppo.methods.task import load_splits, load_task
 from eightball_ppo.models.label_inference import with_labels
 from eightball_ppo.models.loading import label_set, load_classifier
 from eightball_ppo.runtime.run import Run, read_results
@@ -13,7 +14,7 @@ from eightball_ppo.runtime.run import Run, read_results
 MEASURED = ("beta", "grader", "grades", "score", "truncated_questions", "splits", "reference")
 
 
-def train(config: GradedConfig, trained: Path) -> Path:
+def reevaluate(config: GradedConfig, trained: Path) -> Path:
     """Write the policy of the run `trained` as a run with the `kl_coef` of `config`; it took what that one took.
 
     Raises:
@@ -30,4 +31,5 @@ def train(config: GradedConfig, trained: Path) -> Path:
     with Run(config, results["method"]) as run:
         spent = {"grader_calls": results["grader_calls"]}
         run.log({"stage": run.method, "step": 0, **task.exact_metrics(policy), **spent})
-        return finish(task, policy, run, episodes=results["episodes"], extra={**took, "measured_from": trained.name})
+        run.results |= {**took, "measured_from": trained.name}
+        return finish(task, policy, run)

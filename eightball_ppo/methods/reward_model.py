@@ -27,7 +27,7 @@ from eightball_ppo.runtime.launch import mixed_precision
 from eightball_ppo.runtime.paths import ADAPTER
 from eightball_ppo.runtime.run import Run
 from eightball_ppo.training.resume import keeping_fit
-from eightball_ppo.training.supervised import fit
+from eightball_ppo.training.supervised import train_classifier
 
 
 def train(config: RewardConfig) -> Path:
@@ -48,7 +48,7 @@ def train(config: RewardConfig) -> Path:
         config.model_name_or_path, "--model_name_or_path", labels, config.trust_remote_code
     )
     last_linear(model, f"--model_name_or_path {config.model_name_or_path}")
-    check_rates(model, config, learning_rate=config.learning_rate)
+    check_rates(model, config)
     cut_at(tokenizer, model, config.max_length)  # the grader cuts where the reward model was cut
     truncated = tokenize(preferences, tokenizer, reads_at_most(tokenizer)).truncated
     if config.use_peft:
@@ -57,7 +57,7 @@ def train(config: RewardConfig) -> Path:
     keeping = keeping_fit(config, "reward", model, training.texts, training.label_ids)
     with Run(config, "reward", keeping.progress) as run:
         own = (training.texts, training.label_ids)
-        fit(model, tokenizer, *own, config, run, "reward", by_length=True, keeping=keeping)
+        train_classifier(model, tokenizer, *own, config, run, "reward", by_length=True, keeping=keeping)
         temperature = fit_temperature(text_logits_NK(model, tokenizer, validation), _gold_N(validation))
         fold_temperature(model, temperature)
         if config.use_peft:

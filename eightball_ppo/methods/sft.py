@@ -28,7 +28,7 @@ from eightball_ppo.runtime.launch import mixed_precision
 from eightball_ppo.runtime.paths import ADAPTER
 from eightball_ppo.runtime.run import Run
 from eightball_ppo.training.resume import keeping_fit
-from eightball_ppo.training.supervised import fit
+from eightball_ppo.training.supervised import train_classifier
 
 SMALL_MAX_LENGTH = 32
 
@@ -48,7 +48,7 @@ def train(config: SFTConfig) -> Path:
     assert questions.label_ids is not None
     keeping = keeping_fit(config, "sft", model, questions.texts, questions.label_ids)
     with Run(config, "sft", keeping.progress) as run:
-        fit(model, tokenizer, questions.texts, questions.label_ids, config, run, "sft", keeping=keeping)
+        train_classifier(model, tokenizer, questions.texts, questions.label_ids, config, run, "sft", keeping=keeping)
         if config.use_peft:
             if is_main_process():
                 save_adapter(model, run.path / ADAPTER, packaged_base(config.model_name_or_path))
@@ -87,7 +87,7 @@ def _new_policy(
         model, tokenizer, new = load_new_classifier(
             config.model_name_or_path, "--model_name_or_path", labels, config.trust_remote_code
         )
-        check_rates(model, config, learning_rate=config.learning_rate)
+        check_rates(model, config)
         cut_at(tokenizer, model, config.max_length)
     return (with_lora(model, config, new) if config.use_peft else model), tokenizer
 

@@ -1,36 +1,32 @@
-"""What every graded method starts from: the reference, the questions, the grades. And what each one ends with."""
+"""What every method starts from: the reference, the questions, the grades."""
 
 import hashlib
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
-from pathlib import Path
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 import torch
 from accelerate import PartialState
 from torch import Tensor
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback
 
 from eightball_ppo.config.methods import GradedConfig, TermsConfig
 from eightball_ppo.data import Questions, load_both
-from eightball_ppo.evaluation import Made, SplitGrades, Yardstick, before_after, record
+from eightball_ppo.evaluation import Made, SplitGrades, Yardstick, record
 from eightball_ppo.graders.base import convert_scores
 from eightball_ppo.graders.budgeted_scores import TrainingGrades
 from eightball_ppo.graders.job import JobGrades, check_grades, grade_job
 from eightball_ppo.graders.registry import check_graders
 from eightball_ppo.graders.storage.texts import Joined
-from eightball_ppo.hub.cards import write_card
 from eightball_ppo.labels import LabelSet
 from eightball_ppo.methods.prerequisites import train_prerequisites
 from eightball_ppo.models.loading import label_set, load_classifier, table_logits_NK
-from eightball_ppo.models.saving import save_policy
 from eightball_ppo.models.tokenization import TokenTable, cut_at, reads_at_most, token_table, tokenize
-from eightball_ppo.report import plots, tables
-from eightball_ppo.runtime.distributed import is_main_process
-from eightball_ppo.runtime.launch import mixed_precision
-from eightball_ppo.runtime.run import Run, read_metrics
+from eightball_ppo.training.resume import Keeping
 
+C = TypeVar("C", bound=GradedConfig)
+LoadedModel = tuple[PreTrainedModel, PreTrainedTokenizerBase]
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 MOST_WATCHED = 8192  # training questions of which the exact metrics are measured at every logged step
 
@@ -44,12 +40,13 @@ class Watched:
 
 
 @dataclass(frozen=True)
-class Task:
+class Task(Generic[C]):
     """One reference, and two splits of questions with whole grades; methods may learn from the split `train`.
 
     `grader_logp_NK` are the grader's log-probabilities, which results are measured with; `lessons_logp_NK` are those of
     the training questions as training gets to see them, and `lessons` the scores made of them, behind a till.
     `watched`: the training questions that `exact_metrics` looks at while training goes on; None for all of them.
+    `resume`: how the training keeps checkpoints, and where it begins. `callbacks` are the caller's own.
     """
 
     labels: LabelSet
@@ -62,8 +59,10 @@ class Task:
     lessons_logp_NK: Tensor
     lessons: TrainingGrades
     job: JobGrades
-    config: GradedConfig
+    config: C
     watched: Watched | None = None
+    resume: Keeping = field(default_factory=lambda: Keeping({}))
+    callbacks: tuple[TrainerCallback, ...] = ()
 
     def graded(self, split: str) -> SplitGrades:
         """The split with the scores that training maximises."""
@@ -104,29 +103,37 @@ def normalised(logits_NK: Tensor) -> Tensor:
     return logits_NK.double().log_softmax(-1)
 
 
-def load_splits(config: TermsConfig) -> dict[str, Questions]:
+def load_splits(
+    config: TermsConfig, train: Questions | None = None, evaluation: Questions | None = None
+) -> dict[str, Questions]:
     """The questions to learn from ("train", unlabelled) and those to measure on ("heldout", labelled).
+
+    Questions that are passed take the place of those that `config` names.
 
     Raises:
         InputError: bad data, labels, grader options, table or store; cheap, so that it comes before any training.
     """
     labels = config.label_set()
     check_graders(config, labels)
-    splits = dict(zip(("train", "heldout"), load_both(config, None, labels), strict=True))
+    if train is None or evaluation is None:
+        both = load_both(config, None, labels)
+        train, evaluation = train or both[0], evaluation or both[1]
+    splits = {"train": train, "heldout": evaluation}
     check_grades(config, labels, Joined([own.texts for own in splits.values()]))
     return splits
 
 
-def load_task(config: GradedConfig, questions: dict[str, Questions]) -> Task:
-    """Reference, questions and grades of a method, training the defaults where they are missing.
+def load_task(config: C, questions: dict[str, Questions], model: LoadedModel | None = None) -> Task[C]:
+    """Reference, questions and grades of a method, training the defaults where they are missing; `model` is the
+    reference where it is passed.
 
     Raises:
         InputError: bad checkpoint or grader, labels that differ between them, or a grader that is too weak.
         IncompleteError: too many grades failed.
     """
-    train_prerequisites(config)
+    train_prerequisites(config, reference=model is None)
     labels = config.label_set()
-    classifier, tokenizer = load_classifier(
+    classifier, tokenizer = model or load_classifier(
         config.sft_model_path, "--sft_model_path", DTYPES[config.dtype], config.trust_remote_code
     )
     labels.require_same(label_set(classifier), "--labels", f"--sft_model_path {config.sft_model_path}")
@@ -146,7 +153,7 @@ def load_task(config: GradedConfig, questions: dict[str, Questions]) -> Task:
         tokenizer,
         questions,
         tokens,
-        ref_logits_NK={split: _logits_NK(classifier, table) for split, table in tokens.items()},
+        ref_logits_NK={split: logits_NK(classifier, table) for split, table in tokens.items()},
         grader_logp_NK={split: job.grades[split].logp_NK[torch.from_numpy(whole_N[split])] for split in questions},
         lessons_logp_NK=lessons_logp_NK,
         lessons=TrainingGrades(lessons_NK, config.grader_call_budget, config.seed),
@@ -156,7 +163,7 @@ def load_task(config: GradedConfig, questions: dict[str, Questions]) -> Task:
     return replace(task, watched=_watched(task))
 
 
-def _logits_NK(model: PreTrainedModel, table: TokenTable) -> Tensor:
+def logits_NK(model: PreTrainedModel, table: TokenTable) -> Tensor:
     """Logits [N, K] on the CPU, computed on the device of this launch; the model goes back to where it was."""
     home = next(model.parameters()).device
     try:
@@ -178,40 +185,3 @@ def _watched(task: Task) -> Watched | None:
     ref_logp_NK = task.ref_logits_NK["train"][rows].double().log_softmax(-1)
     tokens = token_table(sample.texts, task.tokenizer, reads_at_most(task.tokenizer))
     return Watched(tokens, SplitGrades(sample, score_NK, ref_logp_NK))
-
-
-def finish(task: Task, policy: PreTrainedModel, run: Run, episodes: int, extra: dict[str, Any]) -> Path:
-    """Evaluate the trained policy, write everything a run directory holds, print the tables, give the run its name."""
-    task.lessons.join_processes()
-    logits_NK = {split: _logits_NK(policy, table) for split, table in task.tokens.items()}
-    results = {
-        "method": run.method,
-        "seed": task.config.seed,
-        "beta": task.config.kl_coef,
-        "episodes": episodes,
-        "grader_calls": task.lessons.calls,
-        "grader_call_budget": task.config.grader_call_budget,
-        "grader_noise": task.config.grader_noise,
-        "grader": task.job.fingerprint,
-        "grades": task.job.record,
-        "score": task.config.score,
-        "dtype": task.config.dtype,
-        "mixed_precision": mixed_precision(),
-        "truncated_questions": sum(table.truncated for table in task.tokens.values()),
-        "splits": {split: task.record(split, own) for split, own in logits_NK.items()},
-        "reference": {split: task.record(split, own) for split, own in task.ref_logits_NK.items()},
-        "seconds": run.seconds,
-        **extra,
-    }
-    if is_main_process():
-        save_policy(policy, task.tokenizer, run.path, merge=getattr(task.config, "merge", False))
-        table = before_after(
-            task.graded("heldout"), task.ref_logits_NK["heldout"], logits_NK["heldout"], task.labels, task.config.seed
-        )
-        table.to_parquet(run.path / "before_after.parquet")
-        plots.label_histogram(results, run.path / "labels.png")
-        plots.curves(read_metrics(run.path), run.path / "curves.png", run.method)
-        write_card(run.path, results)
-        tables.print_before_after(table, task.labels)
-        tables.print_results(results, task.config.grade_table or task.config.grader)
-    return run.finish(results)

@@ -24,12 +24,16 @@ def trainable_copy(classifier: PreTrainedModel, lora: LoraOptions) -> PreTrained
     return with_lora(policy.requires_grad_(False), lora) if lora.use_peft else policy.requires_grad_(True)
 
 
-def check_rates(classifier: PreTrainedModel, lora: LoraOptions, **rates: float | None) -> None:
-    """Raises InputError for learning rates (by their flag) that would wipe out a pretrained encoder.
+def check_rates(classifier: PreTrainedModel, config: LoraOptions) -> None:
+    """Raises InputError for learning rates that would wipe out a pretrained encoder.
 
     The default rates of most stages are made for the small classifier. Warns where all weights train in bfloat16.
     """
-    if not lora.use_peft and is_main_process() and any(own.dtype == torch.bfloat16 for own in classifier.parameters()):
+    if (
+        not config.use_peft
+        and is_main_process()
+        and any(own.dtype == torch.bfloat16 for own in classifier.parameters())
+    ):
         logger.warning(
             "--dtype bfloat16: all weights train in it; a step that changes one by less than a 256th of it is lost; "
             "adapters (--use_peft) train in float32"
@@ -37,15 +41,16 @@ def check_rates(classifier: PreTrainedModel, lora: LoraOptions, **rates: float |
     if isinstance(classifier.config, EightBallConfig):
         return
     model = type(classifier).__name__
-    for name, rate in rates.items():
+    for name in ("learning_rate", "value_learning_rate"):
+        rate = getattr(config, name, None)
         if rate is None:
             continue
-        if lora.use_peft and rate > HIGHEST_LORA_RATE:
+        if config.use_peft and rate > HIGHEST_LORA_RATE:
             raise InputError(
                 f"--{name} {rate:g}: too high for adapters on a {model}; pass at most {HIGHEST_LORA_RATE:g}, 1e-3 as a "
                 "rule"
             )
-        if not lora.use_peft and rate > HIGHEST_RATE:
+        if not config.use_peft and rate > HIGHEST_RATE:
             raise InputError(
                 f"--{name} {rate:g}: too high for all weights of a {model}; train adapters (--use_peft), or pass at "
                 f"most {HIGHEST_RATE:g}, 2e-5 as a rule"

@@ -8,6 +8,8 @@ import matplotlib
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
+from eightball_ppo.config.registry import METHODS
+
 PLAIN = {"text.parse_math": False}  # dollar signs in labels are dollar signs
 
 # (title, what the trainer logged from its samples, the exact quantity)
@@ -17,8 +19,6 @@ _PANELS = (
     ("Entropy, nats", "objective/entropy", "exact/entropy"),
     ("Share of the optimum", None, "exact/optimum_fraction"),
 )
-_LOSSES = {"ppo": ("Value loss", "loss/value_avg"), "exact": ("Loss, -J / beta", "loss")}
-_POLICY_LOSS, _FIT_LOSS = ("Policy loss", "loss"), ("Cross-entropy", "loss")
 _SAMPLED, _EXACT, _BEFORE, _AFTER = "#7a869a", "#1f5fbf", "#c3cad6", "#1f5fbf"
 MOST_BARS, FEW_BARS = 30, 8
 
@@ -26,7 +26,7 @@ MOST_BARS, FEW_BARS = 30, 8
 def panels_of(rows: list[dict[str, Any]], method: str) -> list[tuple[str, str | None, str | None]]:
     """(title, sampled, exact) of every panel that has something to show: keys that stand in no row are None."""
     logged = {key for row in rows for key, value in row.items() if value is not None}
-    loss = _LOSSES.get(method, _POLICY_LOSS if method in ("rloo", "grpo") else _FIT_LOSS)
+    loss = METHODS[method].loss if method in METHODS else ("Loss", "loss")
     known = [
         (title, sampled if sampled in logged else None, exact if exact in logged else None)
         for title, sampled, exact in (*_PANELS, (*loss, None))

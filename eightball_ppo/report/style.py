@@ -12,9 +12,8 @@ from matplotlib.colors import to_hex, to_rgb
 from matplotlib.markers import MarkerStyle
 from matplotlib.path import Path
 
+from eightball_ppo.config.registry import BUILT_IN, METHODS
 from eightball_ppo.report.pages import DARK, LIGHT, Scheme
-
-REFERENCE = "sft"  # the method that is the reference of all others
 
 
 class Style(NamedTuple):
@@ -25,17 +24,6 @@ class Style(NamedTuple):
     dark: str
 
 
-_STYLES = {
-    "exact": Style("*", "#a448f6", "#d048b8"),
-    "ppo": Style("^", "#fb7b4c", "#fb4436"),
-    "rloo": Style("v", "#b16003", "#e3ab24"),
-    "grpo": Style("<", "#6b4309", "#a56160"),
-    "distill_boltzmann": Style("D", "#249f9d", "#63ffec"),
-    "distill_soft": Style("s", "#5c9dff", "#93c2fc"),
-    "distill": Style("o", "#1d2c9b", "#5b84ff"),
-    "best_of_n": Style("P", "#022e06", "#c3e04a"),
-    REFERENCE: Style("X", "#606778", "#959699"),
-}
 _FIXED_THRESHOLDS = ("h", "p", "8", "d", ">", "H")  # markers of distill@0.9, distill@0.99 and so on
 _UNKNOWN = (Style(">", "#b0417e", "#f08bbd"), Style("d", "#4b6a10", "#b9d46a"), Style("H", "#3a5f8a", "#a0bfe6"))
 _SIZES = {"*": 1.75, "^": 1.15, "v": 1.15, "<": 1.15, ">": 1.15, "D": 0.82, "s": 0.92, "P": 1.15, "X": 1.1, "d": 1.1}
@@ -56,26 +44,35 @@ def display(method: str, threshold: float | None) -> str:
 
 
 def styles(names: Iterable[str]) -> dict[str, Style]:
-    """Every name's style, in the order of legends: exact, policy gradients, distillation, best_of_n, the reference."""
-    known = list(_STYLES)
-    ordered = sorted(set(names), key=lambda name: (_place(name, known), name.partition("@")[0], _threshold(name), name))
+    """Every name's style, in the order of legends: exact, policy gradients, distillation, best_of_n, methods of other
+    packages, the reference."""
+    ordered = sorted(set(names), key=lambda name: (_place(name), name.partition("@")[0], _threshold(name), name))
     found: dict[str, Style] = {}
     thresholds = unknown = 0
     for name in ordered:
         method, fixed, _ = name.partition("@")
-        if method not in _STYLES:
-            found[name] = _UNKNOWN[unknown % len(_UNKNOWN)]
+        style = _style_of(method)
+        if style is None:
+            style = _UNKNOWN[unknown % len(_UNKNOWN)]
             unknown += 1
         elif fixed:
-            found[name] = _STYLES[method]._replace(marker=_FIXED_THRESHOLDS[thresholds % len(_FIXED_THRESHOLDS)])
+            style = style._replace(marker=_FIXED_THRESHOLDS[thresholds % len(_FIXED_THRESHOLDS)])
             thresholds += 1
-        else:
-            found[name] = _STYLES[method]
+        found[name] = style
     return found
 
 
-def _place(name: str, known: list[str]) -> float:
+def _style_of(method: str) -> Style | None:
+    """What the table of methods says; None for a method that is not in it, or that leaves its look to us."""
+    spec = METHODS.get(method)
+    if spec is None or spec.marker is None or spec.color is None:
+        return None
+    return Style(spec.marker, spec.color, spec.dark_color or spec.color)
+
+
+def _place(name: str) -> float:
     method = name.partition("@")[0]
+    known = [*reversed(BUILT_IN)]
     return known.index(method) if method in known else len(known) - 1.5
 
 

@@ -115,6 +115,7 @@ class Run:
         self.path = unfinished_path(self.target)
         self._made = [parent for parent in self.path.parents if not parent.exists()]
         self.started = time.monotonic() - (0.0 if progress is None else progress.seconds)
+        self.results: dict[str, Any] = {}  # what a method says of its training beside what all of them say
         self.tried_only = 0  # checkpoints up to this update are of policies that the run has tried and left
         self._keeps_checkpoints = isinstance(config, CheckpointedConfig) and config.save_steps is not None
         self._lock: DirectoryLock | None = None

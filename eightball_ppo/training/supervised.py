@@ -121,7 +121,7 @@ def replace_progress(trainer: Trainer, stage: str, disable_tqdm: bool) -> None:
         trainer.add_callback(QuietProgress(stage))
 
 
-def fit(
+def train_classifier(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
     texts: Sequence[str],
@@ -133,13 +133,14 @@ def fit(
     loss: Loss | None = None,
     by_length: bool = False,
     keeping: Keeping | None = None,
+    callbacks: Sequence[TrainerCallback] = (),
 ) -> int:
     """Minimise `loss` of `model` on (texts, label_ids), in place, with the recipe of `config`, logged as `stage`.
     Texts are cut where `tokenizer` says. Returns the number of steps.
 
     By default that is cross-entropy; otherwise `label_ids` may be whatever `loss` makes of them, such as rows of a
     table of targets. `by_length`: in batches of like length, which is worth it where the model is big. With `keeping`
-    it writes checkpoints and can be stopped.
+    it writes checkpoints and can be stopped. `callbacks` are the caller's own.
 
     Raises:
         GuardError: a gradient was not finite.
@@ -163,6 +164,7 @@ def fit(
         callbacks=[
             MetricsCallback(run, stage, measure),
             GradientWatch(None, lambda what: _fault(what, trainer, tokenizer, run)),
+            *callbacks,
         ],
         compute_loss_func=None if loss is None else lambda outputs, labels, **_: loss(outputs.logits, labels),
     )

@@ -9,8 +9,9 @@ from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator
 
 from eightball_ppo.comparison.report.frames import BEFORE, GRADER
+from eightball_ppo.config.registry import REFERENCE
 from eightball_ppo.report.pages import paint, readable_on, short
-from eightball_ppo.report.style import REFERENCE, Look, mixed, size
+from eightball_ppo.report.style import Look, mixed, size
 
 AREA = 46  # of a marker, in square points
 LOWEST_SHARE = -1.0  # share of the optimum below which curves are cut

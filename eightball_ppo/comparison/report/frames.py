@@ -8,7 +8,8 @@ import numpy as np
 import pandas as pd
 
 from eightball_ppo.comparison.report.tables import SPLITS, Condition, at, betas, conditions, metric_words, split_words
-from eightball_ppo.report.style import REFERENCE, styles
+from eightball_ppo.config.registry import REFERENCE
+from eightball_ppo.report.style import styles
 
 if TYPE_CHECKING:
     from eightball_ppo.comparison.report.data import ComparisonData

@@ -11,7 +11,7 @@ from eightball_ppo.comparison.report.write import write
 from eightball_ppo.comparison.results import load_ground, read_back
 from eightball_ppo.config.compare import CompareConfig
 from eightball_ppo.config.fields import free_options
-from eightball_ppo.config.recipes import SECTIONS, read_recipe
+from eightball_ppo.config.recipes import read_recipe, sections
 from eightball_ppo.config.tools import ReportConfig
 from eightball_ppo.errors import IncompleteError, InputError
 from eightball_ppo.methods.task import load_splits
@@ -28,7 +28,7 @@ def run(config: ReportConfig) -> None:
     directories = [Path(name).expanduser() for name in config.run_dirs]
     pages = [own for own in directories if (own / "audit.json").is_file() or (own / "ground.json").is_file()]
     if not pages:
-        print(markdown_tables(directories, free_options(*SECTIONS.values())))
+        print(markdown_tables(directories, free_options(*sections().values())))
     elif len(directories) > 1:
         raise InputError(f"{pages[0]}: a comparison or an audit is reported alone")
     elif (pages[0] / "audit.json").is_file():

@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pandas as pd
 
+from eightball_ppo.config.registry import REFERENCE
 from eightball_ppo.report.pages import missing
-from eightball_ppo.report.style import REFERENCE, display
+from eightball_ppo.report.style import display
 
 if TYPE_CHECKING:
     from eightball_ppo.comparison.report.data import ComparisonData

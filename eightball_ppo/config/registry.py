@@ -1,0 +1,250 @@
+"""The table of methods: one row for everything that the command line, comparisons, figures, cards and the demo say.
+
+A new method is one file with a `fit` and one row here, or in another package an entry point of the group
+`eightball_ppo.methods` whose value is a `MethodSpec`. Nothing is imported before a row is used.
+"""
+
+import dataclasses
+import importlib
+import logging
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from importlib import metadata
+from typing import Any
+
+logger = logging.getLogger(__name__)
+
+REFERENCE = "sft"  # the method that trains nothing: what all others start from and are compared with
+ENTRY_POINTS = "eightball_ppo.methods"
+
+
+@dataclass(frozen=True)
+class MethodSpec:
+    """A method of turning a grader's scores into a policy.
+
+    Args:
+        config: Its dataclass of options, a `GradedConfig`, as "module:name".
+        fit: Its training as "module:name", a function `(task, run) -> policy`.
+        title: Its name in a sentence.
+        description: What it does, in one line.
+        check: What can be said against its options before anything is loaded, as "module:name", a function
+            `(config, number of training questions)` that raises `InputError`.
+        fixed: Options that make this row of a config class that several rows share.
+        samples: Whether it learns from answers that it samples, and pays for these alone.
+        reads_kl_coef: Whether its training depends on `kl_coef`; a policy that does not is trained once for all.
+        asks_grader: Whether its policy asks the grader about the questions that it answers.
+        examples: What may follow its name on the command line; without any it is no command of its own.
+        tags: Further tags of its model cards.
+        loss: Title and key of the loss in its learning curves.
+        marker: Its marker in figures, of matplotlib.
+        color: Its colour on a light page.
+        dark_color: Its colour on a dark page.
+    """
+
+    config: str
+    fit: str
+    title: str
+    description: str
+    check: str | None = None
+    fixed: Mapping[str, Any] = field(default_factory=dict)
+    samples: bool = False
+    reads_kl_coef: bool = True
+    asks_grader: bool = False
+    examples: tuple[str, ...] = ("",)
+    tags: tuple[str, ...] = ()
+    loss: tuple[str, str] = ("Loss", "loss")
+    marker: str | None = None
+    color: str | None = None
+    dark_color: str | None = None
+
+    @property
+    def config_class(self) -> type[Any]:
+        """The dataclass of its options."""
+        return load(self.config)
+
+    def makes(self, config: Any) -> bool:
+        """Whether `config` trains this row."""
+        return type(config) is self.config_class and all(getattr(config, k) == v for k, v in self.fixed.items())
+
+
+def load(reference: str) -> Any:
+    """What "module:name" names."""
+    module, _, name = reference.partition(":")
+    return getattr(importlib.import_module(module), name)
+
+
+_DISTILL = MethodSpec(
+    config="eightball_ppo.config.methods:DistillConfig",
+    fit="eightball_ppo.methods.distill:fit",
+    check="eightball_ppo.methods.distill:check",
+    title="distillation",
+    description="cross-entropy to the labels that the grader is confident of",
+    fixed={"target": "hard"},
+    reads_kl_coef=False,
+    examples=("", "--target boltzmann --kl_coef 0.5 --output_dir runs/boltzmann"),
+    loss=("Cross-entropy", "loss"),
+    marker="o",
+    color="#1d2c9b",
+    dark_color="#5b84ff",
+)
+_GRPO = MethodSpec(
+    config="eightball_ppo.config.methods:GRPOConfig",
+    fit="eightball_ppo.methods.groups:fit",
+    check="eightball_ppo.methods.groups:check",
+    title="GRPO",
+    description="TRL's `GRPOTrainer` on the grader's scores, with a KL penalty to the reference",
+    samples=True,
+    examples=("", "--scale_rewards none"),
+    tags=("trl",),
+    loss=("Policy loss", "loss"),
+    marker="<",
+    color="#6b4309",
+    dark_color="#a56160",
+)
+
+# From the reference to the exact gradient; legends list them the other way round.
+_ROWS: dict[str, MethodSpec] = {
+    REFERENCE: MethodSpec(
+        config="eightball_ppo.config.methods:ReferenceConfig",
+        fit="eightball_ppo.methods.reference:fit",
+        title="the SFT reference",
+        description="fine-tuned on the answers of its data; what the other methods start from",
+        reads_kl_coef=False,
+        examples=(),
+        marker="X",
+        color="#606778",
+        dark_color="#959699",
+    ),
+    "best_of_n": MethodSpec(
+        config="eightball_ppo.config.methods:BestOfNConfig",
+        fit="eightball_ppo.methods.best_of_n:fit",
+        title="best of n",
+        description="the best-scored of n answers of the reference; it knows the questions that were graded",
+        asks_grader=True,
+        examples=("--best_of 8",),
+        marker="P",
+        color="#022e06",
+        dark_color="#c3e04a",
+    ),
+    "distill": _DISTILL,
+    "distill_soft": dataclasses.replace(
+        _DISTILL,
+        title="soft distillation",
+        description="cross-entropy to the grader's distribution over the labels",
+        fixed={"target": "soft"},
+        examples=(),
+        marker="s",
+        color="#5c9dff",
+        dark_color="#93c2fc",
+    ),
+    "distill_boltzmann": dataclasses.replace(
+        _DISTILL,
+        title="Boltzmann distillation",
+        description="cross-entropy to `ref * exp(score / beta) / Z`, the best policy at its kl_coef",
+        fixed={"target": "boltzmann"},
+        reads_kl_coef=True,
+        examples=(),
+        marker="D",
+        color="#249f9d",
+        dark_color="#63ffec",
+    ),
+    "grpo": _GRPO,
+    "rloo": dataclasses.replace(
+        _GRPO,
+        config="eightball_ppo.config.methods:RLOOConfig",
+        title="RLOO",
+        description="TRL's `RLOOTrainer` on the grader's scores, with a KL penalty to the reference",
+        examples=("", "--kl_coef 0.5"),
+        marker="v",
+        color="#b16003",
+        dark_color="#e3ab24",
+    ),
+    "ppo": MethodSpec(
+        config="eightball_ppo.config.methods:PPOConfig",
+        fit="eightball_ppo.methods.ppo:fit",
+        check="eightball_ppo.methods.ppo:check",
+        title="PPO",
+        description="TRL's `PPOTrainer` on the grader's scores, with a KL penalty to the reference",
+        samples=True,
+        examples=("", "--kl_coef 0.5 --seed 1 --output_dir runs/ppo-0.5", "--push_to_hub --hub_model_id ME/eight-ball"),
+        tags=("trl",),
+        loss=("Value loss", "loss/value_avg"),
+        marker="^",
+        color="#fb7b4c",
+        dark_color="#fb4436",
+    ),
+    "exact": MethodSpec(
+        config="eightball_ppo.config.methods:ExactConfig",
+        fit="eightball_ppo.methods.exact:fit",
+        title="the exact gradient",
+        description="the gradient of the objective itself, a sum over all labels",
+        examples=("--kl_coef 0.5",),
+        loss=("Loss, -J / beta", "loss"),
+        marker="*",
+        color="#a448f6",
+        dark_color="#d048b8",
+    ),
+}
+
+
+class _Methods(Mapping[str, MethodSpec]):
+    """The rows of this package, and behind them those of other packages, which are looked for when first asked."""
+
+    def __init__(self, rows: Mapping[str, MethodSpec]):
+        self._rows, self._complete = dict(rows), False
+
+    def _all(self) -> dict[str, MethodSpec]:
+        if not self._complete:
+            self._complete = True
+            for point in metadata.entry_points(group=ENTRY_POINTS):
+                self._add(point)
+        return self._rows
+
+    def _add(self, point: metadata.EntryPoint) -> None:
+        """The row of an entry point; one that cannot be had is named, and everything else works without it."""
+        try:
+            spec = point.load()
+        except Exception as error:  # whatever the module of another package raises
+            problem = f"{type(error).__name__}: {error}"
+        else:
+            problem = "is no MethodSpec" if not isinstance(spec, MethodSpec) else ""
+            problem = "a method of this name exists" if point.name in self._rows else problem
+        if problem:
+            logger.warning("entry point %s = %s: %s; the method is left out", point.name, point.value, problem)
+        else:
+            self._rows[point.name] = spec
+
+    def __getitem__(self, name: str) -> MethodSpec:
+        return self._all()[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._all())
+
+    def __len__(self) -> int:
+        return len(self._all())
+
+
+BUILT_IN = tuple(_ROWS)
+METHODS: Mapping[str, MethodSpec] = _Methods(_ROWS)
+
+
+def method_of(config: Any) -> str:
+    """The name of the row that `config` trains.
+
+    Raises:
+        KeyError: no row has a config of this class.
+    """
+    for name, spec in METHODS.items():
+        if spec.makes(config):
+            return name
+    raise KeyError(f"no method has the options {type(config).__name__}")
+
+
+def commands() -> dict[str, MethodSpec]:
+    """The rows that are commands of their own, by name."""
+    return {name: spec for name, spec in METHODS.items() if spec.examples}
+
+
+def title_of(method: str) -> str:
+    """The title of a method, also of one that is not installed here."""
+    return METHODS[method].title if method in METHODS else method.replace("_", " ")

@@ -1,0 +1,115 @@
+"""What all methods share: check, load, resume, fit, measure, write. A method is its options and its `fit`."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from transformers import PreTrainedModel, TrainerCallback
+
+from eightball_ppo.config import registry
+from eightball_ppo.config.methods import GradedConfig
+from eightball_ppo.config.model import LoraOptions
+from eightball_ppo.config.training import CheckpointedConfig
+from eightball_ppo.data import Questions
+from eightball_ppo.errors import DryRun
+from eightball_ppo.evaluation import before_after
+from eightball_ppo.graders.budgeted_scores import check_one_till
+from eightball_ppo.hub.cards import write_card
+from eightball_ppo.methods.prerequisites import outlook
+from eightball_ppo.methods.resume_task import keeping_task
+from eightball_ppo.methods.task import LoadedModel, Task, load_splits, load_task, logits_NK
+from eightball_ppo.models.label_inference import with_labels
+from eightball_ppo.models.saving import save_policy
+from eightball_ppo.models.trainable import check_rates
+from eightball_ppo.report import plots, tables
+from eightball_ppo.runtime.distributed import is_main_process
+from eightball_ppo.runtime.launch import mixed_precision, require_one_precision
+from eightball_ppo.runtime.run import Run, check_output_dir, read_metrics
+from eightball_ppo.training.resume import resumption
+
+
+def run_method(
+    config: GradedConfig,
+    *,
+    model: LoadedModel | None = None,
+    train: Questions | None = None,
+    evaluation: Questions | None = None,
+    callbacks: Sequence[TrainerCallback] = (),
+) -> Path:
+    """Train the policy of `config` into `config.output_dir`; trains the default reference and reward model if missing.
+
+    Args:
+        config: The options of a method of `METHODS`.
+        model: The reference and its tokenizer, instead of `config.sft_model_path`.
+        train: The questions to learn from, instead of those that `config` names.
+        evaluation: The labelled questions to measure on, instead of those that `config` names.
+        callbacks: Added to the trainer, behind ours.
+
+    Returns:
+        The directory of the finished run.
+
+    Raises:
+        DryRun: On a dry run, with what grading would cost.
+        InputError: Bad data, checkpoint, grader, batch or output directory; nothing is written then.
+        IncompleteError: Too many grades failed.
+        Stopped: A signal asked for the end.
+    """
+    name = registry.method_of(config)
+    spec = registry.METHODS[name]
+    check_output_dir(config)
+    config = with_labels(config)
+    questions = load_splits(config, train, evaluation)
+    if config.dry_run:
+        raise DryRun(outlook(config, questions))
+    if spec.samples:
+        check_one_till(config)
+        require_one_precision()
+    check = registry.load(spec.check) if spec.check else lambda *_: None
+    check(config, len(questions["train"]))  # before anything is trained or asked
+    resumed = resumption(config, name) if isinstance(config, CheckpointedConfig) else None
+    task = load_task(config, questions, model)
+    check(config, len(task.questions["train"]))  # those without a whole grade are left out by now
+    if isinstance(config, LoraOptions):
+        check_rates(task.classifier, config)
+    task = replace(task, resume=keeping_task(task, resumed), callbacks=tuple(callbacks))
+    with Run(config, name, task.resume.progress) as run:
+        policy = registry.load(spec.fit)(task, run)
+        return finish(task, policy, run)
+
+
+def finish(task: Task[Any], policy: PreTrainedModel, run: Run) -> Path:
+    """Evaluate the trained policy, write everything a run directory holds, print the tables, give the run its name."""
+    task.lessons.join_processes()
+    after_NK = {split: logits_NK(policy, table) for split, table in task.tokens.items()}
+    results = {
+        "method": run.method,
+        "seed": task.config.seed,
+        "beta": task.config.kl_coef,
+        "episodes": 0,
+        "grader_calls": task.lessons.calls,
+        "grader_call_budget": task.config.grader_call_budget,
+        "grader_noise": task.config.grader_noise,
+        "grader": task.job.fingerprint,
+        "grades": task.job.record,
+        "score": task.config.score,
+        "dtype": task.config.dtype,
+        "mixed_precision": mixed_precision(),
+        "truncated_questions": sum(table.truncated for table in task.tokens.values()),
+        "splits": {split: task.record(split, own) for split, own in after_NK.items()},
+        "reference": {split: task.record(split, own) for split, own in task.ref_logits_NK.items()},
+        "seconds": run.seconds,
+        **run.results,
+    }
+    if is_main_process():
+        save_policy(policy, task.tokenizer, run.path, merge=getattr(task.config, "merge", False))
+        table = before_after(
+            task.graded("heldout"), task.ref_logits_NK["heldout"], after_NK["heldout"], task.labels, task.config.seed
+        )
+        table.to_parquet(run.path / "before_after.parquet")
+        plots.label_histogram(results, run.path / "labels.png")
+        plots.curves(read_metrics(run.path), run.path / "curves.png", run.method)
+        write_card(run.path, results)
+        tables.print_before_after(table, task.labels)
+        tables.print_results(results, task.config.grade_table or task.config.grader)
+    return run.finish(results)
