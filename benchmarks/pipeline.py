@@ -36,22 +36,22 @@ RESULTS = REPOSITORY / "benchmarks" / "results" / "pipeline.json"
 LAUNCH = ("-m", "accelerate.commands.launch", "--config_file", str(REPOSITORY / "accelerate_config.yaml"))
 # (stage, module of eightball_ppo, what is clocked in it), in the order of the table
 STAGES = (
-    ("read data", "methods.ppo", "load_splits"),
+    ("read data", "methods.run_method", "load_splits"),
     ("SFT", "methods.sft", "train"),
     ("reward model", "methods.reward_model", "train"),
-    ("reward model: fit", "methods.reward_model", "fit"),
+    ("reward model: fit", "methods.reward_model", "train_classifier"),
     ("grading", "methods.task", "grade_job"),
     ("PPO", "methods.ppo", "build_models"),
     ("PPO", "methods.ppo", "build_trainer"),
     ("PPO", "methods.ppo", "run_trainer"),
     ("evaluation", "methods.task", "Task.exact_metrics"),
-    ("evaluation", "methods.ppo", "finish"),
-    ("report", "methods.task", "save_policy"),
-    ("report", "methods.task", "plots.label_histogram"),
-    ("report", "methods.task", "plots.curves"),
-    ("report", "methods.task", "write_card"),
-    ("report", "methods.task", "tables.print_before_after"),
-    ("report", "methods.task", "tables.print_results"),
+    ("evaluation", "methods.run_method", "finish"),
+    ("report", "methods.run_method", "save_policy"),
+    ("report", "methods.run_method", "plots.label_histogram"),
+    ("report", "methods.run_method", "plots.curves"),
+    ("report", "methods.run_method", "write_card"),
+    ("report", "methods.run_method", "tables.print_before_after"),
+    ("report", "methods.run_method", "tables.print_results"),
 )
 COMMANDS = {
     "`import eightball_ppo`": ("-c", "import eightball_ppo"),

@@ -42,12 +42,12 @@ WHAT = (
 WHEN = ("this week", "before the winter", "on a Tuesday", "in ten years", "after the holidays", "at last")
 # (stage, module of eightball_ppo, function): wrapped by a clock, not replaced
 STAGES = (
-    ("read", "methods.ppo", "load_splits"),
+    ("read", "methods.run_method", "load_splits"),
     ("grade", "methods.task", "grade_job"),
     ("tokenize", "methods.task", "tokenize"),
     ("build", "methods.ppo", "build_trainer"),
     ("update", "methods.ppo", "run_trainer"),
-    ("evaluate", "methods.ppo", "finish"),
+    ("evaluate", "methods.run_method", "finish"),
 )
 
 
