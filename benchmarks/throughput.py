@@ -1,31 +1,41 @@
 """Episodes per second of our loop beside those of other loops, on the same task, networks and start weights.
 
 python benchmarks/throughput.py
+python benchmarks/throughput.py --before COMMIT --rounds 9     # or a checkout: ours alone, after and before a change
 
-One process per peer, one thread each; they take turns, a round of every peer after the other, so that what else the
-machine does hits all alike. A round is a run of so many updates as fill the seconds asked for, after a first one that
-is not counted: what a run does once, such as freezing what the garbage collector would look at, stands beside as its
-start in the results. Reported is the ratio of episodes per processor second within a round, of the first of
-`--peers`, which is ours unless told otherwise, to every other one.
+One process per peer, one thread each; they take turns, a round of every peer after the other and the next round
+backwards, so that what else the machine does hits all alike. A round is a run of so many updates as fill the seconds
+asked for, after a first one that is not counted: what a run does once, such as freezing what the garbage collector
+would look at, stands beside as its start in the results. Reported is the ratio of episodes per processor second
+within a round, of the first of `--peers`, which is ours unless told otherwise, to every other one.
+
+`--before` has ours of another version take part, with that version's package and benchmarks, in runs of as many updates
+as ours of this one. Said of each batch is the 95 % interval of the mean ratio, after to before: a change is no slowdown
+if it contains 1 or lies above 0.97. Few or noisy rounds make it wide, so look at its width, too.
 """
 
 import argparse
 import json
+import math
 import os
 import sys
 from contextlib import ExitStack
 from pathlib import Path
-from statistics import median
+from statistics import fmean, median, stdev
 from typing import Any
 
 from machine import machine
 from peers.registry import PEERS, missing
+from trees import tree_of
 from workers import Worker
 
 RESULTS = Path(__file__).parent / "results" / "throughput.json"
+RESULTS_BEFORE = RESULTS.with_name("throughput-before.json")
 BATCHES = [64, 512, 4096]
 BETA = 0.1
-OURS = "ours"
+OURS, BEFORE = "ours", "before"
+TITLES = {**{name: own.title for name, own in PEERS.items()}, BEFORE: "ours before"}
+SLOWDOWN = 0.97  # an interval of after / before that lies above it is none
 THRESHOLDS = {
     "naive_trl": {64: 25.0, 512: 40.0},
     "sb3": {64: 1.2, 512: 1.4, 4096: 3.0},
@@ -57,11 +67,14 @@ def measure(workers: dict[str, Worker], batch: int, rounds: int, seconds: float)
     """`rounds` rounds of every peer at this batch."""
     own = {name: worker for name, worker in workers.items() if (name, batch) not in LEFT_OUT}
     updates = {name: updates_a_round(worker, batch, seconds) for name, worker in own.items()}
+    if BEFORE in updates:
+        updates[BEFORE] = updates[OURS]
     measured = []
     for number in range(rounds):
-        row: dict[str, Any] = {"batch": batch, "round": number, "load": os.getloadavg(), "peers": {}}
-        for name, worker in own.items():
-            row["peers"][name] = one_run(worker, batch, updates[name], seed=number)
+        row: dict[str, Any] = {"batch": batch, "round": number, "load": os.getloadavg()}
+        turns = list(own) if number % 2 == 0 else list(reversed(own))
+        done = {name: one_run(own[name], batch, updates[name], seed=number) for name in turns}
+        row["peers"] = {name: done[name] for name in own}  # the first peer stands first, whose turn it ever was
         measured.append(row)
         print(f"batch {batch}, round {number + 1}: " + ", ".join(
             f"{name} {own['episodes'] / own['processor']:.0f}/s" for name, own in row["peers"].items()
@@ -73,13 +86,34 @@ def spread(numbers: list[float]) -> dict[str, float]:
     return {"min": min(numbers), "median": median(numbers), "max": max(numbers)}
 
 
-def ratios(rows: list[dict[str, Any]], name: str, clock: str) -> dict[str, float]:
+def ratios(rows: list[dict[str, Any]], name: str, clock: str) -> list[float]:
     """Episodes per second, of the first peer to those of `name`, round by round."""
     found = []
     for peers in (row["peers"] for row in rows):
         first, other = (peers[own]["episodes"] / peers[own][clock] for own in (next(iter(peers)), name))
         found.append(first / other)
-    return spread(found)
+    return found
+
+
+def interval(ratios: list[float]) -> tuple[float, float]:
+    """The 95 % interval of the geometric mean of two ratios or more: Student's t of their logarithms."""
+    from scipy.stats import t
+
+    logs = [math.log(ratio) for ratio in ratios]
+    half = float(t.ppf(0.975, len(logs) - 1)) * stdev(logs) / math.sqrt(len(logs))
+    return math.exp(fmean(logs) - half), math.exp(fmean(logs) + half)
+
+
+def verdict(batch: int, ratios: list[float]) -> str:
+    """What the ratios after to before of a batch say."""
+    low, high = interval(ratios)
+    if low <= 1 <= high:
+        told = "contains 1"
+    elif low > SLOWDOWN:
+        told = f"lies above {SLOWDOWN}"
+    else:
+        told = f"SLOWER: neither contains 1 nor lies above {SLOWDOWN}"
+    return f"B={batch}: after / before {median(ratios):.3f} (median), 95 % interval {low:.3f} to {high:.3f}: {told}"
 
 
 def summary(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -96,7 +130,7 @@ def summary(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
                     "episodes_per_processor_second": spread([own["episodes"] / own["processor"] for own in measured]),
                     "episodes_per_wall_second": spread([own["episodes"] / own["wall"] for own in measured]),
                     "start_processor_seconds": spread([own["start"]["processor"] for own in measured]),
-                    "first_over_it": {clock: ratios(here, name, clock) for clock in ("processor", "wall")},
+                    "first_over_it": {clock: spread(ratios(here, name, clock)) for clock in ("processor", "wall")},
                     "threshold": THRESHOLDS.get(name, {}).get(batch) if next(iter(here[0]["peers"])) == OURS else None,
                 }
             )
@@ -109,14 +143,14 @@ def table(records: list[dict[str, Any]]) -> str:
     first, *others = dict.fromkeys(own["peer"] for own in records)
     by_cell = {(own["peer"], own["batch"]): own for own in records}
     lines = [
-        f"| {PEERS[first].title} / | {' | '.join(f'B={batch}' for batch in batches)} |",
+        f"| {TITLES[first]} / | {' | '.join(f'B={batch}' for batch in batches)} |",
         f"|---|{'---|' * len(batches)}",
     ]
     for name in others:
         cells = [_cell(by_cell.get((name, batch))) for batch in batches]
-        lines.append(f"| {PEERS[name].title} | {' | '.join(cells)} |")
+        lines.append(f"| {TITLES[name]} | {' | '.join(cells)} |")
     own = [by_cell[first, batch]["episodes_per_processor_second"]["median"] for batch in batches]
-    lines.append(f"| ({PEERS[first].title}, episodes per processor second) | {' | '.join(f'{n:,.0f}' for n in own)} |")
+    lines.append(f"| ({TITLES[first]}, episodes per processor second) | {' | '.join(f'{n:,.0f}' for n in own)} |")
     return "\n".join(lines)
 
 
@@ -128,27 +162,44 @@ def _cell(record: dict[str, Any] | None) -> str:
     return text if threshold is None else f"{text}; {'>=' if ratio['median'] >= threshold else 'NOT'} {threshold:g}"
 
 
-def main() -> None:
+def options_of(argv: list[str] | None = None) -> argparse.Namespace:
+    """The options of the command line; those that follow from `--before` are filled in."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--peers", nargs="+", choices=PEERS, default=list(PEERS))
+    parser.add_argument("--peers", nargs="+", choices=PEERS, help="by default all, with --before ours alone")
+    parser.add_argument("--before", metavar="COMMIT", help="a commit, or the directory of a checkout")
     parser.add_argument("--batches", nargs="+", type=int, default=BATCHES)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seconds-per-round", type=float, default=3.0)
-    parser.add_argument("--output", type=Path, default=RESULTS)
-    options = parser.parse_args()
+    parser.add_argument("--output", type=Path, help=f"by default results/{RESULTS.name} or {RESULTS_BEFORE.name}")
+    options = parser.parse_args(argv)
+    options.peers = options.peers or (list(PEERS) if options.before is None else [OURS])
+    options.output = options.output or (RESULTS if options.before is None else RESULTS_BEFORE)
+    if options.before is not None and (options.peers[0] != OURS or options.rounds < 2):
+        parser.error("--before: needs two rounds, and ours as the first of the peers")
+    return options
+
+
+def main() -> None:
+    options = options_of()
     skipped = {name: reason for name in options.peers if (reason := missing(name)) is not None}
     for name, reason in skipped.items():
-        print(f"{PEERS[name].title}: skipped, {reason}", flush=True)
+        print(f"{TITLES[name]}: skipped, {reason}", flush=True)
     rows: list[dict[str, Any]] = []
     with ExitStack() as stack:
         workers = {name: stack.enter_context(Worker(name)) for name in options.peers if name not in skipped}
+        if options.before is not None:
+            tree = stack.enter_context(tree_of(options.before))
+            workers[BEFORE] = stack.enter_context(Worker(OURS, tree))
         for batch in options.batches:
             rows += measure(workers, batch, options.rounds, options.seconds_per_round)
     records = summary(rows)
     for (name, batch), reason in LEFT_OUT.items():
         if name in workers and batch in options.batches:
-            print(f"{PEERS[name].title} at {batch}: left out, {reason}")
+            print(f"{TITLES[name]} at {batch}: left out, {reason}")
     print(table(records))
+    if options.before is not None:
+        for batch in options.batches:
+            print(verdict(batch, ratios([row for row in rows if row["batch"] == batch], BEFORE, "processor")))
     options.output.parent.mkdir(parents=True, exist_ok=True)
     content = {**machine(), "load": os.getloadavg(), "skipped": skipped, "summary": records, "rounds": rows}
     options.output.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")

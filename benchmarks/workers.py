@@ -1,18 +1,21 @@
 """One process per peer, on one thread, asked over a pipe: to train so many updates, or to learn to the end."""
 
-import multiprocessing
-import os
+import subprocess
+import sys
 import time
+from multiprocessing import Pipe
 from multiprocessing.connection import Connection
+from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-THREADS = {
-    "OMP_NUM_THREADS": "1",
-    "MKL_NUM_THREADS": "1",
-    "TRL_EXPERIMENTAL_SILENCE": "1",
-    "RL_LOGGING_LEVEL": "WARNING",
-}
+from trees import REPOSITORY, environment_of
+
+QUIET = {"TRL_EXPERIMENTAL_SILENCE": "1", "RL_LOGGING_LEVEL": "WARNING"}
+START = (
+    "import sys\nfrom multiprocessing.connection import Connection\nfrom workers import serve\n"
+    "serve(sys.argv[1], Connection(int(sys.argv[2])))"
+)
 
 
 class Clock:
@@ -88,15 +91,19 @@ def _learn(own: Any, task: Any, settings: Any) -> dict[str, Any]:
 
 
 class Worker:
-    """A peer's process, seen from the one that measures. Use as a context manager."""
+    """A peer's process, seen from the one that measures. Use as a context manager.
 
-    def __init__(self, name: str):
+    Package and benchmarks are those of `tree`, a checkout, whose `serve` must know the requests that are sent here.
+    """
+
+    def __init__(self, name: str, tree: Path = REPOSITORY):
         self.name = name
-        os.environ.update(THREADS)
-        context = multiprocessing.get_context("spawn")
-        self.connection, theirs = context.Pipe()
-        self.process = context.Process(target=serve, args=(name, theirs), name=name)
-        self.process.start()
+        self.connection, theirs = Pipe()
+        self.process = subprocess.Popen(
+            [sys.executable, "-P", "-c", START, name, str(theirs.fileno())],
+            env={**environment_of(tree, tree / "benchmarks"), **QUIET},
+            pass_fds=[theirs.fileno()],
+        )
         theirs.close()
 
     def __enter__(self) -> "Worker":
@@ -105,9 +112,9 @@ class Worker:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        if self.process.is_alive():
+        if self.process.poll() is None:
             self.connection.send(None)
-        self.process.join()
+        self.process.wait()
 
     def ask(self, learn: bool, task: int, **settings: Any) -> dict[str, Any]:
         """Have the peer run once, and wait for what it measured.
