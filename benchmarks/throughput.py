@@ -1,17 +1,19 @@
 """Episodes per second of our loop beside those of other loops, on the same task, networks and start weights.
 
 python benchmarks/throughput.py
-python benchmarks/throughput.py --before COMMIT --rounds 9     # or a checkout: ours alone, after and before a change
+python benchmarks/throughput.py --before COMMIT --rounds 9      # or a checkout: ours, after and before a change
 
-One process per peer, one thread each; they take turns, a round of every peer after the other and the next round
-backwards, so that what else the machine does hits all alike. A round is a run of so many updates as fill the seconds
-asked for, after a first one that is not counted: what a run does once, such as freezing what the garbage collector
-would look at, stands beside as its start in the results. Reported is the ratio of episodes per processor second
-within a round, of the first of `--peers`, which is ours unless told otherwise, to every other one.
+One process per peer, one thread each; they take turns, a round of every peer after the other, so that what else the
+machine does hits all alike. A round is a run of so many updates as fill the seconds asked for, after a first one that
+is not counted: what a run does once, such as freezing what the garbage collector would look at, stands beside as its
+start in the results. Reported is the ratio of episodes per processor second within a round, of the first of
+`--peers`, which is ours unless told otherwise, to every other one.
 
-`--before` has ours of another version take part, with that version's package and benchmarks, in runs of as many updates
-as ours of this one. Said of each batch is the 95 % interval of the mean ratio, after to before: a change is no slowdown
-if it contains 1 or lies above 0.97. Few or noisy rounds make it wide, so look at its width, too.
+`--before` compares ours with ours of another version, which has its own package and benchmarks. Both make the same
+updates in a round and change places many times a second: of two copies of one version, on a machine with other work,
+runs one after the other differed by 12 to 14 % (standard deviation over rounds), such ones by 2 %. A change is no
+slowdown if the 95 % interval of the mean ratio, after to before, contains 1 or lies above 0.97; look at its width,
+too.
 """
 
 import argparse
@@ -27,14 +29,13 @@ from typing import Any
 from machine import machine
 from peers.registry import PEERS, missing
 from trees import tree_of
-from workers import Worker
+from workers import Worker, in_turns
 
 RESULTS = Path(__file__).parent / "results" / "throughput.json"
 RESULTS_BEFORE = RESULTS.with_name("throughput-before.json")
 BATCHES = [64, 512, 4096]
 BETA = 0.1
 OURS, BEFORE = "ours", "before"
-TITLES = {**{name: own.title for name, own in PEERS.items()}, BEFORE: "ours before"}
 SLOWDOWN = 0.97  # an interval of after / before that lies above it is none
 THRESHOLDS = {
     "naive_trl": {64: 25.0, 512: 40.0},
@@ -67,18 +68,32 @@ def measure(workers: dict[str, Worker], batch: int, rounds: int, seconds: float)
     """`rounds` rounds of every peer at this batch."""
     own = {name: worker for name, worker in workers.items() if (name, batch) not in LEFT_OUT}
     updates = {name: updates_a_round(worker, batch, seconds) for name, worker in own.items()}
-    if BEFORE in updates:
-        updates[BEFORE] = updates[OURS]
     measured = []
     for number in range(rounds):
-        row: dict[str, Any] = {"batch": batch, "round": number, "load": os.getloadavg()}
-        turns = list(own) if number % 2 == 0 else list(reversed(own))
-        done = {name: one_run(own[name], batch, updates[name], seed=number) for name in turns}
-        row["peers"] = {name: done[name] for name in own}  # the first peer stands first, whose turn it ever was
+        row: dict[str, Any] = {"batch": batch, "round": number, "load": os.getloadavg(), "peers": {}}
+        for name, worker in own.items():
+            row["peers"][name] = one_run(worker, batch, updates[name], seed=number)
         measured.append(row)
         print(f"batch {batch}, round {number + 1}: " + ", ".join(
             f"{name} {own['episodes'] / own['processor']:.0f}/s" for name, own in row["peers"].items()
         ), file=sys.stderr, flush=True)  # fmt: skip
+    return measured
+
+
+def measure_before(after: Worker, before: Worker, batch: int, rounds: int, seconds: float) -> list[dict[str, Any]]:
+    """`rounds` rounds of two versions of ours at this batch; they change who begins."""
+    updates, _ = (updates_a_round(worker, batch, seconds) for worker in (after, before))
+    settings = {"batch": batch, "beta": BETA, "total_episodes": (updates + 1) * batch}
+    measured = []
+    for number in range(rounds):
+        pair = [(OURS, after), (BEFORE, before)]
+        names, workers = zip(*(pair if number % 2 == 0 else reversed(pair)), strict=True)
+        told = in_turns(workers, learn=False, task=0, seed=number, **settings)
+        found = dict(zip(names, told, strict=True))
+        peers = {OURS: found[OURS], BEFORE: found[BEFORE]}
+        measured.append({"batch": batch, "round": number, "load": os.getloadavg(), "peers": peers})
+        own = ratios(measured[-1:], BEFORE, "processor")[0]
+        print(f"batch {batch}, round {number + 1}: {own:.3f}", file=sys.stderr, flush=True)
     return measured
 
 
@@ -143,14 +158,14 @@ def table(records: list[dict[str, Any]]) -> str:
     first, *others = dict.fromkeys(own["peer"] for own in records)
     by_cell = {(own["peer"], own["batch"]): own for own in records}
     lines = [
-        f"| {TITLES[first]} / | {' | '.join(f'B={batch}' for batch in batches)} |",
+        f"| {PEERS[first].title} / | {' | '.join(f'B={batch}' for batch in batches)} |",
         f"|---|{'---|' * len(batches)}",
     ]
     for name in others:
         cells = [_cell(by_cell.get((name, batch))) for batch in batches]
-        lines.append(f"| {TITLES[name]} | {' | '.join(cells)} |")
+        lines.append(f"| {PEERS[name].title} | {' | '.join(cells)} |")
     own = [by_cell[first, batch]["episodes_per_processor_second"]["median"] for batch in batches]
-    lines.append(f"| ({TITLES[first]}, episodes per processor second) | {' | '.join(f'{n:,.0f}' for n in own)} |")
+    lines.append(f"| ({PEERS[first].title}, episodes per processor second) | {' | '.join(f'{n:,.0f}' for n in own)} |")
     return "\n".join(lines)
 
 
@@ -165,43 +180,54 @@ def _cell(record: dict[str, Any] | None) -> str:
 def options_of(argv: list[str] | None = None) -> argparse.Namespace:
     """The options of the command line; those that follow from `--before` are filled in."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--peers", nargs="+", choices=PEERS, help="by default all, with --before ours alone")
-    parser.add_argument("--before", metavar="COMMIT", help="a commit, or the directory of a checkout")
+    which = parser.add_mutually_exclusive_group()
+    which.add_argument("--peers", nargs="+", choices=PEERS, default=list(PEERS))
+    which.add_argument("--before", metavar="COMMIT", help="a commit, or the directory of a checkout")
     parser.add_argument("--batches", nargs="+", type=int, default=BATCHES)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seconds-per-round", type=float, default=3.0)
     parser.add_argument("--output", type=Path, help=f"by default results/{RESULTS.name} or {RESULTS_BEFORE.name}")
     options = parser.parse_args(argv)
-    options.peers = options.peers or (list(PEERS) if options.before is None else [OURS])
     options.output = options.output or (RESULTS if options.before is None else RESULTS_BEFORE)
-    if options.before is not None and (options.peers[0] != OURS or options.rounds < 2):
-        parser.error("--before: needs two rounds, and ours as the first of the peers")
+    if options.before is not None and options.rounds < 2:
+        parser.error("--before: an interval needs two rounds at least")
     return options
 
 
-def main() -> None:
-    options = options_of()
+def compare_peers(options: argparse.Namespace) -> dict[str, Any]:
+    """Measure and print all peers; what is to be written of it."""
     skipped = {name: reason for name in options.peers if (reason := missing(name)) is not None}
     for name, reason in skipped.items():
-        print(f"{TITLES[name]}: skipped, {reason}", flush=True)
+        print(f"{PEERS[name].title}: skipped, {reason}", flush=True)
     rows: list[dict[str, Any]] = []
     with ExitStack() as stack:
         workers = {name: stack.enter_context(Worker(name)) for name in options.peers if name not in skipped}
-        if options.before is not None:
-            tree = stack.enter_context(tree_of(options.before))
-            workers[BEFORE] = stack.enter_context(Worker(OURS, tree))
         for batch in options.batches:
             rows += measure(workers, batch, options.rounds, options.seconds_per_round)
     records = summary(rows)
     for (name, batch), reason in LEFT_OUT.items():
         if name in workers and batch in options.batches:
-            print(f"{TITLES[name]} at {batch}: left out, {reason}")
+            print(f"{PEERS[name].title} at {batch}: left out, {reason}")
     print(table(records))
-    if options.before is not None:
+    return {"skipped": skipped, "summary": records, "rounds": rows}
+
+
+def compare_before(options: argparse.Namespace) -> dict[str, Any]:
+    """Measure and print ours of two versions; what is to be written of it."""
+    rows: list[dict[str, Any]] = []
+    with tree_of(options.before) as tree, Worker(OURS) as after, Worker(OURS, tree) as before:
         for batch in options.batches:
-            print(verdict(batch, ratios([row for row in rows if row["batch"] == batch], BEFORE, "processor")))
+            own = measure_before(after, before, batch, options.rounds, options.seconds_per_round)
+            print(verdict(batch, ratios(own, BEFORE, "processor")), flush=True)
+            rows += own
+    return {"before": options.before, "summary": summary(rows), "rounds": rows}
+
+
+def main() -> None:
+    options = options_of()
+    found = compare_peers(options) if options.before is None else compare_before(options)
     options.output.parent.mkdir(parents=True, exist_ok=True)
-    content = {**machine(), "load": os.getloadavg(), "skipped": skipped, "summary": records, "rounds": rows}
+    content = {**machine(), "load": os.getloadavg(), **found}
     options.output.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
 
 

@@ -1,8 +1,10 @@
 """One process per peer, on one thread, asked over a pipe: to train so many updates, or to learn to the end."""
 
+import signal
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from multiprocessing import Pipe
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -11,6 +13,7 @@ from typing import Any
 
 from trees import REPOSITORY, environment_of
 
+TURN = 0.05  # seconds; what disturbs a machine that others use, too, lasts longer
 QUIET = {"TRL_EXPERIMENTAL_SILENCE": "1", "RL_LOGGING_LEVEL": "WARNING"}
 START = (
     "import sys\nfrom multiprocessing.connection import Connection\nfrom workers import serve\n"
@@ -122,5 +125,35 @@ class Worker:
         Raises:
             EOFError: the process died; its own error stands on stderr.
         """
-        self.connection.send({"learn": learn, "task": task, "settings": settings})
+        self.send(learn, task, settings)
         return self.connection.recv()
+
+    def send(self, learn: bool, task: int, settings: dict[str, Any]) -> None:
+        self.connection.send({"learn": learn, "task": task, "settings": settings})
+
+
+def in_turns(workers: Sequence[Worker], learn: bool, task: int, **settings: Any) -> list[dict[str, Any]]:
+    """Have peers run once at the same time, and wait for what they measured.
+
+    Only one of them works at any moment: the others are stopped, and after `TURN` seconds it is the next one's turn. So
+    the machine is as fast for one as for the others. Of their seconds only those of the processor mean anything.
+
+    Raises:
+        EOFError: a process died; its own error stands on stderr.
+    """
+    found: dict[Worker, dict[str, Any]] = {}
+    try:
+        for worker in workers:
+            worker.process.send_signal(signal.SIGSTOP)
+            worker.send(learn, task, settings)
+        while waiting := [worker for worker in workers if worker not in found]:
+            for worker in waiting:
+                worker.process.send_signal(signal.SIGCONT)
+                if worker.connection.poll(TURN):
+                    found[worker] = worker.connection.recv()
+                else:
+                    worker.process.send_signal(signal.SIGSTOP)
+    finally:
+        for worker in workers:  # one that is stopped would never hear that it is to end
+            worker.process.send_signal(signal.SIGCONT)
+    return [found[worker] for worker in workers]
