@@ -117,7 +117,11 @@ class Version:
 
     def _ended(self, job: subprocess.Popen[bytes], code: int, stage: str) -> None:
         """Wait for a process; one that ends otherwise than with `code` ends the comparison."""
-        if job.wait() != code:
+        try:
+            job.wait()
+        finally:
+            job.kill()  # if the comparison was interrupted; one that has ended does not notice
+        if job.returncode != code:
             said = (self.directory / "said.txt").read_text(encoding="utf-8", errors="replace")[-3000:]
             sys.exit(f"{stage} of {self.tree}: exit {job.returncode}, not {code}\n{said}")
 
