@@ -1,31 +1,42 @@
 """Episodes per second of our loop beside those of other loops, on the same task, networks and start weights.
 
 python benchmarks/throughput.py
+python benchmarks/throughput.py --before COMMIT --rounds 9      # or a checkout: ours, after and before a change
 
 One process per peer, one thread each; they take turns, a round of every peer after the other, so that what else the
 machine does hits all alike. A round is a run of so many updates as fill the seconds asked for, after a first one that
 is not counted: what a run does once, such as freezing what the garbage collector would look at, stands beside as its
 start in the results. Reported is the ratio of episodes per processor second within a round, of the first of
 `--peers`, which is ours unless told otherwise, to every other one.
+
+`--before` compares ours with ours of another version, which has its own package and benchmarks. Both make the same
+updates in a round and change places many times a second: of two copies of one version, on a machine with other work,
+runs one after the other differed by 12 to 14 % (standard deviation over rounds), such ones by 2 %. A change is no
+slowdown if the 95 % interval of the mean ratio, after to before, contains 1 or lies above 0.97; look at its width,
+too.
 """
 
 import argparse
 import json
+import math
 import os
 import sys
 from contextlib import ExitStack
 from pathlib import Path
-from statistics import median
+from statistics import fmean, median, stdev
 from typing import Any
 
 from machine import machine
 from peers.registry import PEERS, missing
-from workers import Worker
+from trees import tree_of
+from workers import Worker, in_turns
 
 RESULTS = Path(__file__).parent / "results" / "throughput.json"
+RESULTS_BEFORE = RESULTS.with_name("throughput-before.json")
 BATCHES = [64, 512, 4096]
 BETA = 0.1
-OURS = "ours"
+OURS, BEFORE = "ours", "before"
+SLOWDOWN = 0.97  # an interval of after / before that lies above it is none
 THRESHOLDS = {
     "naive_trl": {64: 25.0, 512: 40.0},
     "sb3": {64: 1.2, 512: 1.4, 4096: 3.0},
@@ -69,17 +80,55 @@ def measure(workers: dict[str, Worker], batch: int, rounds: int, seconds: float)
     return measured
 
 
+def measure_before(after: Worker, before: Worker, batch: int, rounds: int, seconds: float) -> list[dict[str, Any]]:
+    """`rounds` rounds of two versions of ours at this batch; they change who begins."""
+    updates, _ = (updates_a_round(worker, batch, seconds) for worker in (after, before))
+    settings = {"batch": batch, "beta": BETA, "total_episodes": (updates + 1) * batch}
+    measured = []
+    for number in range(rounds):
+        pair = [(OURS, after), (BEFORE, before)]
+        names, workers = zip(*(pair if number % 2 == 0 else reversed(pair)), strict=True)
+        told = in_turns(workers, learn=False, task=0, seed=number, **settings)
+        found = dict(zip(names, told, strict=True))
+        peers = {OURS: found[OURS], BEFORE: found[BEFORE]}
+        measured.append({"batch": batch, "round": number, "load": os.getloadavg(), "peers": peers})
+        own = ratios(measured[-1:], BEFORE, "processor")[0]
+        print(f"batch {batch}, round {number + 1}: {own:.3f}", file=sys.stderr, flush=True)
+    return measured
+
+
 def spread(numbers: list[float]) -> dict[str, float]:
     return {"min": min(numbers), "median": median(numbers), "max": max(numbers)}
 
 
-def ratios(rows: list[dict[str, Any]], name: str, clock: str) -> dict[str, float]:
+def ratios(rows: list[dict[str, Any]], name: str, clock: str) -> list[float]:
     """Episodes per second, of the first peer to those of `name`, round by round."""
     found = []
     for peers in (row["peers"] for row in rows):
         first, other = (peers[own]["episodes"] / peers[own][clock] for own in (next(iter(peers)), name))
         found.append(first / other)
-    return spread(found)
+    return found
+
+
+def interval(ratios: list[float]) -> tuple[float, float]:
+    """The 95 % interval of the geometric mean of two ratios or more: Student's t of their logarithms."""
+    from scipy.stats import t
+
+    logs = [math.log(ratio) for ratio in ratios]
+    half = float(t.ppf(0.975, len(logs) - 1)) * stdev(logs) / math.sqrt(len(logs))
+    return math.exp(fmean(logs) - half), math.exp(fmean(logs) + half)
+
+
+def verdict(batch: int, ratios: list[float]) -> str:
+    """What the ratios after to before of a batch say."""
+    low, high = interval(ratios)
+    if low <= 1 <= high:
+        told = "contains 1"
+    elif low > SLOWDOWN:
+        told = f"lies above {SLOWDOWN}"
+    else:
+        told = f"SLOWER: neither contains 1 nor lies above {SLOWDOWN}"
+    return f"B={batch}: after / before {median(ratios):.3f} (median), 95 % interval {low:.3f} to {high:.3f}: {told}"
 
 
 def summary(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -96,7 +145,7 @@ def summary(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
                     "episodes_per_processor_second": spread([own["episodes"] / own["processor"] for own in measured]),
                     "episodes_per_wall_second": spread([own["episodes"] / own["wall"] for own in measured]),
                     "start_processor_seconds": spread([own["start"]["processor"] for own in measured]),
-                    "first_over_it": {clock: ratios(here, name, clock) for clock in ("processor", "wall")},
+                    "first_over_it": {clock: spread(ratios(here, name, clock)) for clock in ("processor", "wall")},
                     "threshold": THRESHOLDS.get(name, {}).get(batch) if next(iter(here[0]["peers"])) == OURS else None,
                 }
             )
@@ -128,14 +177,25 @@ def _cell(record: dict[str, Any] | None) -> str:
     return text if threshold is None else f"{text}; {'>=' if ratio['median'] >= threshold else 'NOT'} {threshold:g}"
 
 
-def main() -> None:
+def options_of(argv: list[str] | None = None) -> argparse.Namespace:
+    """The options of the command line; those that follow from `--before` are filled in."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--peers", nargs="+", choices=PEERS, default=list(PEERS))
+    which = parser.add_mutually_exclusive_group()
+    which.add_argument("--peers", nargs="+", choices=PEERS, default=list(PEERS))
+    which.add_argument("--before", metavar="COMMIT", help="a commit, or the directory of a checkout")
     parser.add_argument("--batches", nargs="+", type=int, default=BATCHES)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seconds-per-round", type=float, default=3.0)
-    parser.add_argument("--output", type=Path, default=RESULTS)
-    options = parser.parse_args()
+    parser.add_argument("--output", type=Path, help=f"by default results/{RESULTS.name} or {RESULTS_BEFORE.name}")
+    options = parser.parse_args(argv)
+    options.output = options.output or (RESULTS if options.before is None else RESULTS_BEFORE)
+    if options.before is not None and options.rounds < 2:
+        parser.error("--before: an interval needs two rounds at least")
+    return options
+
+
+def compare_peers(options: argparse.Namespace) -> dict[str, Any]:
+    """Measure and print all peers; what is to be written of it."""
     skipped = {name: reason for name in options.peers if (reason := missing(name)) is not None}
     for name, reason in skipped.items():
         print(f"{PEERS[name].title}: skipped, {reason}", flush=True)
@@ -149,8 +209,25 @@ def main() -> None:
         if name in workers and batch in options.batches:
             print(f"{PEERS[name].title} at {batch}: left out, {reason}")
     print(table(records))
+    return {"skipped": skipped, "summary": records, "rounds": rows}
+
+
+def compare_before(options: argparse.Namespace) -> dict[str, Any]:
+    """Measure and print ours of two versions; what is to be written of it."""
+    rows: list[dict[str, Any]] = []
+    with tree_of(options.before) as tree, Worker(OURS) as after, Worker(OURS, tree) as before:
+        for batch in options.batches:
+            own = measure_before(after, before, batch, options.rounds, options.seconds_per_round)
+            print(verdict(batch, ratios(own, BEFORE, "processor")), flush=True)
+            rows += own
+    return {"before": options.before, "summary": summary(rows), "rounds": rows}
+
+
+def main() -> None:
+    options = options_of()
+    found = compare_peers(options) if options.before is None else compare_before(options)
     options.output.parent.mkdir(parents=True, exist_ok=True)
-    content = {**machine(), "load": os.getloadavg(), "skipped": skipped, "summary": records, "rounds": rows}
+    content = {**machine(), "load": os.getloadavg(), **found}
     options.output.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
 
 

@@ -1,18 +1,24 @@
 """One process per peer, on one thread, asked over a pipe: to train so many updates, or to learn to the end."""
 
-import multiprocessing
-import os
+import signal
+import subprocess
+import sys
 import time
+from collections.abc import Sequence
+from multiprocessing import Pipe
 from multiprocessing.connection import Connection
+from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-THREADS = {
-    "OMP_NUM_THREADS": "1",
-    "MKL_NUM_THREADS": "1",
-    "TRL_EXPERIMENTAL_SILENCE": "1",
-    "RL_LOGGING_LEVEL": "WARNING",
-}
+from trees import REPOSITORY, environment_of
+
+TURN = 0.05  # seconds; what disturbs a machine that others use, too, lasts longer
+QUIET = {"TRL_EXPERIMENTAL_SILENCE": "1", "RL_LOGGING_LEVEL": "WARNING"}
+START = (
+    "import sys\nfrom multiprocessing.connection import Connection\nfrom workers import serve\n"
+    "serve(sys.argv[1], Connection(int(sys.argv[2])))"
+)
 
 
 class Clock:
@@ -88,15 +94,19 @@ def _learn(own: Any, task: Any, settings: Any) -> dict[str, Any]:
 
 
 class Worker:
-    """A peer's process, seen from the one that measures. Use as a context manager."""
+    """A peer's process, seen from the one that measures. Use as a context manager.
 
-    def __init__(self, name: str):
+    Package and benchmarks are those of `tree`, a checkout, whose `serve` must know the requests that are sent here.
+    """
+
+    def __init__(self, name: str, tree: Path = REPOSITORY):
         self.name = name
-        os.environ.update(THREADS)
-        context = multiprocessing.get_context("spawn")
-        self.connection, theirs = context.Pipe()
-        self.process = context.Process(target=serve, args=(name, theirs), name=name)
-        self.process.start()
+        self.connection, theirs = Pipe()
+        self.process = subprocess.Popen(
+            [sys.executable, "-P", "-c", START, name, str(theirs.fileno())],
+            env={**environment_of(tree, tree / "benchmarks"), **QUIET},
+            pass_fds=[theirs.fileno()],
+        )
         theirs.close()
 
     def __enter__(self) -> "Worker":
@@ -105,9 +115,9 @@ class Worker:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        if self.process.is_alive():
+        if self.process.poll() is None:
             self.connection.send(None)
-        self.process.join()
+        self.process.wait()
 
     def ask(self, learn: bool, task: int, **settings: Any) -> dict[str, Any]:
         """Have the peer run once, and wait for what it measured.
@@ -115,5 +125,35 @@ class Worker:
         Raises:
             EOFError: the process died; its own error stands on stderr.
         """
-        self.connection.send({"learn": learn, "task": task, "settings": settings})
+        self.send(learn, task, settings)
         return self.connection.recv()
+
+    def send(self, learn: bool, task: int, settings: dict[str, Any]) -> None:
+        self.connection.send({"learn": learn, "task": task, "settings": settings})
+
+
+def in_turns(workers: Sequence[Worker], learn: bool, task: int, **settings: Any) -> list[dict[str, Any]]:
+    """Have peers run once at the same time, and wait for what they measured.
+
+    Only one of them works at any moment: the others are stopped, and after `TURN` seconds it is the next one's turn. So
+    the machine is as fast for one as for the others. Of their seconds only those of the processor mean anything.
+
+    Raises:
+        EOFError: a process died; its own error stands on stderr.
+    """
+    found: dict[Worker, dict[str, Any]] = {}
+    try:
+        for worker in workers:
+            worker.process.send_signal(signal.SIGSTOP)
+            worker.send(learn, task, settings)
+        while waiting := [worker for worker in workers if worker not in found]:
+            for worker in waiting:
+                worker.process.send_signal(signal.SIGCONT)
+                if worker.connection.poll(TURN):
+                    found[worker] = worker.connection.recv()
+                else:
+                    worker.process.send_signal(signal.SIGSTOP)
+    finally:
+        for worker in workers:  # one that is stopped would never hear that it is to end
+            worker.process.send_signal(signal.SIGCONT)
+    return [found[worker] for worker in workers]

@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import save_file
 from torch import Tensor
 
 from benchmarks.peers.registry import PEERS, missing, peer
@@ -83,9 +84,15 @@ def test_throughput_asks_a_process_and_writes_its_rounds(tmp_path: Path) -> None
     assert all(row["peers"]["bare"]["episodes"] >= 64 and row["peers"]["bare"]["processor"] > 0 for row in rounds)
 
 
-def test_throughput_tells_the_ratio_of_the_same_round_and_the_bound(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def module(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], Any]:
+    """Imports a benchmark, which is run as a file."""
     monkeypatch.syspath_prepend(str(REPOSITORY / "benchmarks"))
-    throughput: Any = importlib.import_module("throughput")
+    return importlib.import_module
+
+
+def test_throughput_tells_the_ratio_of_the_same_round_and_the_bound(module: Callable[[str], Any]) -> None:
+    throughput = module("throughput")
 
     def one(seconds: float) -> dict[str, Any]:
         own = {"processor": seconds, "wall": seconds}
@@ -99,3 +106,59 @@ def test_throughput_tells_the_ratio_of_the_same_round_and_the_bound(monkeypatch:
     assert printed[0] == "| ours / | B=64 |"
     assert printed[2] == "| stable-baselines3 | 1.30 (1.00 to 2.00); >= 1.2 |"
     assert printed[3] == "| (ours, episodes per processor second) | 32 |"
+
+
+def test_before_and_after_are_told_apart_beyond_their_noise(module: Callable[[str], Any]) -> None:
+    throughput = module("throughput")
+    # logarithms -0.1, 0 and 0.1: mean 0, standard deviation 0.1, and t(0.975, 2) is 4.303
+    low, high = throughput.interval([0.9048374, 1.0, 1.1051709])
+    assert (low, high) == (pytest.approx(0.78004, abs=1e-4), pytest.approx(1.28199, abs=1e-4))
+    for ratios, told in (
+        ([0.95, 1.0, 1.04], "contains 1"),
+        ([0.98, 0.981, 0.982], "lies above 0.97"),
+        ([1.1, 1.11, 1.12], "lies above 0.97"),
+        ([0.96, 0.961, 0.962], "SLOWER: neither contains 1 nor lies above 0.97"),
+    ):
+        assert throughput.verdict(64, ratios).endswith(f": {told}")
+
+
+def test_before_and_after_leave_the_results_of_all_peers_alone(module: Callable[[str], Any]) -> None:
+    throughput = module("throughput")
+    assert throughput.options_of(["--before", "HEAD"]).output != throughput.RESULTS == throughput.options_of([]).output
+    for wrong in (["--rounds", "1"], ["--peers", "bare"]):
+        with pytest.raises(SystemExit):
+            throughput.options_of(["--before", "HEAD", *wrong])
+
+
+def test_a_hash_is_of_the_tensors_and_of_nothing_else(tmp_path: Path, module: Callable[[str], Any]) -> None:
+    same_weights = module("same_weights")
+    weights = {"head": torch.arange(6.0).view(2, 3), "body": torch.ones(2)}
+
+    def hashed(tensors: dict[str, Tensor], **metadata: str) -> str:
+        save_file(tensors, tmp_path / "model.safetensors", metadata)
+        return same_weights.weights_hash(tmp_path / "model.safetensors")
+
+    own = hashed(weights)
+    assert hashed({name: weights[name] for name in reversed(weights)}, format="pt") == own
+    others = (
+        {**weights, "body": torch.tensor([1.0, torch.nextafter(torch.tensor(1.0), torch.tensor(2.0))])},
+        {**weights, "head": weights["head"].view(3, 2)},
+        {**weights, "body": weights["body"].view(torch.int32)},
+        {"head": weights["head"], "bodies": weights["body"]},
+    )
+    assert own not in [hashed(other) for other in others]
+
+
+def test_weights_that_differ_are_told_with_the_shares_of_the_optimum(module: Callable[[str], Any]) -> None:
+    same_weights = module("same_weights")
+    before = same_weights.Trained("aa", {"train": 0.5, "heldout": 0.25})
+    after = same_weights.Trained("bb", {"train": 0.5, "heldout": 0.375})
+    assert same_weights.differences("exact", before, before, None) == []
+    assert same_weights.differences("exact", before, after, None) == [
+        "exact: the weights differ",
+        "  optimum_fraction, train: 0.500000 before, 0.500000 after",
+        "  optimum_fraction, heldout: 0.250000 before, 0.375000 after",
+    ]
+    assert same_weights.differences("ppo-resumed", before, before, after) == [
+        "ppo-resumed: not the weights of the run that was not stopped"
+    ]
