@@ -22,7 +22,7 @@ from hypothesis import strategies as st
 
 from eightball_ppo.graders.api.modes import MODES, SAMPLING, Judged, choices_of, scores_of_verdicts
 from eightball_ppo.graders.api.replies import BadReplyError
-from eightball_ppo.graders.base import LONGEST_DETAIL, Ask
+from eightball_ppo.graders.base import LONGEST_DETAIL, GradeRequest
 from eightball_ppo.graders.prompts import Prompt
 from eightball_ppo.graders.verbalizers import parse_verbalizers
 from eightball_ppo.labels import EIGHTBALL_LABELS, LabelSet
@@ -31,8 +31,8 @@ AT_ONCE = 500  # inputs drawn with one seed
 LABELS = LabelSet.of(EIGHTBALL_LABELS)
 WORDS = parse_verbalizers(["Maybe=Maybe|Perhaps"], LABELS)
 JUDGED = {
-    ask: Judged(Prompt.load(prompt, LABELS), LABELS, WORDS)
-    for ask, prompt in ((Ask("Is it?"), "wanted_answer"), (Ask("Is it?", "No"), "rubric"))
+    request: Judged(Prompt.load(prompt, LABELS), LABELS, WORDS)
+    for request, prompt in ((GradeRequest("Is it?"), "wanted_answer"), (GradeRequest("Is it?", "No"), "rubric"))
 }
 
 GOOD = ["Yes", "no", "Maybe", "Perhaps", "1", "10", "7", '{"answer": "Yes"}', '{"rating": 7}', "Rating: 7/10"]
@@ -77,21 +77,21 @@ replies = fields(choices=st.lists(choices, min_size=1, max_size=2)) | fields(ans
 
 def read(reply: dict[str, Any], tally: Counter[str]) -> None:
     """Read `reply` in every mode, and count what came of it. Raises AssertionError for a grade that is none."""
-    for ask, judged in JUDGED.items():
+    for request, judged in JUDGED.items():
         for name, mode in MODES.items():
-            kind = f"{name}, {'label' if ask.label is None else 'rating'}"
+            kind = f"{name}, {'label' if request.label is None else 'rating'}"
             try:
                 if isinstance(mode, SAMPLING):
-                    verdicts = [mode.verdict(judged, choice, ask) for choice in choices_of(reply)]
-                    scores = scores_of_verdicts(verdicts, judged, ask)
+                    verdicts = [mode.verdict(judged, choice, request) for choice in choices_of(reply)]
+                    scores = scores_of_verdicts(verdicts, judged, request)
                 else:
-                    scores = mode.scores(judged, reply, ask)
-                    assert math.isfinite(mode.missing(judged, reply, ask)), kind
+                    scores = mode.scores(judged, reply, request)
+                    assert math.isfinite(mode.missing(judged, reply, request)), kind
             except BadReplyError as error:
                 assert error.status in ("failed", "refused") and 0 < len(str(error)) <= LONGEST_DETAIL, kind
                 tally[f"{kind}: {error.status}"] += 1
                 continue
-            if ask.label is None:
+            if request.label is None:
                 assert len(scores) == len(LABELS) and abs(math.fsum(map(math.exp, scores)) - 1) < 1e-9, (kind, scores)
             else:
                 assert len(scores) == 1 and 1 - 1e-9 <= scores[0] <= 10 + 1e-9, (kind, scores)

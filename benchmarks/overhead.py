@@ -29,9 +29,9 @@ from transformers import PreTrainedModel, set_seed
 
 from eightball_ppo.config.methods import PPOConfig
 from eightball_ppo.data import Questions, load_split
-from eightball_ppo.evaluation import SplitGrades, Yardstick
+from eightball_ppo.evaluation import ExactMetrics, GradedSplit
 from eightball_ppo.functional import ppo_losses
-from eightball_ppo.graders.budgeted_scores import TrainingGrades
+from eightball_ppo.graders.budgeted_scores import BudgetedScores
 from eightball_ppo.labels import LabelSet
 from eightball_ppo.methods import ppo
 from eightball_ppo.models.loading import load_new_classifier, table_logits_NK
@@ -41,6 +41,7 @@ from eightball_ppo.runtime.logging import quiet_libraries
 from eightball_ppo.runtime.run import Run
 from eightball_ppo.training.supervised import MetricsCallback
 from eightball_ppo.trl_adapters.batch_sizes import updates_between_measurements
+from eightball_ppo.trl_adapters.build import build_models, build_policies
 
 RESULTS = Path(__file__).parent / "results" / "overhead.json"
 
@@ -68,8 +69,9 @@ def ours(job: Job, batch: int, output_dir: Path) -> Iterator[Callable[[], None]]
     """TRL's trainer on our adapters, ready to run into a directory that is not there."""
     model, table = job.classifier()
     ref_logp_NK = table_logits_NK(model, table).log_softmax(-1)
-    yardstick = Yardstick(SplitGrades(Questions("benchmark", job.texts), job.score_NK, ref_logp_NK), job.config.kl_coef)
-    models = ppo.build_models(model, table, TrainingGrades(job.score_NK), job.config)
+    exact = ExactMetrics(GradedSplit(Questions("benchmark", job.texts), job.score_NK, ref_logp_NK), job.config.kl_coef)
+    scores = BudgetedScores(job.score_NK)
+    models = build_models(*build_policies(model, table, job.config), scores, scores, job.config)
     config = dataclasses.replace(job.config, output_dir=str(output_dir))
     every = updates_between_measurements(job.config, batch, len(table), len(table))
     classifier = models.policy.by_row.classifier
@@ -77,7 +79,7 @@ def ours(job: Job, batch: int, output_dir: Path) -> Iterator[Callable[[], None]]
     def measure() -> dict[str, Any]:
         measured: dict[str, Any] = {}
         job.measuring += processor_seconds(
-            lambda: measured.update(yardstick.metrics(table_logits_NK(classifier, table, by_length=True)))
+            lambda: measured.update(exact.metrics(table_logits_NK(classifier, table, by_length=True)))
         )
         return measured
 

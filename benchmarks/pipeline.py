@@ -41,7 +41,7 @@ STAGES = (
     ("reward model", "methods.reward_model", "train"),
     ("reward model: fit", "methods.reward_model", "train_classifier"),
     ("grading", "methods.task", "grade_job"),
-    ("PPO", "methods.ppo", "build_models"),
+    ("PPO", "methods.ppo", "PPOTraining"),
     ("PPO", "methods.ppo", "build_trainer"),
     ("PPO", "methods.ppo", "run_trainer"),
     ("evaluation", "methods.task", "Task.exact_metrics"),

@@ -19,29 +19,29 @@ SAMPLES_PER_QUESTION = 50
 QUESTIONS_AT_ONCE = 16384
 
 
-class Made:
-    """A table [N, K] that is made of another one, row by row, in chunks, while somebody looks at it."""
+class LazyTable:
+    """Lazily maps `fn`, which works row by row, over a [N, K] tensor in chunks."""
 
-    def __init__(self, table_NK: Tensor, make: Callable[[Tensor], Tensor]):
-        self.table_NK, self.make = table_NK, make
+    def __init__(self, table_NK: Tensor, fn: Callable[[Tensor], Tensor]):
+        self.table_NK, self.fn = table_NK, fn
 
     def __len__(self) -> int:
         return len(self.table_NK)
 
     def split(self, size: int) -> Iterator[Tensor]:
         """Chunks of at most `size` rows."""
-        return map(self.make, self.table_NK.split(size))
+        return map(self.fn, self.table_NK.split(size))
 
-    def whole(self) -> Tensor:
-        """All of it."""
-        return self.make(self.table_NK)
+    def materialize(self) -> Tensor:
+        """All rows at once."""
+        return self.fn(self.table_NK)
 
 
-Table = Tensor | Made
+Table = Tensor | LazyTable
 
 
 @dataclass(frozen=True)
-class SplitGrades:
+class GradedSplit:
     """One split as a method sees it: questions, scores [N, K] of all labels, the reference's log-probs [N, K]."""
 
     questions: Questions
@@ -49,13 +49,13 @@ class SplitGrades:
     ref_logp_NK: Tensor
 
 
-class Yardstick:
-    """The `exact/*` of one policy after another on the same questions; what is no policy's own is computed once.
+class ExactMetrics:
+    """Computes `exact/*` of one policy after another on the same questions; what depends on no policy, once.
 
     All are exact sums over labels, averaged over the questions, in float64.
     """
 
-    def __init__(self, graded: SplitGrades, beta: float):
+    def __init__(self, graded: GradedSplit, beta: float):
         self.beta = beta
         self.ref_logp_NK, self.score_NK = graded.ref_logp_NK.double().log_softmax(-1), graded.score_NK.double()
         self.j_ref = objective.expected_score_N(self.ref_logp_NK, self.score_NK).mean()
@@ -129,7 +129,7 @@ def _described(means: dict[str, Tensor], questions: Questions, labels: LabelSet)
     }
 
 
-def evaluate(logp_NK: Tensor, split: SplitGrades, beta: float, labels: LabelSet) -> dict[str, Any]:
+def evaluate(logp_NK: Tensor, split: GradedSplit, beta: float, labels: LabelSet) -> dict[str, Any]:
     """`record` of one policy on one graded split."""
     return record(logp_NK, split.ref_logp_NK, split.score_NK, split.questions, beta, labels)
 
@@ -208,7 +208,7 @@ def _frontier_distance(tables: tuple[Table, Table, Table], kl: float) -> float:
 
 
 def before_after(
-    split: SplitGrades, logits_before_NK: Tensor, logits_after_NK: Tensor, labels: LabelSet, seed: int
+    split: GradedSplit, logits_before_NK: Tensor, logits_after_NK: Tensor, labels: LabelSet, seed: int
 ) -> pd.DataFrame:
     """One row per question: question (and text_pair), wanted, grader's scores, then the policy's logits, probabilities
     and sampled counts, before and after. The counts are of 50 draws each, from a generator of their own; `change` is

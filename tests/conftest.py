@@ -12,6 +12,7 @@ os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 
+import numpy as np
 import pytest
 import torch
 from filelock import FileLock
@@ -22,6 +23,7 @@ from no_network.guarded_session import pytest_unconfigure as pytest_unconfigure
 from transformers.utils import logging as transformers_logging
 
 from eightball_ppo.config.stages import RewardConfig, SFTConfig
+from eightball_ppo.graders.storage.score_table import ScoreTable
 from eightball_ppo.labels import EIGHTBALL_LABELS
 
 # a busy machine, and first imports, are no failures; and the same examples every time
@@ -53,6 +55,12 @@ def _quiet_and_single_threaded() -> None:
 def _in_a_directory_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where the default grade store, the default runs and whatever else is relative are the test's own."""
     monkeypatch.chdir(tmp_path)
+
+
+def cells(scores: ScoreTable, name: str) -> np.ndarray:
+    """A column [N, K] of the cells of a chunk: "score", "status" or "graded_at"."""
+    assert scores.cells_NK is not None
+    return scores.cells_NK[name]
 
 
 def read_rows(split: str) -> list[dict[str, str]]:

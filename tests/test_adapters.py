@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from trl.experimental.utils import get_reward
 
 import tiny
-from eightball_ppo.graders.budgeted_scores import TrainingGrades
+from eightball_ppo.graders.budgeted_scores import BudgetedScores
 from eightball_ppo.models.tokenization import TokenTable
 from eightball_ppo.trl_adapters.policy import PolicyAdapter, RewardAdapter
 from eightball_ppo.trl_adapters.prompt_ids import QuestionReader, SequenceIds
@@ -91,7 +91,7 @@ def test_value_trunk_freezes_what_it_does_not_use() -> None:
 
 def test_reward_is_the_score_of_the_action() -> None:
     score_NK = tiny.scores(N)
-    reward = RewardAdapter(TrainingGrades(score_NK), IDS)
+    reward = RewardAdapter(BudgetedScores(score_NK), IDS)
     rows, actions = torch.tensor([3, 3, 7, 3]), torch.tensor([0, 1, 2, 0])
     _, score_B, _ = get_reward(reward, sequences(rows, actions), 0, 1)
     assert torch.equal(score_B, score_NK[rows, actions]) and score_B.dtype == torch.float32
@@ -102,7 +102,7 @@ def test_a_score_that_is_not_finite_is_refused() -> None:
     score_NK = tiny.scores(N)
     score_NK[2, 1] = torch.nan
     with pytest.raises(ValueError, match="not finite"):
-        TrainingGrades(score_NK)
+        BudgetedScores(score_NK)
 
 
 class _WithDropout(nn.Module):

@@ -6,17 +6,18 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
-from conftest import read_rows
+from conftest import cells, read_rows
 from eightball_ppo.config.stages import GradeConfig
 from eightball_ppo.errors import IncompleteError, InputError
 from eightball_ppo.graders import export, prompts
 from eightball_ppo.graders.api import client
 from eightball_ppo.graders.budget import Budget
 from eightball_ppo.graders.registry import load_graders
-from eightball_ppo.graders.storage.sources import Grades
+from eightball_ppo.graders.storage.score_table import ScoreTable
 from eightball_ppo.graders.storage.store import GradeStore
 from eightball_ppo.labels import EIGHTBALL_LABELS, LabelSet
 from eightball_ppo.runtime import redaction
@@ -55,12 +56,12 @@ def config(judge: JudgeServer, directory: Path, **options: Any) -> GradeConfig:
     return GradeConfig(**{**given, **options})
 
 
-def graded(settings: GradeConfig, budget: Budget | None = None, questions: list[str] = QUESTIONS) -> Grades:
+def graded(settings: GradeConfig, budget: Budget | None = None, questions: list[str] = QUESTIONS) -> ScoreTable:
     """Fill and read through the store of `settings`."""
     with GradeStore(export.store_path(settings)) as store:
         source = load_graders(settings, LABELS, store, budget or Budget())
         source.fill(questions)
-        return source.read(questions)
+        return source.read_chunk(questions)
 
 
 def test_log_probabilities_are_those_of_the_judge(judge: JudgeServer, tmp_path: Path) -> None:
@@ -109,9 +110,9 @@ def test_samples_become_smoothed_frequencies(judge: JudgeServer, tmp_path: Path)
 def test_ratings_are_expected_ratings(judge: JudgeServer, tmp_path: Path) -> None:
     judge.reset(wishes=dict.fromkeys(QUESTIONS, "Yes"))
     grades = graded(config(judge, tmp_path, grader_prompt="rubric"))
-    assert grades.scale == "rating" and grades.calls == 3 * len(QUESTIONS)
-    assert ((grades.score_NK >= 1) & (grades.score_NK <= 10)).all()
-    assert (grades.score_NK[:, 0] > 8).all() and (grades.score_NK[:, 1] < 4).all()
+    assert grades.calls == 3 * len(QUESTIONS)
+    assert ((cells(grades, "score") >= 1) & (cells(grades, "score") <= 10)).all()
+    assert (cells(grades, "score")[:, 0] > 8).all() and (cells(grades, "score")[:, 1] < 4).all()
 
 
 def test_contextual_calibration_subtracts_the_question_without_content(judge: JudgeServer, tmp_path: Path) -> None:
@@ -157,7 +158,7 @@ def test_a_fault_that_passes_costs_a_retry_and_no_grade(
     judge.reset(faults=[{**fault, "match": BAD}])
     budget, started = Budget(), time.monotonic()
     disturbed = graded(config(judge, tmp_path, call_timeout=0.3), budget)
-    assert torch.equal(disturbed.score_NK, undisturbed.score_NK)
+    assert np.array_equal(cells(disturbed, "score"), cells(undisturbed, "score"))
     assert budget.calls == disturbed.calls == len(QUESTIONS) + fault["times"] == judge.stats()["requests"]
     assert time.monotonic() - started > fault.get("retry_after", 0)
 
@@ -173,13 +174,16 @@ def test_a_fault_that_stays_costs_one_grade_and_is_asked_again(
     grades = graded(settings)
     row = QUESTIONS.index(BAD)
     good = [i for i in range(len(QUESTIONS)) if i != row]
-    assert torch.equal(grades.score_NK[good], undisturbed.score_NK[good]) and grades.score_NK[row].isnan().all()
-    assert grades.count() == {"ok": 3 * len(good), status: 3, "failed": 3 * (status == "failed")} | {
+    assert (
+        np.array_equal(cells(grades, "score")[good], cells(undisturbed, "score")[good])
+        and np.isnan(cells(grades, "score")[row]).all()
+    )
+    assert grades.count == {"ok": 3 * len(good), status: 3, "failed": 3 * (status == "failed")} | {
         name: 0 for name in ("failed", "refused", "skipped") if name != status
     }
     assert len(grades.details) == 1 and detail.lower() in grades.details[0].lower() and repr(BAD) in grades.details[0]
     judge.reset()
-    assert torch.equal(graded(settings).score_NK, undisturbed.score_NK)
+    assert np.array_equal(cells(graded(settings), "score"), cells(undisturbed, "score"))
     assert judge.stats()["by_question"] == {BAD: 1}  # only what was missing
 
 
@@ -187,25 +191,25 @@ def test_a_log_probability_that_is_not_a_number_is_no_grade(judge: JudgeServer, 
     judge.reset(faults=[{"kind": "nan", "match": BAD}])
     for mode in ("logprobs", "choice"):
         grades = graded(config(judge, tmp_path, api_mode=mode))
-        assert grades.count()["failed"] == 3 and grades.score_NK[QUESTIONS.index(BAD)].isnan().all()
+        assert grades.count["failed"] == 3 and np.isnan(cells(grades, "score")[QUESTIONS.index(BAD)]).all()
 
 
 def test_an_answer_of_choice_under_another_key_is_no_grade(judge: JudgeServer, tmp_path: Path) -> None:
     judge.reset(faults=[{"kind": "other_key", "match": BAD}])
-    assert graded(config(judge, tmp_path, api_mode="choice")).count()["failed"] == 3
+    assert graded(config(judge, tmp_path, api_mode="choice")).count["failed"] == 3
 
 
 def test_a_server_that_is_gone_for_five_seconds_costs_nothing(judge: JudgeServer, tmp_path: Path) -> None:
     undisturbed = graded(config(judge, tmp_path / "undisturbed"))
     judge.reset(down_for={"after_requests": 4, "seconds": 5})
     client.FIRST_PAUSE = 0.25  # as it is shipped
-    assert torch.equal(graded(config(judge, tmp_path, call_attempts=6)).score_NK, undisturbed.score_NK)
+    assert np.array_equal(cells(graded(config(judge, tmp_path, call_attempts=6)), "score"), cells(undisturbed, "score"))
 
 
 def test_probability_on_other_words_is_no_grade(judge: JudgeServer, tmp_path: Path) -> None:
     judge.reset(missing_mass=0.6)
     grades = graded(config(judge, tmp_path))
-    assert grades.count()["failed"] == 3 * len(QUESTIONS) and "0.60 of the probability" in grades.details[0]
+    assert grades.count["failed"] == 3 * len(QUESTIONS) and "0.60 of the probability" in grades.details[0]
 
 
 def test_a_refused_key_stops_at_once_and_keeps_what_was_graded(judge: JudgeServer, tmp_path: Path) -> None:
@@ -244,12 +248,12 @@ def test_a_judge_that_only_fails_is_given_up_soon(judge: JudgeServer, tmp_path: 
     questions = [f"Is it {i}?" for i in range(500)]
     grades = graded(config(judge, tmp_path, max_grade_failures=0.5), budget, questions)
     assert budget.stopped is not None and budget.stopped.startswith("20 of 500 grades failed")
-    assert 20 <= grades.count()["refused"] / 3 <= 20 + 8 and budget.calls <= 20 + 8
+    assert 20 <= grades.count["refused"] / 3 <= 20 + 8 and budget.calls <= 20 + 8
 
 
 def test_the_budget_in_calls_money_and_time_is_never_overspent(judge: JudgeServer, tmp_path: Path) -> None:
     budget = Budget(max_calls=5)
-    assert graded(config(judge, tmp_path), budget).count() == {"ok": 15, "skipped": 21, "failed": 0, "refused": 0}
+    assert graded(config(judge, tmp_path), budget).count == {"ok": 15, "skipped": 21, "failed": 0, "refused": 0}
     assert judge.stats()["requests"] == budget.calls == 5 and budget.stopped == "--max_grader_calls 5 is spent"
     budget = Budget(max_cost=0.5, price_per_1k_tokens=1.0)
     graded(config(judge, tmp_path / "cost"), budget)
@@ -257,7 +261,7 @@ def test_the_budget_in_calls_money_and_time_is_never_overspent(judge: JudgeServe
     judge.reset(delay=0.3)
     budget, started = Budget(timeout=0.8), time.monotonic()
     grades = graded(config(judge, tmp_path / "time", max_concurrency=2), budget)
-    assert 2 <= grades.count()["ok"] / 3 <= 6 and grades.count()["skipped"]
+    assert 2 <= grades.count["ok"] / 3 <= 6 and grades.count["skipped"]
     assert time.monotonic() - started < 2 and budget.stopped == "--grading_timeout 0.8 is over"
 
 
@@ -343,7 +347,7 @@ def test_auto_and_contextual_calibration(judge: JudgeServer, tmp_path: Path) -> 
     assert grades.whole_N.all()
     budget = Budget(max_calls=1)
     grades = graded(config(judge, tmp_path / "spent", contextual_calibration=True, api_mode="logprobs"), budget)
-    assert grades.count()["skipped"] == 3 * len(QUESTIONS)
+    assert grades.count["skipped"] == 3 * len(QUESTIONS)
 
 
 def test_the_prompt_by_name_and_by_path_is_one_grader(judge: JudgeServer, tmp_path: Path) -> None:
@@ -356,7 +360,7 @@ def test_the_prompt_by_name_and_by_path_is_one_grader(judge: JudgeServer, tmp_pa
 
 def test_the_mass_on_other_words_is_kept(judge: JudgeServer, tmp_path: Path) -> None:
     judge.reset(missing_mass=0.3)
-    assert graded(config(judge, tmp_path)).missing == pytest.approx([0.3] * len(QUESTIONS), abs=1e-3)
+    assert graded(config(judge, tmp_path)).missing_mass_S.tolist() == pytest.approx([0.3] * len(QUESTIONS), abs=1e-3)
 
 
 def test_secrets_are_taken_out_and_nothing_else(monkeypatch: pytest.MonkeyPatch) -> None:

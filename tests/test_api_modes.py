@@ -22,14 +22,14 @@ from eightball_ppo.graders.api.modes import (
     text_of,
 )
 from eightball_ppo.graders.api.replies import BadReplyError
-from eightball_ppo.graders.base import Ask
+from eightball_ppo.graders.base import GradeRequest
 from eightball_ppo.graders.prompts import Prompt
 from eightball_ppo.graders.verbalizers import LEAST_MASS, parse_verbalizers
 from eightball_ppo.labels import EIGHTBALL_LABELS, LabelSet
 
 LABELS = LabelSet.of(EIGHTBALL_LABELS)
 WORDS = parse_verbalizers([], LABELS)
-CHOOSE, RATE = Ask("Is it?"), Ask("Is it?", "No")
+CHOOSE, RATE = GradeRequest("Is it?"), GradeRequest("Is it?", "No")
 JUDGED = Judged(Prompt.load("wanted_answer", LABELS), LABELS, WORDS)
 
 
@@ -191,22 +191,22 @@ def replies_of_servers(draw: st.DrawFn) -> dict[str, Any]:
     return reply
 
 
-def is_grade(scores: list[float], ask: Ask) -> bool:
-    return is_distribution(scores) if ask.label is None else 1 - 1e-9 <= scores[0] <= 10 + 1e-9 and len(scores) == 1
+def is_grade(scores: list[float], request: GradeRequest) -> bool:
+    return is_distribution(scores) if request.label is None else 1 - 1e-9 <= scores[0] <= 10 + 1e-9 and len(scores) == 1
 
 
 @given(replies_of_servers())
 @settings(deadline=None, max_examples=300)
 def test_any_reply_is_a_grade_or_a_bad_reply(reply: dict[str, Any]) -> None:
-    for ask in (CHOOSE, RATE):
+    for request in (CHOOSE, RATE):
         for mode in MODES.values():
             try:
                 if isinstance(mode, LogprobsMode | ChoiceMode):
-                    assert is_grade(mode.scores(JUDGED, reply, ask), ask)
+                    assert is_grade(mode.scores(JUDGED, reply, request), request)
                 else:
-                    verdicts = [mode.verdict(JUDGED, choice, ask) for choice in choices_of(reply)]
-                    assert all(verdict in (range(3) if ask.label is None else range(1, 11)) for verdict in verdicts)
-                    assert is_grade(scores_of_verdicts(verdicts, JUDGED, ask), ask)
+                    verdicts = [mode.verdict(JUDGED, choice, request) for choice in choices_of(reply)]
+                    assert all(verdict in (range(3) if request.label is None else range(1, 11)) for verdict in verdicts)
+                    assert is_grade(scores_of_verdicts(verdicts, JUDGED, request), request)
             except BadReplyError as error:
                 assert error.status in ("failed", "refused")
 

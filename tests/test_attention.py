@@ -8,7 +8,7 @@ import torch
 from spies import Spy
 
 import tiny
-from eightball_ppo.graders.budgeted_scores import TrainingGrades
+from eightball_ppo.graders.budgeted_scores import BudgetedScores
 from eightball_ppo.models import loading
 from eightball_ppo.models.lora import with_lora
 from eightball_ppo.models.tokenization import token_table
@@ -28,7 +28,7 @@ def test_a_forward_pass_waits_for_nothing(kind: str, tmp_path: Path, monkeypatch
     ours, _ = loading.load_classifier(str(tmp_path), "--sft_model_path")
     table = tiny.tokens(2, seed=3) if kind == "eightball" else token_table(TEXTS, tokenizer, 32)
     assert table.length_N[0] != table.length_N[1]
-    grades = TrainingGrades(tiny.scores(2))
+    grades = BudgetedScores(tiny.scores(2))
     policy = with_lora(ours.requires_grad_(False), tiny.config(use_peft=True))
     longest = int(table.length_N.argmax())
     for rows in ([0, 1], [longest, longest]):  # padded, and not

@@ -18,7 +18,7 @@ from eightball_ppo.config.methods import PPOConfig
 from eightball_ppo.config.stages import AuditConfig
 from eightball_ppo.errors import DryRun, IncompleteError, InputError
 from eightball_ppo.graders import registry
-from eightball_ppo.graders.base import Ask, Grade, Keep, Scale
+from eightball_ppo.graders.base import Grade, GradeRequest, OnGrade, Scale
 from eightball_ppo.graders.budget import Budget
 from eightball_ppo.graders.job import store_path
 from eightball_ppo.graders.storage.store import GradeStore
@@ -58,14 +58,18 @@ class FakeJudge:
         self.settings: dict[str, Any] = {"grader": "fake", "temperature": temperature}
         self.latencies: list[float] = []
 
-    def grade(self, asks: Iterable[Ask], keep: Keep, budget: Budget) -> None:
-        for ask in budget.allowed(asks):
+    def grade(self, requests: Iterable[GradeRequest], on_grade: OnGrade, budget: Budget) -> None:
+        for request in budget.allowed(requests):
             self.latencies.append(0.25)
             budget.settle(0, 10)
-            p_K = self._call(ask.question, self.labels.names)
-            keep(Grade(ask, "failed", (), "no idea") if p_K is None else Grade.of(ask, [math.log(p) for p in p_K]))
+            p_K = self._call(request.question, self.labels.names)
+            on_grade(
+                Grade(request, "failed", (), "no idea")
+                if p_K is None
+                else Grade.of(request, [math.log(p) for p in p_K])
+            )
 
-    def tokens(self, ask: Ask) -> int:
+    def tokens(self, request: GradeRequest) -> int:
         return 10
 
 

@@ -5,7 +5,7 @@ import torch
 
 import tiny
 from eightball_ppo.data import Questions
-from eightball_ppo.evaluation import SplitGrades, Yardstick, evaluate
+from eightball_ppo.evaluation import ExactMetrics, GradedSplit, evaluate
 from eightball_ppo.labels import LabelSet
 from eightball_ppo.trl_adapters.batch_sizes import updates_between_measurements
 from eightball_ppo.trl_adapters.prompt_ids import SequenceIds
@@ -28,9 +28,9 @@ def test_measuring_takes_a_twentieth_of_the_passes(batch: int, questions: int, m
 
 def test_the_yardstick_measures_what_the_record_says() -> None:
     ref_NK, own_NK, score_NK = (tiny.scores(30, seed=seed).double() for seed in (1, 2, 3))
-    graded = SplitGrades(Questions("here", ["?"] * 30), score_NK, ref_NK.log_softmax(-1))
+    graded = GradedSplit(Questions("here", ["?"] * 30), score_NK, ref_NK.log_softmax(-1))
     record = evaluate(own_NK.log_softmax(-1), graded, 0.3, LabelSet.of(["a", "b", "c"]))
-    for name, value in Yardstick(graded, 0.3).metrics(own_NK.float()).items():
+    for name, value in ExactMetrics(graded, 0.3).metrics(own_NK.float()).items():
         assert value == pytest.approx(record[name], abs=1e-6), name
 
 

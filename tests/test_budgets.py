@@ -1,4 +1,4 @@
-"""Grades that are few or wrong: a till that counts what training looks at, and noise that results do not see."""
+"""Grades that are few or wrong: a budget that counts what training observes, and noise that results do not see."""
 
 from pathlib import Path
 from typing import Any
@@ -10,7 +10,7 @@ from torch import Tensor
 
 from eightball_ppo.errors import InputError
 from eightball_ppo.evaluation import evaluate
-from eightball_ppo.graders.budgeted_scores import TrainingGrades
+from eightball_ppo.graders.budgeted_scores import BudgetedScores
 from eightball_ppo.methods.run_method import run_method
 from eightball_ppo.methods.task import Task, load_task
 from eightball_ppo.runtime.run import read_results
@@ -27,10 +27,10 @@ def test_whole_rows_are_paid_for_and_nothing_else_is_looked_at(
 
     def forged(config: Any, questions: Any, *_: Any) -> Task[Any]:
         own = load_task(config, questions)
-        bought = TrainingGrades(own.lessons.score_NK, config.grader_call_budget, config.seed).whole_rows()
+        bought = BudgetedScores(own.train_scores.score_NK, config.grader_call_budget, config.seed).buy_full_rows()
         others = [row for row in range(60) if row not in bought]
-        own.lessons.score_NK[others] = torch.randn(len(others), 3)
-        own.lessons_logp_NK[others] = torch.randn(len(others), 3).log_softmax(-1)
+        own.train_scores.score_NK[others] = torch.randn(len(others), 3)
+        own.noisy_logp_NK[others] = torch.randn(len(others), 3).log_softmax(-1)
         return own
 
     honest = train(method, options(method, grader_call_budget=23, **short))
@@ -53,23 +53,23 @@ def test_sampled_answers_are_paid_for_until_the_budget_is_spent(
     method: str, options: Make, no_figures: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """And what was not paid for is not looked at: other grades there, and the policy has the same bits."""
-    tills: list[TrainingGrades] = []
+    seen: list[BudgetedScores] = []
     unpaid: Tensor | None = None
 
     def watched(config: Any, questions: Any, *_: Any) -> Task[Any]:
         own = load_task(config, questions)
         if unpaid is not None:
-            own.lessons.score_NK[unpaid] += 3
-        tills.append(own.lessons)
+            own.train_scores.score_NK[unpaid] += 3
+        seen.append(own.train_scores)
         return own
 
     monkeypatch.setattr(run_method, "load_task", watched)
     honest = train(method, options(method, grader_call_budget=50))
     assert read_results(honest)["grader_calls"] == 50
-    unpaid = ~tills[0].paid_NK
+    unpaid = ~seen[0].observed_NK
     assert unpaid.sum() == 130
     blind = train(method, options(method, grader_call_budget=50))
-    assert torch.equal(tills[0].paid_NK, tills[1].paid_NK)
+    assert torch.equal(seen[0].observed_NK, seen[1].observed_NK)
     assert (honest / "model.safetensors").read_bytes() == (blind / "model.safetensors").read_bytes()
 
 
@@ -101,25 +101,25 @@ def test_sampling_against_a_budget_takes_one_process(
 
 def test_training_sees_noisy_grades_and_results_the_clean_ones(options: Make) -> None:
     clean = loaded(options("exact"))
-    assert torch.equal(clean.lessons.score_NK.double(), clean.graded("train").score_NK)
+    assert torch.equal(clean.train_scores.score_NK.double(), clean.graded("train").score_NK)
     noisy = loaded(options("exact", grader_noise=0.4))
     for split in ("train", "heldout"):
         assert torch.equal(noisy.graded(split).score_NK, clean.graded(split).score_NK)
-    lessons_NK, clean_NK = noisy.lessons.score_NK, clean.lessons.score_NK
-    wrong_N = lessons_NK.argmax(-1) != clean_NK.argmax(-1)
+    noisy_NK, clean_NK = noisy.train_scores.score_NK, clean.train_scores.score_NK
+    wrong_N = noisy_NK.argmax(-1) != clean_NK.argmax(-1)
     assert 10 <= wrong_N.sum() <= 38  # 24 in the mean, with a deviation of 3.8
-    assert torch.equal(lessons_NK[~wrong_N], clean_NK[~wrong_N])
-    assert torch.equal(lessons_NK.sort().values, clean_NK.sort().values)  # the same numbers, on other labels
-    torch.testing.assert_close(noisy.lessons_logp_NK, lessons_NK)
+    assert torch.equal(noisy_NK[~wrong_N], clean_NK[~wrong_N])
+    assert torch.equal(noisy_NK.sort().values, clean_NK.sort().values)  # the same numbers, on other labels
+    torch.testing.assert_close(noisy.noisy_logp_NK, noisy_NK)
 
 
 def test_the_same_seed_gives_every_method_the_same_noise(options: Make) -> None:
-    lessons = [
-        loaded(options(method, grader_noise=0.4)).lessons.score_NK
+    scores = [
+        loaded(options(method, grader_noise=0.4)).train_scores.score_NK
         for method in ("sft", "exact", "distill", "ppo", "grpo")
     ]
-    assert all(torch.equal(lessons[0], own) for own in lessons)
-    assert not torch.equal(lessons[0], loaded(options("exact", grader_noise=0.4, seed=1)).lessons.score_NK)
+    assert all(torch.equal(scores[0], own) for own in scores)
+    assert not torch.equal(scores[0], loaded(options("exact", grader_noise=0.4, seed=1)).train_scores.score_NK)
 
 
 @pytest.mark.parametrize("method", ["exact", "distill_soft", "best_of_n"])

@@ -12,7 +12,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 from conftest import read_rows
 from eightball_ppo.config.stages import GradeConfig
 from eightball_ppo.errors import InputError
-from eightball_ppo.graders.base import Ask, Grade
+from eightball_ppo.graders.base import Grade, GradeRequest
 from eightball_ppo.graders.budget import Budget
 from eightball_ppo.graders.causal_lm import CausalLMGrader
 from eightball_ppo.graders.label_token_probs import NextWords, token_sequences
@@ -69,9 +69,9 @@ def lenient(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("eightball_ppo.graders.causal_lm.MOST_MISSING", 1.0)
 
 
-def grades_of(judge: CausalLMGrader, asks: list[Ask]) -> list[Grade]:
+def grades_of(judge: CausalLMGrader, requests: list[GradeRequest]) -> list[Grade]:
     kept: list[Grade] = []
-    judge.grade(asks, kept.append, Budget())
+    judge.grade(requests, kept.append, Budget())
     return kept
 
 
@@ -110,8 +110,8 @@ def test_a_word_that_begins_another_keeps_only_its_own_share() -> None:
 @pytest.mark.usefixtures("lenient")
 def test_scores_are_length_normalised_log_probabilities_among_the_labels() -> None:
     judge = grader()
-    [grade] = grades_of(judge, [Ask(QUESTIONS[0])])
-    mass_K = torch.tensor(judge._mass_BK([Ask(QUESTIONS[0])])[0], dtype=torch.float64)
+    [grade] = grades_of(judge, [GradeRequest(QUESTIONS[0])])
+    mass_K = torch.tensor(judge._mass_BK([GradeRequest(QUESTIONS[0])])[0], dtype=torch.float64)
     per_token_K = mass_K.log() / torch.tensor([1, 1, 2])
     assert grade.scores == pytest.approx(per_token_K.log_softmax(-1).tolist())
 
@@ -119,9 +119,9 @@ def test_scores_are_length_normalised_log_probabilities_among_the_labels() -> No
 @pytest.mark.usefixtures("lenient")
 def test_contextual_calibration_subtracts_the_question_without_content() -> None:
     plain, calibrated = grader(), grader(contextual_calibration=True)
-    [free] = grades_of(plain, [Ask("N/A")])
-    [grade] = grades_of(plain, [Ask(QUESTIONS[0])])
-    [shifted] = grades_of(calibrated, [Ask(QUESTIONS[0])])
+    [free] = grades_of(plain, [GradeRequest("N/A")])
+    [grade] = grades_of(plain, [GradeRequest(QUESTIONS[0])])
+    [shifted] = grades_of(calibrated, [GradeRequest(QUESTIONS[0])])
     difference = torch.tensor(grade.scores) - torch.tensor(free.scores)
     assert shifted.scores == pytest.approx(difference.log_softmax(-1).tolist(), abs=1e-5)
     assert plain.fingerprint != calibrated.fingerprint
@@ -131,15 +131,15 @@ def test_contextual_calibration_subtracts_the_question_without_content() -> None
 def test_a_rating_prompt_gives_one_expected_rating_for_every_label() -> None:
     judge = grader(grader_prompt="rubric")
     assert judge.scale == "rating"
-    grades = grades_of(judge, [Ask(QUESTIONS[0], label) for label in LABELS.names])
-    mass_R = torch.tensor(judge._mass_BK([Ask(QUESTIONS[0], "Yes")])[0])
+    grades = grades_of(judge, [GradeRequest(QUESTIONS[0], label) for label in LABELS.names])
+    mass_R = torch.tensor(judge._mass_BK([GradeRequest(QUESTIONS[0], "Yes")])[0])
     assert grades[0].scores[0] == pytest.approx((mass_R @ torch.arange(1.0, 11.0) / mass_R.sum()).item(), rel=1e-5)
     with pytest.raises(InputError, match="--contextual_calibration: is for prompts that choose"):
         grader(grader_prompt="rubric", contextual_calibration=True)
 
 
 def test_probability_on_other_words_is_no_grade() -> None:
-    [grade] = grades_of(grader(), [Ask(QUESTIONS[0])])
+    [grade] = grades_of(grader(), [GradeRequest(QUESTIONS[0])])
     assert grade.status == "failed" and re.search(
         r"[01]\.\d\d of the probability is on other than the labels", grade.detail
     )
@@ -149,17 +149,17 @@ def test_probability_on_other_words_is_no_grade() -> None:
 def test_no_question_can_speak_for_another_role(question: str) -> None:
     judge = grader()
     special = set(judge.tokenizer.all_special_ids) | set(judge.tokenizer.get_added_vocab().values())
-    count = sum(token in special for token in judge._input_ids(Ask(question)))
-    assert count == sum(token in special for token in judge._input_ids(Ask("Will it rain?"))) == 5
+    count = sum(token in special for token in judge._input_ids(GradeRequest(question)))
+    assert count == sum(token in special for token in judge._input_ids(GradeRequest("Will it rain?"))) == 5
 
 
 def test_a_model_without_chat_template_or_system_role_reads_the_prompt_as_text() -> None:
     plain = grader(byte_tokenizer(chat=None))
-    text = plain.tokenizer.decode(plain._input_ids(Ask("Will it rain?")))
+    text = plain.tokenizer.decode(plain._input_ids(GradeRequest("Will it rain?")))
     assert text.startswith("You judge answers.") and text.endswith('Answer: "') and '"Will it rain?"' in text
     refusing = "{% if messages[0].role == 'system' %}{{ raise_exception('no system') }}{% endif %}" + CHAT
     judge = grader(byte_tokenizer(chat=refusing))
-    text = judge.tokenizer.decode(judge._input_ids(Ask("Will it rain?")))
+    text = judge.tokenizer.decode(judge._input_ids(GradeRequest("Will it rain?")))
     assert text.startswith("<|user|>You judge answers.") and "<|system|>" not in text
 
 
@@ -194,7 +194,7 @@ def test_a_word_that_begins_another_of_its_own_label_is_counted_once() -> None:
 
 def test_a_prompt_that_is_longer_than_the_model_reads_is_no_grade() -> None:
     judge = grader()
-    kept = grades_of(judge, [Ask("why? " * 3000)])
+    kept = grades_of(judge, [GradeRequest("why? " * 3000)])
     assert kept[0].status == "failed" and "tokens, the model reads" in kept[0].detail
 
 

@@ -27,7 +27,7 @@ from eightball_ppo.demo import address, app, views
 from eightball_ppo.demo.charts import round_numbers
 from eightball_ppo.demo.session import LONGEST_QUESTION, Ball, NoQuestion, optimum, position, prices, spot
 from eightball_ppo.errors import InputError
-from eightball_ppo.evaluation import SplitGrades, before_after, evaluate
+from eightball_ppo.evaluation import GradedSplit, before_after, evaluate
 from eightball_ppo.graders.bert import BertGrader
 from eightball_ppo.labels import EIGHTBALL_LABELS, LabelSet
 from eightball_ppo.models.loading import load_classifier, text_logits_NK
@@ -69,7 +69,7 @@ def make_runs(root: Path, sft_run: Path) -> Path:
 def _write_records(run: Path, sft: Path, judge: BertGrader, method: str) -> None:
     heldout = Questions("held out", QUESTIONS, [0, 1, 2, 0, 2, 1])
     before_NK, after_NK = (text_logits_NK(*load_classifier(str(path), "--runs"), heldout) for path in (sft, run))
-    graded = SplitGrades(heldout, judge.logp_BK(QUESTIONS).double(), before_NK.double().log_softmax(-1))
+    graded = GradedSplit(heldout, judge.logp_BK(QUESTIONS).double(), before_NK.double().log_softmax(-1))
     before_after(graded, before_NK, after_NK, LABELS, 0).to_parquet(run / "before_after.parquet")
     own, reference = (evaluate(x.double().log_softmax(-1), graded, 0.5, LABELS) for x in (after_NK, before_NK))
     results = {"method": method, "seed": 0, "beta": 0.5, "episodes": 480 * (method == "ppo"), "grader_calls": 18}

@@ -15,7 +15,6 @@ import tiny
 from eightball_ppo.config.methods import PPOConfig
 from eightball_ppo.data.pairs import join_pair
 from eightball_ppo.errors import InputError
-from eightball_ppo.graders.budgeted_scores import TrainingGrades
 from eightball_ppo.methods import ppo
 from eightball_ppo.models.loading import load_classifier, load_new_classifier, table_logits_NK
 from eightball_ppo.models.lora import adapters_off, with_lora
@@ -35,7 +34,7 @@ def lora(**options: Any) -> PPOConfig:
 
 def trained(model: Any, table: TokenTable, settings: Any, tmp_path: Path) -> tuple[TRLModels, list[dict[str, float]]]:
     """The adapters after PPO on random scores, and TRL's metrics."""
-    models = ppo.build_models(model, table, TrainingGrades(tiny.scores(len(table))), settings)
+    models = tiny.trl_models(model, table, tiny.scores(len(table)), settings)
     logs = tiny.Logs()
     ppo.run_trainer(ppo.build_trainer(settings, models, 32, tmp_path, [logs]), settings)
     return models, logs.rows
@@ -85,7 +84,7 @@ def test_ppo_moves_the_policy_and_leaves_the_reference(kind: str, use_peft: bool
 
 def test_the_value_model_of_lora_summarises_the_reference_once(monkeypatch: pytest.MonkeyPatch) -> None:
     policy = tiny.classifier()
-    models = ppo.build_models(policy, tiny.tokens(9), TrainingGrades(tiny.scores(9)), lora())
+    models = tiny.trl_models(policy, tiny.tokens(9), tiny.scores(9), lora())
     trunk = models.value.trunk
     calls: list[int] = []
     assert isinstance(trunk, SharedTrunk) and not list(trunk.parameters())

@@ -4,14 +4,14 @@ import pytest
 import torch
 
 from eightball_ppo.data import Questions
-from eightball_ppo.evaluation import SplitGrades, before_after, describe, evaluate
+from eightball_ppo.evaluation import GradedSplit, before_after, describe, evaluate
 from eightball_ppo.functional import objective
 from eightball_ppo.labels import LabelSet
 
 LABELS = LabelSet.of(["a", "b"])
 QUESTIONS = Questions("q", ["one?", "two?"], [0, 1])
 REFERENCE = torch.tensor([[0.5, 0.5], [0.5, 0.5]]).log()
-SPLIT = SplitGrades(QUESTIONS, torch.tensor([[1.0, 0.0], [0.0, 2.0]]), REFERENCE)
+SPLIT = GradedSplit(QUESTIONS, torch.tensor([[1.0, 0.0], [0.0, 2.0]]), REFERENCE)
 
 
 def test_record_by_hand() -> None:

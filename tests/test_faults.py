@@ -47,14 +47,18 @@ FAST = [
     ),
 ]
 SLOW = [
-    Injected("exact", "too little memory", failing("eightball_ppo.methods.exact.train_classifier", MemoryError()), SHORT),
+    Injected(
+        "exact", "too little memory", failing("eightball_ppo.methods.exact.train_classifier", MemoryError()), SHORT
+    ),
     Injected("sft", "the tokenizer does not fit", full_at(500_000), FULL),
     Injected("sft", "the tenth write", nth_write(10, errno.EDQUOT), "Disk quota exceeded; make room"),
     Injected("sft", "a full card", failing("eightball_ppo.methods.sft.train_classifier", CUDA_FULL), SHORT),
     Injected("reward", "no byte gets through", full_at(0), FULL),
     Injected("reward", "the weights do not fit", full_at(10_000_000), FULL),
     Injected("reward", "the third write", nth_write(3, errno.EIO), BROKEN),
-    Injected("reward", "too little memory", failing("eightball_ppo.methods.reward_model.train_classifier", CPU_FULL), SHORT),
+    Injected(
+        "reward", "too little memory", failing("eightball_ppo.methods.reward_model.train_classifier", CPU_FULL), SHORT
+    ),
     Injected("grade", "the store does not fit", full_at(8_000), "--grade_store"),
     Injected("grade", "the second write", nth_write(2, errno.EDQUOT), "Disk quota exceeded"),
     Injected("audit", "no byte gets through", full_at(0), "make room"),

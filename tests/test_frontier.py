@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from eightball_ppo.data import Questions
-from eightball_ppo.evaluation import SplitGrades, evaluate
+from eightball_ppo.evaluation import GradedSplit, evaluate
 from eightball_ppo.functional import objective
 from eightball_ppo.labels import LabelSet
 
@@ -222,7 +222,7 @@ def test_the_record_counts_a_tie_as_half_a_win_and_measures_the_distance() -> No
     """By hand: a uniform reference over labels scored 1 and 0, a policy of 0.8 | 0.2, and a question where all tie."""
     labels, questions = LabelSet.of(["a", "b"]), Questions("q", ["one?", "two?"])
     reference_NK = torch.full((2, 2), 0.5).log()
-    split = SplitGrades(questions, torch.tensor([[1.0, 0.0], [2.0, 2.0]]), reference_NK)
+    split = GradedSplit(questions, torch.tensor([[1.0, 0.0], [2.0, 2.0]]), reference_NK)
     record = evaluate(torch.tensor([[0.8, 0.2], [0.5, 0.5]]).log(), split, 0.5, labels)
     assert record["tie_rate"] == pytest.approx((0.5 + 1) / 2)
     assert record["win_rate"] == pytest.approx((0.8 * 0.5 + 0.5 / 2 + 1 / 2) / 2)

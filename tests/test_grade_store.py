@@ -18,11 +18,11 @@ from hypothesis import strategies as st
 
 from conftest import REPOSITORY, read_rows
 from eightball_ppo.errors import InputError
-from eightball_ppo.graders.base import Ask, Grade
-from eightball_ppo.graders.storage.store import GradeStore, StoredGrade
+from eightball_ppo.graders.base import Grade, GradeRequest
+from eightball_ppo.graders.storage.store import GradeStore
 from eightball_ppo.labels import EIGHTBALL_LABELS
 
-ASK = Ask("Will it rain?")
+ASK = GradeRequest("Will it rain?")
 
 
 @pytest.fixture
@@ -31,12 +31,12 @@ def store(tmp_path: Path) -> Iterator[GradeStore]:
         yield own
 
 
-def good(ask: Ask, *scores: float, calls: int = 1, tokens: int = 0) -> Grade:
-    return Grade(ask, "ok", scores or (-0.5, -1.5, -2.5), "", calls, tokens)
+def good(request: GradeRequest, *scores: float, calls: int = 1, tokens: int = 0) -> Grade:
+    return Grade(request, "ok", scores or (-0.5, -1.5, -2.5), "", calls, tokens)
 
 
-def kept(store: GradeStore, grader: int, ask: Ask = ASK) -> StoredGrade:
-    row = store.read(grader, ask)
+def kept(store: GradeStore, grader: int, request: GradeRequest = ASK) -> Grade:
+    row = store.read(grader, request)
     assert row is not None
     return row
 
@@ -50,27 +50,36 @@ def kept(store: GradeStore, grader: int, ask: Ask = ASK) -> StoredGrade:
 def test_scores_and_questions_come_back_to_the_bit(scores: list[float], question: str) -> None:
     with GradeStore(":memory:") as store:
         grader = store.register("g", {})
-        store.keep(grader, Grade(Ask(question), "ok", tuple(scores)))
-        read = kept(store, grader, Ask(question)).scores
+        store.keep(grader, Grade(GradeRequest(question), "ok", tuple(scores)))
+        read = kept(store, grader, GradeRequest(question)).scores
         assert struct.pack(f"{len(read)}d", *read) == struct.pack(f"{len(scores)}d", *scores)
-        assert list(store.missing(grader, [Ask(question), Ask(question + "?")])) == [Ask(question + "?")]
+        assert list(store.missing(grader, [GradeRequest(question), GradeRequest(question + "?")])) == [
+            GradeRequest(question + "?")
+        ]
 
 
 def test_everything_of_a_grade_is_kept(store: GradeStore) -> None:
     grader = store.register("g", {})
     store.keep(grader, Grade(ASK, "refused", (), "x" * 500, calls=3, tokens=40))
     row = kept(store, grader)
-    assert row[:5] == ("refused", (), "x" * 200, 3, 40) and row.graded_at > 1.7e9
+    assert row[:6] == (ASK, "refused", (), "x" * 200, 3, 40) and row.graded_at > 1.7e9
 
 
 def test_asks_of_other_labels_questions_and_graders_are_others(store: GradeStore) -> None:
-    asks = [Ask("q"), Ask("q", "Yes"), Ask("q", "No"), Ask("q "), Ask("Q"), Ask("")]
+    requests = [
+        GradeRequest("q"),
+        GradeRequest("q", "Yes"),
+        GradeRequest("q", "No"),
+        GradeRequest("q "),
+        GradeRequest("Q"),
+        GradeRequest(""),
+    ]
     graders = [store.register(name, {}) for name in ("g", "h")]
-    everything = list(itertools.product(graders, asks))
-    for number, (grader, ask) in enumerate(everything):
-        assert store.read(grader, ask) is None
-        store.keep(grader, good(ask, float(number)))
-    assert [kept(store, grader, ask).scores for grader, ask in everything] == [(float(n),) for n in range(12)]
+    everything = list(itertools.product(graders, requests))
+    for number, (grader, request) in enumerate(everything):
+        assert store.read(grader, request) is None
+        store.keep(grader, good(request, float(number)))
+    assert [kept(store, grader, request).scores for grader, request in everything] == [(float(n),) for n in range(12)]
 
 
 def test_a_good_grade_is_never_replaced(store: GradeStore) -> None:
@@ -87,23 +96,23 @@ def test_a_bad_grade_is_replaced_and_its_calls_and_tokens_add_up(store: GradeSto
     grader = store.register("g", {})
     store.keep(grader, Grade(ASK, "failed", (), "timeout", calls=3, tokens=10))
     store.keep(grader, Grade(ASK, "refused", (), "I cannot", calls=1, tokens=7))
-    assert kept(store, grader)[:5] == ("refused", (), "I cannot", 4, 17)
+    assert kept(store, grader)[:6] == (ASK, "refused", (), "I cannot", 4, 17)
     store.keep(grader, good(ASK, -1.0, calls=2, tokens=30))
-    assert kept(store, grader)[:5] == ("ok", (-1.0,), "", 6, 47)
+    assert kept(store, grader)[:6] == (ASK, "ok", (-1.0,), "", 6, 47)
 
 
 def test_missing_skips_good_grades_only_and_looks_when_it_is_taken(store: GradeStore) -> None:
     grader = store.register("g", {})
-    asks = [Ask(name) for name in ("good", "failed", "refused", "new", "later")]
-    store.keep(grader, good(asks[0]))
-    for ask, status in ((asks[1], "failed"), (asks[2], "refused")):
-        store.keep(grader, Grade(ask, status))  # type: ignore[arg-type]
-    taken: list[Ask] = []
-    missing = store.missing(grader, (taken.append(ask) or ask for ask in asks))  # type: ignore[func-returns-value]
+    requests = [GradeRequest(name) for name in ("good", "failed", "refused", "new", "later")]
+    store.keep(grader, good(requests[0]))
+    for request, status in ((requests[1], "failed"), (requests[2], "refused")):
+        store.keep(grader, Grade(request, status))  # type: ignore[arg-type]
+    taken: list[GradeRequest] = []
+    missing = store.missing(grader, (taken.append(request) or request for request in requests))  # type: ignore[func-returns-value]
     assert taken == []
-    assert next(iter(missing)) == asks[1] and taken == asks[:2]
-    store.keep(grader, good(asks[4]))  # graded in the meantime, by this process or another
-    assert list(missing) == asks[2:4]
+    assert next(iter(missing)) == requests[1] and taken == requests[:2]
+    store.keep(grader, good(requests[4]))  # graded in the meantime, by this process or another
+    assert list(missing) == requests[2:4]
 
 
 # --- graders and audits
@@ -171,17 +180,17 @@ def test_a_grade_takes_less_than_300_bytes(tmp_path: Path) -> None:
     questions = list(dict.fromkeys(row["question"] for split in splits for row in read_rows(split)))
     with GradeStore(file) as store:
         graders = [store.register(f"{name}:" + "0123456789abcdef" * 4, {"labels": EIGHTBALL_LABELS}) for name in "ab"]
-        asks = list(itertools.islice(itertools.product(graders, questions), 3000))
-        for number, (grader, question) in enumerate(asks):
-            store.keep(grader, good(Ask(question), -0.1 * number, -1 / 3, -math.pi, tokens=150))
-    assert len(set(asks)) == 3000 and os.listdir(tmp_path) == [file.name]
+        requests = list(itertools.islice(itertools.product(graders, questions), 3000))
+        for number, (grader, question) in enumerate(requests):
+            store.keep(grader, good(GradeRequest(question), -0.1 * number, -1 / 3, -math.pi, tokens=150))
+    assert len(set(requests)) == 3000 and os.listdir(tmp_path) == [file.name]
     assert file.stat().st_size / 3000 < 300
 
 
 WRITER = """
 import os, signal, sys, time
 from pathlib import Path
-from eightball_ppo.graders.base import Ask, Grade
+from eightball_ppo.graders.base import GradeRequest, Grade
 from eightball_ppo.graders.store import GradeStore
 
 file, name, count = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3])
@@ -191,8 +200,8 @@ while not (Path(f"{file}.a").exists() and Path(f"{file}.b").exists()):
 store = GradeStore(file)
 grader = store.register("g", {"made by": "both"})
 for number in range(count):
-    store.keep(grader, Grade(Ask(f"{name} {number}"), "ok", (number / 3, 1.0)))
-    store.keep(grader, Grade(Ask(f"both {number}"), "failed", (), name, 1, 10))
+    store.keep(grader, Grade(GradeRequest(f"{name} {number}"), "ok", (number / 3, 1.0)))
+    store.keep(grader, Grade(GradeRequest(f"both {number}"), "failed", (), name, 1, 10))
 os.kill(os.getpid(), signal.SIGKILL)
 """
 
@@ -208,8 +217,8 @@ def test_two_processes_that_write_at_once_and_are_killed_lose_nothing(tmp_path: 
         assert grader == 1 and store.settings_of("g") == {"made by": "both"}
         for number in range(count):
             for name in "ab":
-                assert kept(store, grader, Ask(f"{name} {number}")).scores == (number / 3, 1.0)
-            row = kept(store, grader, Ask(f"both {number}"))
+                assert kept(store, grader, GradeRequest(f"{name} {number}")).scores == (number / 3, 1.0)
+            row = kept(store, grader, GradeRequest(f"both {number}"))
             assert (row.status, row.calls, row.tokens) == ("failed", 2, 20) and row.detail in "ab"
     with sqlite3.connect(file) as db:
         assert db.execute("SELECT count(*) FROM grades").fetchone() == (3 * count,)
@@ -325,11 +334,11 @@ def test_a_name_that_no_file_can_have(tmp_path: Path) -> None:
 
 def test_a_store_that_was_damaged_is_one_clear_line(store: GradeStore) -> None:
     grader = store.register("g", {})
-    asks = [Ask(f"question {number}") for number in range(1000)]
-    for ask in asks:
-        store.keep(grader, good(ask))
+    requests = [GradeRequest(f"question {number}") for number in range(1000)]
+    for request in requests:
+        store.keep(grader, good(request))
     store.close()
     content = store.path.read_bytes()
     store.path.write_bytes(content[:8192] + b"\xff" * (len(content) - 8192))
     with pytest.raises(InputError, match="cannot be read or written"), GradeStore(store.path) as damaged:
-        list(damaged.missing(grader, asks))
+        list(damaged.missing(grader, requests))

@@ -12,12 +12,13 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-import torch
 
+from conftest import cells
 from eightball_ppo.errors import InputError
 from eightball_ppo.graders.base import Scale
 from eightball_ppo.graders.storage import table
-from eightball_ppo.graders.storage.sources import SKIPPED, STATUSES, Grades
+from eightball_ppo.graders.storage.score_table import SKIPPED, STATUSES, ScoreTable, skipped_cells_NK
+from eightball_ppo.graders.storage.sources import GradeSource
 from eightball_ppo.graders.storage.table import GradeTable, write_table
 from eightball_ppo.labels import EIGHTBALL_LABELS, LabelSet
 
@@ -25,13 +26,13 @@ LABELS = LabelSet.of(EIGHTBALL_LABELS)
 COLUMNS = ["question", "label", "score", "status", "grader", "graded_at"]
 
 
-class Made:
+class Made(GradeSource):
     """A source of random grades, every question's its own; `bad`: questions that are not ok, and how."""
 
     labels = LABELS
     fingerprint = "made:of:numbers"
     fingerprints: tuple[str, ...] = ("made:of:numbers",)
-    settings: dict[str, Any] = {}  # noqa: RUF012 - an attribute of the protocol
+    settings: dict[str, Any] = {}  # noqa: RUF012 - an attribute of every source
 
     def __init__(
         self, scale: Scale = "log_prob", bad: Mapping[str, Sequence[str]] | None = None, deliberate: bool = False
@@ -39,25 +40,26 @@ class Made:
         self.scale, self.bad, self.deliberate = scale, bad or {}, deliberate
         self.reads: list[int] = []
 
-    def fill(self, questions: Sequence[str]) -> None:
+    def grade_missing(self, questions: Sequence[str]) -> None:
         raise AssertionError("a table is written of what is there")
 
-    def outlook(self, questions: Sequence[str]) -> tuple[int, int]:
+    def estimate_cost(self, questions: Sequence[str]) -> tuple[int, int]:
         raise AssertionError("a table is written of what is there")
 
-    def read(self, questions: Sequence[str]) -> Grades:
+    def read_chunk(self, questions: Sequence[str]) -> ScoreTable:
         self.reads.append(len(questions))
-        score_NK, status_NK = np.empty((len(questions), 3)), np.zeros((len(questions), 3), dtype=np.int8)
-        graded_at_NK = np.full((len(questions), 3), 1_700_000_000.25)
+        cells_NK = skipped_cells_NK(len(questions), 3)
+        score_NK, status_NK = cells_NK["score"], cells_NK["status"]
+        status_NK[:] = 0
         for row, question in enumerate(questions):
             random_K = np.random.default_rng(sum(question.encode()) + len(question)).normal(size=3)
             score_NK[row] = random_K - np.log(np.exp(random_K).sum()) if self.scale == "log_prob" else 5.5 + random_K
             for k, status in enumerate(self.bad.get(question, ())):
                 status_NK[row, k] = STATUSES.index(status)
         score_NK[status_NK != 0] = np.nan
-        graded_at_NK[status_NK == SKIPPED] = 0
+        cells_NK["graded_at"] = np.where(status_NK == SKIPPED, 0, 1_700_000_000.25)
         details = tuple(f"{question}: it failed" for question in questions if question in self.bad)
-        return Grades(self.scale, torch.from_numpy(score_NK), status_NK, graded_at_NK, len(questions), details)
+        return ScoreTable.of_cells(cells_NK, self.scale, len(questions), details, 0, np.empty(0))
 
 
 QUESTIONS = ["Will it rain?", "Is\nthis 'one' line?", "子供? 👍", "", "Failed?", "Refused?", "Skipped?", "\x00"]
@@ -65,28 +67,28 @@ BAD = {"Failed?": ["failed"] * 3, "Refused?": ["refused"] * 3, "Skipped?": ["ski
 BAD_RATINGS = {"Failed?": ["ok", "failed", "ok"], "Refused?": ["refused", "ok", "skipped"], "Skipped?": ["skipped"] * 3}
 
 
-def same(first: Grades, second: Grades) -> None:
+def same(first: ScoreTable, second: ScoreTable) -> None:
     """What both say of the labels is the same to the bit."""
-    assert first.scale == second.scale
-    np.testing.assert_array_equal(first.status_NK, second.status_NK)
-    np.testing.assert_array_equal(first.score_NK.numpy(), second.score_NK.numpy())
+    np.testing.assert_array_equal(cells(first, "status"), cells(second, "status"))
+    np.testing.assert_array_equal(cells(first, "score"), cells(second, "score"))
     np.testing.assert_array_equal(first.logp_NK.numpy(), second.logp_NK.numpy())
-    assert first.count() == second.count() and (first.whole_N == second.whole_N).all()
+    assert first.count == second.count and (first.whole_N == second.whole_N).all()
 
 
 @pytest.mark.parametrize(("scale", "bad"), [("log_prob", BAD), ("rating", BAD_RATINGS)])
 def test_what_is_written_is_read_back(tmp_path: Path, scale: Scale, bad: Mapping[str, Sequence[str]]) -> None:
     source, file = Made(scale, bad, deliberate=scale == "rating"), tmp_path / "grades.parquet"
     count, details = write_table(source, QUESTIONS, file)
-    written = source.read(QUESTIONS)
-    assert count == written.count() and details == list(written.details)
+    written = source.read_chunk(QUESTIONS)
+    assert count == written.count and details == list(written.details)
     back = GradeTable(str(file), LABELS)
+    assert back.scale == source.scale
     assert (back.fingerprint, back.deliberate, back.labels) == (source.fingerprint, source.deliberate, LABELS)
     assert back.settings == {"grader": source.fingerprint, "grade_table": str(file)}
-    assert back.outlook(QUESTIONS) == (0, 0)
+    assert back.estimate_cost(QUESTIONS) == (0, 0)
     back.fill(QUESTIONS)
-    same(back.read(QUESTIONS), written)
-    same(back.read([*QUESTIONS[::-1], QUESTIONS[0]]), source.read([*QUESTIONS[::-1], QUESTIONS[0]]))
+    same(back.read_chunk(QUESTIONS), written)
+    same(back.read_chunk([*QUESTIONS[::-1], QUESTIONS[0]]), source.read_chunk([*QUESTIONS[::-1], QUESTIONS[0]]))
     assert back.read(QUESTIONS).calls == (7 if scale == "log_prob" else 24 - 4)
 
 
@@ -118,7 +120,7 @@ def test_more_questions_than_are_written_at_once_and_duplicates_once(tmp_path: P
     assert details == [f"{many[0]}: it failed", f"{many[-1]}: it failed"]
     rows = pq.read_table(tmp_path / "grades.parquet")
     assert rows["question"].to_pylist()[::3] == many
-    same(GradeTable(str(tmp_path / "grades.parquet"), LABELS).read(many), source.read(many))
+    same(GradeTable(str(tmp_path / "grades.parquet"), LABELS).read_chunk(many), source.read_chunk(many))
 
 
 def test_no_more_than_three_details_are_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -133,9 +135,9 @@ def test_the_order_of_rows_and_labels_is_the_readers(tmp_path: Path) -> None:
     write_table(source, QUESTIONS, file)
     rows = pq.read_table(file)
     pq.write_table(rows.take(list(range(len(rows)))[::-1]), file)
-    same(GradeTable(str(file), LABELS).read(QUESTIONS), source.read(QUESTIONS))
-    other = GradeTable(str(file), LabelSet.of(["Maybe", "Yes", "No"])).read(QUESTIONS)
-    np.testing.assert_array_equal(other.score_NK.numpy(), source.read(QUESTIONS).score_NK.numpy()[:, [2, 0, 1]])
+    same(GradeTable(str(file), LABELS).read_chunk(QUESTIONS), source.read_chunk(QUESTIONS))
+    other = GradeTable(str(file), LabelSet.of(["Maybe", "Yes", "No"])).read_chunk(QUESTIONS)
+    np.testing.assert_array_equal(cells(other, "score"), cells(source.read_chunk(QUESTIONS), "score")[:, [2, 0, 1]])
 
 
 # --- bad tables
@@ -171,8 +173,10 @@ def refusal(path: str, questions: Sequence[str] = ("a", "b")) -> str:
 def test_a_table_of_another_tool_will_do(tmp_path: Path) -> None:
     source = GradeTable(write(tmp_path), LABELS)
     source.fill(["a", "b"])
-    grades = source.read(["b"])
-    assert grades.scale == "log_prob" and not source.deliberate and grades.score_NK.tolist() == [ROWS["score"][:3]]
+    grades = source.read_chunk(["b"])
+    assert (
+        source.scale == "log_prob" and not source.deliberate and cells(grades, "score").tolist() == [ROWS["score"][:3]]
+    )
 
 
 def test_files_that_are_no_table(tmp_path: Path) -> None:
@@ -223,9 +227,9 @@ def test_a_bad_table_is_one_clear_line(tmp_path: Path, columns: dict[str, list[A
 
 def test_questions_that_are_not_in_it_are_skipped_when_it_is_read(tmp_path: Path) -> None:
     source = GradeTable(write(tmp_path), LABELS)
-    grades = source.read(["a", "c"])
-    assert grades.status_NK.tolist() == [[0] * 3, [SKIPPED] * 3] and grades.whole_N.tolist() == [True, False]
-    assert grades.calls == 1 and grades.score_NK[1].isnan().all()
+    grades = source.read_chunk(["a", "c"])
+    assert cells(grades, "status").tolist() == [[0] * 3, [SKIPPED] * 3] and grades.whole_N.tolist() == [True, False]
+    assert grades.calls == 1 and np.isnan(cells(grades, "score")[1]).all()
 
 
 def test_a_question_of_which_rows_are_missing_is_not_whole(tmp_path: Path) -> None:
@@ -233,8 +237,8 @@ def test_a_question_of_which_rows_are_missing_is_not_whole(tmp_path: Path) -> No
     columns = {name: [values[0], values[1], values[2], values[5]] for name, values in ROWS.items()}
     source = GradeTable(write(tmp_path, **columns), LABELS)
     source.fill(["a", "b"])
-    grades = source.read(["a", "b"])
-    assert grades.status_NK.tolist() == [[0] * 3, [SKIPPED, SKIPPED, 0]] and grades.calls == 2
+    grades = source.read_chunk(["a", "b"])
+    assert cells(grades, "status").tolist() == [[0] * 3, [SKIPPED, SKIPPED, 0]] and grades.calls == 2
     assert grades.whole_N.tolist() == [True, False] and grades.logp_NK[1].isnan().all()
 
 
@@ -249,7 +253,7 @@ def test_rounded_scores_will_do_and_wrong_ones_will_not(tmp_path: Path) -> None:
 
 def test_ratings_are_told_by_the_file_alone(tmp_path: Path) -> None:
     path = write(tmp_path, json.dumps({"scale": "rating"}).encode(), score=[1.0, 5.0, 10.0] * 2)
-    assert GradeTable(path, LABELS).read(["a"]).scale == "rating"
+    assert GradeTable(path, LABELS).scale == "rating"
     assert "are no log-probabilities" in refusal(write(tmp_path, score=[1.0, 5.0, 10.0] * 2))
 
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from conftest import read_rows
 from eightball_ppo.config.stages import GradeConfig
 from eightball_ppo.errors import InputError
-from eightball_ppo.graders.base import Ask, Grade, convert_scores
+from eightball_ppo.graders.base import Grade, GradeRequest, convert_scores
 from eightball_ppo.graders.bert import BertGrader
 from eightball_ppo.graders.budget import Budget
 from eightball_ppo.graders.registry import GraderSpec, check_graders, load_graders, parse_grader
@@ -50,8 +50,8 @@ def test_logit_margin_is_finite_where_the_probability_rounds_to_one() -> None:
 
 def test_rule_prefers_its_label_and_sums_to_one() -> None:
     grades: list[Grade] = []
-    RuleGrader("No", LABELS).grade([Ask("a"), Ask("b")], grades.append, Budget())
-    assert [grade.ask.question for grade in grades] == ["a", "b"] and grades[0].status == "ok"
+    RuleGrader("No", LABELS).grade([GradeRequest("a"), GradeRequest("b")], grades.append, Budget())
+    assert [grade.request.question for grade in grades] == ["a", "b"] and grades[0].status == "ok"
     assert [math.exp(score) for score in grades[1].scores] == pytest.approx([0.01, 0.98, 0.01])
 
 

@@ -15,9 +15,11 @@ from torch import Tensor, nn
 
 import tiny
 from eightball_ppo.config.methods import GroupConfig, GRPOConfig, RLOOConfig
+from eightball_ppo.data import Questions
 from eightball_ppo.errors import InputError
 from eightball_ppo.functional import objective
-from eightball_ppo.graders.budgeted_scores import TrainingGrades
+from eightball_ppo.graders.budgeted_scores import BudgetedScores
+from eightball_ppo.labels import LabelSet
 from eightball_ppo.methods import groups
 from eightball_ppo.models.loading import table_logits_NK
 from eightball_ppo.models.tokenization import TokenTable
@@ -35,20 +37,24 @@ class Job(groups.GroupJob):
 
     def __init__(self, config: GroupConfig, model: Any, table: TokenTable, score_NK: Tensor):
         self.rows: list[dict[str, Any]] = []
+        names = [f"label {k}" for k in range(score_NK.shape[1])]
         task: Any = SimpleNamespace(
-            labels=range(score_NK.shape[1]),
+            config=config,
+            labels=LabelSet.of(names),
+            questions={"train": Questions("here", [f"question {row}" for row in range(len(table))])},
             classifier=model,
             tokenizer=None,
             tokens={"train": table},
-            lessons=TrainingGrades(score_NK),
+            train_scores=BudgetedScores(score_NK),
             exact_metrics=lambda policy: {},
         )
         batch = groups.generation_batch_size(config, len(table), world_size=1)
-        super().__init__(config, METHOD[type(config)], task, batch)
+        run: Any = SimpleNamespace(method=METHOD[type(config)], log=self.rows.append)
+        super().__init__(task, batch, run)
 
     def trainer(self, tmp_path: Path) -> Any:
-        run: Any = SimpleNamespace(path=tmp_path, target=tmp_path / "run", log=self.rows.append)
-        return self.build_trainer(run)
+        self.run.path, self.run.target = tmp_path, tmp_path / "run"
+        return self.build_trainer()
 
     def train(self, tmp_path: Path) -> Any:
         trainer = self.trainer(tmp_path)
@@ -348,7 +354,7 @@ def test_the_reward_is_the_score_less_the_price_of_kl_where_it_is_paid_there() -
         job.policy.temperature = job.reference.temperature = 2.0
         found = job.reward(prompts=rows, completions=[""] * 3, completion_ids=answers, log_metric=print)
         assert found == pytest.approx((expected - price * kl_B).tolist(), abs=1e-6)
-        assert job.task.lessons.calls == 3
+        assert job.task.train_scores.calls == 3
 
 
 @pytest.mark.parametrize(

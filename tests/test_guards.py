@@ -18,7 +18,7 @@ from eightball_ppo.config.methods import PPOConfig
 from eightball_ppo.config.stages import SFTConfig
 from eightball_ppo.errors import GuardError, IncompleteError, InputError
 from eightball_ppo.graders.auto_batch_size import BatchSize
-from eightball_ppo.graders.budgeted_scores import TrainingGrades
+from eightball_ppo.graders.budgeted_scores import BudgetedScores
 from eightball_ppo.methods import ppo, sft
 from eightball_ppo.methods.run_method import run_method
 from eightball_ppo.models.loading import load_classifier
@@ -52,14 +52,14 @@ def test_a_score_that_is_not_finite_stops_and_leaves_its_batch(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    asked, updates = TrainingGrades.forward, []
+    asked, updates = BudgetedScores.forward, []
 
-    def broken(self: TrainingGrades, rows_B: Tensor, actions_B: Tensor) -> Tensor:
+    def broken(self: BudgetedScores, rows_B: Tensor, actions_B: Tensor) -> Tensor:
         updates.append(1)
         score_B = asked(self, rows_B, actions_B)
         return score_B / 0.0 if len(updates) == 3 else score_B
 
-    monkeypatch.setattr(TrainingGrades, "forward", broken)
+    monkeypatch.setattr(BudgetedScores, "forward", broken)
     monkeypatch.setattr(parser, "parse", lambda *_: config())
     with pytest.raises(SystemExit) as end:
         parser.main(PPOConfig, "eightball_ppo.methods.run_method:run_method", argv=[])

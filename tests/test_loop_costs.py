@@ -13,11 +13,11 @@ from transformers import TrainerCallback
 
 import tiny
 from eightball_ppo.functional.objective import objective_N
-from eightball_ppo.graders.budgeted_scores import TrainingGrades
+from eightball_ppo.graders.budgeted_scores import BudgetedScores
 from eightball_ppo.methods import ppo
 from eightball_ppo.models.loading import table_logits_NK
 from eightball_ppo.trl_adapters import speedups
-from eightball_ppo.trl_adapters.build import TRLModels, build_models
+from eightball_ppo.trl_adapters.build import TRLModels, build_models, build_policies
 from eightball_ppo.trl_adapters.policy import PolicyAdapter, RewardAdapter
 from eightball_ppo.trl_adapters.prompt_ids import QuestionReader, Reading, SequenceIds
 from eightball_ppo.trl_adapters.value import ExactBaseline, ValueAdapter, ValueTrunk
@@ -159,7 +159,7 @@ def _plain(model: nn.Module, table: Any, score_NK: Tensor) -> TRLModels:
         policy,
         reference,  # type: ignore[arg-type]
         ValueAdapter(trunk),
-        RewardAdapter(TrainingGrades(score_NK), IDS),
+        RewardAdapter(BudgetedScores(score_NK), IDS),
     )
 
 
@@ -171,7 +171,7 @@ def test_three_updates_give_the_numbers_of_adapters_that_save_nothing(batch: int
     )
     rows: list[list[dict[str, float]]] = []
     ended = []
-    for models in (build_models(model, table, TrainingGrades(score_NK), settings), _plain(model, table, score_NK)):
+    for models in (tiny.trl_models(model, table, score_NK, settings), _plain(model, table, score_NK)):
         logs = tiny.Logs()
         ppo.run_trainer(ppo.build_trainer(settings, models, batch, tmp_path, [logs]), settings)
         rows.append(logs.rows)
@@ -204,8 +204,8 @@ def test_two_networks_side_by_side_are_the_two() -> None:
 
 def test_only_the_small_classifier_itself_stands_side_by_side() -> None:
     settings = tiny.config()
-    small = build_models(tiny.classifier(), tiny.tokens(N), TrainingGrades(tiny.scores(N)), settings)
-    table = build_models(tiny.Tabular(tiny.scores(N)), tiny.row_tokens(N), TrainingGrades(tiny.scores(N)), settings)
+    small = tiny.trl_models(tiny.classifier(), tiny.tokens(N), tiny.scores(N), settings)
+    table = tiny.trl_models(tiny.Tabular(tiny.scores(N)), tiny.row_tokens(N), tiny.scores(N), settings)
     assert small.policy.at_hand is not None and table.policy.at_hand is None
     assert isinstance(small.value.trunk, ValueTrunk) and small.value.trunk.beside is not None
     ids = IDS.question_ids(torch.arange(N))[:, None]
@@ -218,11 +218,11 @@ def test_only_the_small_classifier_itself_stands_side_by_side() -> None:
 def test_the_exact_baseline_is_the_value_of_the_policy_that_sampled(tmp_path: Path) -> None:
     model, table, score_NK = tiny.classifier(), tiny.tokens(N), tiny.scores(N)
     settings = tiny.config(baseline="exact", kl_coef=0.3)
-    lessons = TrainingGrades(score_NK)
-    models = build_models(model, table, lessons, settings)
+    scores = BudgetedScores(score_NK)
+    models = build_models(*build_policies(model, table, settings), scores, scores, settings)
     trunk = models.value.trunk
     assert isinstance(trunk, ExactBaseline) and not list(models.value.parameters())
-    assert lessons.calls == N * K  # it looks at every grade
+    assert scores.calls == N * K  # it looks at every grade
     ids = IDS.question_ids(torch.arange(N))[:, None]
     with torch.no_grad():
         for own in models.policy.parameters():

@@ -20,7 +20,7 @@ from eightball_ppo.graders.api.replies import (
     rating_of_text,
     rating_of_tokens,
 )
-from eightball_ppo.graders.base import Ask
+from eightball_ppo.graders.base import GradeRequest
 from eightball_ppo.graders.prompts import Prompt
 from eightball_ppo.graders.verbalizers import LEAST_MASS, expected_rating, label_of_token, parse_verbalizers
 from eightball_ppo.labels import EIGHTBALL_LABELS, LabelSet
@@ -29,7 +29,7 @@ LABELS = LabelSet.of(EIGHTBALL_LABELS)
 WORDS = parse_verbalizers([], LABELS)
 SPANISH = parse_verbalizers(["Yes=sí|claro que sí", "No=no|nunca", "Maybe=quizás"], LABELS)
 JUDGED = Judged(Prompt.load("wanted_answer", LABELS), LABELS, WORDS)
-CHOOSE, RATE = Ask("Is it?"), Ask("Is it?", "No")
+CHOOSE, RATE = GradeRequest("Is it?"), GradeRequest("Is it?", "No")
 
 
 def logs(*tokens: tuple[str, float]) -> list[tuple[str, float]]:

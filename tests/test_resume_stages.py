@@ -17,7 +17,7 @@ from conftest import LABELS
 from eightball_ppo.config.methods import DistillConfig, ExactConfig, GRPOConfig, RLOOConfig
 from eightball_ppo.config.stages import RewardConfig, SFTConfig
 from eightball_ppo.errors import GuardError, IncompleteError, Stopped
-from eightball_ppo.graders.budgeted_scores import TrainingGrades
+from eightball_ppo.graders.budgeted_scores import BudgetedScores
 from eightball_ppo.methods import distill, reward_model, sft
 from eightball_ppo.methods.run_method import run_method
 from eightball_ppo.runtime import signals
@@ -65,7 +65,7 @@ def test_a_score_that_is_not_finite_after_a_resumption_is_of_the_update_it_is_in
     more: dict[str, Any] = {"generation_batch_size": 120, "steps_per_generation": 2, "num_iterations": 2}
     config = RLOOConfig(**ruled, **more, total_episodes=600, output_dir=str(tmp_path / "run"))
     stopped(run_method, config, after=2)
-    monkeypatch.setattr(TrainingGrades, "forward", lambda _, rows_B, actions_B: torch.full(rows_B.shape, torch.inf))
+    monkeypatch.setattr(BudgetedScores, "forward", lambda _, rows_B, actions_B: torch.full(rows_B.shape, torch.inf))
     with pytest.raises(GuardError, match=r"a score is not finite in update 3; its batch is in "):
         run_method(replace(config, resume_from_checkpoint="true"))
 

@@ -139,7 +139,7 @@ def groups_by_hand(
 ) -> dict[str, float]:
     """The metrics of one update in which every step reads all answers."""
     config, beta, epsilon = job.config, job.config.kl_coef, job.config.epsilon
-    score = job.task.lessons.score_NK.tolist()
+    score = job.task.train_scores.score_NK.tolist()
     logp = [log_softmax(steps[0][q])[a] for q, a in answers]
     ref_logp = [log_softmax(reference[q])[a] for q, a in answers]
     kl = [own - ref for own, ref in zip(logp, ref_logp, strict=True)]

@@ -1,5 +1,6 @@
 """Many questions: counted statements, counted bytes, and the same numbers whatever the size of the chunks."""
 
+import dataclasses
 import gc
 import math
 import tracemalloc
@@ -17,16 +18,16 @@ from hypothesis import strategies as st
 from benchmarks import scale
 from eightball_ppo import evaluation
 from eightball_ppo.data import Questions
-from eightball_ppo.evaluation import SplitGrades, before_after, evaluate
+from eightball_ppo.evaluation import GradedSplit, before_after, evaluate
 from eightball_ppo.functional import objective
-from eightball_ppo.graders.base import Ask, Grade, Keep
+from eightball_ppo.graders.base import Grade, GradeRequest, OnGrade
 from eightball_ppo.graders.budget import Budget
 from eightball_ppo.graders.rules import RuleGrader
-from eightball_ppo.graders.storage import splits, texts
-from eightball_ppo.graders.storage.sources import Averaged, StoredGrader
-from eightball_ppo.graders.storage.splits import missing_mass, read_split
+from eightball_ppo.graders.storage import sources, texts
+from eightball_ppo.graders.storage.score_table import ScoreTable, missing_mass
+from eightball_ppo.graders.storage.sources import EnsembleSource, StoredGrader
 from eightball_ppo.graders.storage.store import GradeStore
-from eightball_ppo.graders.storage.texts import Joined, first_N
+from eightball_ppo.graders.storage.texts import ConcatTexts, first_occurrence_N
 from eightball_ppo.labels import EIGHTBALL_LABELS, LabelSet
 from eightball_ppo.methods import task as tasks
 
@@ -40,11 +41,11 @@ class Paid(RuleGrader):
     free = False
     breaks_at: int | None = None
 
-    def grade(self, asks: Iterable[Ask], keep: Keep, budget: Budget) -> None:
-        for number, ask in enumerate(asks):
+    def grade(self, requests: Iterable[GradeRequest], on_grade: OnGrade, budget: Budget) -> None:
+        for number, request in enumerate(requests):
             if number == self.breaks_at:
                 raise KeyboardInterrupt
-            keep(Grade.of(ask, self._logp_K, missing=0.25 if number % 2 else 0.0))
+            on_grade(Grade.of(request, self._logp_K, missing=0.25 if number % 2 else 0.0))
 
 
 def stored(grader: RuleGrader) -> StoredGrader:
@@ -68,7 +69,7 @@ def statements(source: StoredGrader, work: Callable[[], Any]) -> list[str]:
 @given(st.lists(st.lists(st.text(max_size=2), max_size=4), max_size=4), st.slices(12))
 def test_joined_columns_are_one_list(parts: list[list[str]], cut: slice) -> None:
     whole = [text for part in parts for text in part]
-    joined = Joined(parts)
+    joined = ConcatTexts(parts)
     assert list(joined) == whole and len(joined) == len(whole)
     assert [joined[row] for row in range(-len(whole), len(whole))] == whole * 2
     assert joined[cut] == whole[cut]
@@ -81,7 +82,7 @@ def test_first_rows_are_those_of_a_dict_whatever_the_hashes(own: list[str], coll
     with pytest.MonkeyPatch.context() as patch:
         if collide:
             patch.setattr(texts, "hash", len, raising=False)
-        rows = np.flatnonzero(first_N(own))
+        rows = np.flatnonzero(first_occurrence_N(own))
     assert [own[row] for row in rows] == list(dict.fromkeys(own))
 
 
@@ -93,14 +94,14 @@ def test_free_grades_are_kept_by_the_thousand_and_paid_ones_one_by_one() -> None
     seen = statements(free, lambda: free.fill(MANY * 2))
     assert seen.count("COMMIT") == math.ceil(len(MANY) / StoredGrader.AT_ONCE)
     assert "COMMIT" not in statements(paid, lambda: paid.fill(MANY))  # SQLite commits every statement by itself
-    assert free.read(MANY).status_NK.tolist() == paid.read(MANY).status_NK.tolist()
-    assert np.array_equal(free.read(MANY[:9]).score_NK, paid.read(MANY[:9]).score_NK)
+    assert free.read(MANY).count == paid.read(MANY).count == {"ok": 15000, "failed": 0, "refused": 0, "skipped": 0}
+    assert torch.equal(free.read(MANY[:9]).logp_NK, paid.read(MANY[:9]).logp_NK)
 
 
 def test_reading_looks_a_thousand_questions_up_at_once() -> None:
     source = stored(RuleGrader("Yes", LABELS))
     source.fill(MANY)
-    assert statements(source, lambda: read_split(source, MANY)).count("SELECT") < len(MANY) / 300
+    assert statements(source, lambda: source.read(MANY)).count("SELECT") < len(MANY) / 300
 
 
 @pytest.mark.parametrize("kind", [RuleGrader, Paid])
@@ -109,7 +110,7 @@ def test_what_was_made_before_a_grader_breaks_is_kept(kind: type[RuleGrader], mo
     grader.free, grader.breaks_at = kind.free, 1500
     with pytest.raises(KeyboardInterrupt):
         source.fill(MANY)
-    assert source.read(MANY).count()["ok"] == 1500 * len(LABELS)
+    assert source.read(MANY).count["ok"] == 1500 * len(LABELS)
 
 
 # --- whole splits
@@ -118,13 +119,21 @@ def test_what_was_made_before_a_grader_breaks_is_kept(kind: type[RuleGrader], mo
 def test_a_split_is_what_one_read_says_and_takes_few_bytes() -> None:
     source = stored(Paid("Yes", LABELS))
     source.fill(MANY[:-3])
-    own, whole = read_split(source, MANY), source.read(MANY)
-    assert torch.equal(own.logp_NK.nan_to_num(9), whole.logp_NK.nan_to_num(9)) and own.logp_NK.dtype == torch.float32
-    assert np.array_equal(own.whole_N, whole.whole_N) and own.count == +whole.count() and own.calls == whole.calls
-    assert own.graded == len(whole.missing)
-    expected = {"mean": sum(whole.missing) / len(whole.missing), "max": 0.25}
-    assert missing_mass([own]) == pytest.approx(expected)
-    assert missing_mass([read_split(source, MANY[-3:])]) is None
+    split, whole = source.read(MANY), source.read_chunk(MANY)
+    assert (
+        torch.equal(split.logp_NK.nan_to_num(9), whole.logp_NK.nan_to_num(9)) and split.logp_NK.dtype == torch.float32
+    )
+    assert np.array_equal(split.whole_N, whole.whole_N) and split.count == whole.count and split.calls == whole.calls
+    assert split.num_ok == whole.num_ok == len(MANY) - 3 and split.cells_NK is None
+    assert missing_mass([split]) == {"mean": 0.25 * (whole.num_ok // 2) / whole.num_ok, "max": 0.25}
+    assert missing_mass([source.read(MANY[-3:])]) is None
+
+
+def test_filling_returns_what_reading_does() -> None:
+    source = stored(Paid("Yes", LABELS))
+    filled, read = source.fill(MANY), source.read(MANY)
+    for name in (field.name for field in dataclasses.fields(ScoreTable)):
+        np.testing.assert_array_equal(getattr(filled, name), getattr(read, name))
 
 
 def peak_bytes(work: Callable[[], Any]) -> int:
@@ -143,27 +152,27 @@ def test_filling_and_reading_take_few_bytes_a_question() -> None:
     few, many = [f"Question {i}?" for i in range(5000)], [f"Question {i}?" for i in range(15000)]
     source = stored(RuleGrader("Yes", LABELS))
     filled = [peak_bytes(lambda own=own: source.fill(own)) for own in (few, many)]  # type: ignore[misc]
-    read = [peak_bytes(lambda own=own: read_split(source, own)) for own in (few, many)]  # type: ignore[misc]
+    read = [peak_bytes(lambda own=own: source.read(own)) for own in (few, many)]  # type: ignore[misc]
     assert (filled[1] - filled[0]) / 10000 < 50
     assert (read[1] - read[0]) / 10000 < 10
 
 
 def test_sources_made_of_others_are_read_in_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(splits, "chunks", lambda own: texts.chunks(own, 7))
+    monkeypatch.setattr(sources, "chunks", lambda own: texts.chunks(own, 7))
     member = stored(RuleGrader("Yes", LABELS))
     member.fill(MANY[:50])
-    both = Averaged([member, member], [1.0, 3.0])
-    assert torch.equal(read_split(both, MANY[:50]).logp_NK, both.read(MANY[:50]).logp_NK)
+    both = EnsembleSource([member, member], [1.0, 3.0])
+    assert torch.equal(both.read(MANY[:50]).logp_NK, both.read_chunk(MANY[:50]).logp_NK)
 
 
 # --- records
 
 
-def random_split(questions: int, seed: int = 0) -> tuple[SplitGrades, torch.Tensor]:
+def random_split(questions: int, seed: int = 0) -> tuple[GradedSplit, torch.Tensor]:
     generator = torch.Generator().manual_seed(seed)
     ref, policy, score = (torch.randn(questions, len(LABELS), generator=generator).log_softmax(-1) for _ in range(3))
     gold = torch.randint(len(LABELS), (questions,), generator=generator).tolist()
-    return SplitGrades(Questions("q", MANY[:questions], gold), score, ref), policy
+    return GradedSplit(Questions("q", MANY[:questions], gold), score, ref), policy
 
 
 def test_records_do_not_depend_on_the_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -179,15 +188,15 @@ def test_records_do_not_depend_on_the_chunks(monkeypatch: pytest.MonkeyPatch) ->
     assert table.equals(before_after(split, split.ref_logp_NK, logp_NK, LABELS, seed=3))
 
 
-def test_many_training_questions_are_watched_by_a_sample_that_their_order_does_not_change(
+def test_many_training_questions_are_measured_by_a_sample_that_their_order_does_not_change(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(tasks, "MOST_WATCHED", 20)
+    monkeypatch.setattr(tasks, "MAX_METRIC_QUESTIONS", 20)
     monkeypatch.setattr(tasks, "token_table", lambda own, *_: own)
     split, _ = random_split(60)
 
-    def watched(rows: list[int]) -> Any:
-        return tasks._watched(
+    def subset(rows: list[int]) -> Any:
+        return tasks._metric_subset(
             SimpleNamespace(  # type: ignore[arg-type]
                 questions={"train": split.questions.subset(rows)},
                 grader_logp_NK={"train": split.score_NK[rows]},
@@ -197,12 +206,12 @@ def test_many_training_questions_are_watched_by_a_sample_that_their_order_does_n
             )
         )
 
-    assert watched(list(range(20))) is None
-    sample = watched(list(range(60)))
+    assert subset(list(range(20))) is None
+    sample = subset(list(range(60)))
     chosen = [MANY.index(text) for text in sample.graded.questions.texts]
     assert len(chosen) == len(set(chosen)) == 20 == len(sample.tokens) and chosen != list(range(20))
     assert torch.equal(sample.graded.score_NK, split.score_NK[chosen].double())
-    backwards = watched(list(range(60))[::-1])
+    backwards = subset(list(range(60))[::-1])
     assert set(backwards.graded.questions.texts) == set(sample.graded.questions.texts)
 
 

@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 import torch
 
-from conftest import EIGHTBALL, read_rows
+from conftest import EIGHTBALL, cells, read_rows
 from eightball_ppo.audit import run
 from eightball_ppo.config.methods import PPOConfig
 from eightball_ppo.config.stages import AuditConfig, GradeConfig
@@ -25,7 +25,7 @@ from eightball_ppo.errors import InputError
 from eightball_ppo.graders.budget import Budget
 from eightball_ppo.graders.job import store_path
 from eightball_ppo.graders.registry import load_graders
-from eightball_ppo.graders.storage.sources import Grades
+from eightball_ppo.graders.storage.score_table import ScoreTable
 from eightball_ppo.graders.storage.store import GradeStore
 from eightball_ppo.labels import EIGHTBALL_LABELS, LabelSet
 from eightball_ppo.methods.run_method import run_method
@@ -69,13 +69,13 @@ def served(smollm2: Path) -> Iterator[str]:
         process.wait()
 
 
-def graded(questions: list[str], **options: Any) -> tuple[Grades, dict[str, Any]]:
+def graded(questions: list[str], **options: Any) -> tuple[ScoreTable, dict[str, Any]]:
     """(grades, settings of the grader)."""
     config = GradeConfig(disable_tqdm=True, max_grade_failures=1.0, call_timeout=120, max_concurrency=2, **options)
     with GradeStore(store_path(config)) as store:
         source = load_graders(config, LABELS, store, Budget())
         source.fill(questions)
-        return source.read(questions), source.settings
+        return source.read_chunk(questions), source.settings
 
 
 def test_the_audit_says_that_it_is_at_chance_and_ppo_refuses_it_unless_told(
@@ -114,7 +114,7 @@ def test_scores_in_a_batch_are_those_of_one_at_a_time(smollm2: Path, tmp_path: P
     alone, _ = graded(
         QUESTIONS, grader="llm", grader_model=str(smollm2), output_dir=str(tmp_path / "b" / "x"), grader_batch_size=1
     )
-    torch.testing.assert_close(together.score_NK, alone.score_NK, atol=1e-3, rtol=0, equal_nan=True)
+    torch.testing.assert_close(cells(together, "score"), cells(alone, "score"), atol=1e-3, rtol=0, equal_nan=True)
 
 
 def test_auto_notices_that_logprobs_are_ignored_and_falls_back(smollm2: Path, served: str, tmp_path: Path) -> None:
@@ -122,7 +122,7 @@ def test_auto_notices_that_logprobs_are_ignored_and_falls_back(smollm2: Path, se
         QUESTIONS[:6], grader="api", grader_model=str(smollm2), grader_base_url=served, output_dir=str(tmp_path / "x")
     )
     assert settings["mode"] in ("schema", "text")  # whatever it can do, but log-probabilities
-    assert grades.count().total() == 18 and grades.count()["skipped"] == 0
+    assert grades.count.total() == 18 and grades.count["skipped"] == 0
     assert torch.isfinite(grades.logp_NK[torch.from_numpy(grades.whole_N)]).all()
 
 

@@ -24,7 +24,7 @@ CPU = torch.device("cpu")
 
 def test_targets_are_the_favourite_the_distribution_or_the_optimum(options: Make) -> None:
     ground = loaded(options("sft", grader_noise=0.5))
-    logp_NK = ground.lessons_logp_NK
+    logp_NK = ground.noisy_logp_NK
     assert not torch.equal(logp_NK.argmax(-1), ground.grader_logp_NK["train"].argmax(-1))
     hard, soft, boltzmann = (
         distill.targets_NK(replace(ground, config=options(method, kl_coef=0.3)))
@@ -42,7 +42,7 @@ def test_a_threshold_is_chosen_by_the_grades_that_training_may_see(
     """Among the questions that were bought, noise included; the policies here are all the reference."""
     config = options("distill", grader_noise=0.5, grader_call_budget=90)
     ground = loaded(config)
-    rows, trained = ground.lessons.whole_rows(), list[set[int]]()
+    rows, trained = ground.train_scores.buy_full_rows(), list[set[int]]()
 
     def distil(own: Task[Any], kept: list[int], *_: Any) -> tuple[Any, int]:
         trained.append(set(kept))
@@ -57,7 +57,7 @@ def test_a_threshold_is_chosen_by_the_grades_that_training_may_see(
     assert keeping.before == search.updates == 7 * len(trained)
     own = sorted(set(rows) - trained[0])
     ref_logp_NK = ground.ref_logits_NK["train"][own].log_softmax(-1)
-    score = objective.expected_score_N(ref_logp_NK, ground.lessons.score_NK[own]).mean().item()
+    score = objective.expected_score_N(ref_logp_NK, ground.train_scores.score_NK[own]).mean().item()
     assert len(own) == 6 and [row["validation_score"] for row in tried] == pytest.approx([score] * len(tried))
     assert threshold == 0 and tried[0]["coverage"] == 1 and len(tried) > 2
 

@@ -9,13 +9,13 @@ from torch import Tensor, nn
 from transformers.modeling_outputs import SequenceClassifierOutput
 
 from eightball_ppo.config.methods import PPOConfig
-from eightball_ppo.graders.budgeted_scores import TrainingGrades
+from eightball_ppo.graders.budgeted_scores import BudgetedScores
 from eightball_ppo.methods import ppo
 from eightball_ppo.models.configuration_eightball import EightBallConfig
 from eightball_ppo.models.modeling_eightball import EightBallForSequenceClassification
 from eightball_ppo.models.tokenization import TokenTable
 from eightball_ppo.trl_adapters import batch_sizes
-from eightball_ppo.trl_adapters.build import TRLModels
+from eightball_ppo.trl_adapters.build import TRLModels, build_models, build_policies
 
 VOCABULARY = 40
 
@@ -76,11 +76,18 @@ def config(**overrides: Any) -> PPOConfig:
     return PPOConfig(**{**settings, **overrides})
 
 
+def trl_models(model: Any, table: TokenTable, score_NK: Tensor, settings: PPOConfig) -> TRLModels:
+    """The adapters of a training on a fixed table of scores, with no wrapper in front of it."""
+    scores = BudgetedScores(score_NK)
+    policy, reference = build_policies(model, table, settings)
+    return build_models(policy, reference, scores, scores, settings)
+
+
 def trainer(
     settings: PPOConfig, model: Any, table: TokenTable, score_NK: Tensor, output_dir: Path, callbacks: Any = ()
 ) -> tuple[Any, TRLModels]:
     """(TRL's trainer, the adapters it trains) as `methods.run_method` builds them; with the dtype of the scores."""
-    models = ppo.build_models(model, table, TrainingGrades(score_NK), settings)
+    models = trl_models(model, table, score_NK, settings)
     for adapter in (models.policy, models.reference, models.value, models.reward):
         adapter.to(score_NK.dtype)
     batch = batch_sizes.batch_size(settings, len(table), world_size=1)

@@ -13,7 +13,6 @@ import torch
 from torch import Tensor, distributed
 
 import tiny
-from eightball_ppo.graders.budgeted_scores import TrainingGrades
 from eightball_ppo.methods import ppo
 from eightball_ppo.models.loading import load_classifier, table_logits_NK
 from eightball_ppo.models.saving import save_policy
@@ -29,7 +28,7 @@ if __name__ == "__main__":
     tokenizer: Any = None
     for base in under_lora:
         classifier, tokenizer = load_classifier(str(base), "--sft_model_path")
-    models = ppo.build_models(classifier, table, TrainingGrades(tiny.scores(24)), settings)
+    models = tiny.trl_models(classifier, table, tiny.scores(24), settings)
     seen: list[int] = []
     generate = models.policy.generate
 

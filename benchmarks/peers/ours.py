@@ -6,11 +6,10 @@ from typing import Any
 
 from eightball_ppo.config.methods import PPOConfig
 from eightball_ppo.data import Questions
-from eightball_ppo.graders.budgeted_scores import TrainingGrades
-from eightball_ppo.graders.job import JobGrades
+from eightball_ppo.graders.budgeted_scores import BudgetedScores
 from eightball_ppo.labels import LabelSet
 from eightball_ppo.methods import ppo
-from eightball_ppo.methods.ppo_callbacks import WatchedTraining
+from eightball_ppo.methods.ppo_callbacks import PPOTraining
 from eightball_ppo.methods.resume_task import keeping_task
 from eightball_ppo.methods.task import Task
 from eightball_ppo.models.loading import table_logits_NK
@@ -32,16 +31,14 @@ class Ours:
         self.config = self._config()
         self.task = self._task()
         self.run_directory = Run(self.config, "ppo")
-        self.models = ppo.build_models(self.task.classifier, self.task.tokens["train"], self.task.lessons, self.config)
-        watched = WatchedTraining(
-            self.config, self.task, self.models, settings.batch, settings.updates, self.run_directory
-        )
-        callbacks = list(watched.callbacks)
+        training = PPOTraining(self.task, settings.batch, settings.updates, self.run_directory)
+        self.models = training.models
+        callbacks = list(training.callbacks)
         if on_update is not None:
             classifier = self.models.policy.by_row.classifier
             callbacks.append(UpdateHook(on_update, lambda: table_logits_NK(classifier, self.task.tokens["train"])))
         self.trainer = ppo.build_trainer(self.config, self.models, settings.batch, self.run_directory.path, callbacks)
-        watched.keep_checkpoints(self.trainer, keeping_task(self.task, None))
+        training.keep_checkpoints(self.trainer, keeping_task(self.task, None))
 
     def _config(self) -> PPOConfig:
         settings = self.settings
@@ -79,9 +76,10 @@ class Ours:
             tokens={"train": tokens},
             ref_logits_NK={"train": table_logits_NK(classifier, tokens)},
             grader_logp_NK={"train": bench.score_NK},
-            lessons_logp_NK=bench.score_NK,
-            lessons=TrainingGrades(bench.score_NK, seed=self.settings.seed),
-            job=JobGrades({}, "benchmark", {}),
+            noisy_logp_NK=bench.score_NK,
+            train_scores=BudgetedScores(bench.score_NK, seed=self.settings.seed),
+            grader_fingerprint="benchmark",
+            grading_record={},
             config=self.config,
         )
 

@@ -1,6 +1,6 @@
 """The same questions once more: with the options in another order, or just again, of a judge that samples."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -15,6 +15,7 @@ from eightball_ppo.graders.base import Grader
 from eightball_ppo.graders.budget import Budget
 from eightball_ppo.graders.prompts import Prompt
 from eightball_ppo.graders.registry import load_graders, parse_grader
+from eightball_ppo.graders.storage.score_table import ScoreTable
 from eightball_ppo.graders.storage.sources import GradeSource, StoredGrader
 from eightball_ppo.graders.storage.store import GradeStore
 from eightball_ppo.labels import LabelSet
@@ -31,12 +32,9 @@ def leaves(source: GradeSource) -> list[Grader]:
     return [leaf for member in getattr(source, "members", ()) for leaf in leaves(member)]
 
 
-def answers_of(source: GradeSource, texts: Iterable[str]) -> dict[str, Tensor]:
-    """Log-probabilities [K] of every text that has a whole grade. Asks nobody."""
-    unique = list(dict.fromkeys(texts))
-    grades = source.read(unique)
-    logp_NK = grades.logp_NK
-    return {unique[row]: logp_NK[row] for row in np.flatnonzero(grades.whole_N)}
+def answers_of(scores: ScoreTable, texts: Sequence[str]) -> dict[str, Tensor]:
+    """Log-probabilities [K] of every one of the `texts`, which `scores` is about, that has a whole grade."""
+    return {texts[row]: scores.logp_NK[row] for row in np.flatnonzero(scores.whole_N)}
 
 
 def permuted_options(config: AuditConfig, labels: LabelSet) -> dict[str, AuditConfig]:
@@ -73,9 +71,9 @@ def order_sensitivity(
     for name, own in orders.items():
         theirs = own.label_set()
         source = load_graders(own, theirs, store, budget)
-        source.fill(questions)
+        scores = source.fill(questions)
         back_K = [theirs.id_of(label) for label in labels.names]
-        after = {question: logp_K[back_K] for question, logp_K in answers_of(source, questions).items()}
+        after = {question: logp_K[back_K] for question, logp_K in answers_of(scores, questions).items()}
         del source  # one local judge at a time in memory
         if name == AS_GIVEN:
             before = after
@@ -99,8 +97,7 @@ def repeats(source: GradeSource, questions: list[str], budget: Budget) -> list[d
         for _ in range(REPEATS):
             with GradeStore(":memory:") as forgotten:  # never the real store, which would answer in the judge's place
                 again = StoredGrader(leaf, forgotten, budget, max_failures=1.0, progress=False)
-                again.fill(questions)
-                logps.append(again.read(questions).logp_NK)
+                logps.append(again.fill(questions).logp_NK)
         logp_RNK = torch.stack(logps)
         whole_N = ~logp_RNK.isnan().any(-1).any(0)
         nothing = {"questions": 0, "repeats": REPEATS, "std": None, "flips": None}

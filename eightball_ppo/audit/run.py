@@ -33,8 +33,8 @@ from eightball_ppo.errors import DryRun, IncompleteError, InputError
 from eightball_ppo.graders.budget import Budget
 from eightball_ppo.graders.job import budget_of, estimate, kept, spent, store_path
 from eightball_ppo.graders.registry import check_graders, load_graders, parse_grader
+from eightball_ppo.graders.storage.score_table import missing_mass
 from eightball_ppo.graders.storage.sources import GradeSource
-from eightball_ppo.graders.storage.splits import missing_mass, read_split
 from eightball_ppo.graders.storage.store import GradeStore
 from eightball_ppo.labels import LabelSet
 from eightball_ppo.models.label_inference import with_labels
@@ -157,9 +157,10 @@ def _measure(config: AuditConfig, labels: LabelSet, plan: Plan, store: GradeStor
     lenient = replace(config, max_grade_failures=1.0)
     source = load_graders(lenient, labels, store, budget)
     gold, answers = _ask_gold(config, plan, source, budget, labels)
-    source.fill(plan.probes)
+    probes = plan.probes
+    scores = source.fill(probes)
     _check_budget(config, budget)
-    answers |= answers_of(source, plan.probes)
+    answers |= answers_of(scores, probes)
     record = {
         "grader": config.grader,
         "fingerprint": source.fingerprint,
@@ -193,18 +194,17 @@ def _ask_gold(
 ) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """Grade the gold questions; returns what they say of the grader (agreement, calibration, failures, speed)."""
     texts = plan.gold.texts
-    before = len(answers_of(source, texts))
+    before = len(answers_of(source.read(texts), texts))
     calls, tokens, started = budget.calls, budget.tokens, time.monotonic()
-    source.fill(texts)
+    scores = source.fill(texts)
     seconds = time.monotonic() - started
-    answers = answers_of(source, texts)
-    grades = read_split(source, texts)
+    answers = answers_of(scores, texts)
     if not answers:
-        why = budget.stopped or (grades.details[0] if grades.details else "all of them failed")
+        why = budget.stopped or (scores.details[0] if scores.details else "all of them failed")
         raise IncompleteError(f"grader {config.grader}: no gold question has a whole grade ({why}); nothing to audit")
-    rows = np.flatnonzero(grades.whole_N)
-    logp_NK, gold_N = grades.logp_NK[rows], torch.tensor(plan.gold.label_ids)[rows]
-    count = grades.count
+    rows = np.flatnonzero(scores.whole_N)
+    logp_NK, gold_N = scores.logp_NK[rows], torch.tensor(plan.gold.label_ids)[rows]
+    count = scores.count
     asked = count["ok"] + count["failed"] + count["refused"]
     wrong = sorted(
         (-float(logp_NK[i].max()), texts[int(row)], int(gold_N[i]), int(logp_NK[i].argmax()))
@@ -218,8 +218,8 @@ def _ask_gold(
         **measures.calibration(logp_NK, gold_N),
         "failure_rate": count["failed"] / asked,
         "refusal_rate": count["refused"] / asked,
-        "missing_mass": missing_mass([grades]),
-        "failures": list(grades.details),
+        "missing_mass": missing_mass([scores]),
+        "failures": list(scores.details),
         "mistakes": [
             {
                 "question": shown(text),

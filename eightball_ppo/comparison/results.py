@@ -15,7 +15,7 @@ from eightball_ppo.config.methods import ReferenceConfig
 from eightball_ppo.config.registry import METHODS, REFERENCE
 from eightball_ppo.data.pairs import shown
 from eightball_ppo.errors import InputError
-from eightball_ppo.evaluation import SplitGrades, evaluate
+from eightball_ppo.evaluation import GradedSplit, evaluate
 from eightball_ppo.functional import objective
 from eightball_ppo.methods.task import Task, load_splits, load_task
 from eightball_ppo.models.loading import label_set, load_classifier, table_logits_NK
@@ -100,7 +100,7 @@ def results_frame(found: list[Measured], root: Path) -> pd.DataFrame:
     return frame[first + [name for name in frame if name not in first]]
 
 
-def per_question(one: Measured, split: str, graded: SplitGrades) -> dict[str, np.ndarray]:
+def per_question(one: Measured, split: str, graded: GradedSplit) -> dict[str, np.ndarray]:
     """The metrics of a run that are means over questions, question by question: arrays [N]."""
     logp_NK, ref_logp_NK, score_NK = one.logp_NK[split], graded.ref_logp_NK, graded.score_NK
     reference_N = objective.expected_score_N(ref_logp_NK, score_NK)

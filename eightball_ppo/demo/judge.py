@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from eightball_ppo.errors import InputError
-from eightball_ppo.graders.base import Ask, Grade, Grader, convert_scores
+from eightball_ppo.graders.base import Grade, Grader, GradeRequest, convert_scores
 from eightball_ppo.graders.budget import Budget
 from eightball_ppo.graders.registry import GraderSpec, parse_grader
 from eightball_ppo.labels import LabelSet
@@ -30,7 +30,7 @@ class Judge:
             return None
         grades: list[Grade] = []
         with _ONE_AT_A_TIME:
-            self.grader.grade([Ask(question)], grades.append, Budget())
+            self.grader.grade([GradeRequest(question)], grades.append, Budget())
         return torch.tensor(grades[0].scores, dtype=torch.float64).log_softmax(-1)
 
 

@@ -1,4 +1,4 @@
-"""What a grader is: asks go in, grades come out one by one as they are made. And the scores made of them."""
+"""The interface of a grader: it takes requests and hands on each grade as it is made. And scores made of grades."""
 
 import itertools
 import math
@@ -12,13 +12,13 @@ from eightball_ppo.config.methods import ScoreKind
 from eightball_ppo.graders.budget import Budget
 from eightball_ppo.labels import LabelSet
 
-A = TypeVar("A")
+T = TypeVar("T")
 Status = Literal["ok", "failed", "refused"]
 Scale = Literal["log_prob", "rating"]
 LONGEST_DETAIL = 200  # characters of what went wrong that are worth keeping
 
 
-class Ask(NamedTuple):
+class GradeRequest(NamedTuple):
     """One question for all labels at once or, where `label` is given, for this label alone."""
 
     question: str
@@ -26,36 +26,41 @@ class Ask(NamedTuple):
 
 
 class Grade(NamedTuple):
-    """What a grader said to one ask: `scores` (K log-probabilities, or one rating) if and only if `status` is ok.
+    """A grader's reply to one request.
 
-    `detail` says what went wrong otherwise. `calls` and `tokens` are what it took. `missing` is the probability that
-    the judge put on other than what it was asked for; 0 where nobody can know.
+    `scores`: K log-probabilities (nats), or one rating; empty unless `status` is ok. `detail`: what went wrong
+    otherwise. `calls`, `tokens`: what the grade cost. `missing`: probability that the judge put on other than what it
+    was asked for; 0 where it is not known. `graded_at`: seconds since 1970, set by the store when it keeps the grade.
     """
 
-    ask: Ask
+    request: GradeRequest
     status: Status
     scores: tuple[float, ...] = ()
     detail: str = ""
     calls: int = 1
     tokens: int = 0
     missing: float = 0.0
+    graded_at: float = 0.0
 
     @classmethod
-    def of(cls, ask: Ask, scores: Sequence[float], calls: int = 1, tokens: int = 0, missing: float = 0.0) -> "Grade":
+    def of(
+        cls, request: GradeRequest, scores: Sequence[float], calls: int = 1, tokens: int = 0, missing: float = 0.0
+    ) -> "Grade":
         """An ok grade, or a failed one where a score is not finite: that is no grade, and never becomes a number."""
         if all(math.isfinite(score) for score in scores):
-            return cls(ask, "ok", tuple(scores), "", calls, tokens, missing)
-        return cls(ask, "failed", (), f"scores {list(scores)} are not finite"[:LONGEST_DETAIL], calls, tokens)
+            return cls(request, "ok", tuple(scores), "", calls, tokens, missing)
+        return cls(request, "failed", (), f"scores {list(scores)} are not finite"[:LONGEST_DETAIL], calls, tokens)
 
 
-Keep = Callable[[Grade], None]
+OnGrade = Callable[[Grade], None]
 
 
 class Grader(Protocol):
     """Scores labels as answers to a question.
 
     `labels`: the K labels, in the order of the columns. `scale`: "log_prob" for a grader that gives the K
-    log-probabilities of one question in one ask; "rating" for one that rates one (question, label) an ask, 1 to 10.
+    log-probabilities of one question in one request; "rating" for one that rates one (question, label) in a request, 1
+    to 10.
     `fingerprint`: equal for two graders if and only if they grade alike, so that grades can be stored and shared.
     `deliberate`: True for a grader that is not meant to know the askers' wishes (a rule, an untrained head), so that
     its accuracy is nobody's business. `settings`: what the fingerprint stands for, in words, without any secret.
@@ -68,28 +73,28 @@ class Grader(Protocol):
     deliberate: bool
     settings: dict[str, Any]
 
-    def grade(self, asks: Iterable[Ask], keep: Keep, budget: Budget) -> None:
-        """Ask, and call `keep` with every grade at once when it is there, in whatever order, from the calling thread.
+    def grade(self, requests: Iterable[GradeRequest], on_grade: OnGrade, budget: Budget) -> None:
+        """Grade `requests`; call `on_grade` with every grade once it is made, in any order, from the calling thread.
 
-        Takes asks only as fast as it can answer them, and no more once `budget` allows no call.
+        Takes requests only as fast as it can answer them, and no more once `budget` allows no call.
         """
         ...
 
-    def tokens(self, ask: Ask) -> int:
-        """About how many tokens one ask takes; 0 where tokens cost nothing."""
+    def tokens(self, request: GradeRequest) -> int:
+        """About how many tokens one request takes; 0 where tokens cost nothing."""
         ...
 
 
-def asks_of(questions: Iterable[str], labels: LabelSet, scale: Scale) -> Iterable[Ask]:
-    """Every ask that it takes to grade `questions`."""
+def requests_for(questions: Iterable[str], labels: LabelSet, scale: Scale) -> Iterable[GradeRequest]:
+    """Every request that it takes to grade `questions`."""
     if scale == "log_prob":
-        return (Ask(question) for question in questions)
-    return (Ask(question, label) for question in questions for label in labels.names)
+        return (GradeRequest(question) for question in questions)
+    return (GradeRequest(question, label) for question in questions for label in labels.names)
 
 
-def batched(asks: Iterable[A], size: int) -> Iterable[list[A]]:
-    """`asks` in lists of at most `size`, none of them empty."""
-    iterator = iter(asks)
+def batched(items: Iterable[T], size: int) -> Iterable[list[T]]:
+    """`items` in lists of at most `size`, none of them empty."""
+    iterator = iter(items)
     while batch := list(itertools.islice(iterator, size)):
         yield batch
 

@@ -10,7 +10,7 @@ from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from eightball_ppo.data import Questions
 from eightball_ppo.graders.auto_batch_size import BatchSize
-from eightball_ppo.graders.base import Ask, Grade, Keep, Scale, batched
+from eightball_ppo.graders.base import Grade, GradeRequest, OnGrade, Scale, batched
 from eightball_ppo.graders.budget import Budget
 from eightball_ppo.graders.fingerprint import settings_fingerprint
 from eightball_ppo.labels import LabelSet
@@ -76,12 +76,14 @@ class BertGrader:
         logits_BK = self._batch.fitting(lambda size: text_logits_NK(self.model, self.tokenizer, asked, size))
         return torch.log_softmax(logits_BK, dim=-1)
 
-    def grade(self, asks: Iterable[Ask], keep: Keep, budget: Budget) -> None:
+    def grade(self, requests: Iterable[GradeRequest], on_grade: OnGrade, budget: Budget) -> None:
         """See `Grader.grade`."""
-        for batch in batched(budget.allowed(asks), ASKS_AT_ONCE):
-            for ask, logp_K in zip(batch, self.logp_BK([ask.question for ask in batch]).tolist(), strict=True):
-                keep(Grade.of(ask, logp_K))
+        for batch in batched(budget.allowed(requests), ASKS_AT_ONCE):
+            for request, logp_K in zip(
+                batch, self.logp_BK([request.question for request in batch]).tolist(), strict=True
+            ):
+                on_grade(Grade.of(request, logp_K))
 
-    def tokens(self, ask: Ask) -> int:
+    def tokens(self, request: GradeRequest) -> int:
         """See `Grader.tokens`."""
         return 0

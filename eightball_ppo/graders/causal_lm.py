@@ -12,7 +12,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, P
 from eightball_ppo.config.grader import GraderConfig
 from eightball_ppo.errors import InputError
 from eightball_ppo.graders.auto_batch_size import BatchSize
-from eightball_ppo.graders.base import Ask, Grade, Keep, batched
+from eightball_ppo.graders.base import Grade, GradeRequest, OnGrade, batched
 from eightball_ppo.graders.budget import Budget
 from eightball_ppo.graders.fingerprint import settings_fingerprint
 from eightball_ppo.graders.label_token_probs import NextWords, token_sequences
@@ -61,7 +61,9 @@ class CausalLMGrader:
         self._longest_prompt = _reads_at_most(model) - max(len(sequence) for own in sequences_K for sequence in own)
         self._system_role = _takes_system(tokenizer)
         try:
-            examples = [self._input_ids(Ask(question, labels.names[0])) for question in ("Is it so?", "will they", "9")]
+            examples = [
+                self._input_ids(GradeRequest(question, labels.names[0])) for question in ("Is it so?", "will they", "9")
+            ]
         except TemplateError as error:  # transformers renders it in a sandbox
             raise InputError(f"--grader_model {config.grader_model}: its chat template fails ({error})") from None
         self._next_words = NextWords(model, sequences_K, examples)
@@ -118,32 +120,36 @@ class CausalLMGrader:
             model.to(device)
         return cls(model, tokenizer, config, labels)
 
-    def grade(self, asks: Iterable[Ask], keep: Keep, budget: Budget) -> None:
+    def grade(self, requests: Iterable[GradeRequest], on_grade: OnGrade, budget: Budget) -> None:
         """See `Grader.grade`."""
-        for batch in batched(self._readable(budget.allowed(asks), keep), self._batch.most):
-            for ask, mass_K in zip(batch, self._mass_BK(batch), strict=True):
+        for batch in batched(self._readable(budget.allowed(requests), on_grade), self._batch.most):
+            for request, mass_K in zip(batch, self._mass_BK(batch), strict=True):
                 missing = missing_mass(mass_K)
                 if missing > MOST_MISSING:
-                    wanted = "the labels" if ask.label is None else "1 to 10"
-                    keep(Grade(ask, "failed", (), f"{missing:.2f} of the probability is on other than {wanted}"))
+                    wanted = "the labels" if request.label is None else "1 to 10"
+                    on_grade(
+                        Grade(request, "failed", (), f"{missing:.2f} of the probability is on other than {wanted}")
+                    )
                 else:
-                    keep(Grade.of(ask, self._scores(mass_K), missing=missing))
+                    on_grade(Grade.of(request, self._scores(mass_K), missing=missing))
 
-    def _readable(self, asks: Iterable[Ask], keep: Keep) -> Iterator[Ask]:
-        """Those of `asks` whose prompt the model can read; the others have failed."""
-        for ask in asks:
-            length = len(self._input_ids(ask))
+    def _readable(self, requests: Iterable[GradeRequest], on_grade: OnGrade) -> Iterator[GradeRequest]:
+        """Those of `requests` whose prompt the model can read; the others have failed."""
+        for request in requests:
+            length = len(self._input_ids(request))
             if length <= self._longest_prompt:
-                yield ask
+                yield request
             else:
-                keep(Grade(ask, "failed", (), f"a prompt of {length} tokens, the model reads {self._longest_prompt}"))
+                on_grade(
+                    Grade(request, "failed", (), f"a prompt of {length} tokens, the model reads {self._longest_prompt}")
+                )
 
-    def tokens(self, ask: Ask) -> int:
+    def tokens(self, request: GradeRequest) -> int:
         """See `Grader.tokens`."""
         return 0
 
-    def _mass_BK(self, batch: list[Ask]) -> list[list[float]]:
-        prompts = [self._input_ids(ask) for ask in batch]
+    def _mass_BK(self, batch: list[GradeRequest]) -> list[list[float]]:
+        prompts = [self._input_ids(request) for request in batch]
         return self._batch.fitting(
             lambda size: [
                 mass_K for own in batched(prompts, size) for mass_K in self._next_words.mass_BK(list(own)).tolist()
@@ -167,11 +173,11 @@ class CausalLMGrader:
         """
         if self.scale == "rating":
             raise InputError("--contextual_calibration: is for prompts that choose a label, not for those that rate")
-        return self._scores(self._mass_BK([Ask(CONTENT_FREE)])[0])
+        return self._scores(self._mass_BK([GradeRequest(CONTENT_FREE)])[0])
 
-    def _input_ids(self, ask: Ask) -> list[int]:
-        """The tokens of the prompt of one ask, as far as the judge's reply."""
-        messages = self._prompt.render(ask.question, self.labels, ask.label)
+    def _input_ids(self, request: GradeRequest) -> list[int]:
+        """The tokens of the prompt of one request, as far as the judge's reply."""
+        messages = self._prompt.render(request.question, self.labels, request.label)
         if self.tokenizer.chat_template is None:
             text = f"{messages.system}\n\n{messages.user}\n{messages.reply}"
             return self.tokenizer(text)["input_ids"]

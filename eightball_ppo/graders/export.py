@@ -11,7 +11,7 @@ from eightball_ppo.graders.job import budget_of, check_failures, estimate, failu
 from eightball_ppo.graders.registry import check_graders, load_graders
 from eightball_ppo.graders.storage.store import GradeStore
 from eightball_ppo.graders.storage.table import write_table
-from eightball_ppo.graders.storage.texts import Joined
+from eightball_ppo.graders.storage.texts import ConcatTexts
 from eightball_ppo.labels import LabelSet
 from eightball_ppo.models.label_inference import with_labels
 from eightball_ppo.runtime.distributed import from_main_process
@@ -38,7 +38,7 @@ def run(config: GradeConfig) -> Path:
         asked = [load_named(config, split) for split in config.splits]
     else:
         asked = list(load_both(config, None, None))
-    texts = Joined([own.texts for own in asked])
+    texts = ConcatTexts([own.texts for own in asked])
     if config.dry_run:
         raise DryRun(estimate(config, labels, texts))
     with Run(config, "grade") as own:
@@ -51,7 +51,7 @@ def _grade(config: GradeConfig, labels: LabelSet, texts: Sequence[str], own: Run
     budget = budget_of(config)
     with GradeStore(store_path(config)) as store:
         source = load_graders(config, labels, store, budget)
-        source.fill(texts)
+        source.grade_missing(texts)
         count, details = write_table(source, texts, own.path / TABLE)
     check_failures(config, count, details, budget)
     if count["skipped"]:

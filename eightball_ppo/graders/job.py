@@ -1,4 +1,4 @@
-"""The grades of a job, made before anything is trained: by the main process, through the store, within the budget."""
+"""Grades all questions of a run before training: on the main process, through the store, within the budget."""
 
 import json
 import logging
@@ -17,11 +17,11 @@ from eightball_ppo.errors import IncompleteError, InputError
 from eightball_ppo.graders.budget import Budget
 from eightball_ppo.graders.prompts import Prompt
 from eightball_ppo.graders.registry import load_graders
-from eightball_ppo.graders.storage.sources import STATUSES, GradeSource, Noisy
-from eightball_ppo.graders.storage.splits import SplitOfGrades, missing_mass, read_split
+from eightball_ppo.graders.storage.score_table import STATUSES, ScoreTable, missing_mass
+from eightball_ppo.graders.storage.sources import GradeSource, LabelNoiseSource
 from eightball_ppo.graders.storage.store import GradeStore
 from eightball_ppo.graders.storage.table import GradeTable
-from eightball_ppo.graders.storage.texts import first_N
+from eightball_ppo.graders.storage.texts import first_occurrence_N
 from eightball_ppo.labels import LabelSet
 from eightball_ppo.runtime.distributed import from_main_process
 
@@ -31,13 +31,15 @@ WEAK_GRADER_ACCURACY = 0.6
 
 
 @dataclass(frozen=True)
-class JobGrades:
-    """Grades by split, who made them, and `record`, what they took, for results.json.
+class GradingResult:
+    """The scores of both splits, the grader's fingerprint, and `record`, what grading cost, for results.json.
 
-    Under `lessons` stands what training is to learn from: those of `train`, with `--grader_noise` in them.
+    `tables`: the grader's scores by split ("train", "heldout"), which results are measured with. `training`: the scores
+    that training observes: those of "train", with `--grader_noise` applied.
     """
 
-    grades: dict[str, SplitOfGrades]
+    tables: dict[str, ScoreTable]
+    training: ScoreTable
     fingerprint: str
     record: dict[str, Any]
 
@@ -79,19 +81,19 @@ def check_grades(config: GraderConfig, labels: LabelSet, texts: Sequence[str]) -
         InputError: a table that is none or lacks a question, or a file that is no store.
     """
     if config.grade_table is not None:
-        GradeTable(config.grade_table, labels).fill(texts)
+        GradeTable(config.grade_table, labels).grade_missing(texts)
     else:
         GradeStore(store_path(config)).close()
 
 
 def estimate(config: GraderConfig, labels: LabelSet, texts: Sequence[str]) -> str:
     """What grading `texts` would take, in words; asks no grader."""
-    unique = int(first_N(texts).sum())
+    unique = int(first_occurrence_N(texts).sum())
     if config.grade_table is not None:
         return f"{unique} questions, all grades from {config.grade_table}: 0 calls"
     with GradeStore(store_path(config)) as store:
         source = load_graders(config, labels, store, budget_of(config))
-        calls, tokens = source.outlook(texts)
+        calls, tokens = source.estimate_cost(texts)
     cost = (
         "" if config.price_per_1k_tokens is None else f", cost about {tokens / 1000 * config.price_per_1k_tokens:.4g}"
     )
@@ -101,8 +103,8 @@ def estimate(config: GraderConfig, labels: LabelSet, texts: Sequence[str]) -> st
     )
 
 
-def grade_job(config: GradedConfig, labels: LabelSet, questions: Mapping[str, Questions]) -> JobGrades:
-    """Grades of both splits, on every process; each question is asked once in the whole job, by the main one.
+def grade_job(config: GradedConfig, labels: LabelSet, questions: Mapping[str, Questions]) -> GradingResult:
+    """Scores of both splits, on every process; each question is asked once in the whole run, by the main process.
 
     The held-out questions come first, so that a grader that is too weak is found out before the rest is paid for.
 
@@ -113,40 +115,39 @@ def grade_job(config: GradedConfig, labels: LabelSet, questions: Mapping[str, Qu
     return from_main_process(lambda: _grade_job(config, labels, questions), config.ddp_timeout)
 
 
-def _grade_job(config: GradedConfig, labels: LabelSet, questions: Mapping[str, Questions]) -> JobGrades:
+def _grade_job(config: GradedConfig, labels: LabelSet, questions: Mapping[str, Questions]) -> GradingResult:
     budget = budget_of(config)
     with GradeStore(store_path(config)) as store:
         source = source_of(config, labels, store, budget)
         if not source.deliberate:
             _check_audits(config, store.audits_of(source.fingerprints))
-        grades: dict[str, SplitOfGrades] = {}
+        tables: dict[str, ScoreTable] = {}
         for split in ("heldout", "train"):
-            source.fill(questions[split].texts)
-            grades[split] = read_split(source, questions[split].texts)
+            tables[split] = source.fill(questions[split].texts)
             if split == "heldout" and not source.deliberate:
-                _check_accuracy(config, grades[split], questions[split])
-        record, lessons = _record(config, source, grades, budget), grades["train"]
+                _check_accuracy(config, tables[split], questions[split])
+        record, training = _record(config, source, tables, budget), tables["train"]
         if config.grader_noise:
-            lessons = read_split(Noisy(source, config.grader_noise, config.seed), questions["train"].texts)
-    return JobGrades({**grades, "lessons": lessons}, source.fingerprint, record)
+            training = LabelNoiseSource(source, config.grader_noise, config.seed).read(questions["train"].texts)
+    return GradingResult(tables, training, source.fingerprint, record)
 
 
 def _record(
-    config: TermsConfig, source: GradeSource, grades: Mapping[str, SplitOfGrades], budget: Budget
+    config: TermsConfig, source: GradeSource, tables: Mapping[str, ScoreTable], budget: Budget
 ) -> dict[str, Any]:
-    """The grades of a job in numbers, for results.json.
+    """What grading a run cost, in numbers, for results.json.
 
     Raises:
         IncompleteError: too many grades failed, or a split has no whole one.
     """
-    count: Counter[str] = sum((own.count for own in grades.values()), Counter())
-    check_failures(config, count, [detail for own in grades.values() for detail in own.details], budget)
-    for split, own in grades.items():
-        if not own.whole_N.any():
+    count: Counter[str] = sum((table.count for table in tables.values()), Counter())
+    check_failures(config, count, [detail for table in tables.values() for detail in table.details], budget)
+    for split, table in tables.items():
+        if not table.whole_N.any():
             raise IncompleteError(
                 f"grader {config.grader}: no {split} question has a whole grade ({budget.stopped}); {kept(config)}"
             )
-    dropped = {split: int((~own.whole_N).sum()) for split, own in grades.items()}
+    dropped = {split: int((~table.whole_N).sum()) for split, table in tables.items()}
     if any(dropped.values()):
         logger.warning(
             "grader %s: %d training and %d held-out questions have no whole grade and are left out%s",
@@ -156,9 +157,9 @@ def _record(
     return {
         **{status: count[status] for status in STATUSES},
         "failure_rate": failure_rate(count),
-        "missing_mass": missing_mass(grades.values()),
+        "missing_mass": missing_mass(tables.values()),
         "dropped_questions": dropped,
-        "calls": sum(own.calls for own in grades.values()),
+        "calls": sum(table.calls for table in tables.values()),
         **spent(config, budget),
         "stopped": budget.stopped,
         "grader_settings": source.settings,
@@ -210,13 +211,13 @@ def _check_audits(config: TermsConfig, audits: list[dict[str, Any]]) -> None:
         logger.warning("%s (allowed by --allow_weak_grader)", message)
 
 
-def _check_accuracy(config: TermsConfig, grades: SplitOfGrades, heldout: Questions) -> None:
+def _check_accuracy(config: TermsConfig, scores: ScoreTable, heldout: Questions) -> None:
     """Raises InputError if the accuracy on the held-out wishes is not above 0.6, unless that is allowed."""
-    whole_N = torch.from_numpy(grades.whole_N)
+    whole_N = torch.from_numpy(scores.whole_N)
     if not whole_N.any():
         return  # `check_failures` says so
     gold_N = torch.as_tensor(heldout.label_ids)[whole_N]
-    accuracy = (grades.logp_NK[whole_N].argmax(-1) == gold_N).float().mean().item()
+    accuracy = (scores.logp_NK[whole_N].argmax(-1) == gold_N).float().mean().item()
     if accuracy <= WEAK_GRADER_ACCURACY:
         message = (
             f"grader {config.grader}: held-out accuracy {accuracy:.3f} is not above {WEAK_GRADER_ACCURACY}; "

@@ -12,7 +12,13 @@ from eightball_ppo.config.grader import GraderConfig
 from eightball_ppo.errors import InputError
 from eightball_ppo.graders.base import Grader
 from eightball_ppo.graders.budget import Budget
-from eightball_ppo.graders.storage.sources import Averaged, GradeSource, Noisy, Remapped, StoredGrader
+from eightball_ppo.graders.storage.sources import (
+    EnsembleSource,
+    GradeSource,
+    LabelMapSource,
+    LabelNoiseSource,
+    StoredGrader,
+)
 from eightball_ppo.graders.storage.store import GradeStore
 from eightball_ppo.labels import LabelSet
 
@@ -111,13 +117,13 @@ def load_graders(config: GraderConfig, labels: LabelSet, store: GradeStore, budg
         stored = StoredGrader(grader, store, budget, config.max_grade_failures, not config.disable_tqdm)
         source: GradeSource = stored
         if grader.labels != labels:
-            source = Remapped(stored, _label_map(config, grader.labels, labels), labels)
+            source = LabelMapSource(stored, _label_map(config, grader.labels, labels), labels)
         for rate in spec.noise:
-            source = Noisy(source, rate, config.seed)
+            source = LabelNoiseSource(source, rate, config.seed)
         members.append(source)
     if len(members) == 1:
         return members[0]
-    return Averaged(members, config.grader_weights or [1.0] * len(members))
+    return EnsembleSource(members, config.grader_weights or [1.0] * len(members))
 
 
 def _load_one(spec: GraderSpec, config: GraderConfig, labels: LabelSet, store: GradeStore, budget: Budget) -> Grader:

@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from eightball_ppo.errors import InputError
-from eightball_ppo.graders.base import Ask, Grade, Keep, Scale
+from eightball_ppo.graders.base import Grade, GradeRequest, OnGrade, Scale
 from eightball_ppo.graders.budget import Budget
 from eightball_ppo.graders.fingerprint import settings_fingerprint
 from eightball_ppo.labels import LabelSet
@@ -38,11 +38,11 @@ class RuleGrader:
         others = math.log((1 - CONFIDENCE) / (len(labels) - 1))
         self._logp_K = tuple(math.log(CONFIDENCE) if name == label else others for name in labels.names)
 
-    def grade(self, asks: Iterable[Ask], keep: Keep, budget: Budget) -> None:
+    def grade(self, requests: Iterable[GradeRequest], on_grade: OnGrade, budget: Budget) -> None:
         """See `Grader.grade`."""
-        for ask in budget.allowed(asks):
-            keep(Grade.of(ask, self._logp_K))
+        for request in budget.allowed(requests):
+            on_grade(Grade.of(request, self._logp_K))
 
-    def tokens(self, ask: Ask) -> int:
+    def tokens(self, request: GradeRequest) -> int:
         """See `Grader.tokens`."""
         return 0

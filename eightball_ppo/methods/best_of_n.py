@@ -9,7 +9,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from eightball_ppo.config.methods import BestOfNConfig
-from eightball_ppo.evaluation import SplitGrades
+from eightball_ppo.evaluation import GradedSplit
 from eightball_ppo.functional import objective
 from eightball_ppo.methods.task import Task
 from eightball_ppo.models.modeling_recall import RecallForSequenceClassification
@@ -29,8 +29,8 @@ def fit(task: Task[BestOfNConfig], run: Run) -> PreTrainedModel:
         InputError: a budget that pays for no question.
     """
     config = task.config
-    rows = task.lessons.whole_rows()
-    ref_logp_NK, score_NK = task.ref_logits_NK["train"].double().log_softmax(-1)[rows], _lessons(task)[rows]
+    rows = task.train_scores.buy_full_rows()
+    ref_logp_NK, score_NK = task.ref_logits_NK["train"].double().log_softmax(-1)[rows], _train_score_NK(task)[rows]
     n = config.best_of or choose_n(ref_logp_NK, score_NK, config.kl_coef)
     texts = [task.questions["train"].texts[row] for row in rows]
     logp_NK = objective.best_of_n_logp_NK(ref_logp_NK, score_NK, n)
@@ -44,11 +44,11 @@ def fit(task: Task[BestOfNConfig], run: Run) -> PreTrainedModel:
     return policy
 
 
-def _lessons(task: Task) -> Tensor:
-    return task.lessons.score_NK.double()
+def _train_score_NK(task: Task) -> Tensor:
+    return task.train_scores.score_NK.double()
 
 
-def _best_of(split: SplitGrades, n: int) -> Tensor:
+def _best_of(split: GradedSplit, n: int) -> Tensor:
     return objective.best_of_n_logp_NK(split.ref_logp_NK, split.score_NK, n)
 
 

@@ -55,7 +55,7 @@ def fit(task: Task[DistillConfig], run: Run) -> PreTrainedModel:
         InputError: a threshold that no question reaches, or a budget below one question.
     """
     config, keeping = task.config, task.resume
-    rows = task.lessons.whole_rows()
+    rows = task.train_scores.buy_full_rows()
     if config.preset == "original":
         order = torch.randperm(len(rows), generator=torch.Generator().manual_seed(config.seed))
         rows = [rows[i] for i in order[:ORIGINAL_QUESTIONS].tolist()]
@@ -66,9 +66,9 @@ def fit(task: Task[DistillConfig], run: Run) -> PreTrainedModel:
     with finishing():
         if config.target == "hard" and search.threshold is None:
             keeping = choose_threshold(search, task, rows, run, keeping)
-        kept = kept_rows(task.lessons_logp_NK, rows, search.threshold or 0.0)
+        kept = kept_rows(task.noisy_logp_NK, rows, search.threshold or 0.0)
         if not kept:
-            best = task.lessons_logp_NK[rows].exp().max().item()
+            best = task.noisy_logp_NK[rows].exp().max().item()
             raise InputError(
                 f"--threshold {search.threshold}: no question reaches it, the grader's highest probability is "
                 f"{best:.3f}"
@@ -95,13 +95,13 @@ def kept_rows(grader_logp_NK: Tensor, rows: list[int], threshold: float) -> list
 def targets_NK(task: Task[DistillConfig]) -> Tensor:
     """The distributions that are distilled, of all training questions: one-hot, the grader's, or the optimum's."""
     config = task.config
-    logp_NK = task.lessons_logp_NK
+    logp_NK = task.noisy_logp_NK
     if config.target == "hard":
         return torch.nn.functional.one_hot(logp_NK.argmax(-1), logp_NK.shape[1]).float()
     if config.target == "soft":
         return logp_NK.exp()
     ref_logp_NK = task.ref_logits_NK["train"].log_softmax(-1)
-    return objective.optimum_logp_NK(ref_logp_NK, task.lessons.score_NK, config.kl_coef).exp()
+    return objective.optimum_logp_NK(ref_logp_NK, task.train_scores.score_NK, config.kl_coef).exp()
 
 
 class TargetLoss:
@@ -142,12 +142,12 @@ def choose_threshold(search: Search, task: Task[DistillConfig], rows: list[int],
     )
     position = {text: row for row, text in enumerate(texts)}
     train_rows, validation_rows = [position[t] for t in training.texts], [position[t] for t in validation.texts]
-    score_NK = task.lessons.score_NK[validation_rows]
+    score_NK = task.train_scores.score_NK[validation_rows]
     kept_before: list[int] = []
     if search.tried:
-        kept_before = kept_rows(task.lessons_logp_NK, train_rows, search.tried[-1]["threshold"])
+        kept_before = kept_rows(task.noisy_logp_NK, train_rows, search.tried[-1]["threshold"])
     for threshold in THRESHOLDS[len(search.tried) :]:
-        kept = kept_rows(task.lessons_logp_NK, train_rows, threshold)
+        kept = kept_rows(task.noisy_logp_NK, train_rows, threshold)
         if not kept:
             break
         if kept == kept_before:

@@ -58,12 +58,12 @@ def fit(task: Task[ExactConfig], run: Run) -> PreTrainedModel:
         InputError: a budget that pays for no question.
     """
     config = task.config
-    rows = task.lessons.whole_rows()
+    rows = task.train_scores.buy_full_rows()
     set_seed(config.seed)
     policy = trainable_copy(task.classifier, config)
     ref_logp_NK = task.ref_logits_NK["train"].log_softmax(-1)
     steps = config.num_train_epochs * -(-len(rows) // (config.per_device_train_batch_size * num_processes()))
-    score_NK, device = task.lessons.score_NK, PartialState().device
+    score_NK, device = task.train_scores.score_NK, PartialState().device
     loss = AnnealedObjective(ref_logp_NK, score_NK, config.kl_coef, config.anneal * steps, device)
     texts = [task.questions["train"].texts[row] for row in rows]
     keeping = replace(task.resume, parts={**task.resume.parts, "annealing": loss})

@@ -10,7 +10,6 @@ import copy
 import gc
 import sys
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -18,25 +17,21 @@ from transformers import PreTrainedModel, TrainerCallback, set_seed
 
 from eightball_ppo.config.methods import GroupConfig, GRPOConfig
 from eightball_ppo.errors import InputError
-from eightball_ppo.graders.budgeted_scores import Till
 from eightball_ppo.methods.ppo import RANK_SEED_STEP
 from eightball_ppo.methods.task import Task
 from eightball_ppo.models.lora import with_lora
-from eightball_ppo.runtime.distributed import num_processes, rank
+from eightball_ppo.runtime.distributed import num_processes
 from eightball_ppo.runtime.launch import require_equal_ranks
 from eightball_ppo.runtime.run import Run
 from eightball_ppo.runtime.signals import finishing
 from eightball_ppo.training.checkpoint import Keeper
-from eightball_ppo.training.completions import WatchedScores
 from eightball_ppo.training.grad_norm import GradientWatch
-from eightball_ppo.training.guards import LastBatch
 from eightball_ppo.training.resume import Keeping
-from eightball_ppo.training.state import OfEveryRank, Part
+from eightball_ppo.training.scores import compose_scores
 from eightball_ppo.training.supervised import MetricsCallback, replace_progress, reporting
 from eightball_ppo.training.trackers import project, run_name, tracked
 from eightball_ppo.training.trainer import ExactTrainer
 from eightball_ppo.trl_adapters.group import GroupPolicyAdapter, RowTokenizer
-from eightball_ppo.trl_adapters.policy import Scores
 from eightball_ppo.trl_adapters.prompt_ids import QuestionReader, SequenceIds
 from eightball_ppo.trl_adapters.speedups import vectorised_log_softmax
 
@@ -54,12 +49,9 @@ def fit(task: Task[GroupConfig], run: Run) -> PreTrainedModel:
     config = task.config
     batch = generation_batch_size(config, len(task.questions["train"]), num_processes())
     set_seed(config.seed)
-    job = GroupJob(config, run.method, task, batch)
-    if config.log_completions:
-        job.watch_completions(run.path)
-    job.guard(run)
-    trainer = job.build_trainer(run)
-    job.keep_checkpoints(trainer, run, task.resume)
+    job = GroupJob(task, batch, run)
+    trainer = job.build_trainer()
+    job.keep_checkpoints(trainer, task.resume)
     with tracked(trainer, run.path, run.method):
         run_trainer(trainer, config.seed, run.method)
     require_equal_ranks(trainer)
@@ -104,10 +96,11 @@ def generation_batch_size(config: GroupConfig, num_questions: int, world_size: i
 
 
 class GroupJob:
-    """The models of one training, and what is read while it runs: price, temperature, episodes."""
+    """The models and scores of one training, and what is read while it runs: KL coefficient, temperature, episodes."""
 
-    def __init__(self, config: GroupConfig, method: str, task: Task, batch: int):
-        self.config, self.method, self.task, self.batch = config, method, task, batch
+    def __init__(self, task: Task[GroupConfig], batch: int, run: Run):
+        self.config = config = task.config
+        self.method, self.task, self.batch, self.run = run.method, task, batch, run
         self.updates = -(-config.total_episodes // batch)
         self.steps_per_update = config.steps_per_generation * config.num_iterations
         self.ids = SequenceIds(len(task.labels))
@@ -121,38 +114,24 @@ class GroupJob:
         self.classifier = self.policy.by_row.classifier
         self.kl_in_reward = isinstance(config, GRPOConfig) and config.kl_in_reward
         self.beta = config.kl_coef
-        self.scores: Scores = task.lessons
-        self._guards: list[TrainerCallback] = []
-        self._parts: dict[str, Part] = {"till": OfEveryRank(Till(task.lessons), rank())}
-
-    def watch_completions(self, directory: Path) -> None:
-        """Show what is sampled: puts a window in front of the till."""
-        paid = self.kl_in_reward or self.method == "rloo"
-        self.scores = window = WatchedScores(
-            self.config,
-            self.task.lessons,
+        kl_is_paid = self.kl_in_reward or self.method == "rloo"
+        self.scores, self._parts = compose_scores(
+            config,
+            task.train_scores,
             self.policy,
             self.reference,
-            lambda: (self.policy.temperature, self.beta if paid else 0.0),
-            self.task.questions["train"].texts,
-            self.task.labels.names,
+            lambda: (self.policy.temperature, self.beta if kl_is_paid else 0.0),
+            task.questions["train"].texts,
+            task.labels.names,
             self.updates,
-            directory,
+            run,
         )
-        self._parts["completions"] = window
 
-    def guard(self, run: Run) -> None:
-        """Stop where a score or a gradient is not finite: puts a memory in front of the till, or of the window."""
-        texts, labels = self.task.questions["train"].texts, self.task.labels.names
-        self.scores = batch = LastBatch(self.scores, self.policy.by_row, texts, labels, run)
-        self._parts["answers"] = batch
-        self._guards = [GradientWatch(None, batch.fault)]
-
-    def keep_checkpoints(self, trainer: ExactTrainer, run: Run, keeping: Keeping) -> None:
+    def keep_checkpoints(self, trainer: ExactTrainer, keeping: Keeping) -> None:
         """Have `trainer` write checkpoints between updates, and begin where it is gone on with."""
         parts = {**keeping.parts, **self._parts}
         trainer.steps_per_update, trainer.one_generator = self.steps_per_update, True
-        keeper = Keeper(self.config, run, self.classifier, self.task.tokenizer, keeping.origin, parts)
+        keeper = Keeper(self.config, self.run, self.classifier, self.task.tokenizer, keeping.origin, parts)
         trainer.keep(keeper, keeping.resumed)
 
     def reward(self, prompts: list[str], completion_ids: list[list[int]], **_: Any) -> list[float]:
@@ -174,7 +153,7 @@ class GroupJob:
         temperature = max(1.0, hot + (1.0 - hot) * passed)
         self.policy.temperature = self.reference.temperature = temperature
 
-    def build_trainer(self, run: Run) -> Any:
+    def build_trainer(self) -> Any:
         """TRL's trainer, ready to `train()`."""
         from datasets import Dataset
 
@@ -191,13 +170,13 @@ class GroupJob:
         trainer = trainer_class(
             model=self.policy,
             reward_funcs=self.reward,
-            args=arguments(**self._arguments(run)),
-            train_dataset=Dataset.from_dict({"prompt": [str(row) for row in range(len(self.task.lessons))]}),
+            args=arguments(**self._arguments()),
+            train_dataset=Dataset.from_dict({"prompt": [str(row) for row in range(len(self.task.train_scores))]}),
             processing_class=RowTokenizer(self.ids),
             optimizers=(optimizer, None),
             callbacks=[
-                MetricsCallback(run, self.method, lambda: self._measure(trainer)),
-                *self._guards,
+                MetricsCallback(self.run, self.method, lambda: self._measure(trainer)),
+                GradientWatch(None, self.scores.fault),
                 *self.task.callbacks,
             ],
         )
@@ -207,8 +186,8 @@ class GroupJob:
         replace_progress(trainer, self.method, self.config.disable_tqdm)
         return trainer
 
-    def _arguments(self, run: Run) -> dict[str, Any]:
-        config = self.config
+    def _arguments(self) -> dict[str, Any]:
+        config, run = self.config, self.run
         shared: dict[str, Any] = {
             "output_dir": str(run.path),
             "run_name": run_name(run.target.name, config.report_to),

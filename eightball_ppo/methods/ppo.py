@@ -12,7 +12,7 @@ from transformers import PreTrainedModel, set_seed
 
 from eightball_ppo.config.methods import PPOConfig
 from eightball_ppo.errors import InputError
-from eightball_ppo.methods.ppo_callbacks import WatchedTraining
+from eightball_ppo.methods.ppo_callbacks import PPOTraining
 from eightball_ppo.methods.task import Task
 from eightball_ppo.runtime.distributed import is_main_process, num_processes
 from eightball_ppo.runtime.launch import require_equal_ranks
@@ -22,7 +22,7 @@ from eightball_ppo.training.guards import may_end_early
 from eightball_ppo.training.supervised import replace_progress, reporting
 from eightball_ppo.training.trackers import project, run_name, tracked
 from eightball_ppo.trl_adapters.batch_sizes import batch_size, generations
-from eightball_ppo.trl_adapters.build import TRLModels, build_models
+from eightball_ppo.trl_adapters.build import TRLModels
 from eightball_ppo.trl_adapters.sampler import Episodes
 from eightball_ppo.trl_adapters.speedups import QuickAdamW, vectorised_log_softmax
 
@@ -46,11 +46,10 @@ def fit(task: Task[PPOConfig], run: Run) -> PreTrainedModel:
             "--total_episodes %d: rounded up to whole updates of %d", config.total_episodes, episodes_per_update
         )
     set_seed(config.seed)
-    models = build_models(task.classifier, task.tokens["train"], task.lessons, config)
     updates = -(-config.total_episodes // episodes_per_update)
-    watched = WatchedTraining(config, task, models, batch, updates, run)
-    trainer = build_trainer(config, models, batch, run.path, [*watched.callbacks, *task.callbacks])
-    watched.keep_checkpoints(trainer, task.resume)
+    training = PPOTraining(task, batch, updates, run)
+    trainer = build_trainer(config, training.models, batch, run.path, [*training.callbacks, *task.callbacks])
+    training.keep_checkpoints(trainer, task.resume)
     with tracked(trainer, run.path, run.method):
         run_trainer(trainer, config)
     require_equal_ranks(trainer)
@@ -61,7 +60,7 @@ def fit(task: Task[PPOConfig], run: Run) -> PreTrainedModel:
         "per_device_train_batch_size": batch,
         "world_size": world_size,
     }
-    return watched.classifier.to("cpu")
+    return training.classifier.to("cpu")
 
 
 def build_trainer(config: PPOConfig, models: TRLModels, batch: int, output_dir: Path, callbacks: list[Any]) -> Any:

@@ -12,7 +12,7 @@ from eightball_ppo.data import Questions
 from eightball_ppo.errors import InputError, Stopped
 from eightball_ppo.graders.job import estimate
 from eightball_ppo.graders.registry import parse_grader
-from eightball_ppo.graders.storage.texts import Joined, first_N
+from eightball_ppo.graders.storage.texts import ConcatTexts, first_occurrence_N
 from eightball_ppo.methods import reward_model, sft
 from eightball_ppo.models.loading import check_checkpoint
 from eightball_ppo.runtime.progress import checkpoints_in, unfinished_path
@@ -77,7 +77,8 @@ def _check_same_data(run: Path, flag: str, config: TermsConfig) -> None:
 
 def outlook(config: TermsConfig, questions: dict[str, Questions]) -> str:
     """What grading would cost, in words; trains nothing and asks nobody."""
-    texts = Joined([split.texts for split in questions.values()])
+    texts = ConcatTexts([split.texts for split in questions.values()])
     if asks_reward_model(config) and not Path(config.reward_model_path).exists():
-        return f"{first_N(texts).sum()} questions for --grader {config.grader}: its reward model would be trained first"
+        unique = first_occurrence_N(texts).sum()
+        return f"{unique} questions for --grader {config.grader}: its reward model would be trained first"
     return estimate(config, config.label_set(), texts)

@@ -19,12 +19,12 @@ def keeping_task(task: Task, resumed: Resumption | None) -> Keeping:
     origin = origin_of(task)
     if resumed is not None:
         resumed.require(origin)
-    return Keeping(origin, resumed, {"spent": Spent(task.job.record)})
+    return Keeping(origin, resumed, {"spent": Spent(task.grading_record)})
 
 
 def origin_of(task: Task) -> Origin:
     """What a graded method starts from."""
-    digest = hashlib.sha256(task.lessons.score_NK.cpu().contiguous().numpy().tobytes())
+    digest = hashlib.sha256(task.train_scores.score_NK.cpu().contiguous().numpy().tobytes())
     for text in task.questions["train"].texts:
         digest.update(text.encode() + b"\0")
     return {

@@ -14,7 +14,7 @@ from eightball_ppo.config.training import CheckpointedConfig
 from eightball_ppo.data import Questions
 from eightball_ppo.errors import DryRun
 from eightball_ppo.evaluation import before_after
-from eightball_ppo.graders.budgeted_scores import check_one_till
+from eightball_ppo.graders.budgeted_scores import check_budget_single_process
 from eightball_ppo.hub.cards import write_card
 from eightball_ppo.methods.prerequisites import outlook
 from eightball_ppo.methods.resume_task import keeping_task
@@ -63,7 +63,7 @@ def run_method(
     if config.dry_run:
         raise DryRun(outlook(config, questions))
     if spec.samples:
-        check_one_till(config)
+        check_budget_single_process(config)
         require_one_precision()
     check = registry.load(spec.check) if spec.check else lambda *_: None
     check(config, len(questions["train"]))  # before anything is trained or asked
@@ -80,18 +80,18 @@ def run_method(
 
 def finish(task: Task[Any], policy: PreTrainedModel, run: Run) -> Path:
     """Evaluate the trained policy, write everything a run directory holds, print the tables, give the run its name."""
-    task.lessons.join_processes()
+    task.train_scores.all_reduce_observed()
     after_NK = {split: logits_NK(policy, table) for split, table in task.tokens.items()}
     results = {
         "method": run.method,
         "seed": task.config.seed,
         "beta": task.config.kl_coef,
         "episodes": 0,
-        "grader_calls": task.lessons.calls,
+        "grader_calls": task.train_scores.calls,
         "grader_call_budget": task.config.grader_call_budget,
         "grader_noise": task.config.grader_noise,
-        "grader": task.job.fingerprint,
-        "grades": task.job.record,
+        "grader": task.grader_fingerprint,
+        "grades": task.grading_record,
         "score": task.config.score,
         "dtype": task.config.dtype,
         "mixed_precision": mixed_precision(),

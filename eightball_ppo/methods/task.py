@@ -13,12 +13,12 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallba
 
 from eightball_ppo.config.methods import GradedConfig, TermsConfig
 from eightball_ppo.data import Questions, load_both
-from eightball_ppo.evaluation import Made, SplitGrades, Yardstick, record
+from eightball_ppo.evaluation import ExactMetrics, GradedSplit, LazyTable, record
 from eightball_ppo.graders.base import convert_scores
-from eightball_ppo.graders.budgeted_scores import TrainingGrades
-from eightball_ppo.graders.job import JobGrades, check_grades, grade_job
+from eightball_ppo.graders.budgeted_scores import BudgetedScores
+from eightball_ppo.graders.job import check_grades, grade_job
 from eightball_ppo.graders.registry import check_graders
-from eightball_ppo.graders.storage.texts import Joined
+from eightball_ppo.graders.storage.texts import ConcatTexts
 from eightball_ppo.labels import LabelSet
 from eightball_ppo.methods.prerequisites import train_prerequisites
 from eightball_ppo.models.loading import label_set, load_classifier, table_logits_NK
@@ -28,24 +28,25 @@ from eightball_ppo.training.resume import Keeping
 C = TypeVar("C", bound=GradedConfig)
 LoadedModel = tuple[PreTrainedModel, PreTrainedTokenizerBase]
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
-MOST_WATCHED = 8192  # training questions of which the exact metrics are measured at every logged step
+MAX_METRIC_QUESTIONS = 8192  # training questions of which the exact metrics are measured at every logged step
 
 
 @dataclass(frozen=True)
-class Watched:
-    """Some of the questions of a split, their tokens and grades."""
+class MetricSubset:
+    """Some of the questions of a split, their tokens and scores."""
 
     tokens: TokenTable
-    graded: SplitGrades
+    graded: GradedSplit
 
 
 @dataclass(frozen=True)
 class Task(Generic[C]):
     """One reference, and two splits of questions with whole grades; methods may learn from the split `train`.
 
-    `grader_logp_NK` are the grader's log-probabilities, which results are measured with; `lessons_logp_NK` are those of
-    the training questions as training gets to see them, and `lessons` the scores made of them, behind a till.
-    `watched`: the training questions that `exact_metrics` looks at while training goes on; None for all of them.
+    `grader_logp_NK` are the grader's log-probabilities, which results are measured with. `noisy_logp_NK` are those of
+    the training questions with `--grader_noise` applied, and `train_scores` the scores made of them, behind the budget:
+    methods learn from these alone. `grading_record`: what grading cost, for results.json. `metric_subset`: the training
+    questions that `exact_metrics` measures during training; None for all of them.
     `resume`: how the training keeps checkpoints, and where it begins. `callbacks` are the caller's own.
     """
 
@@ -56,46 +57,47 @@ class Task(Generic[C]):
     tokens: dict[str, TokenTable]
     ref_logits_NK: dict[str, Tensor]
     grader_logp_NK: dict[str, Tensor]
-    lessons_logp_NK: Tensor
-    lessons: TrainingGrades
-    job: JobGrades
+    noisy_logp_NK: Tensor
+    train_scores: BudgetedScores
+    grader_fingerprint: str
+    grading_record: dict[str, Any]
     config: C
-    watched: Watched | None = None
+    metric_subset: MetricSubset | None = None
     resume: Keeping = field(default_factory=lambda: Keeping({}))
     callbacks: tuple[TrainerCallback, ...] = ()
 
-    def graded(self, split: str) -> SplitGrades:
+    def graded(self, split: str) -> GradedSplit:
         """The split with the scores that training maximises."""
         score_NK, ref_logp_NK = self._tables(split)
-        return SplitGrades(self.questions[split], score_NK.whole(), ref_logp_NK.whole())
+        return GradedSplit(self.questions[split], score_NK.materialize(), ref_logp_NK.materialize())
 
-    def _tables(self, split: str) -> tuple[Made, Made]:
+    def _tables(self, split: str) -> tuple[LazyTable, LazyTable]:
         """Scores and the reference's log-probabilities [N, K], in float64."""
-        score_NK = Made(self.grader_logp_NK[split], lambda own: convert_scores(own.double(), self.config.score))
-        return score_NK, Made(self.ref_logits_NK[split], normalised)
+        score_NK = LazyTable(self.grader_logp_NK[split], lambda own: convert_scores(own.double(), self.config.score))
+        return score_NK, LazyTable(self.ref_logits_NK[split], normalised)
 
     def record(self, split: str, logits_NK: Tensor) -> dict[str, Any]:
         """The record of a policy with these logits; no table in float64 is made of a whole split."""
         score_NK, ref_logp_NK = self._tables(split)
-        logp_NK, beta = Made(logits_NK, normalised), self.config.kl_coef
+        logp_NK, beta = LazyTable(logits_NK, normalised), self.config.kl_coef
         return record(logp_NK, ref_logp_NK, score_NK, self.questions[split], beta, self.labels)
 
     def exact_metrics(self, policy: PreTrainedModel) -> dict[str, Any]:
-        """`exact/*` of `policy` as it is now, sums over all labels of all training questions, or of the `watched` ones;
-        `exact/questions` says how many these are; `grader_calls` so far."""
-        tokens = self.tokens["train"] if self.watched is None else self.watched.tokens
-        sample = {} if self.watched is None else {"exact/questions": len(tokens)}
-        exact = self._yardstick.metrics(table_logits_NK(policy, tokens, by_length=True))
+        """`exact/*` of `policy` as it is now, sums over all labels of all training questions, or of those in
+        `metric_subset`; `exact/questions` says how many these are; `grader_calls` so far."""
+        tokens = self.tokens["train"] if self.metric_subset is None else self.metric_subset.tokens
+        sample = {} if self.metric_subset is None else {"exact/questions": len(tokens)}
+        exact = self._exact_metrics.metrics(table_logits_NK(policy, tokens, by_length=True))
         return {
             **{f"exact/{name}": value for name, value in exact.items()},
             **sample,
-            "grader_calls": self.lessons.calls,
+            "grader_calls": self.train_scores.calls,
         }
 
     @cached_property
-    def _yardstick(self) -> Yardstick:
-        graded = self.graded("train") if self.watched is None else self.watched.graded
-        return Yardstick(graded, self.config.kl_coef)
+    def _exact_metrics(self) -> ExactMetrics:
+        graded = self.graded("train") if self.metric_subset is None else self.metric_subset.graded
+        return ExactMetrics(graded, self.config.kl_coef)
 
 
 def normalised(logits_NK: Tensor) -> Tensor:
@@ -119,7 +121,7 @@ def load_splits(
         both = load_both(config, None, labels)
         train, evaluation = train or both[0], evaluation or both[1]
     splits = {"train": train, "heldout": evaluation}
-    check_grades(config, labels, Joined([own.texts for own in splits.values()]))
+    check_grades(config, labels, ConcatTexts([own.texts for own in splits.values()]))
     return splits
 
 
@@ -137,16 +139,16 @@ def load_task(config: C, questions: dict[str, Questions], model: LoadedModel | N
         config.sft_model_path, "--sft_model_path", DTYPES[config.dtype], config.trust_remote_code
     )
     labels.require_same(label_set(classifier), "--labels", f"--sft_model_path {config.sft_model_path}")
-    job = grade_job(config, labels, questions)
-    whole_N = {split: own.whole_N for split, own in job.grades.items()}
+    grading = grade_job(config, labels, questions)
+    whole_N = {split: scores.whole_N for split, scores in grading.tables.items()}
     questions = {
         split: own if whole_N[split].all() else own.subset(np.flatnonzero(whole_N[split]))
         for split, own in questions.items()
     }
     cut_at(tokenizer, classifier, config.max_length)
     tokens = {split: tokenize(own, tokenizer, reads_at_most(tokenizer)) for split, own in questions.items()}
-    lessons_logp_NK = job.grades["lessons"].logp_NK[torch.from_numpy(whole_N["train"])]
-    lessons_NK = convert_scores(lessons_logp_NK, config.score)
+    noisy_logp_NK = grading.training.logp_NK[torch.from_numpy(whole_N["train"])]
+    train_scores_NK = convert_scores(noisy_logp_NK, config.score)
     task = Task(
         labels,
         classifier,
@@ -154,13 +156,14 @@ def load_task(config: C, questions: dict[str, Questions], model: LoadedModel | N
         questions,
         tokens,
         ref_logits_NK={split: logits_NK(classifier, table) for split, table in tokens.items()},
-        grader_logp_NK={split: job.grades[split].logp_NK[torch.from_numpy(whole_N[split])] for split in questions},
-        lessons_logp_NK=lessons_logp_NK,
-        lessons=TrainingGrades(lessons_NK, config.grader_call_budget, config.seed),
-        job=replace(job, grades={}),  # the tables above are made of them
+        grader_logp_NK={split: grading.tables[split].logp_NK[torch.from_numpy(whole_N[split])] for split in questions},
+        noisy_logp_NK=noisy_logp_NK,
+        train_scores=BudgetedScores(train_scores_NK, config.grader_call_budget, config.seed),
+        grader_fingerprint=grading.fingerprint,
+        grading_record=grading.record,
         config=config,
     )
-    return replace(task, watched=_watched(task))
+    return replace(task, metric_subset=_metric_subset(task))
 
 
 def logits_NK(model: PreTrainedModel, table: TokenTable) -> Tensor:
@@ -172,16 +175,16 @@ def logits_NK(model: PreTrainedModel, table: TokenTable) -> Tensor:
         model.to(home)
 
 
-def _watched(task: Task) -> Watched | None:
+def _metric_subset(task: Task) -> MetricSubset | None:
     """A sample of the training questions, where they are many: those with the smallest hashes, whatever their order."""
     questions = task.questions["train"]
-    if len(questions) <= MOST_WATCHED:
+    if len(questions) <= MAX_METRIC_QUESTIONS:
         return None
     digests = (hashlib.blake2b(text.encode(), digest_size=8).digest() for text in questions.texts)
     rank_N = np.fromiter((int.from_bytes(digest) for digest in digests), np.uint64, len(questions))
-    rows = np.sort(np.argpartition(rank_N, MOST_WATCHED)[:MOST_WATCHED])
+    rows = np.sort(np.argpartition(rank_N, MAX_METRIC_QUESTIONS)[:MAX_METRIC_QUESTIONS])
     sample = questions.subset(rows)
     score_NK = convert_scores(task.grader_logp_NK["train"][rows].double(), task.config.score)
     ref_logp_NK = task.ref_logits_NK["train"][rows].double().log_softmax(-1)
     tokens = token_table(sample.texts, task.tokenizer, reads_at_most(task.tokenizer))
-    return Watched(tokens, SplitGrades(sample, score_NK, ref_logp_NK))
+    return MetricSubset(tokens, GradedSplit(sample, score_NK, ref_logp_NK))

@@ -1,4 +1,4 @@
-"""What the policy really answered: every few updates the sampled answers of one update, as a file and as a table."""
+"""Logs sampled answers: every few updates those of one update, as a file and as a printed table."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -12,7 +12,7 @@ from eightball_ppo.config.methods import SampledConfig
 from eightball_ppo.data import pairs
 from eightball_ppo.report.tables import print_completions
 from eightball_ppo.runtime.distributed import is_main_process
-from eightball_ppo.trl_adapters.policy import PolicyAdapter
+from eightball_ppo.trl_adapters.policy import PolicyAdapter, Scores
 
 DIRECTORY = "completions"
 
@@ -27,27 +27,28 @@ def action_logp_B(policy: PolicyAdapter, rows_B: Tensor, actions_B: Tensor, temp
     return logp_BK1.gather(1, ids.action_ids(actions_B.to(device)).unsqueeze(1)).squeeze(1)
 
 
-class WatchedScores(nn.Module):
-    """`scores` with a window: hands on the scores of sampled answers, and shows those of some updates.
+class CompletionLogger(nn.Module):
+    """Returns what `scores` returns, and logs the sampled answers of some updates with it.
 
-    A trainer asks for the scores of all answers of an update at once, while the weights are still those that answered;
-    so what is written is what training itself drew and was told. Nothing more is drawn, and no grader is asked.
+    A trainer asks for the scores of all answers of an update at once, before it changes the weights that sampled them;
+    so the log holds the answers and scores that training itself uses. Nothing more is sampled, and no grader is asked.
 
     Args:
-        scores: the till; paid as if nobody looked.
-        policy, reference: read, never changed.
-        terms: (temperature of the answers, price of KL in the reward) of the update that is going on.
-        updates: how many there will be; the first and the last are always written.
+        scores: the scores of sampled answers.
+        policy, reference: read for log-probabilities, never changed.
+        temperature_and_beta: returns the temperature of the answers and the KL coefficient of the reward in the update
+            at hand.
+        updates: how many there will be; the first and the last are always logged.
         directory: that of the run.
     """
 
     def __init__(
         self,
         config: SampledConfig,
-        scores: nn.Module,
+        scores: Scores,
         policy: PolicyAdapter,
         reference: PolicyAdapter,
-        terms: Callable[[], tuple[float, float]],
+        temperature_and_beta: Callable[[], tuple[float, float]],
         questions: Sequence[str],
         labels: Sequence[str],
         updates: int,
@@ -55,7 +56,8 @@ class WatchedScores(nn.Module):
     ):
         super().__init__()
         self.scores = scores
-        self.config, self.terms, self.questions, self.labels = config, terms, questions, labels
+        self.config, self.questions, self.labels = config, questions, labels
+        self.temperature_and_beta = temperature_and_beta
         self.updates, self.directory = updates, directory / DIRECTORY
         self.step = 0
         # not submodules of the reward model: it is moved, prepared and counted by the trainer
@@ -66,7 +68,7 @@ class WatchedScores(nn.Module):
         self.step += 1
         due = self.step in (1, self.updates) or self.step % self.config.completions_steps == 0
         if due and is_main_process():
-            self._show(self.table(rows_B, actions_B, score_B))
+            self._log(self.table(rows_B, actions_B, score_B))
         return score_B
 
     def state(self) -> dict[str, Any]:
@@ -77,7 +79,7 @@ class WatchedScores(nn.Module):
 
     def table(self, rows_B: Tensor, actions_B: Tensor, score_B: Tensor) -> pd.DataFrame:
         """One row per answer: step, question (and text_pair), answer, probability, score, kl (a sample), reward."""
-        temperature, beta = self.terms()
+        temperature, beta = self.temperature_and_beta()
         logp_B, ref_logp_B = (
             action_logp_B(self._policies[name], rows_B, actions_B, temperature).double().cpu()
             for name in ("policy", "reference")
@@ -95,7 +97,7 @@ class WatchedScores(nn.Module):
             }
         )
 
-    def _show(self, table: pd.DataFrame) -> None:
+    def _log(self, table: pd.DataFrame) -> None:
         self.directory.mkdir(parents=True, exist_ok=True)
         table.to_parquet(self.directory / f"completions_{self.step:05d}.parquet")
         print_completions(table, self.config.num_completions_to_print)

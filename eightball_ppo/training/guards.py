@@ -28,12 +28,15 @@ class Enough(Exception):  # noqa: N818  nothing went wrong
     """`--target_kl` was passed: training ends, as a success."""
 
 
-class LastBatch(nn.Module):
-    """`scores` with a memory of the answers that were scored last, which go to a file when something is not finite.
+class LastBatchRecorder(nn.Module):
+    """Returns what `scores` returns, and remembers the answers that were scored last, to write them to a file when
+    something is not finite.
 
     Args:
-        scores: the till, or a window in front of it.
+        scores: the scores of sampled answers.
         policy: read for the logits in the file.
+        questions, labels: texts of the rows and names of the actions.
+        run: its directory gets the file.
     """
 
     def __init__(
@@ -107,10 +110,10 @@ class Guards(TrainerCallback):
         policy: PreTrainedModel,
         tokenizer: PreTrainedTokenizerBase,
         metrics: MetricsCallback,
-        batch: LastBatch,
+        recorder: LastBatchRecorder,
     ):
         self.config, self.run, self.policy, self.tokenizer = config, run, policy, tokenizer
-        self.metrics, self.batch = metrics, batch
+        self.metrics, self.recorder = metrics, recorder
         self._weights = Weights(policy)
         self._best: State = {}
         self._best_objective, self._best_update = -math.inf, 0
@@ -121,7 +124,6 @@ class Guards(TrainerCallback):
             **self._best,
             "best_objective": None if not self._best else self._best_objective,
             "best_update": self._best_update,
-            "updates": self.batch.updates,
             "enough": self.enough,
         }
 
@@ -129,14 +131,13 @@ class Guards(TrainerCallback):
         self._best = {name: value for name, value in state.items() if isinstance(value, Tensor)}
         if self._best:
             self._best_objective = state["best_objective"]
-        self._best_update, self.batch.updates = state["best_update"], state["updates"]
-        self.enough = state["enough"]
+        self._best_update, self.enough = state["best_update"], state["enough"]
 
     def on_log(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         for name in WATCHED:
             value = self.metrics.latest.get(name)
             if value is not None and not math.isfinite(value):
-                raise self.batch.fault(name)
+                raise self.recorder.fault(name)
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         target, most = self.config.target_kl, self.config.max_kl

@@ -174,7 +174,7 @@ Scores = Callable[[Tensor, Tensor], Tensor]
 """(question rows [B], labels [B]) -> scores [B]: the grader, as far as a trainer is concerned."""
 
 
-class _GradeLookup(nn.Module):
+class ScoreLookup(nn.Module):
     """Scores of the sampled answers."""
 
     def __init__(self, scores: Scores, ids: SequenceIds):
@@ -194,6 +194,6 @@ class RewardAdapter(StaysInEval, nn.Module):
 
     def __init__(self, scores: Scores, ids: SequenceIds):
         super().__init__()
-        self.lookup = _GradeLookup(scores, ids)
+        self.lookup = ScoreLookup(scores, ids)
         self.score = nn.Identity()
         self.eval()

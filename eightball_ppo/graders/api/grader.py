@@ -21,7 +21,7 @@ from eightball_ppo.graders.api.client import (
 from eightball_ppo.graders.api.modes import MODES, SAMPLING, Judged, Mode, choices_of, request_of, scores_of_verdicts
 from eightball_ppo.graders.api.probe import best_mode
 from eightball_ppo.graders.api.replies import BadReplyError
-from eightball_ppo.graders.base import LONGEST_DETAIL, Ask, Grade, Keep
+from eightball_ppo.graders.base import LONGEST_DETAIL, Grade, GradeRequest, OnGrade
 from eightball_ppo.graders.budget import Budget
 from eightball_ppo.graders.fingerprint import settings_fingerprint
 from eightball_ppo.graders.prompts import CONTENT_FREE, Prompt
@@ -80,38 +80,38 @@ class ApiGrader:
             logger.info("grader api %s: asked by %s", config.grader_model, mode)
         return grader
 
-    def tokens(self, ask: Ask) -> int:
+    def tokens(self, request: GradeRequest) -> int:
         """See `Grader.tokens`; four characters are taken for a token."""
-        messages = self._judged.prompt.render(ask.question, self.labels, ask.label)
+        messages = self._judged.prompt.render(request.question, self.labels, request.label)
         prompt = (len(messages.system) + len(messages.user)) // CHARACTERS_PER_TOKEN + TEMPLATE_TOKENS
-        return prompt + self._samples * self._mode.body(self._judged, messages, ask).get("max_tokens", 1)
+        return prompt + self._samples * self._mode.body(self._judged, messages, request).get("max_tokens", 1)
 
-    def grade(self, asks: Iterable[Ask], keep: Keep, budget: Budget) -> None:
+    def grade(self, requests: Iterable[GradeRequest], on_grade: OnGrade, budget: Budget) -> None:
         """See `Grader.grade`.
 
         Raises:
             InputError: the server refuses the key, the address or the model; grades made before it are kept.
         """
-        first = next(iterator := iter(asks), None)
+        first = next(iterator := iter(requests), None)
         if first is None:
             return
         try:
-            asyncio.run(self._grade(itertools.chain([first], iterator), keep, budget))
+            asyncio.run(self._grade(itertools.chain([first], iterator), on_grade, budget))
         except ExceptionGroup as group:
             refused = group.subgroup(InputError)
             raise (refused or group).exceptions[0] from None
 
-    async def _grade(self, asks: Iterator[Ask], keep: Keep, budget: Budget) -> None:
-        """Workers that share one iterator of asks; at the deadline they are cut off, what is in flight is lost."""
+    async def _grade(self, requests: Iterator[GradeRequest], on_grade: OnGrade, budget: Budget) -> None:
+        """Workers that share one iterator of requests; at the deadline they are cut off, what is in flight is lost."""
         try:
             async with asyncio.timeout(budget.seconds_left), JudgeClient(self._config, budget) as client:
                 content_free = await self._content_free(client) if self._config.contextual_calibration else None
 
                 async def work() -> None:
-                    for ask in asks:
+                    for request in requests:
                         started = time.monotonic()
                         try:
-                            keep(await self._one(client, ask, content_free))
+                            on_grade(await self._one(client, request, content_free))
                         except OutOfBudgetError:
                             return
                         self.latencies.append(time.monotonic() - started)
@@ -132,45 +132,45 @@ class ApiGrader:
             OutOfBudgetError: no call is allowed.
         """
         if self._content_free_K is None:
-            grade = await self._one(client, Ask(CONTENT_FREE), None)
+            grade = await self._one(client, GradeRequest(CONTENT_FREE), None)
             if grade.status != "ok":
                 raise InputError(f"--contextual_calibration: {CONTENT_FREE!r} got no grade ({grade.detail})")
             self._content_free_K = list(grade.scores)
         return self._content_free_K
 
-    async def _one(self, client: JudgeClient, ask: Ask, content_free: list[float] | None) -> Grade:
-        """The grade of one ask, ok or not."""
+    async def _one(self, client: JudgeClient, request: GradeRequest, content_free: list[float] | None) -> Grade:
+        """The grade of one request, ok or not."""
         spent = [0, 0]  # calls, tokens
         try:
-            scores, missing = await self._scores(client, ask, spent)
+            scores, missing = await self._scores(client, request, spent)
         except CallFailedError as error:
-            return Grade(ask, error.status, (), error.why[:LONGEST_DETAIL], spent[0] + error.calls, spent[1])
+            return Grade(request, error.status, (), error.why[:LONGEST_DETAIL], spent[0] + error.calls, spent[1])
         except BadReplyError as error:
-            return Grade(ask, error.status, (), redact(str(error))[:LONGEST_DETAIL], *spent)
+            return Grade(request, error.status, (), redact(str(error))[:LONGEST_DETAIL], *spent)
         if content_free is not None:
             scores = _calibrated(scores, content_free)
-        return Grade.of(ask, scores, spent[0], spent[1], missing)
+        return Grade.of(request, scores, spent[0], spent[1], missing)
 
-    async def _scores(self, client: JudgeClient, ask: Ask, spent: list[int]) -> tuple[list[float], float]:
+    async def _scores(self, client: JudgeClient, request: GradeRequest, spent: list[int]) -> tuple[list[float], float]:
         """(scores, the probability on other than what was asked for); calls and tokens are added to `spent`."""
         mode, judged = self._mode, self._judged
-        body = request_of(mode, judged, ask, self._config.grader_model, self._temperature)
-        tokens = self.tokens(ask)
+        body = request_of(mode, judged, request, self._config.grader_model, self._temperature)
+        tokens = self.tokens(request)
         if not isinstance(mode, SAMPLING):
             reply = await _post(client, mode.path, body, tokens, spent)
-            return mode.scores(judged, reply, ask), mode.missing(judged, reply, ask)
+            return mode.scores(judged, reply, request), mode.missing(judged, reply, request)
         verdicts: list[int] = []
         bad: list[BadReplyError] = []
         while (left := self._samples - len(verdicts) - len(bad)) > 0:  # a server may give fewer than it was asked for
             several = {"n": left} if left > 1 else {}
             for choice in choices_of(await _post(client, mode.path, {**body, **several}, tokens, spent))[:left]:
                 try:
-                    verdicts.append(mode.verdict(judged, choice, ask))
+                    verdicts.append(mode.verdict(judged, choice, request))
                 except BadReplyError as error:
                     bad.append(error)
         if len(bad) >= max(len(verdicts), 1):
             raise bad[0]
-        return scores_of_verdicts(verdicts, judged, ask), 0.0
+        return scores_of_verdicts(verdicts, judged, request), 0.0
 
 
 async def _post(client: JudgeClient, path: str, body: dict[str, Any], tokens: int, spent: list[int]) -> dict[str, Any]:

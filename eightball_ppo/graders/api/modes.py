@@ -19,7 +19,7 @@ from eightball_ppo.graders.api.replies import (
     rating_of_text,
     rating_of_tokens,
 )
-from eightball_ppo.graders.base import Ask
+from eightball_ppo.graders.base import GradeRequest
 from eightball_ppo.graders.prompts import Messages, Prompt
 from eightball_ppo.graders.verbalizers import LEAST_MASS, RATINGS, Words, label_masses, missing_mass, normalised_logp
 from eightball_ppo.labels import LabelSet
@@ -95,10 +95,12 @@ def _token(entry: dict[str, Any]) -> tuple[str, float]:
     return token, float(logprob)
 
 
-def request_of(mode: "Mode", judged: Judged, ask: Ask, model: str | None, temperature: float) -> dict[str, Any]:
-    """The body of a call: the prompt of `ask`, in the shape that the mode's path takes."""
-    messages = judged.prompt.render(ask.question, judged.labels, ask.label)
-    body = {"model": model, **mode.body(judged, messages, ask)}
+def request_of(
+    mode: "Mode", judged: Judged, request: GradeRequest, model: str | None, temperature: float
+) -> dict[str, Any]:
+    """The body of a call: the prompt of `request`, in the shape that the mode's path takes."""
+    messages = judged.prompt.render(request.question, judged.labels, request.label)
+    body = {"model": model, **mode.body(judged, messages, request)}
     if isinstance(mode, ChoiceMode):
         return body
     chat = [{"role": "system", "content": messages.system}, {"role": "user", "content": messages.user}]
@@ -110,24 +112,24 @@ class LogprobsMode:
 
     name, path = "logprobs", "/chat/completions"
 
-    def body(self, judged: Judged, messages: Messages, ask: Ask) -> dict[str, Any]:
+    def body(self, judged: Judged, messages: Messages, request: GradeRequest) -> dict[str, Any]:
         return {"logprobs": True, "top_logprobs": TOP_LOGPROBS, "max_tokens": SHORT_REPLY}
 
-    def scores(self, judged: Judged, reply: dict[str, Any], ask: Ask) -> list[float]:
+    def scores(self, judged: Judged, reply: dict[str, Any], request: GradeRequest) -> list[float]:
         choice = choices_of(reply)[0]
         positions = positions_of(choice)
         text = text_of(choice)
         if not positions:
             raise BadReplyError("no log-probabilities in the reply; pass --api_mode schema or text")
-        if ask.label is None:
+        if request.label is None:
             return logp_of_tokens(positions[0], judged.words, text)
         return [rating_of_tokens(positions, text)]
 
-    def missing(self, judged: Judged, reply: dict[str, Any], ask: Ask) -> float:
+    def missing(self, judged: Judged, reply: dict[str, Any], request: GradeRequest) -> float:
         """The probability on other than the labels, or the ratings, of a reply that is a grade."""
         choice = choices_of(reply)[0]
         positions = positions_of(choice)
-        if ask.label is None:
+        if request.label is None:
             return missing_mass(label_masses(positions[0], judged.words)[0])
         return missing_mass(rating_masses(positions, text_of(choice)))
 
@@ -137,24 +139,24 @@ class SchemaMode:
 
     name, path = "schema", "/chat/completions"
 
-    def body(self, judged: Judged, messages: Messages, ask: Ask) -> dict[str, Any]:
-        key, value = self._property(judged, ask)
+    def body(self, judged: Judged, messages: Messages, request: GradeRequest) -> dict[str, Any]:
+        key, value = self._property(judged, request)
         schema = {"type": "object", "properties": {key: value}, "required": [key], "additionalProperties": False}
         wanted = {"name": key, "strict": True, "schema": schema}
         return {"response_format": {"type": "json_schema", "json_schema": wanted}, "max_tokens": 2 * LONGEST_REPLY}
 
-    def _property(self, judged: Judged, ask: Ask) -> tuple[str, dict[str, Any]]:
-        if ask.label is None:
+    def _property(self, judged: Judged, request: GradeRequest) -> tuple[str, dict[str, Any]]:
+        if request.label is None:
             return "answer", {"type": "string", "enum": list(judged.labels.names)}
         return "rating", {"type": "integer", "minimum": RATINGS[0], "maximum": RATINGS[-1]}
 
-    def verdict(self, judged: Judged, choice: dict[str, Any], ask: Ask) -> int:
-        key, _ = self._property(judged, ask)
+    def verdict(self, judged: Judged, choice: dict[str, Any], request: GradeRequest) -> int:
+        key, _ = self._property(judged, request)
         value = json_value(text_of(choice), key)
-        known: Sequence[Any] = judged.labels.names if ask.label is None else RATINGS
+        known: Sequence[Any] = judged.labels.names if request.label is None else RATINGS
         if isinstance(value, bool) or value not in known:
             raise BadReplyError(f"{key} {str(value)[:60]!r} is none of {list(known)}")
-        return judged.labels.id_of(value) if ask.label is None else int(value)
+        return judged.labels.id_of(value) if request.label is None else int(value)
 
 
 class TextMode:
@@ -162,12 +164,12 @@ class TextMode:
 
     name, path = "text", "/chat/completions"
 
-    def body(self, judged: Judged, messages: Messages, ask: Ask) -> dict[str, Any]:
+    def body(self, judged: Judged, messages: Messages, request: GradeRequest) -> dict[str, Any]:
         return {"max_tokens": LONGEST_REPLY}
 
-    def verdict(self, judged: Judged, choice: dict[str, Any], ask: Ask) -> int:
+    def verdict(self, judged: Judged, choice: dict[str, Any], request: GradeRequest) -> int:
         text = text_of(choice)
-        return label_of_text(text, judged.words) if ask.label is None else rating_of_text(text)
+        return label_of_text(text, judged.words) if request.label is None else rating_of_text(text)
 
 
 class ChoiceMode:
@@ -176,13 +178,13 @@ class ChoiceMode:
     name, path = "choice", "/systemone"
     _KEY = "answer"
 
-    def body(self, judged: Judged, messages: Messages, ask: Ask) -> dict[str, Any]:
-        options = judged.labels.names if ask.label is None else tuple(map(str, RATINGS))
+    def body(self, judged: Judged, messages: Messages, request: GradeRequest) -> dict[str, Any]:
+        options = judged.labels.names if request.label is None else tuple(map(str, RATINGS))
         question = {"type": "choice", "instructions": messages.system, "criteria": {name: name for name in options}}
         return {"state": {"question": messages.user}, "questions": {self._KEY: question}}
 
-    def scores(self, judged: Judged, reply: dict[str, Any], ask: Ask) -> list[float]:
-        options = list(judged.labels.names) if ask.label is None else list(map(str, RATINGS))
+    def scores(self, judged: Judged, reply: dict[str, Any], request: GradeRequest) -> list[float]:
+        options = list(judged.labels.names) if request.label is None else list(map(str, RATINGS))
         answers = reply.get("answers")
         answer = answers.get(self._KEY) if isinstance(answers, dict) else None
         probabilities = answer.get("probabilities") if isinstance(answer, dict) else None
@@ -193,11 +195,11 @@ class ChoiceMode:
             raise BadReplyError(f"probabilities {mass} are none")
         if abs(sum(mass) - 1) > 0.05:
             raise BadReplyError(f"probabilities {mass} do not sum to 1")
-        if ask.label is not None:
+        if request.label is not None:
             return [sum(rating * p for rating, p in zip(RATINGS, mass, strict=True)) / sum(mass)]
         return normalised_logp([max(p, LEAST_MASS) for p in mass])
 
-    def missing(self, judged: Judged, reply: dict[str, Any], ask: Ask) -> float:
+    def missing(self, judged: Judged, reply: dict[str, Any], request: GradeRequest) -> float:
         """0: the server has renormalised."""
         return 0.0
 
@@ -207,8 +209,8 @@ Mode = LogprobsMode | SchemaMode | TextMode | ChoiceMode
 MODES: dict[str, Mode] = {mode.name: mode for mode in (LogprobsMode(), SchemaMode(), TextMode(), ChoiceMode())}
 
 
-def scores_of_verdicts(verdicts: Sequence[int], judged: Judged, ask: Ask) -> list[float]:
+def scores_of_verdicts(verdicts: Sequence[int], judged: Judged, request: GradeRequest) -> list[float]:
     """The grade that several samples make: smoothed log-frequencies of the labels, or the mean rating."""
-    if ask.label is None:
+    if request.label is None:
         return logp_of_counts(verdicts, len(judged.labels))
     return [statistics.fmean(verdicts)]

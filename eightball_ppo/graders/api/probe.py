@@ -8,7 +8,7 @@ from eightball_ppo.errors import IncompleteError, InputError
 from eightball_ppo.graders.api.client import CallFailedError, JudgeClient, OutOfBudgetError, split_userinfo
 from eightball_ppo.graders.api.modes import MODES, Judged, SchemaMode, choices_of, positions_of, request_of
 from eightball_ppo.graders.api.replies import BadReplyError
-from eightball_ppo.graders.base import Ask
+from eightball_ppo.graders.base import GradeRequest
 from eightball_ppo.graders.budget import Budget
 from eightball_ppo.graders.fingerprint import settings_fingerprint
 from eightball_ppo.graders.storage.store import GradeStore
@@ -40,15 +40,15 @@ def best_mode(config: GraderConfig, judged: Judged, store: GradeStore, budget: B
 
 async def _find_mode(config: GraderConfig, judged: Judged, budget: Budget, names: tuple[str, ...]) -> str:
     where, _ = split_userinfo(config.grader_base_url or "")
-    ask = Ask(PROBE, None if judged.prompt.scale == "log_prob" else judged.labels.names[0])
+    request = GradeRequest(PROBE, None if judged.prompt.scale == "log_prob" else judged.labels.names[0])
     why = "its replies have no choices"
     try:
         async with asyncio.timeout(budget.seconds_left), JudgeClient(config, budget) as client:
             for name in names:
-                body = request_of(MODES[name], judged, ask, config.grader_model, temperature=0.0)
+                body = request_of(MODES[name], judged, request, config.grader_model, temperature=0.0)
                 try:
                     reply, _, _ = await client.post(MODES[name].path, body, tokens=len(str(body)) // 4)
-                    if _can(name, judged, reply, ask):
+                    if _can(name, judged, reply, request):
                         return name
                 except CallFailedError as error:
                     why = error.why
@@ -62,11 +62,11 @@ async def _find_mode(config: GraderConfig, judged: Judged, budget: Budget, names
     raise InputError(f"--grader_base_url {where}: no usable answer from the server ({why})")
 
 
-def _can(mode: str, judged: Judged, reply: dict[str, Any], ask: Ask) -> bool:
+def _can(mode: str, judged: Judged, reply: dict[str, Any], request: GradeRequest) -> bool:
     """Whether the server's reply is what the mode asks for, whatever it says."""
     choice = choices_of(reply)[0]
     if mode == "logprobs":
         return any(positions_of(choice))
     if mode == "schema":
-        SchemaMode().verdict(judged, choice, ask)
+        SchemaMode().verdict(judged, choice, request)
     return True

@@ -11,10 +11,10 @@ import struct
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from eightball_ppo.errors import IncompleteError, InputError
-from eightball_ppo.graders.base import LONGEST_DETAIL, Ask, Grade, Status
+from eightball_ppo.graders.base import LONGEST_DETAIL, Grade, GradeRequest, Status
 
 PATIENCE = 60.0  # seconds to wait for another process that writes
 APPLICATION_ID = 0x38424C4C  # "8BLL"
@@ -37,18 +37,6 @@ WHERE status != 'ok'
 """
 LOOKED_UP_AT_ONCE = 1024  # questions in one statement; SQLite takes 32766 values
 _ALL_LABELS = ""  # the `label` of a grade that scores all labels at once
-
-
-class StoredGrade(NamedTuple):
-    """A row of the store; `graded_at` in seconds since 1970."""
-
-    status: Status
-    scores: tuple[float, ...]
-    detail: str
-    calls: int
-    tokens: int
-    missing: float
-    graded_at: float
 
 
 class GradeStore:
@@ -176,30 +164,30 @@ class GradeStore:
             ):  # SQLite may have rolled it back itself
                 self._execute("COMMIT")
 
-    def missing(self, grader: int | None, asks: Iterable[Ask]) -> Iterator[Ask]:
-        """Those of `asks` without an ok grade, each looked up when it is taken."""
-        for ask in asks:
+    def missing(self, grader: int | None, requests: Iterable[GradeRequest]) -> Iterator[GradeRequest]:
+        """Those of `requests` without an ok grade, each looked up when it is taken."""
+        for request in requests:
             row = self._find(
                 "SELECT status FROM grades WHERE grader = ? AND question = ? AND label = ?",
-                (grader, ask.question, ask.label or _ALL_LABELS),
+                (grader, request.question, request.label or _ALL_LABELS),
             )
             if row is None or row[0] != "ok":
-                yield ask
+                yield request
 
-    def read(self, grader: int | None, ask: Ask) -> StoredGrade | None:
-        """The grade of one ask, ok or not; None if it was never asked."""
+    def read(self, grader: int | None, request: GradeRequest) -> Grade | None:
+        """The grade of one request, ok or not; None if it was never asked."""
         row = self._find(
             "SELECT status, scores, detail, calls, tokens, missing, graded_at FROM grades "
             "WHERE grader = ? AND question = ? AND label = ?",
-            (grader, ask.question, ask.label or _ALL_LABELS),
+            (grader, request.question, request.label or _ALL_LABELS),
         )
         if row is None:
             return None
-        return StoredGrade(row[0], struct.unpack(f"<{len(row[1]) // 8}d", row[1]), *row[2:])
+        return _grade(request, *row)
 
-    def read_many(self, grader: int | None, questions: Sequence[str]) -> dict[Ask, StoredGrade]:
+    def read_many(self, grader: int | None, questions: Sequence[str]) -> dict[GradeRequest, Grade]:
         """All grades of some thousand questions, ok or not, in one look."""
-        found: dict[Ask, StoredGrade] = {}
+        found: dict[GradeRequest, Grade] = {}
         for start in range(0, len(questions) if self._connection is not None else 0, LOOKED_UP_AT_ONCE):
             part = questions[start : start + LOOKED_UP_AT_ONCE]
             rows = self._execute(
@@ -207,9 +195,9 @@ class GradeStore:
                 f"WHERE grader = ? AND question IN ({','.join('?' * len(part))})",
                 (grader, *part),
             )
-            for question, label, status, scores, *rest in self._fetched(rows):
-                unpacked = struct.unpack(f"<{len(scores) // 8}d", scores)
-                found[Ask(question, label or None)] = StoredGrade(status, unpacked, *rest)
+            for question, label, *row in self._fetched(rows):
+                request = GradeRequest(question, label or None)
+                found[request] = _grade(request, *row)
         return found
 
     def _fetched(self, rows: sqlite3.Cursor) -> list[Any]:
@@ -233,10 +221,15 @@ class GradeStore:
         return [audit for audit in found if audit is not None]
 
 
+def _grade(request: GradeRequest, status: Status, scores: bytes, *rest: Any) -> Grade:
+    """A grade out of a row that `_KEEP` wrote."""
+    return Grade(request, status, struct.unpack(f"<{len(scores) // 8}d", scores), *rest)
+
+
 def _row(grader: int, grade: Grade) -> tuple[Any, ...]:
     """A grade as `_KEEP` takes it."""
     return (
-        *(grader, grade.ask.question, grade.ask.label or _ALL_LABELS, grade.status),
+        *(grader, grade.request.question, grade.request.label or _ALL_LABELS, grade.status),
         struct.pack(f"<{len(grade.scores)}d", *grade.scores),
         *(grade.detail[:LONGEST_DETAIL], grade.calls, grade.tokens, grade.missing, time.time()),
     )

@@ -11,12 +11,12 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-import torch
 
 from eightball_ppo.errors import InputError
 from eightball_ppo.graders.base import Scale
-from eightball_ppo.graders.storage.sources import OK, SKIPPED, STATUSES, Grades, GradeSource
-from eightball_ppo.graders.storage.texts import first_N
+from eightball_ppo.graders.storage.score_table import OK, SKIPPED, STATUSES, ScoreTable, skipped_cells_NK
+from eightball_ppo.graders.storage.sources import GradeSource
+from eightball_ppo.graders.storage.texts import first_occurrence_N
 from eightball_ppo.graders.verbalizers import RATINGS
 from eightball_ppo.labels import LabelSet
 
@@ -43,29 +43,29 @@ def write_table(source: GradeSource, questions: Sequence[str], file: Path) -> tu
     """
     count: Counter[str] = Counter()
     details: list[str] = []
-    unique = compress(questions, first_N(questions))
+    unique = compress(questions, first_occurrence_N(questions))
     names = list(source.labels.names)
     writer: pq.ParquetWriter | None = None
     try:
         while part := list(islice(unique, QUESTIONS_AT_ONCE)):
-            grades = source.read(part)
+            scores = source.read_chunk(part)
+            assert scores.cells_NK is not None
+            cells = scores.cells_NK.ravel()
             if writer is None:
-                about = json.dumps(_about_of(source, grades.scale)).encode()
+                about = json.dumps(_about_of(source)).encode()
                 writer = pq.ParquetWriter(file, _SCHEMA.with_metadata({_METADATA: about}))
-            statuses = [STATUSES[code] for code in grades.status_NK.ravel()]
+            statuses = [STATUSES[code] for code in cells["status"]]
             count.update(statuses)
-            details += grades.details[: 3 - len(details)]
-            ok = grades.status_NK.ravel() == OK
-            asked = grades.status_NK.ravel() != SKIPPED
+            details += scores.details[: 3 - len(details)]
+            ok = cells["status"] == OK
+            asked = cells["status"] != SKIPPED
             columns = [
                 pa.array([question for question in part for _ in names]),
                 pa.array(names * len(part)),
-                pa.array(grades.score_NK.double().numpy().ravel(), mask=~ok),
+                pa.array(cells["score"], mask=~ok),
                 pa.array(statuses).dictionary_encode().cast(_SCHEMA.field("status").type),
                 pa.array([source.fingerprint] * len(statuses)).dictionary_encode().cast(_SCHEMA.field("grader").type),
-                pa.array(
-                    (grades.graded_at_NK.ravel() * 1e6).astype("int64"), _SCHEMA.field("graded_at").type, mask=~asked
-                ),
+                pa.array((cells["graded_at"] * 1e6).astype("int64"), _SCHEMA.field("graded_at").type, mask=~asked),
             ]
             writer.write_table(pa.Table.from_arrays(columns, schema=writer.schema))
     finally:
@@ -74,13 +74,13 @@ def write_table(source: GradeSource, questions: Sequence[str], file: Path) -> tu
     return count, details
 
 
-def _about_of(source: GradeSource, scale: Scale) -> dict[str, Any]:
+def _about_of(source: GradeSource) -> dict[str, Any]:
     """What a table's columns cannot say: a note in its metadata."""
-    return {"scale": scale, "deliberate": source.deliberate, "made_of": source.fingerprints[1:]}
+    return {"scale": source.scale, "deliberate": source.deliberate, "made_of": source.fingerprints[1:]}
 
 
 @dataclass
-class GradeTable:
+class GradeTable(GradeSource):
     """A grade table as a source: it asks nobody, and what it lacks is missing.
 
     Raises:
@@ -171,10 +171,10 @@ class GradeTable:
             raise InputError(f"--grade_table {self.path}: its metadata {_METADATA.decode()!r} are damaged")
         return about
 
-    def outlook(self, questions: Sequence[str]) -> tuple[int, int]:
+    def estimate_cost(self, questions: Sequence[str]) -> tuple[int, int]:
         return 0, 0
 
-    def fill(self, questions: Sequence[str]) -> None:
+    def grade_missing(self, questions: Sequence[str]) -> None:
         """Check that every question stands in the table, with whatever status.
 
         Raises:
@@ -187,13 +187,12 @@ class GradeTable:
                 "made from other data?"
             )
 
-    def read(self, questions: Sequence[str]) -> Grades:
-        shape = (len(questions), len(self.labels))
-        score_NK, status_NK = np.full(shape, np.nan), np.full(shape, SKIPPED, dtype=np.int8)
+    def read_chunk(self, questions: Sequence[str]) -> ScoreTable:
+        cells_NK = skipped_cells_NK(len(questions), len(self.labels))
         for row, question in enumerate(questions):
             for label, (status, score) in self._rows.get(question, {}).items():
-                status_NK[row, self.labels.id_of(label)] = status
-                score_NK[row, self.labels.id_of(label)] = score
-        asked_NK = status_NK != SKIPPED
-        asks = int(asked_NK.sum()) if self.scale == "rating" else int(asked_NK.any(1).sum())
-        return Grades(self.scale, torch.from_numpy(score_NK), status_NK, np.zeros(shape), calls=asks)
+                column = self.labels.id_of(label)
+                cells_NK["status"][row, column], cells_NK["score"][row, column] = status, score
+        asked_NK = cells_NK["status"] != SKIPPED
+        calls = int(asked_NK.sum()) if self.scale == "rating" else int(asked_NK.any(1).sum())
+        return ScoreTable.of_cells(cells_NK, self.scale, calls, (), 0, np.empty(0))

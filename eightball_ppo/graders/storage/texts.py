@@ -9,7 +9,7 @@ import numpy as np
 TEXTS_AT_ONCE = 2048
 
 
-class Joined(Sequence[str]):
+class ConcatTexts(Sequence[str]):
     """Several columns of texts as one, without a copy. A slice is a list."""
 
     def __init__(self, parts: Sequence[Sequence[str]]):
@@ -44,7 +44,7 @@ def chunks(texts: Sequence[str], size: int = TEXTS_AT_ONCE) -> Iterator[Sequence
     return (texts[start : start + size] for start in range(0, len(texts), size))
 
 
-def first_N(texts: Sequence[str]) -> np.ndarray:
+def first_occurrence_N(texts: Sequence[str]) -> np.ndarray:
     """True where a text stands for the first time; takes some 40 bytes a text while it works, and 1 afterwards.
 
     Texts are told apart by a hash of 8 bytes, and looked at only where two have the same.
