@@ -191,7 +191,7 @@ WRITER = """
 import os, signal, sys, time
 from pathlib import Path
 from eightball_ppo.graders.base import GradeRequest, Grade
-from eightball_ppo.graders.store import GradeStore
+from eightball_ppo.graders.storage.store import GradeStore
 
 file, name, count = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3])
 Path(f"{file}.{name}").touch()
