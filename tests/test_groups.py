@@ -47,6 +47,7 @@ class Job(groups.GroupJob):
             tokens={"train": table},
             train_scores=BudgetedScores(score_NK),
             exact_metrics=lambda policy: {},
+            callbacks=(),
         )
         batch = groups.generation_batch_size(config, len(table), world_size=1)
         run: Any = SimpleNamespace(method=METHOD[type(config)], log=self.rows.append)
