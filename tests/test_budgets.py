@@ -11,7 +11,6 @@ from torch import Tensor
 from eightball_ppo.errors import InputError
 from eightball_ppo.evaluation import evaluate
 from eightball_ppo.graders.budgeted_scores import BudgetedScores
-from eightball_ppo.methods.run_method import run_method
 from eightball_ppo.methods.task import Task, load_task
 from eightball_ppo.runtime.run import read_results
 
@@ -37,7 +36,7 @@ def test_whole_rows_are_paid_for_and_nothing_else_is_looked_at(
     results = read_results(honest)
     assert results["grader_calls"] == 21 and results["grader_call_budget"] == 23
     assert results["splits"]["train"]["questions"] == 60
-    monkeypatch.setattr(run_method, "load_task", forged)
+    monkeypatch.setattr("eightball_ppo.methods.run_method.load_task", forged)
     blind = train(method, options(method, grader_call_budget=23, **short))
     assert (honest / "model.safetensors").read_bytes() == (blind / "model.safetensors").read_bytes()
 
@@ -63,7 +62,7 @@ def test_sampled_answers_are_paid_for_until_the_budget_is_spent(
         seen.append(own.train_scores)
         return own
 
-    monkeypatch.setattr(run_method, "load_task", watched)
+    monkeypatch.setattr("eightball_ppo.methods.run_method.load_task", watched)
     honest = train(method, options(method, grader_call_budget=50))
     assert read_results(honest)["grader_calls"] == 50
     unpaid = ~seen[0].observed_NK

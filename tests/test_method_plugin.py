@@ -32,7 +32,7 @@ def fit(task, run):
 
     policy = copy.deepcopy(task.classifier)
     policy.classifier.bias.data[task.labels.names.index("Yes")] += task.config.tilt
-    task.lessons.whole_rows()
+    task.train_scores.buy_full_rows()
     run.log({"stage": run.method, "step": 0, **task.exact_metrics(policy)})
     run.results["tilt"] = task.config.tilt
     return policy
