@@ -1,4 +1,4 @@
-"""TRL's PPO computes what the papers say: exact gradient, exact first minibatch, the weights of `examples/ppo_loop.py`."""
+"""TRL's PPO computes what the papers say: exact gradient, exact first minibatch, the weights of the plain loop."""
 
 import copy
 from pathlib import Path
@@ -15,7 +15,6 @@ import trl_recording
 from eightball_ppo.functional import objective
 from eightball_ppo.methods import ppo
 from eightball_ppo.trl_adapters.speedups import vectorised_log_softmax
-from eightball_ppo.trl_adapters.value import ValueTrunk
 
 
 def test_first_gradient_is_the_exact_gradient_of_the_objective(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
