@@ -117,7 +117,7 @@ def bare(job: Job, batch: int, output_dir: Path) -> Iterator[Callable[[], None]]
         value = ValueHead(torch.cat([output.hidden_states[-1][:, 0] for output in outputs]))
         ref_logits_NK = torch.cat([output.logits for output in outputs])
         rows = [torch.randperm(len(table))[:batch] for _ in range(job.config.total_episodes // batch)]
-        for _ in ppo_loop.ppo(ppo_loop.ByRow(policy, table), value, ref_logits_NK, job.score_NK, job.config, rows):
+        for _ in ppo_loop.ppo(ppo_loop.Network(policy, table), value, ref_logits_NK, job.score_NK, job.config, rows):
             pass
 
     yield run

@@ -14,7 +14,7 @@ An episode is one question, answered once by one of K labels. This is what diffe
 - temperature 1, no dropout: what is trained is the softmax of the logits that would be saved;
 - the best policy is known in closed form, so the result is an exact share of the optimum and no mean over samples.
 
-Shapes: N questions, B answers of an update, M of a minibatch, K labels, T tokens. Log-probabilities and KL in nats.
+Shapes: N questions, B answers of an update, M of a minibatch, K labels. Log-probabilities and KL in nats.
 Scores, rewards and advantages are maximised, losses minimised: the sign flips inside `ppo_losses.ppo_losses`.
 """
 
@@ -41,8 +41,8 @@ from eightball_ppo.models.tokenization import TokenTable, reads_at_most, tokeniz
 ANSWERS = 2  # to each question in an update: the default of --num_generations for the 600 embedded questions
 
 
-class ByRow(nn.Module):
-    """A classifier that is asked by the rows of questions [B] in a table of their tokens; gives logits [B, K]."""
+class Network(nn.Module):
+    """A classifier, in eval mode, that is given the rows of questions [B] in a token table: logits [B, K]."""
 
     def __init__(self, classifier: PreTrainedModel, tokens: TokenTable):
         super().__init__()
@@ -135,8 +135,8 @@ def main() -> None:
     tokens = {split: tokenize(own, tokenizer, reads_at_most(tokenizer)) for split, own in questions.items()}
     ref_logits = {split: table_logits_NK(classifier, own) for split, own in tokens.items()}
     torch.manual_seed(config.seed)
-    policy = ByRow(copy.deepcopy(classifier), tokens["train"])
-    value = ByRow(value_network(classifier), tokens["train"])
+    policy = Network(copy.deepcopy(classifier), tokens["train"])
+    value = Network(value_network(classifier), tokens["train"])
     for update, metrics in enumerate(ppo(policy, value, ref_logits["train"], score["train"], config), start=1):
         print(f"update {update}: reward {metrics['reward']:.3f}, KL {metrics['kl']:.3f} nats")
     for split, own in tokens.items():

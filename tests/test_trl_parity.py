@@ -59,15 +59,15 @@ def test_first_gradient_is_the_exact_gradient_of_the_objective(tmp_path: Path, m
 
 def _train_both(
     settings: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> tuple[Any, ppo_loop.ByRow, ppo_loop.ByRow, list[dict[str, float]], list[dict[str, float]]]:
+) -> tuple[Any, ppo_loop.Network, ppo_loop.Network, list[dict[str, float]], list[dict[str, float]]]:
     """TRL's loop and the example's from the same weights in float64, on the same samples."""
     table, score_NK = tiny.tokens(24), tiny.scores(24).double()
     logs = tiny.Logs()
     trainer, models = tiny.trainer(settings, tiny.classifier(), table, score_NK, tmp_path, [logs])
-    policy = ppo_loop.ByRow(copy.deepcopy(models.policy.by_row.classifier), table)
-    value = ppo_loop.ByRow(ppo_loop.value_network(tiny.classifier()).double(), table)
+    policy = ppo_loop.Network(copy.deepcopy(models.policy.by_row.classifier), table)
+    value = ppo_loop.Network(ppo_loop.value_network(tiny.classifier()).double(), table)
     with torch.no_grad():
-        ref_logits_NK = ppo_loop.ByRow(models.reference.by_row.classifier, table)(torch.arange(24))
+        ref_logits_NK = ppo_loop.Network(models.reference.by_row.classifier, table)(torch.arange(24))
     recording = trl_recording.record(models, monkeypatch)
     ppo.run_trainer(trainer, settings)
     replayed = recording.rows, recording.actions, recording.permutations
