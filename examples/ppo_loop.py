@@ -1,6 +1,6 @@
 """PPO on a text classifier, the whole algorithm in one file: read it from top to bottom.
 
-    python examples/ppo_loop.py                          # from the repository's root
+    python examples/ppo_loop.py                          # from the repository's root; 1 to 2 minutes on one core
     python examples/ppo_loop.py --grader rule:Maybe --kl_coef 0.5 --seed 1
 
 It trains the classifier that `scripts/ppo.py` trains, with the same grader, options and seed, and prints both shares of
@@ -117,7 +117,7 @@ def ppo(
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--grader", default="noisy:0.2:rule:Yes", help="by default Yes is best, but for a fifth")
+    parser.add_argument("--grader", default="noisy:0.2:rule:Yes", help="default: Yes is best, but for every fifth")
     parser.add_argument("--seed", type=int, default=PPOConfig.seed)
     parser.add_argument("--kl_coef", type=float, default=PPOConfig.kl_coef)
     parser.add_argument("--total_episodes", type=int, default=PPOConfig.total_episodes)
@@ -131,18 +131,18 @@ def main() -> None:
     config = PPOConfig(**options)
     questions = dict(zip(("train", "heldout"), load_both(config, None, config.label_set()), strict=True))
     classifier, tokenizer = load_classifier(config.sft_model_path, "--sft_model_path")
-    score = {split: own.logp_NK for split, own in grade_job(config, config.label_set(), questions).grades.items()}
-    tokens = {split: tokenize(own, tokenizer, reads_at_most(tokenizer)) for split, own in questions.items()}
-    ref_logits = {split: table_logits_NK(classifier, own) for split, own in tokens.items()}
+    grades = grade_job(config, config.label_set(), questions).grades
+    tokens = {split: tokenize(texts, tokenizer, reads_at_most(tokenizer)) for split, texts in questions.items()}
+    ref_logits = {split: table_logits_NK(classifier, table) for split, table in tokens.items()}
     torch.manual_seed(config.seed)
     policy = Network(copy.deepcopy(classifier), tokens["train"])
     value = Network(value_network(classifier), tokens["train"])
-    for update, metrics in enumerate(ppo(policy, value, ref_logits["train"], score["train"], config), start=1):
-        print(f"update {update}: reward {metrics['reward']:.3f}, KL {metrics['kl']:.3f} nats")
-    for split, own in tokens.items():
-        logp_NK = table_logits_NK(policy.classifier, own).double().log_softmax(-1)
-        ref_logp_NK = ref_logits[split].double().log_softmax(-1)
-        share = objective.optimum_fraction(logp_NK, ref_logp_NK, score[split].double(), config.kl_coef)
+    for update, mean in enumerate(ppo(policy, value, ref_logits["train"], grades["train"].logp_NK, config), start=1):
+        print(f"update {update}: reward {mean['reward']:.3f}, KL {mean['kl']:.3f} nats")
+    for split, table in tokens.items():
+        logp_NK = table_logits_NK(policy.classifier, table).double().log_softmax(-1)
+        ref_logp_NK, score_NK = ref_logits[split].double().log_softmax(-1), grades[split].logp_NK.double()
+        share = objective.optimum_fraction(logp_NK, ref_logp_NK, score_NK, config.kl_coef)
         print(f"{split}: share of the optimum {share:.4f}; of scripts/ppo.py {theirs[split]['optimum_fraction']:.4f}")
 
 
