@@ -2,18 +2,20 @@
 
 OMP_NUM_THREADS=1 python benchmarks/overhead.py
 
-Both sides make the same networks from the same seed, sample as many answers, and make the same forward and backward
-passes: the reference once, the policy for a rollout, then epochs x minibatches of the policy and of the value head; no
-question stands twice in a batch, so that none is saved. The bare loop has no trainer, no adapters, no collator, no
-logging. Rounds of both alternate in one process; reported is the ratio of processor time, as median, lowest and highest
-round. Ours also measures the exact metrics, as often as a run does: of this size, at every third update. The bare loop
-measures nothing; so the ratio is said with that time and without it.
+The bare loop is the one of `examples/ppo_loop.py`. Both sides make the same networks from the same seed, sample as many
+answers, and make the same forward and backward passes: the reference once, the policy for a rollout, then epochs x
+minibatches of the policy and of the value head; no question stands twice in a batch, so that none is saved. The bare
+loop has no trainer, no adapters, no collator, no logging. Rounds of both alternate in one process; reported is the
+ratio of processor time, as median, lowest and highest round. Ours also measures the exact metrics, as often as a run
+does: of this size, at every third update. The bare loop measures nothing; so the ratio is said with that time and
+without it.
 """
 
 import argparse
 import dataclasses
 import json
 import os
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -30,7 +32,6 @@ from transformers import PreTrainedModel, set_seed
 from eightball_ppo.config.methods import PPOConfig
 from eightball_ppo.data import Questions, load_split
 from eightball_ppo.evaluation import ExactMetrics, GradedSplit
-from eightball_ppo.functional import ppo_losses
 from eightball_ppo.graders.budgeted_scores import BudgetedScores
 from eightball_ppo.labels import LabelSet
 from eightball_ppo.methods import ppo
@@ -42,6 +43,9 @@ from eightball_ppo.runtime.run import Run
 from eightball_ppo.training.supervised import MetricsCallback
 from eightball_ppo.trl_adapters.batch_sizes import updates_between_measurements
 from eightball_ppo.trl_adapters.build import build_models, build_policies
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "examples"))
+import ppo_loop
 
 RESULTS = Path(__file__).parent / "results" / "overhead.json"
 
@@ -88,76 +92,37 @@ def ours(job: Job, batch: int, output_dir: Path) -> Iterator[Callable[[], None]]
         yield lambda: ppo.run_trainer(trainer, config)
 
 
+class ValueHead(nn.Module):
+    """Values [B, 1] of questions whose summaries [N, H] are known: those of the policy's own trunk, adapters off."""
+
+    def __init__(self, summary_NH: Tensor):
+        super().__init__()
+        self.summary_NH, self.head = summary_NH, nn.Linear(summary_NH.shape[1], 1)
+
+    def forward(self, row_B: Tensor) -> Tensor:
+        return self.head(self.summary_NH[row_B])
+
+
 @contextmanager
 def bare(job: Job, batch: int, output_dir: Path) -> Iterator[Callable[[], None]]:
-    """The same training by hand, ready to run; it writes nothing."""
+    """The same training by the loop of the example, ready to run; it writes nothing."""
     model, table = job.classifier()
     policy = with_lora(model.requires_grad_(False), job.config)
-    value = nn.Linear(policy.config.hidden_size, 1)
-    config, score_NK = job.config, job.score_NK
-    length_N = table.length_N
-
-    def inputs(rows_B: Tensor) -> dict[str, Tensor]:
-        return table.rows(rows_B, int(length_N[rows_B].max()))
-
-    groups: list[dict[str, Any]] = [
-        {"params": [p for p in policy.parameters() if p.requires_grad], "lr": config.learning_rate},
-        {"params": value.parameters(), "lr": config.value_learning_rate},
-    ]
-    optimizer = torch.optim.AdamW(groups, betas=(0.9, config.adam_beta2), weight_decay=0.0, fused=True)
 
     def run() -> None:
         set_seed(0)
         with torch.no_grad(), adapters_off(policy):
             outputs = [
-                policy(**inputs(rows), output_hidden_states=True) for rows in torch.arange(len(table)).split(256)
+                policy(**table.rows(rows_B, int(table.length_N[rows_B].max())), output_hidden_states=True)
+                for rows_B in torch.arange(len(table)).split(256)
             ]
-        summary_NH = torch.cat([output.hidden_states[-1][:, 0] for output in outputs])
+        value = ValueHead(torch.cat([output.hidden_states[-1][:, 0] for output in outputs]))
         ref_logits_NK = torch.cat([output.logits for output in outputs])
-        for _ in range(config.total_episodes // batch):
-            rows_B = torch.randperm(len(table))[:batch]
-            update(policy, value, optimizer, inputs, summary_NH, ref_logits_NK, rows_B, score_NK, config)
+        rows = [torch.randperm(len(table))[:batch] for _ in range(job.config.total_episodes // batch)]
+        for _ in ppo_loop.ppo(ppo_loop.Network(policy, table), value, ref_logits_NK, job.score_NK, job.config, rows):
+            pass
 
     yield run
-
-
-def update(
-    policy: PreTrainedModel,
-    value: nn.Module,
-    optimizer: torch.optim.Optimizer,
-    inputs: Callable[[Tensor], dict[str, Tensor]],
-    summary_NH: Tensor,
-    ref_logits_NK: Tensor,
-    rows_B: Tensor,
-    score_NK: Tensor,
-    config: PPOConfig,
-) -> None:
-    """One PPO update on one answer to each of `rows_B`."""
-    with torch.no_grad():
-        logits_BK = policy(**inputs(rows_B)).logits
-        action_B = torch.multinomial(logits_BK.softmax(-1), 1).squeeze(1)
-        logp_B = ppo_losses.action_logp_B(logits_BK, action_B)
-        ref_logp_B = ppo_losses.action_logp_B(ref_logits_NK[rows_B], action_B)
-        value_B = value(summary_NH[rows_B]).squeeze(1)
-        kl_B = ppo_losses.kl_k1_B(logp_B, ref_logp_B)
-        return_B = ppo_losses.reward_B(score_NK[rows_B, action_B], kl_B, config.kl_coef)
-        advantage_B = ppo_losses.whiten_B(ppo_losses.advantage_B(return_B, value_B))
-    for _ in range(config.num_ppo_epochs):
-        for part in torch.randperm(len(rows_B)).chunk(config.num_mini_batches):
-            new_logp_B = ppo_losses.action_logp_B(policy(**inputs(rows_B[part])).logits, action_B[part])
-            losses = ppo_losses.ppo_losses(
-                new_logp_B,
-                logp_B[part],
-                advantage_B[part],
-                value(summary_NH[rows_B[part]]).squeeze(1),
-                value_B[part],
-                return_B[part],
-                config.cliprange,
-                config.cliprange_value,
-            )
-            optimizer.zero_grad()
-            (losses.policy_loss + config.vf_coef * losses.value_loss).backward()
-            optimizer.step()
 
 
 def processor_seconds(run: Callable[[], None]) -> float:

@@ -39,6 +39,7 @@ ELSEWHERE = {
 FEW = "--disable_tqdm --total_episodes 2400"
 SHORTER = {
     **dict.fromkeys(("ppo", "rloo", "grpo"), FEW),
+    "ppo_loop": "--total_episodes 2400",
     "audit": "--disable_tqdm",
     "exact": "--disable_tqdm --num_train_epochs 20",
     "compare": "--disable_tqdm --num_workers 2 --seeds 0 --kl_coefs 0.1 --method_options ppo.total_episodes=2400 "
@@ -207,7 +208,8 @@ def bare(directory: Path) -> Path:
         write_rows(data / f"{split}.jsonl", read_rows(split)[:size])
     shutil.copy(EIGHTBALL / "README.md", data)
     (data.parent / "tickets").symlink_to(EIGHTBALL.parent / "tickets")
-    for name in ("scripts", "recipes", "benchmarks", "docs", "tests", "accelerate_config.yaml", "constraints.txt"):
+    folders = ("scripts", "examples", "recipes", "benchmarks", "docs", "tests")
+    for name in (*folders, "accelerate_config.yaml", "constraints.txt"):
         (directory / name).symlink_to(REPOSITORY / name)
     shutil.copy(REPOSITORY / "Makefile", directory)
     (directory / "questions.txt").write_text("Will I be rich?\nIs the house on fire?\n", encoding="utf-8")
@@ -235,7 +237,7 @@ def shorter(command: str) -> str:
     def with_flags(found: re.Match[str]) -> str:
         return f"{found[0]} {SHORTER.get(found[1] or found[2], '')}".rstrip()
 
-    command = re.sub(r"(?<![\w/])(?:scripts/(\w+)\.py|eightball (\w+))(?=\s|$)", with_flags, command)
+    command = re.sub(r"(?<![\w/])(?:(?:scripts|examples)/(\w+)\.py|eightball (\w+))(?=\s|$)", with_flags, command)
     command = re.sub(r"(total_episodes[ =])\d+", r"\g<1>2400", command)
     return re.sub(r"(exact\.num_train_epochs=)\d+", r"\g<1>20", command)
 

@@ -23,6 +23,18 @@ def test_the_scripts_are_thin() -> None:
         assert len(file.read_text(encoding="utf-8").splitlines()) <= 45, file.name
 
 
+def test_the_whole_of_ppo_is_150_lines() -> None:
+    source = (REPOSITORY / "examples" / "ppo_loop.py").read_text(encoding="utf-8")
+    assert len(source.splitlines()) <= 150
+    maths = re.findall(r"^from eightball_ppo\.([\w.]+) import", source, re.M)
+    assert {name.partition(".")[0] for name in maths} <= {"config", "data", "functional", "graders", "models"}
+
+
+def test_how_ppo_works_here_links_to_four_files_of_code_at_most() -> None:
+    text = (REPOSITORY / "docs" / "how-ppo-works-here.md").read_text(encoding="utf-8")
+    assert 1 <= len(set(re.findall(r"\]\((\.\./[^)#]+\.py)", text))) <= 4
+
+
 def test_no_file_over_300_lines_and_no_function_over_60() -> None:
     for file in FILES:
         source = file.read_text(encoding="utf-8")
@@ -59,7 +71,8 @@ def test_pins_agree_with_the_constraints() -> None:
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(REPOSITORY)))
 def test_documents_name_only_what_exists(document: Path) -> None:
     text = document.read_text(encoding="utf-8")
-    for path in re.findall(r"`((?:scripts|eightball_ppo|datasets|tests|docs|recipes|benchmarks)/[\w./-]*\w)`", text):
+    folders = "scripts|examples|eightball_ppo|datasets|tests|docs|recipes|benchmarks"
+    for path in re.findall(rf"`((?:{folders})/[\w./-]*\w)`", text):
         assert (REPOSITORY / path).exists(), f"{document.name} names {path}"
     for target in re.findall(r"\]\((?!https?:|#)([^)#]+)", text):
         assert (document.parent / target).exists(), f"{document.name} links to {target}"

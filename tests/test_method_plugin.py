@@ -84,7 +84,7 @@ def run(site: Path, code: str, *argv: object, fails: int = 0) -> subprocess.Comp
 
 def test_one_file_and_one_entry_point_are_a_method_everywhere(plugin: Path, small_data: Path, sft_run: Path) -> None:
     place = plugin.parent
-    shared = {"dataset_name": str(small_data), "sft_model_path": str(sft_run), "grader": "rule:Yes"}
+    shared: dict[str, object] = {"dataset_name": str(small_data), "sft_model_path": str(sft_run), "grader": "rule:Yes"}
     shared |= {"allow_weak_grader": True, "disable_tqdm": True, "labels": list(LABELS)}
     assert "  tilt       the reference with a number added to one logit" in run(plugin, EIGHTBALL, "--help").stdout
 

@@ -1,5 +1,5 @@
 """What PPO, RLOO and GRPO log of their samples, computed again by hand: in plain Python over questions and labels, from
-the weights, the sampled answers and the shuffles that were caught, without `objective.py` and `ppo_math.py`."""
+the weights, the sampled answers and the shuffles that were caught, without `objective.py` and `ppo_losses.py`."""
 
 import dataclasses
 import math
@@ -12,8 +12,8 @@ import torch
 from plain_formulas import clip, entropy, log_softmax
 from test_groups import Job
 
-import bare_loop
 import tiny
+import trl_recording
 from eightball_ppo.config.methods import GRPOConfig, PPOConfig, RLOOConfig
 from eightball_ppo.methods import ppo
 from eightball_ppo.methods.groups import run_trainer
@@ -115,7 +115,7 @@ def test_every_metric_of_ppo_by_hand(tmp_path: Path, monkeypatch: pytest.MonkeyP
     table = tiny.row_tokens(12)
     trainer, models = tiny.trainer(settings, tiny.Tabular(logits_NK), table, score_NK, tmp_path, [logs])
     models.reference.by_row.classifier.table.weight.data.copy_(reference_NK)
-    recording, steps = bare_loop.record(models, monkeypatch), caught_weights(trainer, models)
+    recording, steps = trl_recording.record(models, monkeypatch), caught_weights(trainer, models)
     ppo.run_trainer(trainer, settings)
     assert len(logs.rows) == 2 and len(steps) == 12
     for update, logged in enumerate(logs.rows):

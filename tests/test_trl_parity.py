@@ -1,4 +1,4 @@
-"""TRL's PPO computes what the papers say: exact gradient, exact first minibatch, the same weights as a bare loop."""
+"""TRL's PPO computes what the papers say: exact gradient, exact first minibatch, the weights of the plain loop."""
 
 import copy
 from pathlib import Path
@@ -6,15 +6,15 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from transformers.utils import ModelOutput
 
-import bare_loop
+import ppo_loop
 import tiny
+import trl_recording
 from eightball_ppo.functional import objective
 from eightball_ppo.methods import ppo
 from eightball_ppo.trl_adapters.speedups import vectorised_log_softmax
-from eightball_ppo.trl_adapters.value import ValueTrunk
 
 
 def test_first_gradient_is_the_exact_gradient_of_the_objective(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -57,59 +57,38 @@ def test_first_gradient_is_the_exact_gradient_of_the_objective(tmp_path: Path, m
     torch.testing.assert_close(seen["gradient_NK"] * sigma, expected_NK, atol=1e-6, rtol=0)
 
 
-class _ByRow(nn.Module):
-    """The classifier's logits [B, K] by question row, without TRL's adapters."""
-
-    def __init__(self, model: nn.Module, table: Any):
-        super().__init__()
-        self.model, self.table = model, table
-
-    def forward(self, row_B: Tensor) -> Tensor:
-        return self.model(**self.table.rows(row_B)).logits
-
-
-class _Value(nn.Module):
-    def __init__(self, model: nn.Module, table: Any, score: nn.Linear):
-        super().__init__()
-        self.model, self.table, self.score = model, table, score
-
-    def forward(self, row_B: Tensor) -> Tensor:
-        hidden = self.model(**self.table.rows(row_B), output_hidden_states=True).hidden_states[-1][:, 0]
-        return self.score(hidden).squeeze(-1)
-
-
 def _train_both(
     settings: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> tuple[Any, _ByRow, _Value, list[dict[str, float]], list[dict[str, float]]]:
-    """TRL's loop and the bare loop from the same weights in float64, on the same samples."""
+) -> tuple[Any, ppo_loop.Network, ppo_loop.Network, list[dict[str, float]], list[dict[str, float]]]:
+    """TRL's loop and the example's from the same weights in float64, on the same samples."""
     table, score_NK = tiny.tokens(24), tiny.scores(24).double()
     logs = tiny.Logs()
     trainer, models = tiny.trainer(settings, tiny.classifier(), table, score_NK, tmp_path, [logs])
-    policy = _ByRow(copy.deepcopy(models.policy.by_row.classifier), table)
-    reference = _ByRow(copy.deepcopy(models.reference.by_row.classifier), table)
-    trunk = models.value.trunk
-    assert isinstance(trunk, ValueTrunk)
-    value = _Value(copy.deepcopy(trunk.by_row.classifier), table, copy.deepcopy(models.value.score))
-    recording = bare_loop.record(models, monkeypatch)
+    policy = ppo_loop.Network(copy.deepcopy(models.policy.by_row.classifier), table)
+    value = ppo_loop.Network(ppo_loop.value_network(tiny.classifier()).double(), table)
+    with torch.no_grad():
+        ref_logits_NK = ppo_loop.Network(models.reference.by_row.classifier, table)(torch.arange(24))
+    recording = trl_recording.record(models, monkeypatch)
     ppo.run_trainer(trainer, settings)
-    metrics = bare_loop.replay(settings, policy, reference, value, score_NK, recording)
+    replayed = recording.rows, recording.actions, recording.permutations
+    metrics = list(ppo_loop.ppo(policy, value, ref_logits_NK, score_NK, settings, *replayed))
     return models, policy, value, metrics, logs.rows
 
 
-def test_fifty_updates_equal_a_bare_loop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_fifty_updates_equal_those_of_the_example(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     settings = tiny.config(
         num_generations=2, num_mini_batches=4, num_ppo_epochs=2, total_episodes=50 * 48, value_learning_rate=0.004
     )
     models, policy, value, _, _ = _train_both(settings, tmp_path, monkeypatch)
-    for mine, theirs in (
-        (policy.model, models.policy.by_row.classifier),
-        (value.model, models.value.trunk.by_row.classifier),
-        (value.score, models.value.score),
-    ):
+    trunk = models.value.trunk.by_row.classifier
+    pairs = [(policy.classifier, models.policy.by_row.classifier), (value.classifier.classifier, models.value.score)]
+    pairs += [(getattr(value.classifier, name), getattr(trunk, name)) for name in ("embedding", "attention", "hidden")]
+    for mine, theirs in pairs:
         for name, weight in mine.state_dict().items():
-            torch.testing.assert_close(weight, theirs.state_dict()[name], atol=1e-7, rtol=0, msg=name)
-    moved = policy.model.get_parameter("classifier.weight") - tiny.classifier().double().classifier.weight
-    assert moved.abs().max() > 0.05
+            torch.testing.assert_close(weight, theirs.state_dict()[name], atol=1e-8, rtol=0, msg=name)
+    for moved, start in ((policy, tiny.classifier()), (value, ppo_loop.value_network(tiny.classifier()))):
+        change = moved.classifier.classifier.weight - start.double().classifier.weight
+        assert change.abs().max() > 0.05
 
 
 def test_ppo_math_equals_the_metrics_of_one_update(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -170,7 +149,7 @@ def test_advantage_is_score_minus_penalty_minus_value(tmp_path: Path, monkeypatc
     trainer, models = tiny.trainer(settings, tiny.Tabular(policy_NK), tiny.row_tokens(16), score_NK, tmp_path)
     models.reference.by_row.classifier.table.weight.data.copy_(reference_NK)
     models.value.score.bias.data.fill_(0.3)
-    recording = bare_loop.record(models, monkeypatch)
+    recording = trl_recording.record(models, monkeypatch)
     caught: list[Tensor] = []
     whiten = ppo_trainer.masked_whiten
 
