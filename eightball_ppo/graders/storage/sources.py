@@ -18,7 +18,7 @@ from torch import Tensor
 
 from eightball_ppo.graders.base import Grade, Grader, GradeRequest, Scale, requests_for
 from eightball_ppo.graders.budget import Budget
-from eightball_ppo.graders.storage.score_table import STATUSES, ScoreTable, skipped_cells_NK
+from eightball_ppo.graders.storage.score_table import MAX_DETAILS, STATUSES, ScoreTable, skipped_cells_NK
 from eightball_ppo.graders.storage.store import GradeStore
 from eightball_ppo.graders.storage.texts import chunks, first_occurrence_N
 from eightball_ppo.labels import LabelSet
@@ -143,7 +143,7 @@ class StoredGrader(GradeSource):
                     num_ok += 1
                     missing += [grade.missing] if grade.missing else []
                     cells_NK["score"][row, columns] = grade.scores if request.label is None else grade.scores[0]
-                elif len(details) < 3:
+                elif len(details) < MAX_DETAILS:
                     details[f"{request.question[:60]!r}: {grade.detail}"] = None
         return ScoreTable.of_cells(cells_NK, self.scale, calls, details, num_ok, np.array(missing))
 

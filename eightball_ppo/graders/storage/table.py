@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 
 from eightball_ppo.errors import InputError
 from eightball_ppo.graders.base import Scale
-from eightball_ppo.graders.storage.score_table import OK, SKIPPED, STATUSES, ScoreTable, skipped_cells_NK
+from eightball_ppo.graders.storage.score_table import MAX_DETAILS, OK, SKIPPED, STATUSES, ScoreTable, skipped_cells_NK
 from eightball_ppo.graders.storage.sources import GradeSource
 from eightball_ppo.graders.storage.texts import first_occurrence_N
 from eightball_ppo.graders.verbalizers import RATINGS
@@ -56,7 +56,7 @@ def write_table(source: GradeSource, questions: Sequence[str], file: Path) -> tu
                 writer = pq.ParquetWriter(file, _SCHEMA.with_metadata({_METADATA: about}))
             statuses = [STATUSES[code] for code in cells["status"]]
             count.update(statuses)
-            details += scores.details[: 3 - len(details)]
+            details += scores.details[: MAX_DETAILS - len(details)]
             ok = cells["status"] == OK
             asked = cells["status"] != SKIPPED
             columns = [
