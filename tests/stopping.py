@@ -12,22 +12,22 @@ import pytest
 from eightball_ppo.errors import Stopped
 from eightball_ppo.runtime import signals
 from eightball_ppo.runtime.run import read_metrics
-from eightball_ppo.training.checkpoint import Keeper
+from eightball_ppo.training.checkpoint import CheckpointWriter
 
 OF_THE_CLOCK = ("eps", "step_time", "train_runtime", "train_samples_per_second", "train_steps_per_second")
 
 
 def stopped(train: Callable[[Any], Path], config: Any, after: int) -> Stopped:
     """Run `train` and send this process SIGTERM while it is in update `after` of all; returns how it ended."""
-    looked = Keeper.due
+    looked = CheckpointWriter.due
 
-    def due(self: Keeper, update: int) -> bool:
-        if self.before + update == after:
+    def due(self: CheckpointWriter, update: int) -> bool:
+        if self.resume.updates_before + update == after:
             os.kill(os.getpid(), signal.SIGTERM)
         return looked(self, update)
 
     with pytest.MonkeyPatch.context() as patch, signals.handled():
-        patch.setattr(Keeper, "due", due)
+        patch.setattr(CheckpointWriter, "due", due)
         with pytest.raises(Stopped) as end:
             train(config)
     return end.value

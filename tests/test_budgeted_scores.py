@@ -83,9 +83,10 @@ def test_scores_that_are_not_finite_are_refused(value: float) -> None:
         BudgetedScores(torch.tensor([[0.0, value]]))
 
 
-def test_it_travels_with_a_model_and_is_not_saved_with_it() -> None:
+def test_it_travels_with_a_model_and_its_state_is_what_was_observed() -> None:
     scores = BudgetedScores(tiny.scores(4))
-    assert len(scores) == 4 and not scores.state_dict() and scores.double().score_NK.dtype == torch.float64
+    assert len(scores) == 4 and list(scores.state_dict()) == ["observed_NK"]
+    assert scores.double().score_NK.dtype == torch.float64
     assert ask(scores, [(0, 0)]).dtype == torch.float64 and scores.observed_NK.dtype == torch.bool
 
 

@@ -276,7 +276,7 @@ def test_every_seed_and_every_process_draws_its_own_answers() -> None:
         seen: list[tuple[float, float]] = []
         accelerator = SimpleNamespace(process_index=process)
         trainer = SimpleNamespace(
-            accelerator=accelerator, begin=lambda: seen.append((torch.rand(1).item(), np.random.rand()))
+            accelerator=accelerator, train_or_resume=lambda: seen.append((torch.rand(1).item(), np.random.rand()))
         )
         groups.run_trainer(trainer, seed, "rloo")
         return seen[0]

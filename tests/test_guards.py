@@ -25,7 +25,7 @@ from eightball_ppo.models.loading import load_classifier
 from eightball_ppo.runtime import atomic_io
 from eightball_ppo.runtime.run import Run, read_metrics, read_results
 from eightball_ppo.training import grad_norm
-from eightball_ppo.training.grad_norm import GradientWatch
+from eightball_ppo.training.grad_norm import GradNormCallback
 
 
 @pytest.fixture
@@ -76,7 +76,7 @@ def test_a_score_that_is_not_finite_stops_and_leaves_its_batch(
 
 def test_a_gradient_that_is_not_finite_is_never_used(tmp_path: Path) -> None:
     settings, model = tiny.config(total_episodes=48), tiny.classifier()
-    watch = GradientWatch(None, GuardError)
+    watch = GradNormCallback(None, GuardError)
     trainer, models = tiny.trainer(settings, model, tiny.tokens(24), tiny.scores(24), tmp_path, [watch])
     parameter = next(p for p in models.policy.parameters() if p.requires_grad)
     steps: list[int] = []

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import random
 import shutil
 import signal
 import subprocess
@@ -11,6 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
@@ -28,8 +30,8 @@ from eightball_ppo.models.loading import load_classifier
 from eightball_ppo.runtime.atomic_io import DirectoryLock
 from eightball_ppo.runtime.progress import checkpoints_in
 from eightball_ppo.runtime.run import read_environment, read_metrics, read_results
-from eightball_ppo.training.resume import resumption
-from eightball_ppo.training.state import OfEveryRank, ScalerState, State, read_parts, write_state
+from eightball_ppo.training.resume import find_resume_point
+from eightball_ppo.training.state import PerRankState, RNGState, StateDict, States, load_states, write_states
 
 PPO = str(REPOSITORY / "scripts" / "ppo.py")
 
@@ -94,7 +96,7 @@ def test_a_checkpoint_is_a_policy_and_holds_no_pickle(half: PPOConfig) -> None:
 
 def refused(config: PPOConfig) -> str:
     with pytest.raises(InputError) as error:
-        resumption(config, "ppo")
+        find_resume_point(config, "ppo")
     return str(error.value)
 
 
@@ -116,7 +118,7 @@ def test_a_damaged_checkpoint_is_named_and_an_older_one_is_taken_aloud(
     damage(file)
     assert refused(replace(copied, resume_from_checkpoint=str(unfinished / "checkpoint-5"))).startswith(f"{file}: ")
     with caplog.at_level(logging.INFO):
-        found = resumption(copied, "ppo")
+        found = find_resume_point(copied, "ppo")
     assert found is not None and found.path.name == "checkpoint-3"
     assert f"{file}: " in caplog.text and f"going on from {unfinished / 'checkpoint-3'}" in caplog.text
     damage(unfinished / "checkpoint-3" / name)
@@ -141,12 +143,17 @@ def test_another_training_is_refused_by_the_name_of_its_option(
 ) -> None:
     assert "was made with --kl_coef 0.1, not 0.2; go on so, or remove " in refused(replace(copied, kl_coef=0.2))
     assert "was made with --seed 0, not 1" in refused(replace(copied, seed=1))
-    assert resumption(replace(copied, save_steps=7, report_to="tensorboard"), "ppo") is not None
+    assert find_resume_point(replace(copied, save_steps=7, report_to="tensorboard"), "ppo") is not None
     with pytest.raises(InputError, match="is of ppo, not of rloo"):
-        resumption(copied, "rloo")
+        find_resume_point(copied, "rloo")
     assert "name one of" in refused(replace(copied, resume_from_checkpoint=str(tmp_path)))
     monkeypatch.setattr("eightball_ppo.training.resume.num_processes", lambda: 2)
     assert "was made by 1 processes, and there are 2" in refused(copied)
+
+
+def test_a_checkpoint_of_another_format_is_refused(copied: PPOConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("eightball_ppo.training.resume.FORMAT", 1000)
+    assert "checkpoint-5: was written by another version of this program, and only that can go on" in refused(copied)
 
 
 def test_another_reference_or_other_questions_are_refused(copied: PPOConfig, tmp_path: Path) -> None:
@@ -227,7 +234,7 @@ def test_a_model_that_is_trained_on_the_way_is_gone_on_with_by_the_same_command(
     assert_same(straight, tmp_path / "runs" / "sft")
 
 
-# --- the parts of a state
+# --- the states of a training
 
 
 def test_what_every_rank_has_is_gathered_from_the_cpu() -> None:
@@ -238,26 +245,50 @@ def test_what_every_rank_has_is_gathered_from_the_cpu() -> None:
             return self.as_subclass(torch.Tensor)
 
     class Own:
-        def state(self) -> State:
+        def state_dict(self) -> StateDict:
             return {"sum": torch.ones(2).as_subclass(OnCard), "steps": 3}
 
-        def restore(self, state: State) -> None:
+        def load_state_dict(self, state: StateDict) -> None:
             self.then = state
 
     part = Own()
-    gathered = OfEveryRank(part, 0).state()
+    gathered = PerRankState(part).state_dict()
     assert type(gathered["0.sum"]) is torch.Tensor and gathered["0.steps"] == 3
-    OfEveryRank(part, 0).restore({**gathered, "1.steps": 4})
+    PerRankState(part).load_state_dict({**gathered, "1.steps": 4})
     assert part.then["steps"] == 3 and torch.equal(part.then["sum"], torch.ones(2))
+
+
+def test_states_are_loaded_in_their_order_and_the_generators_go_on_where_they_were(tmp_path: Path) -> None:
+    class Noisy:
+        """Draws from every generator while it is loaded."""
+
+        def state_dict(self) -> StateDict:
+            return {"nested": {"rows": [1, 2.5, None]}, "half": torch.arange(3).half()}
+
+        def load_state_dict(self, state: StateDict) -> None:
+            self.then = state
+            drawn()
+
+    def drawn() -> list[Any]:
+        return [torch.rand(3).tolist(), np.random.normal(), np.random.random(), random.gauss(0, 1), random.random()]
+
+    drawn()  # numpy and Python have drawn a pair of normal numbers by now, and keep the second
+    noisy = Noisy()
+    states: States = [("noisy", noisy), ("rng", PerRankState(RNGState()))]
+    write_states(tmp_path, {name: own.state_dict() for name, own in states}, {"format": 0})
+    after = drawn()
+    load_states(tmp_path, states)
+    assert drawn() == after
+    assert noisy.then["nested"] == {"rows": [1, 2.5, None]} and torch.equal(noisy.then["half"], torch.arange(3).half())
 
 
 def test_the_scale_of_half_precision_gradients_comes_back(tmp_path: Path) -> None:
     scaler = torch.amp.GradScaler("cpu", init_scale=8.0, growth_interval=2)
     scaler.scale(torch.ones(1))
     scaler.update(4.0)
-    write_state(tmp_path, {"scaler": ScalerState(scaler).state()}, {})
+    write_states(tmp_path, {"scaler": scaler.state_dict()}, {})
     other = torch.amp.GradScaler("cpu")
-    ScalerState(other).restore(read_parts(tmp_path, ["scaler"])["scaler"])
+    load_states(tmp_path, [("scaler", other)])
     assert other.state_dict() == scaler.state_dict() and other.get_scale() == 4.0
 
 
@@ -286,7 +317,7 @@ def test_sigterm_to_the_script_ends_with_143_and_the_same_command_goes_on(
 
 
 SLEEPS = (
-    "import signal, sys, time\nfrom eightball_ppo import signals\n"
+    "import signal, sys, time\nfrom eightball_ppo.runtime import signals\n"
     "try:\n    with signals.handled():\n        with {}:\n            print('ready', flush=True)\n"
     "            for _ in range(600):\n                time.sleep(0.1)\n"
     "                if signals.asked(): print('asked', flush=True)\n"

@@ -110,7 +110,7 @@ def test_distillation_goes_on_in_the_midst_of_its_search(
         "in its first": 3,
         "after its first": steps[0],
         "in its second": steps[0] + 2,
-        "in the last": sum(steps[:-1]) + 3,
+        "in the last": sum(steps[:-1]) + 1,
     }[where]
     config = replace(search, output_dir=str(tmp_path / "run"))
     told = str(stopped(run_method, config, after))
@@ -134,7 +134,7 @@ def test_a_disk_that_is_full_at_the_end_leaves_what_the_search_was_stopped_at(
         raise OSError(errno.ENOSPC, "No space left on device")
 
     with monkeypatch.context() as patch, pytest.raises(IncompleteError, match="_checkpoint true, from checkpoint-5"):
-        patch.setattr("eightball_ppo.methods.task.save_policy", full)
+        patch.setattr("eightball_ppo.methods.run_method.save_policy", full)
         run_method(config)
     resumed = run_method(config)
     assert (straight / "model.safetensors").read_bytes() == (resumed / "model.safetensors").read_bytes()

@@ -27,15 +27,13 @@ def settings(**options: Any) -> PPOConfig:
     return tiny.config(completions_steps=1, num_completions_to_print=1, **options)
 
 
-def composed(config: PPOConfig, train_scores: BudgetedScores, run_path: Path) -> tuple[Any, dict[str, Any], Any]:
-    """(what the trainer asks, the parts of a checkpoint, the reward model) of a PPO on six questions."""
+def composed(config: PPOConfig, train_scores: BudgetedScores, run_path: Path) -> tuple[Any, Any]:
+    """(what the trainer asks, the reward model) of a PPO on six questions."""
     policy, reference = build_policies(tiny.classifier(), tiny.tokens(ROWS), config)
     run: Any = SimpleNamespace(path=run_path)
     questions = [f"Question {row}?" for row in range(ROWS)]
-    scores, parts = compose_scores(
-        config, train_scores, policy, reference, lambda: (1.0, 0.5), questions, LABELS, 9, run
-    )
-    return scores, parts, build_models(policy, reference, train_scores, scores, config).reward
+    scores = compose_scores(config, train_scores, policy, reference, lambda: (1.0, 0.5), questions, LABELS, 9, run)
+    return scores, build_models(policy, reference, train_scores, scores, config).reward
 
 
 @pytest.mark.parametrize("log_completions", [False, True])
@@ -44,16 +42,15 @@ def test_wrapped_scores_are_the_scores_and_their_state_comes_back(log_completion
     bare = BudgetedScores(tiny.scores(ROWS), BUDGET)
     expected = [bare(*batch) for batch in BATCHES]
     first = BudgetedScores(tiny.scores(ROWS), BUDGET)
-    scores, parts, reward = composed(config, first, tmp_path)
+    scores, reward = composed(config, first, tmp_path)
     assert reward.lookup.scores is scores
-    assert list(parts) == ["budget", *(["completions"] if log_completions else []), "last_batch"]
     assert torch.equal(scores(*BATCHES[0]), expected[0]) and first.calls == 3
-    state = {name: part.state() for name, part in parts.items()}
+    state = scores.state_dict()
+    assert len(state) == (3 if log_completions else 2) and all("score_NK" not in name for name in state)
 
     second = BudgetedScores(tiny.scores(ROWS), BUDGET)
-    scores, parts, _ = composed(config, second, tmp_path)
-    for name, part in parts.items():
-        part.restore(state[name])
+    scores, _ = composed(config, second, tmp_path)
+    scores.load_state_dict(state)
     assert torch.equal(scores(*BATCHES[1]), expected[1]) and torch.equal(second.observed_NK, bare.observed_NK)
     files = sorted(file.name for file in (tmp_path / "completions").glob("*")) if log_completions else []
     assert files == [f"completions_{step:05d}.parquet" for step in (1, 2) if log_completions]
@@ -70,7 +67,7 @@ def test_the_reward_model_stops_at_a_score_that_is_not_finite_and_names_the_answ
         return torch.full(rows_B.shape, torch.inf)
 
     monkeypatch.setattr(BudgetedScores, "forward", broken)
-    _, _, reward = composed(settings(), BudgetedScores(tiny.scores(ROWS)), tmp_path)
+    _, reward = composed(settings(), BudgetedScores(tiny.scores(ROWS)), tmp_path)
     rows_B, actions_B = torch.tensor([4, 0]), torch.tensor([1, 0])
     sequences_B2 = torch.stack([reward.lookup.ids.question_ids(rows_B), reward.lookup.ids.action_ids(actions_B)], dim=1)
     with pytest.raises(GuardError, match="a score is not finite in update 1"):

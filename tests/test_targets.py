@@ -16,7 +16,7 @@ from eightball_ppo.functional import objective
 from eightball_ppo.methods import distill, exact
 from eightball_ppo.methods.distill import TargetLoss
 from eightball_ppo.methods.exact import AnnealedObjective
-from eightball_ppo.methods.resume_task import keeping_task
+from eightball_ppo.methods.resume_task import resume_context_for_task
 from eightball_ppo.methods.task import Task
 
 CPU = torch.device("cpu")
@@ -50,11 +50,11 @@ def test_a_threshold_is_chosen_by_the_grades_that_training_may_see(
 
     monkeypatch.setattr(distill, "distil", distil)
     run: Any = None
-    search = distill.Search(None)
-    keeping = distill.choose_threshold(search, ground, rows, run, keeping_task(ground, None))
+    search = distill.ThresholdSearch(None)
+    resume = distill.choose_threshold(search, ground, rows, run, resume_context_for_task(ground, None))
     threshold, tried = search.threshold, search.tried
     assert all(later < before for before, later in pairwise([set(rows), *trained]))
-    assert keeping.before == search.updates == 7 * len(trained)
+    assert resume.updates_before == search.updates == 7 * len(trained)
     own = sorted(set(rows) - trained[0])
     ref_logp_NK = ground.ref_logits_NK["train"][own].log_softmax(-1)
     score = objective.expected_score_N(ref_logp_NK, ground.train_scores.score_NK[own]).mean().item()

@@ -12,7 +12,7 @@ import tiny
 from eightball_ppo.errors import GuardError, InputError
 from eightball_ppo.methods import ppo
 from eightball_ppo.runtime.run import Run
-from eightball_ppo.training.grad_norm import GradientWatch
+from eightball_ppo.training.grad_norm import GradNormCallback
 from eightball_ppo.trl_adapters import batch_sizes
 from eightball_ppo.trl_adapters.prompt_ids import SequenceIds
 
@@ -92,7 +92,7 @@ def test_b23_c_the_result_depends_on_the_seed_and_not_on_the_callers_random_stat
 
 def test_c_max_grad_norm_really_clips(tmp_path: Path) -> None:
     settings = tiny.config(total_episodes=48, num_mini_batches=2)
-    watch, norms = GradientWatch(1e-3, GuardError), []
+    watch, norms = GradNormCallback(1e-3, GuardError), []
     trainer, _ = tiny.trainer(settings, tiny.classifier(), tiny.tokens(24), tiny.scores(24), tmp_path, [watch])
     optimizer = trainer.optimizer
 

@@ -26,7 +26,7 @@ from eightball_ppo.methods.run_method import run_method
 from eightball_ppo.runtime import launch, signals
 from eightball_ppo.runtime.distributed import from_every_process, from_main_process, is_main_process, rank
 from eightball_ppo.runtime.logging import quiet_libraries
-from eightball_ppo.training.checkpoint import Keeper
+from eightball_ppo.training.checkpoint import CheckpointWriter
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
@@ -55,22 +55,22 @@ if __name__ == "__main__":
         "distill": (run_method, DistillConfig(num_train_epochs=2, per_device_train_batch_size=8, **graded), 2),
     }
     stdout, sys.stdout = sys.stdout, sys.stderr
-    looked, told = Keeper.due, {}
+    looked, told = CheckpointWriter.due, {}
     for name, (train, config, after) in stages.items():
         straight = train(replace(config, output_dir=f"{name}-straight"))
 
-        def due(self: Keeper, update: int, after: int = after) -> bool:
+        def due(self: CheckpointWriter, update: int, after: int = after) -> bool:
             if update == after and rank() == 1:  # one of them is asked, and all of them stop
                 os.kill(os.getpid(), signal.SIGTERM)
             return looked(self, update)
 
-        Keeper.due, code = due, 0  # type: ignore[method-assign]
+        CheckpointWriter.due, code = due, 0  # type: ignore[method-assign]
         try:
             with signals.handled():
                 train(replace(config, output_dir=name))
         except Stopped as stop:
             code = 128 + stop.signal_number
-        Keeper.due = looked  # type: ignore[method-assign]
+        CheckpointWriter.due = looked  # type: ignore[method-assign]
         resumed = train(replace(config, output_dir=name, resume_from_checkpoint="true"))
         weights = [(own / "model.safetensors").read_bytes() for own in (straight, resumed)]
         same = weights[0] == weights[1] and rows(straight) == rows(resumed) and len(rows(straight)) > 5

@@ -10,7 +10,7 @@ from eightball_ppo.graders.budgeted_scores import BudgetedScores
 from eightball_ppo.labels import LabelSet
 from eightball_ppo.methods import ppo
 from eightball_ppo.methods.ppo_callbacks import PPOTraining
-from eightball_ppo.methods.resume_task import keeping_task
+from eightball_ppo.methods.resume_task import resume_context_for_task
 from eightball_ppo.methods.task import Task
 from eightball_ppo.models.loading import table_logits_NK
 from eightball_ppo.models.tokenization import TokenTable
@@ -38,7 +38,7 @@ class Ours:
             classifier = self.models.policy.by_row.classifier
             callbacks.append(UpdateHook(on_update, lambda: table_logits_NK(classifier, self.task.tokens["train"])))
         self.trainer = ppo.build_trainer(self.config, self.models, settings.batch, self.run_directory.path, callbacks)
-        training.keep_checkpoints(self.trainer, keeping_task(self.task, None))
+        training.enable_checkpoints(self.trainer, resume_context_for_task(self.task, None))
 
     def _config(self) -> PPOConfig:
         settings = self.settings

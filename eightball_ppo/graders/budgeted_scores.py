@@ -4,8 +4,6 @@ A method that samples answers pays for the cells that it draws, once each. A met
 all K labels of a question. On equal budgets the two can be compared, whatever the grader is and whatever it cost.
 """
 
-from typing import Any
-
 import torch
 from torch import Tensor, nn
 
@@ -45,7 +43,7 @@ class BudgetedScores(nn.Module):
         super().__init__()
         self.budget, self.seed = budget, seed
         self.register_buffer("score_NK", score_NK, persistent=False)
-        self.register_buffer("observed_NK", torch.zeros_like(score_NK, dtype=torch.bool), persistent=False)
+        self.register_buffer("observed_NK", torch.zeros_like(score_NK, dtype=torch.bool))  # its state_dict
 
     def __len__(self) -> int:
         return len(self.score_NK)
@@ -96,16 +94,3 @@ class BudgetedScores(nn.Module):
             observed_NK = self.observed_NK.to(PartialState().device, torch.uint8)  # NCCL reduces nothing on the CPU
             distributed.all_reduce(observed_NK, op=distributed.ReduceOp.MAX)
             self.observed_NK.copy_(observed_NK.bool())
-
-
-class BudgetState:
-    """Which cells of `scores` training has observed, as a part of a checkpoint."""
-
-    def __init__(self, scores: BudgetedScores):
-        self.scores = scores
-
-    def state(self) -> dict[str, Any]:
-        return {"observed_NK": self.scores.observed_NK.cpu()}
-
-    def restore(self, state: dict[str, Any]) -> None:
-        self.scores.observed_NK.copy_(state["observed_NK"])

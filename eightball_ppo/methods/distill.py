@@ -18,7 +18,7 @@ from eightball_ppo.models.trainable import trainable_copy
 from eightball_ppo.runtime.distributed import num_processes
 from eightball_ppo.runtime.run import Run
 from eightball_ppo.runtime.signals import finishing
-from eightball_ppo.training.resume import Keeping
+from eightball_ppo.training.resume import ResumeContext
 from eightball_ppo.training.supervised import nothing, train_classifier
 
 THRESHOLDS = (0.0, 0.5, 0.7, 0.9, 0.99)  # tried on the validation questions
@@ -27,19 +27,19 @@ ORIGINAL_QUESTIONS = 100  # of the original experiment, one a step
 
 
 @dataclasses.dataclass
-class Search:
-    """The threshold, once it is known, what was tried for it, and by how many updates; a part of the training's state,
-    so that nothing is tried twice."""
+class ThresholdSearch:
+    """The threshold, once it is known, what was tried for it, and by how many updates; kept in checkpoints, so that
+    nothing is tried twice."""
 
     threshold: float | None
     tried: list[dict[str, float]] = dataclasses.field(default_factory=list)
     updates: int = 0
 
-    def state(self) -> dict[str, Any]:
+    def state_dict(self) -> dict[str, Any]:
         return dataclasses.asdict(self)
 
-    def restore(self, state: dict[str, Any]) -> None:
-        self.threshold, self.tried, self.updates = state["threshold"], state["tried"], state["updates"]
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        vars(self).update(state)
 
 
 def check(config: DistillConfig, num_questions: int) -> None:
@@ -54,18 +54,17 @@ def fit(task: Task[DistillConfig], run: Run) -> PreTrainedModel:
     Raises:
         InputError: a threshold that no question reaches, or a budget below one question.
     """
-    config, keeping = task.config, task.resume
+    config = task.config
     rows = task.train_scores.buy_full_rows()
     if config.preset == "original":
         order = torch.randperm(len(rows), generator=torch.Generator().manual_seed(config.seed))
         rows = [rows[i] for i in order[:ORIGINAL_QUESTIONS].tolist()]
-    search = Search(config.threshold)
-    if keeping.resumed is not None:
-        keeping.resumed.restore({"search": search})
-    keeping = dataclasses.replace(keeping, parts={**keeping.parts, "search": search}, before=search.updates)
+    search = ThresholdSearch(config.threshold)
+    task.resume.load([("search", search)])
+    resume = dataclasses.replace(task.resume.with_states(("search", search)), updates_before=search.updates)
     with finishing():
         if config.target == "hard" and search.threshold is None:
-            keeping = choose_threshold(search, task, rows, run, keeping)
+            resume = choose_threshold(search, task, rows, run, resume)
         kept = kept_rows(task.noisy_logp_NK, rows, search.threshold or 0.0)
         if not kept:
             best = task.noisy_logp_NK[rows].exp().max().item()
@@ -73,7 +72,7 @@ def fit(task: Task[DistillConfig], run: Run) -> PreTrainedModel:
                 f"--threshold {search.threshold}: no question reaches it, the grader's highest probability is "
                 f"{best:.3f}"
             )
-        policy, _ = distil(task, kept, run, run.method, keeping)
+        policy, _ = distil(task, kept, run, run.method, resume)
     run.tried_only = search.updates
     run.results |= {
         "target": config.target,
@@ -115,7 +114,7 @@ class TargetLoss:
 
 
 def distil(
-    task: Task[DistillConfig], kept: list[int], run: Run, stage: str, keeping: Keeping
+    task: Task[DistillConfig], kept: list[int], run: Run, stage: str, resume: ResumeContext
 ) -> tuple[PreTrainedModel, int]:
     """(a copy of the reference trained on the targets of the `kept` rows, by how many updates), logged as `stage`."""
     config = task.config
@@ -125,16 +124,18 @@ def distil(
     loss = TargetLoss(targets_NK(task), PartialState().device)
     measure = (lambda: task.exact_metrics(policy)) if stage == run.method else nothing
     own = (texts, kept, config, run, stage, measure, loss)
-    updates = train_classifier(policy, task.tokenizer, *own, keeping=keeping, callbacks=task.callbacks)
+    updates = train_classifier(policy, task.tokenizer, *own, resume=resume, callbacks=task.callbacks)
     return policy, updates
 
 
-def choose_threshold(search: Search, task: Task[DistillConfig], rows: list[int], run: Run, keeping: Keeping) -> Keeping:
-    """Find the threshold with the best expected score on validation questions. Returns the keeping of what comes next.
+def choose_threshold(
+    search: ThresholdSearch, task: Task[DistillConfig], rows: list[int], run: Run, resume: ResumeContext
+) -> ResumeContext:
+    """Find the threshold with the best expected score on validation questions; returns the context of what comes next.
 
     The validation questions are a part of `rows`; for each threshold a policy is trained on the others, once for
     thresholds that keep the same questions. Ties go to the lower threshold, which keeps more. `search` may have tried
-    some already; `keeping` then goes on in the midst of the next.
+    some already; `resume` then resumes in the midst of the next.
     """
     texts = task.questions["train"].texts
     training, validation = split_by_question(
@@ -153,13 +154,13 @@ def choose_threshold(search: Search, task: Task[DistillConfig], rows: list[int],
         if kept == kept_before:
             score = search.tried[-1]["validation_score"]
         else:
-            policy, updates = distil(task, kept, run, f"threshold {threshold}", keeping)
+            policy, updates = distil(task, kept, run, f"threshold {threshold}", resume)
             logp_NK = table_logits_NK(policy, task.tokens["train"]).log_softmax(-1)[validation_rows]
             score = objective.expected_score_N(logp_NK, score_NK).mean().item()
             search.updates += updates
-            keeping = dataclasses.replace(keeping, resumed=None, before=search.updates)
+            resume = dataclasses.replace(resume, point=None, updates_before=search.updates)
         kept_before = kept
         coverage = len(kept) / len(train_rows)
         search.tried.append({"threshold": threshold, "coverage": coverage, "validation_score": score})
     search.threshold = max(search.tried, key=lambda row: row["validation_score"])["threshold"]
-    return keeping
+    return resume

@@ -1,6 +1,5 @@
 """The exact gradient of the objective, a sum over all labels: the ceiling of what any sampled gradient can reach."""
 
-from dataclasses import replace
 from typing import Any
 
 import torch
@@ -36,10 +35,10 @@ class AnnealedObjective:
         self.beta, self.annealing_steps = beta, annealing_steps
         self.step = 0
 
-    def state(self) -> dict[str, Any]:
+    def state_dict(self) -> dict[str, Any]:
         return {"step": self.step}
 
-    def restore(self, state: dict[str, Any]) -> None:
+    def load_state_dict(self, state: dict[str, Any]) -> None:
         self.step = state["step"]
 
     def __call__(self, logits_BK: Tensor, rows_B: Tensor) -> Tensor:
@@ -66,9 +65,9 @@ def fit(task: Task[ExactConfig], run: Run) -> PreTrainedModel:
     score_NK, device = task.train_scores.score_NK, PartialState().device
     loss = AnnealedObjective(ref_logp_NK, score_NK, config.kl_coef, config.anneal * steps, device)
     texts = [task.questions["train"].texts[row] for row in rows]
-    keeping = replace(task.resume, parts={**task.resume.parts, "annealing": loss})
+    resume = task.resume.with_states(("annealing", loss))
     measure = lambda: task.exact_metrics(policy)  # noqa: E731
     own = (texts, rows, config, run, run.method, measure, loss)
-    train_classifier(policy, task.tokenizer, *own, keeping=keeping, callbacks=task.callbacks)
+    train_classifier(policy, task.tokenizer, *own, resume=resume, callbacks=task.callbacks)
     run.results["anneal"] = config.anneal
     return policy

@@ -24,13 +24,14 @@ from eightball_ppo.runtime.distributed import num_processes
 from eightball_ppo.runtime.launch import require_equal_ranks
 from eightball_ppo.runtime.run import Run
 from eightball_ppo.runtime.signals import finishing
-from eightball_ppo.training.checkpoint import Keeper
-from eightball_ppo.training.grad_norm import GradientWatch
-from eightball_ppo.training.resume import Keeping
+from eightball_ppo.training.checkpoint import CheckpointWriter
+from eightball_ppo.training.grad_norm import GradNormCallback
+from eightball_ppo.training.resume import ResumeContext
 from eightball_ppo.training.scores import compose_scores
+from eightball_ppo.training.state import PerRankState
 from eightball_ppo.training.supervised import MetricsCallback, replace_progress, reporting
 from eightball_ppo.training.trackers import project, run_name, tracked
-from eightball_ppo.training.trainer import ExactTrainer
+from eightball_ppo.training.trainer import ResumableTrainer
 from eightball_ppo.trl_adapters.group import GroupPolicyAdapter, RowTokenizer
 from eightball_ppo.trl_adapters.prompt_ids import QuestionReader, SequenceIds
 from eightball_ppo.trl_adapters.speedups import vectorised_log_softmax
@@ -51,7 +52,7 @@ def fit(task: Task[GroupConfig], run: Run) -> PreTrainedModel:
     set_seed(config.seed)
     job = GroupJob(task, batch, run)
     trainer = job.build_trainer()
-    job.keep_checkpoints(trainer, task.resume)
+    job.enable_checkpoints(trainer, task.resume)
     with tracked(trainer, run.path, run.method):
         run_trainer(trainer, config.seed, run.method)
     require_equal_ranks(trainer)
@@ -115,7 +116,7 @@ class GroupJob:
         self.kl_in_reward = isinstance(config, GRPOConfig) and config.kl_in_reward
         self.beta = config.kl_coef
         kl_is_paid = self.kl_in_reward or self.method == "rloo"
-        self.scores, self._parts = compose_scores(
+        self.scores = compose_scores(
             config,
             task.train_scores,
             self.policy,
@@ -127,12 +128,13 @@ class GroupJob:
             run,
         )
 
-    def keep_checkpoints(self, trainer: ExactTrainer, keeping: Keeping) -> None:
-        """Have `trainer` write checkpoints between updates, and begin where it is gone on with."""
-        parts = {**keeping.parts, **self._parts}
+    def enable_checkpoints(self, trainer: ResumableTrainer, resume: ResumeContext) -> None:
+        """Have `trainer` write checkpoints between updates, and begin at the resume point."""
         trainer.steps_per_update, trainer.one_generator = self.steps_per_update, True
-        keeper = Keeper(self.config, self.run, self.classifier, self.task.tokenizer, keeping.origin, parts)
-        trainer.keep(keeper, keeping.resumed)
+        resume = resume.with_states(("scores", PerRankState(self.scores)))
+        trainer.enable_checkpoints(
+            CheckpointWriter(self.config, self.run, self.classifier, self.task.tokenizer, resume)
+        )
 
     def reward(self, prompts: list[str], completion_ids: list[list[int]], **_: Any) -> list[float]:
         """TRL's reward function: the grader's scores, less the price of KL where it is paid here."""
@@ -176,7 +178,7 @@ class GroupJob:
             optimizers=(optimizer, None),
             callbacks=[
                 MetricsCallback(self.run, self.method, lambda: self._measure(trainer)),
-                GradientWatch(None, self.scores.fault),
+                GradNormCallback(None, self.scores.fault),
                 *self.task.callbacks,
             ],
         )
@@ -230,7 +232,7 @@ def _trl_classes(method: str) -> tuple[Any, Callable[..., Any]]:
 
     known = {"rloo": (trl.RLOOTrainer, trl.RLOOConfig), "grpo": (trl.GRPOTrainer, trl.GRPOConfig)}
     trainer_class, arguments = known[method]
-    return type(trainer_class.__name__, (ExactTrainer, trainer_class), {}), arguments
+    return type(trainer_class.__name__, (ResumableTrainer, trainer_class), {}), arguments
 
 
 def _annealing(job: GroupJob, trainer: Any) -> TrainerCallback:
@@ -257,6 +259,6 @@ def run_trainer(trainer: Any, seed: int, method: str) -> None:
             vectorised_log_softmax(f"trl.trainer.{method}_trainer"),
             finishing(),
         ):
-            trainer.begin()
+            trainer.train_or_resume()
     finally:
         gc.unfreeze()

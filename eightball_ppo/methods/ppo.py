@@ -18,7 +18,7 @@ from eightball_ppo.runtime.distributed import is_main_process, num_processes
 from eightball_ppo.runtime.launch import require_equal_ranks
 from eightball_ppo.runtime.run import Run
 from eightball_ppo.runtime.signals import finishing
-from eightball_ppo.training.guards import may_end_early
+from eightball_ppo.training.guards import allow_early_stop
 from eightball_ppo.training.supervised import replace_progress, reporting
 from eightball_ppo.training.trackers import project, run_name, tracked
 from eightball_ppo.trl_adapters.batch_sizes import batch_size, generations
@@ -49,7 +49,7 @@ def fit(task: Task[PPOConfig], run: Run) -> PreTrainedModel:
     updates = -(-config.total_episodes // episodes_per_update)
     training = PPOTraining(task, batch, updates, run)
     trainer = build_trainer(config, training.models, batch, run.path, [*training.callbacks, *task.callbacks])
-    training.keep_checkpoints(trainer, task.resume)
+    training.enable_checkpoints(trainer, task.resume)
     with tracked(trainer, run.path, run.method):
         run_trainer(trainer, config)
     require_equal_ranks(trainer)
@@ -166,7 +166,7 @@ def run_trainer(trainer: Any, config: PPOConfig) -> None:
             contextlib.redirect_stdout(sys.stderr),
             vectorised_log_softmax("trl.experimental.ppo.ppo_trainer"),
             finishing(),
-            may_end_early(trainer),
+            allow_early_stop(trainer),
         ):
             trainer.train()
     finally:

@@ -26,7 +26,7 @@ from eightball_ppo.runtime.distributed import is_main_process
 from eightball_ppo.runtime.launch import mixed_precision
 from eightball_ppo.runtime.paths import ADAPTER
 from eightball_ppo.runtime.run import Run
-from eightball_ppo.training.resume import keeping_fit
+from eightball_ppo.training.resume import resume_context_for_fit
 from eightball_ppo.training.supervised import train_classifier
 
 
@@ -54,10 +54,10 @@ def train(config: RewardConfig) -> Path:
     if config.use_peft:
         model = with_lora(model, config, new)
     assert training.label_ids is not None
-    keeping = keeping_fit(config, "reward", model, training.texts, training.label_ids)
-    with Run(config, "reward", keeping.progress) as run:
+    resume = resume_context_for_fit(config, "reward", model, training.texts, training.label_ids)
+    with Run(config, "reward", resume.progress) as run:
         own = (training.texts, training.label_ids)
-        train_classifier(model, tokenizer, *own, config, run, "reward", by_length=True, keeping=keeping)
+        train_classifier(model, tokenizer, *own, config, run, "reward", by_length=True, resume=resume)
         temperature = fit_temperature(text_logits_NK(model, tokenizer, validation), _gold_N(validation))
         fold_temperature(model, temperature)
         if config.use_peft:

@@ -17,7 +17,7 @@ from eightball_ppo.evaluation import before_after
 from eightball_ppo.graders.budgeted_scores import check_budget_single_process
 from eightball_ppo.hub.cards import write_card
 from eightball_ppo.methods.prerequisites import outlook
-from eightball_ppo.methods.resume_task import keeping_task
+from eightball_ppo.methods.resume_task import resume_context_for_task
 from eightball_ppo.methods.task import LoadedModel, Task, load_splits, load_task, logits_NK
 from eightball_ppo.models.label_inference import with_labels
 from eightball_ppo.models.saving import save_policy
@@ -26,7 +26,7 @@ from eightball_ppo.report import plots, tables
 from eightball_ppo.runtime.distributed import is_main_process
 from eightball_ppo.runtime.launch import mixed_precision, require_one_precision
 from eightball_ppo.runtime.run import Run, check_output_dir, read_metrics
-from eightball_ppo.training.resume import resumption
+from eightball_ppo.training.resume import find_resume_point
 
 
 def run_method(
@@ -67,12 +67,12 @@ def run_method(
         require_one_precision()
     check = registry.load(spec.check) if spec.check else lambda *_: None
     check(config, len(questions["train"]))  # before anything is trained or asked
-    resumed = resumption(config, name) if isinstance(config, CheckpointedConfig) else None
+    point = find_resume_point(config, name) if isinstance(config, CheckpointedConfig) else None
     task = load_task(config, questions, model)
     check(config, len(task.questions["train"]))  # those without a whole grade are left out by now
     if isinstance(config, LoraOptions):
         check_rates(task.classifier, config)
-    task = replace(task, resume=keeping_task(task, resumed), callbacks=tuple(callbacks))
+    task = replace(task, resume=resume_context_for_task(task, point), callbacks=tuple(callbacks))
     with Run(config, name, task.resume.progress) as run:
         policy = registry.load(spec.fit)(task, run)
         return finish(task, policy, run)

@@ -27,7 +27,7 @@ from eightball_ppo.runtime.distributed import is_main_process
 from eightball_ppo.runtime.launch import mixed_precision
 from eightball_ppo.runtime.paths import ADAPTER
 from eightball_ppo.runtime.run import Run
-from eightball_ppo.training.resume import keeping_fit
+from eightball_ppo.training.resume import resume_context_for_fit
 from eightball_ppo.training.supervised import train_classifier
 
 SMALL_MAX_LENGTH = 32
@@ -46,9 +46,9 @@ def train(config: SFTConfig) -> Path:
     model, tokenizer = _new_policy(config, labels, questions)
     truncated = tokenize(questions, tokenizer, reads_at_most(tokenizer)).truncated
     assert questions.label_ids is not None
-    keeping = keeping_fit(config, "sft", model, questions.texts, questions.label_ids)
-    with Run(config, "sft", keeping.progress) as run:
-        train_classifier(model, tokenizer, questions.texts, questions.label_ids, config, run, "sft", keeping=keeping)
+    resume = resume_context_for_fit(config, "sft", model, questions.texts, questions.label_ids)
+    with Run(config, "sft", resume.progress) as run:
+        train_classifier(model, tokenizer, questions.texts, questions.label_ids, config, run, "sft", resume=resume)
         if config.use_peft:
             if is_main_process():
                 save_adapter(model, run.path / ADAPTER, packaged_base(config.model_name_or_path))

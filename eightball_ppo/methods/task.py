@@ -23,7 +23,7 @@ from eightball_ppo.labels import LabelSet
 from eightball_ppo.methods.prerequisites import train_prerequisites
 from eightball_ppo.models.loading import label_set, load_classifier, table_logits_NK
 from eightball_ppo.models.tokenization import TokenTable, cut_at, reads_at_most, token_table, tokenize
-from eightball_ppo.training.resume import Keeping
+from eightball_ppo.training.resume import ResumeContext
 
 C = TypeVar("C", bound=GradedConfig)
 LoadedModel = tuple[PreTrainedModel, PreTrainedTokenizerBase]
@@ -47,7 +47,7 @@ class Task(Generic[C]):
     the training questions with `--grader_noise` applied, and `train_scores` the scores made of them, behind the budget:
     methods learn from these alone. `grading_record`: what grading cost, for results.json. `metric_subset`: the training
     questions that `exact_metrics` measures during training; None for all of them.
-    `resume`: how the training keeps checkpoints, and where it begins. `callbacks` are the caller's own.
+    `resume`: how the training is stopped and resumed. `callbacks` are the caller's own.
     """
 
     labels: LabelSet
@@ -63,7 +63,7 @@ class Task(Generic[C]):
     grading_record: dict[str, Any]
     config: C
     metric_subset: MetricSubset | None = None
-    resume: Keeping = field(default_factory=lambda: Keeping({}))
+    resume: ResumeContext = field(default_factory=lambda: ResumeContext({}))
     callbacks: tuple[TrainerCallback, ...] = ()
 
     def graded(self, split: str) -> GradedSplit:

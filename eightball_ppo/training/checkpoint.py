@@ -1,8 +1,8 @@
-"""Checkpoints: a policy that loads like any other, and beside it all that training needs to go on to the last bit."""
+"""Checkpoints: a policy that loads like any other, and beside it the state from which training resumes to the bit."""
 
 import dataclasses
 import signal
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,23 +18,18 @@ from eightball_ppo.runtime.launch import mixed_precision
 from eightball_ppo.runtime.progress import checkpoints_in
 from eightball_ppo.runtime.redaction import redacted
 from eightball_ppo.runtime.run import Run
-from eightball_ppo.training.state import Part, write_state
-
-TRAINING = "training"  # of a checkpoint: what is not the policy
-FORMAT = 3
-Origin = Mapping[str, str]
-"""What a training starts from and does not change, by the words for it: fingerprints."""
+from eightball_ppo.training.resume import ResumeContext
+from eightball_ppo.training.state import FORMAT, TRAINING, Stateful, States, trainer_states, write_states
 
 
-class Keeper:
+class CheckpointWriter:
     """Writes `checkpoint-UPDATE` every `save_steps` updates and where a signal ends the training; keeps the newest.
 
     Every process must have one and call it alike: what each has of its own is gathered. Only the main one writes.
 
     Args:
-        parts: what training is made of; the order counts, and is the same on all processes.
-        more_files: writes further files into the directory of the training's state.
-        stage: what this training is called in the run; `before`: the updates that earlier ones of the run have made.
+        resume: what the training starts from and resumes from.
+        stage: what this training is called in the run; None: by the run's method.
     """
 
     def __init__(
@@ -43,16 +38,13 @@ class Keeper:
         run: Run,
         policy: PreTrainedModel,
         tokenizer: PreTrainedTokenizerBase,
-        origin: Origin,
-        parts: Mapping[str, Part],
-        more_files: Callable[[Path], None] | None = None,
+        resume: ResumeContext,
         stage: str | None = None,
-        before: int = 0,
     ):
-        self.config, self.run, self.policy, self.tokenizer = config, run, policy, tokenizer
-        self.origin, self.parts, self.more_files = origin, parts, more_files
+        self.config, self.run, self.policy, self.tokenizer, self.resume = config, run, policy, tokenizer, resume
+        self.states: States = ()  # set when training begins; the order is the same on all processes
+        self.write_more_files: Callable[[Path], None] | None = None  # into the directory of the state
         self._within = "" if stage in (None, run.method) else f" of {stage}"
-        self.before = before
         self._signal = 0
 
     def due(self, update: int) -> bool:
@@ -60,60 +52,64 @@ class Keeper:
         self._signal = largest(signals.asked())
         return self._signal != 0 or (self.config.save_steps is not None and update % self.config.save_steps == 0)
 
-    def keep(self, update: int, updates: int) -> None:
-        """Write a checkpoint after `update` of `updates`.
+    def write(self, update: int, updates: int) -> None:
+        """Write a checkpoint after `update` of `updates`; whoever reads meanwhile sees all of it or nothing.
 
         Raises:
             Stopped: a signal asked for the end.
             OSError: the disk is full, or cannot be written.
         """
-        self.save(update)
+        states = {name: stateful.state_dict() for name, stateful in self.states}
+        number = self.resume.updates_before + update
+        if is_main_process():
+            header = {
+                "format": FORMAT,
+                "method": self.run.method,
+                "config": redacted(dataclasses.asdict(self.config)),
+                "world_size": num_processes(),
+                "mixed_precision": mixed_precision(),
+                "inputs": self.resume.inputs,
+                "progress": dataclasses.asdict(self.run.progress(number)),
+            }
+
+            def fill(directory: Path) -> None:
+                save_policy(self.policy, self.tokenizer, directory)
+                write_states(directory / TRAINING, states, header)
+                if self.write_more_files is not None:
+                    self.write_more_files(directory / TRAINING)
+
+            write_directory(self.run.path / f"checkpoint-{number}", fill)
+            if self.config.save_total_limit is not None:
+                for old in checkpoints_in(self.run.path)[: -self.config.save_total_limit]:
+                    drop_directory(old)
+        wait_for_everyone()  # or a process that ends now would have the launcher end this one
         if self._signal:
-            stored = f" (checkpoint-{self.before + update})" if self.before else ""
+            stored = f" (checkpoint-{number})" if number != update else ""
             raise Stopped(
                 f"stopped by {signal.Signals(self._signal).name} after update {update} of {updates}{self._within}"
                 f"{stored}; go on by the same command with --resume_from_checkpoint true",
                 self._signal,
             )
 
-    def save(self, update: int) -> None:
-        """Write everything as it is now; whoever reads meanwhile sees all of it or nothing.
 
-        Raises:
-            OSError: the disk is full, or cannot be written.
-        """
-        states = {name: part.state() for name, part in self.parts.items()}
-        update += self.before
-        if is_main_process():
-            more = {
-                "format": FORMAT,
-                "method": self.run.method,
-                "config": redacted(dataclasses.asdict(self.config)),
-                "world_size": num_processes(),
-                "mixed_precision": mixed_precision(),
-                "origin": dict(self.origin),
-                "progress": dataclasses.asdict(self.run.progress(update)),
-            }
+class CheckpointCallback(TrainerCallback):
+    """Loads the resume point when training begins, and writes checkpoints between updates.
 
-            def fill(directory: Path) -> None:
-                save_policy(self.policy, self.tokenizer, directory)
-                write_state(directory / TRAINING, states, more)
-                if self.more_files is not None:
-                    self.more_files(directory / TRAINING)
+    Add it after whatever draws random numbers in its own `on_train_begin`: the generators are loaded last of all. It
+    saves in `on_step_end`, which fits a loop that logs an update before that (TRL's PPO).
 
-            write_directory(self.run.path / f"checkpoint-{update}", fill)
-            if self.config.save_total_limit is not None:
-                for old in checkpoints_in(self.run.path)[: -self.config.save_total_limit]:
-                    drop_directory(old)
-        wait_for_everyone()  # or a process that ends now would have the launcher end this one
+    Args:
+        loop_state: what the training loop counts, by its name.
+    """
 
+    def __init__(self, writer: CheckpointWriter, trainer: Any, loop_state: tuple[str, Stateful]):
+        self.writer, self.trainer, self.loop_state = writer, trainer, loop_state
 
-class Checkpoints(TrainerCallback):
-    """The keeper in a loop that logs an update before it ends: TRL's PPO."""
-
-    def __init__(self, keeper: Keeper):
-        self.keeper = keeper
+    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        resume = self.writer.resume
+        self.writer.states = [self.loop_state, *resume.states, *trainer_states(self.trainer)]
+        resume.load(self.writer.states)
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        if self.keeper.due(state.global_step):
-            self.keeper.keep(state.global_step, state.max_steps)
+        if self.writer.due(state.global_step):
+            self.writer.write(state.global_step, state.max_steps)

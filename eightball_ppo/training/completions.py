@@ -71,10 +71,10 @@ class CompletionLogger(nn.Module):
             self._log(self.table(rows_B, actions_B, score_B))
         return score_B
 
-    def state(self) -> dict[str, Any]:
+    def get_extra_state(self) -> dict[str, Any]:
         return {"step": self.step}
 
-    def restore(self, state: dict[str, Any]) -> None:
+    def set_extra_state(self, state: dict[str, Any]) -> None:
         self.step = state["step"]
 
     def table(self, rows_B: Tensor, actions_B: Tensor, score_B: Tensor) -> pd.DataFrame:

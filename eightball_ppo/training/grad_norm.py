@@ -11,19 +11,19 @@ from transformers import TrainerCallback
 
 from eightball_ppo.config.fields import require
 from eightball_ppo.errors import GuardError
-from eightball_ppo.training.state import bare
+from eightball_ppo.training.state import unwrap_optimizer
 
-FEW = 1_000_000  # numbers that are sooner copied behind each other than summed apart
+SMALL_MODEL_PARAMS = 1_000_000  # so few are concatenated faster than summed apart
 
 
 def total_norm(gradients: list[Tensor]) -> Tensor:
     """The norm of all gradients together, as `torch.nn.utils.get_total_norm` has it, quicker where they are few."""
-    if sum(own.numel() for own in gradients) > FEW:
+    if sum(own.numel() for own in gradients) > SMALL_MODEL_PARAMS:
         return torch.nn.utils.get_total_norm(gradients)
     return torch.linalg.vector_norm(torch.cat([own.flatten() for own in gradients]))
 
 
-class GradientWatch(TrainerCallback):
+class GradNormCallback(TrainerCallback):
     """The norm of every gradient before it is used: kept, clipped at `max_norm`, refused if it is not finite.
 
     TRL's loop never clips. The ranks' gradients are averaged by then, so all of them see the same one.
@@ -42,7 +42,7 @@ class GradientWatch(TrainerCallback):
         if AcceleratorState().mixed_precision == "fp16":  # gradients are scaled here, and overflow as a rule
             require(self.max_norm is None, "--max_grad_norm: not with --mixed_precision fp16; use bf16")
             return
-        optimizer = bare(optimizer)
+        optimizer = unwrap_optimizer(optimizer)
         parameters = [p for group in optimizer.param_groups for p in group["params"]]
 
         def look(*_: Any) -> None:

@@ -16,15 +16,15 @@ from eightball_ppo.models.saving import save_policy
 from eightball_ppo.runtime.atomic_io import write_directory
 from eightball_ppo.runtime.distributed import is_main_process, largest, rank
 from eightball_ppo.runtime.run import BEST, Run, write_json
-from eightball_ppo.training.state import State, Weights
+from eightball_ppo.training.state import StateDict, TrainableWeights
 from eightball_ppo.training.supervised import MetricsCallback
 from eightball_ppo.trl_adapters.policy import RowClassifier, Scores
 
-WATCHED = ("loss/policy_avg", "loss/value_avg", "objective/rlhf_reward", "exact/objective")
-MEND = "lower --learning_rate; PPO also takes --max_grad_norm 1"
+CHECKED_METRICS = ("loss/policy_avg", "loss/value_avg", "objective/rlhf_reward", "exact/objective")
+NAN_HINT = "lower --learning_rate; PPO also takes --max_grad_norm 1"
 
 
-class Enough(Exception):  # noqa: N818  nothing went wrong
+class EarlyStop(Exception):  # noqa: N818  nothing went wrong
     """`--target_kl` was passed: training ends, as a success."""
 
 
@@ -54,10 +54,10 @@ class LastBatchRecorder(nn.Module):
         self._batch: tuple[Tensor, Tensor, Tensor] | None = None
         self.updates = 0
 
-    def state(self) -> State:
+    def get_extra_state(self) -> StateDict:
         return {"updates": self.updates}
 
-    def restore(self, state: State) -> None:
+    def set_extra_state(self, state: StateDict) -> None:
         self.updates = state["updates"]
 
     def forward(self, rows_B: Tensor, actions_B: Tensor) -> Tensor:
@@ -72,7 +72,7 @@ class LastBatchRecorder(nn.Module):
         """What to raise where `what` is not finite; the batch has been written by then, by each process its own."""
         file = self.run.path / f"not-finite-{rank()}.json"
         write_json(file, {"what": what, "update": self.updates, "answers": self._answers()})
-        return GuardError(f"{what} is not finite in update {self.updates}; its batch is in {file}; {MEND}")
+        return GuardError(f"{what} is not finite in update {self.updates}; its batch is in {file}; {NAN_HINT}")
 
     @torch.no_grad()
     def _answers(self) -> list[dict[str, Any]]:
@@ -95,7 +95,7 @@ class LastBatchRecorder(nn.Module):
         ]
 
 
-class Guards(TrainerCallback):
+class KLGuardCallback(TrainerCallback):
     """Stops where a logged number is not finite and at `max_kl`, and sees when `target_kl` is passed; called after
     `metrics`.
 
@@ -114,27 +114,27 @@ class Guards(TrainerCallback):
     ):
         self.config, self.run, self.policy, self.tokenizer = config, run, policy, tokenizer
         self.metrics, self.recorder = metrics, recorder
-        self._weights = Weights(policy)
-        self._best: State = {}
+        self._weights = TrainableWeights(policy)
+        self._best: StateDict = {}
         self._best_objective, self._best_update = -math.inf, 0
-        self.enough = False
+        self.far_enough = False
 
-    def state(self) -> State:
+    def state_dict(self) -> StateDict:
         return {
             **self._best,
-            "best_objective": None if not self._best else self._best_objective,
+            "best_objective": self._best_objective if self._best else None,
             "best_update": self._best_update,
-            "enough": self.enough,
+            "far_enough": self.far_enough,
         }
 
-    def restore(self, state: State) -> None:
+    def load_state_dict(self, state: StateDict) -> None:
         self._best = {name: value for name, value in state.items() if isinstance(value, Tensor)}
         if self._best:
             self._best_objective = state["best_objective"]
-        self._best_update, self.enough = state["best_update"], state["enough"]
+        self._best_update, self.far_enough = state["best_update"], state["far_enough"]
 
     def on_log(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        for name in WATCHED:
+        for name in CHECKED_METRICS:
             value = self.metrics.latest.get(name)
             if value is not None and not math.isfinite(value):
                 raise self.recorder.fault(name)
@@ -150,8 +150,8 @@ class Guards(TrainerCallback):
             raise self._given_up(kl, state.global_step)
         if most is not None and objective > self._best_objective:
             self._best_objective, self._best_update = objective, state.global_step
-            self._best = {name: own.cpu().clone() for name, own in self._weights.state().items()}
-        self.enough = verdict == 1
+            self._best = {name: weight.cpu().clone() for name, weight in self._weights.state_dict().items()}
+        self.far_enough = verdict == 1
 
     def _given_up(self, kl: float, update: int) -> GuardError:
         said = f"the exact KL is {kl:.3g} after update {update}, above --max_kl {self.config.max_kl:g}"
@@ -159,7 +159,7 @@ class Guards(TrainerCallback):
             return GuardError(f"{said}, from the first update on; lower --learning_rate, or raise --kl_coef")
         directory: Path = self.run.path / BEST
         if is_main_process():
-            self._weights.restore(self._best)
+            self._weights.load_state_dict(self._best)
             write_directory(directory, lambda growing: save_policy(self.policy, self.tokenizer, growing))
         return GuardError(
             f"{said}; the policy of update {self._best_update}, with the best objective on the training questions "
@@ -167,24 +167,24 @@ class Guards(TrainerCallback):
         )
 
 
-class Ending(TrainerCallback):
-    """Ends the training where `guards` saw that it went far enough. Called after all others: a signal that came in that
-    update gets its checkpoint first, and what goes on from there ends at once."""
+class EarlyStopCallback(TrainerCallback):
+    """Ends the training where `guard` saw that it went far enough. Called after all others: a signal that came in that
+    update gets its checkpoint first, and a training that resumes from there ends at once."""
 
-    def __init__(self, guards: Guards):
-        self.guards = guards
+    def __init__(self, guard: KLGuardCallback):
+        self.guard = guard
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        if self.guards.enough:
-            raise Enough
+        if self.guard.far_enough:
+            raise EarlyStop
 
     on_step_end = on_train_begin
 
 
 @contextmanager
-def may_end_early(trainer: Any) -> Iterator[None]:
-    """Around `train()`: ends it where `Enough` says so, as TRL's loop would at its own end."""
+def allow_early_stop(trainer: Any) -> Iterator[None]:
+    """Around `train()`: ends it where `EarlyStop` says so, as TRL's loop would at its own end."""
     try:
         yield
-    except Enough:
+    except EarlyStop:
         trainer.callback_handler.on_train_end(trainer.args, trainer.state, trainer.control)

@@ -7,12 +7,10 @@ other) -> `BudgetedScores` -> the wrappers of `compose_scores` -> the trainer's 
 from collections.abc import Callable, Sequence
 
 from eightball_ppo.config.methods import SampledConfig
-from eightball_ppo.graders.budgeted_scores import BudgetedScores, BudgetState
-from eightball_ppo.runtime.distributed import rank
+from eightball_ppo.graders.budgeted_scores import BudgetedScores
 from eightball_ppo.runtime.run import Run
 from eightball_ppo.training.completions import CompletionLogger
 from eightball_ppo.training.guards import LastBatchRecorder
-from eightball_ppo.training.state import OfEveryRank, Part
 from eightball_ppo.trl_adapters.policy import PolicyAdapter, Scores
 
 
@@ -26,7 +24,7 @@ def compose_scores(
     labels: Sequence[str],
     updates: int,
     run: Run,
-) -> tuple[LastBatchRecorder, dict[str, Part]]:
+) -> LastBatchRecorder:
     """Wraps `train_scores` with a completion logger, if `log_completions` is set, and with a last-batch recorder.
 
     Args:
@@ -39,13 +37,11 @@ def compose_scores(
 
     Returns:
         The outermost wrapper, which a trainer asks for the scores of its sampled answers and whose `fault` makes the
-        error where something is not finite; and what a checkpoint must hold of the budget and the wrappers.
+        error where something is not finite. Its `state_dict()` is what a checkpoint must hold of budget and wrappers.
     """
-    parts: dict[str, Part] = {"budget": OfEveryRank(BudgetState(train_scores), rank())}
     scores: Scores = train_scores
     if config.log_completions:
-        scores = parts["completions"] = CompletionLogger(
+        scores = CompletionLogger(
             config, scores, policy, reference, temperature_and_beta, questions, labels, updates, run.path
         )
-    recorder = parts["last_batch"] = LastBatchRecorder(scores, policy.by_row, questions, labels, run)
-    return recorder, parts
+    return LastBatchRecorder(scores, policy.by_row, questions, labels, run)

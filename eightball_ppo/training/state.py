@@ -1,70 +1,77 @@
-"""What a training is made of at a moment, as tensors and plain values: enough to go on with it to the last bit.
+"""The state of a training as tensors and JSON values: what it takes to resume it to the last bit, and its two files.
 
-A part of it is anything with `state()`, a flat dict of tensors and of what JSON holds, and `restore(state)`. Parts are
-written as one safetensors file and one JSON file; nothing is pickled.
+A training is a list of (name, object) pairs. Each object has `state_dict()` and `load_state_dict()`: torch's schedulers
+and GradScaler as they are, ours where the form must change. Their states are written as one safetensors file and one
+JSON file; nothing is pickled.
 """
 
 import json
 import random
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 import torch
 from accelerate.optimizer import AcceleratedOptimizer
-from accelerate.scheduler import AcceleratedScheduler
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from eightball_ppo.runtime.distributed import from_every_process
+from eightball_ppo.runtime.distributed import from_every_process, rank
 
+FORMAT = 4
+TRAINING = "training"  # the directory of a checkpoint that holds the state; the policy stands beside it
 TENSORS, VALUES = "state.safetensors", "state.json"
-State = dict[str, Any]
+StateDict = dict[str, Any]
+"""Flat: tensors, and values that JSON holds."""
 
 
-class Part(Protocol):
-    """Something that a training must find again as it was."""
+class Stateful(Protocol):
+    """Something that a resumed training must find as it was."""
 
-    def state(self) -> State: ...
+    def state_dict(self) -> StateDict: ...
 
-    def restore(self, state: State) -> None: ...
+    def load_state_dict(self, state: StateDict, /) -> Any: ...
 
 
-class Weights:
-    """The parameters that learn; the others are those of the reference, which are read anew."""
+States = Sequence[tuple[str, Stateful]]
+"""What a training consists of, by unique names, in the order of loading."""
+
+
+class TrainableWeights:
+    """The parameters that are trained; the frozen ones are loaded with the model."""
 
     def __init__(self, model: nn.Module):
-        self.learning = {name: own for name, own in model.named_parameters() if own.requires_grad}
+        self.parameters = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
 
-    def state(self) -> State:
-        return {name: own.detach() for name, own in self.learning.items()}
+    def state_dict(self) -> StateDict:
+        return {name: parameter.detach() for name, parameter in self.parameters.items()}
 
     @torch.no_grad()
-    def restore(self, state: State) -> None:
-        for name, own in self.learning.items():
-            own.copy_(state[name])
+    def load_state_dict(self, state: StateDict) -> None:
+        for name, parameter in self.parameters.items():
+            parameter.copy_(state[name])
 
 
-def bare(optimizer: torch.optim.Optimizer) -> torch.optim.Optimizer:
-    """The optimizer itself, out of Accelerate's wrapper, which has no hooks and a state of another form."""
+def unwrap_optimizer(optimizer: torch.optim.Optimizer) -> torch.optim.Optimizer:
+    """The optimizer out of Accelerate's wrapper, which has no hooks and a state of another form."""
     return optimizer.optimizer if isinstance(optimizer, AcceleratedOptimizer) else optimizer
 
 
 class OptimizerState:
-    """Moments, steps and rates of a torch optimizer."""
+    """Moments, steps and learning rates of a torch optimizer, with flat keys."""
 
     def __init__(self, optimizer: torch.optim.Optimizer):
-        self.optimizer = bare(optimizer)
+        self.optimizer = unwrap_optimizer(optimizer)
 
-    def state(self) -> State:
-        content = self.optimizer.state_dict()
-        moments = {f"{i}.{name}": value for i, own in content["state"].items() for name, value in own.items()}
-        return {**moments, "groups": content["param_groups"]}
+    def state_dict(self) -> StateDict:
+        state = self.optimizer.state_dict()
+        moments = {f"{i}.{name}": value for i, values in state["state"].items() for name, value in values.items()}
+        return {**moments, "groups": state["param_groups"]}
 
-    def restore(self, state: State) -> None:
-        moments: dict[int, dict[str, Any]] = {}
+    def load_state_dict(self, state: StateDict) -> None:
+        moments: dict[int, StateDict] = {}
         for key, value in state.items():
             if key != "groups":
                 i, _, name = key.partition(".")
@@ -72,105 +79,88 @@ class OptimizerState:
         self.optimizer.load_state_dict({"state": moments, "param_groups": state["groups"]})
 
 
-class SchedulerState:
-    """Where a learning-rate schedule of torch has come to."""
+class RNGState:
+    """The random number generators of this process: torch's on the CPU and on its GPU, numpy's and Python's."""
 
-    def __init__(self, scheduler: Any):
-        self.scheduler = scheduler.scheduler if isinstance(scheduler, AcceleratedScheduler) else scheduler
-
-    def state(self) -> State:
-        return self.scheduler.state_dict()
-
-    def restore(self, state: State) -> None:
-        self.scheduler.load_state_dict(state)
-
-
-class ScalerState:
-    """By how much the gradients of float16 are scaled at the moment."""
-
-    def __init__(self, scaler: torch.amp.GradScaler):
-        self.scaler = scaler
-
-    def state(self) -> State:
-        return self.scaler.state_dict()
-
-    def restore(self, state: State) -> None:
-        self.scaler.load_state_dict(state)
-
-
-class Randomness:
-    """The generators of torch (of the CPU and of this process's GPU), numpy and python, one set for every process."""
-
-    def state(self) -> State:
-        name, keys, *rest = np.random.get_state(legacy=True)
-        version, internal, gauss = random.getstate()
-        own: State = {
+    def state_dict(self) -> StateDict:
+        numpy_state: Any = np.random.get_state()
+        algorithm, keys, *rest = numpy_state
+        state = {
             "torch": torch.get_rng_state(),
-            "numpy": torch.from_numpy(np.array(keys).astype(np.int64)),
-            "numpy_rest": [str(name), *(value.item() if isinstance(value, np.generic) else value for value in rest)],
-            "python": torch.tensor(internal),
-            "python_rest": [version, gauss],
+            "numpy": [algorithm, keys.tolist(), *rest],
+            "python": random.getstate(),
         }
         if torch.cuda.is_available():
-            own["cuda"] = torch.cuda.get_rng_state()
-        return own
+            state["cuda"] = torch.cuda.get_rng_state()
+        return state
 
-    def restore(self, state: State) -> None:
+    def load_state_dict(self, state: StateDict) -> None:
         torch.set_rng_state(state["torch"])
-        name, *rest = state["numpy_rest"]
-        np.random.set_state((name, state["numpy"].numpy().astype(np.uint32), *rest))
-        version, gauss = state["python_rest"]
-        random.setstate((version, tuple(state["python"].tolist()), gauss))
+        np.random.set_state(state["numpy"])
+        version, internal, gauss = state["python"]
+        random.setstate((version, tuple(internal), gauss))
         if torch.cuda.is_available() and "cuda" in state:
             torch.cuda.set_rng_state(state["cuda"])
 
 
-class OfEveryRank:
-    """A part that each process has its own of."""
+class PerRankState:
+    """The state of an object that each process has its own of."""
 
-    def __init__(self, part: Part, rank: int):
-        self.part, self.rank = part, rank
+    def __init__(self, stateful: Stateful):
+        self.stateful = stateful
 
-    def state(self) -> State:
+    def state_dict(self) -> StateDict:
         """A collective call: every process must make it. Tensors come on the CPU: no process opens another's card."""
-        mine = {name: own.cpu() if isinstance(own, Tensor) else own for name, own in self.part.state().items()}
+        own = self.stateful.state_dict()
+        own = {name: value.cpu() if isinstance(value, Tensor) else value for name, value in own.items()}
         return {
-            f"{rank}.{name}": value for rank, own in enumerate(from_every_process(mine)) for name, value in own.items()
+            f"{i}.{name}": value for i, state in enumerate(from_every_process(own)) for name, value in state.items()
         }
 
-    def restore(self, state: State) -> None:
-        mine = f"{self.rank}."
-        self.part.restore({key.removeprefix(mine): value for key, value in state.items() if key.startswith(mine)})
+    def load_state_dict(self, state: StateDict) -> None:
+        prefix = f"{rank()}."
+        own = {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
+        self.stateful.load_state_dict(own)
 
 
-def write_state(directory: Path, parts: Mapping[str, State], more: State) -> None:
-    """The states of `parts`, and beside their plain values whatever JSON holds of `more`."""
+def trainer_states(trainer: Any) -> States:
+    """What every trainer of transformers and TRL carries, once its optimizer and scheduler exist; the generators come
+    last, so that nothing loaded after them draws from them."""
+    scaler = trainer.accelerator.scaler
+    return [
+        ("weights", TrainableWeights(trainer.accelerator.unwrap_model(trainer.model))),
+        ("optimizer", OptimizerState(trainer.optimizer)),
+        ("scheduler", trainer.lr_scheduler),
+        *([] if scaler is None else [("scaler", scaler)]),
+        ("rng", PerRankState(RNGState())),
+    ]
+
+
+def write_states(directory: Path, states: Mapping[str, StateDict], header: StateDict) -> None:
+    """Write what the `states` hold, and beside their JSON values the fields of `header`."""
     tensors: dict[str, Tensor] = {}
-    values: dict[str, State] = {}
-    for part, state in parts.items():
-        values[part] = {}
-        for name, value in state.items():
+    values: dict[str, StateDict] = {name: {} for name in states}
+    for name, state in states.items():
+        for key, value in state.items():
             if isinstance(value, Tensor):
-                tensors[f"{part}/{name}"] = value.cpu().contiguous()
+                tensors[f"{name}/{key}"] = value.cpu().contiguous()
             else:
-                values[part][name] = value
+                values[name][key] = value
     directory.mkdir(parents=True, exist_ok=True)
     save_file(tensors, directory / TENSORS)
-    (directory / VALUES).write_text(json.dumps({**more, "parts": values}) + "\n", encoding="utf-8")
+    (directory / VALUES).write_text(json.dumps({**header, "states": values}) + "\n", encoding="utf-8")
 
 
-def read_values(directory: Path) -> State:
-    """What `write_state` wrote as JSON: `more`, and the plain values of the parts under "parts"."""
+def read_header(directory: Path) -> StateDict:
+    """The fields of the header, and under "states" the JSON values of each state."""
     return json.loads((directory / VALUES).read_text(encoding="utf-8"))
 
 
-def read_parts(directory: Path, wanted: Iterable[str]) -> dict[str, State]:
-    """The states of the parts named in `wanted`."""
-    values = read_values(directory)["parts"]
-    parts: dict[str, State] = {name: dict(values[name]) for name in wanted}
+def load_states(directory: Path, states: States) -> None:
+    """Load each of `states`, one after the other in their order, from what `write_states` wrote."""
+    values = read_header(directory)["states"]
     with safe_open(directory / TENSORS, framework="pt") as file:
-        for key in file.keys():  # noqa: SIM118  it is no dict
-            part, _, name = key.partition("/")
-            if part in parts:
-                parts[part][name] = file.get_tensor(key)
-    return parts
+        for name, stateful in states:
+            keys = [key for key in file.keys() if key.startswith(f"{name}/")]  # noqa: SIM118  it is no dict
+            tensors = {key.removeprefix(f"{name}/"): file.get_tensor(key) for key in keys}
+            stateful.load_state_dict({**values[name], **tensors})

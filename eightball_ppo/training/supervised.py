@@ -26,12 +26,12 @@ from eightball_ppo.runtime.distributed import rank
 from eightball_ppo.runtime.launch import require_equal_ranks
 from eightball_ppo.runtime.run import Run, write_json
 from eightball_ppo.runtime.signals import finishing
-from eightball_ppo.training.checkpoint import Keeper
-from eightball_ppo.training.grad_norm import GradientWatch
+from eightball_ppo.training.checkpoint import CheckpointWriter
+from eightball_ppo.training.grad_norm import GradNormCallback
 from eightball_ppo.training.like_lengths import LikeLengths
-from eightball_ppo.training.resume import Keeping
+from eightball_ppo.training.resume import ResumeContext
 from eightball_ppo.training.trackers import project, run_name, tracked
-from eightball_ppo.training.trainer import ExactTrainer
+from eightball_ppo.training.trainer import ResumableTrainer
 
 Measure = Callable[[], dict[str, Any]]
 Loss = Callable[[Tensor, Tensor], Tensor]
@@ -132,15 +132,15 @@ def train_classifier(
     measure: Measure = nothing,
     loss: Loss | None = None,
     by_length: bool = False,
-    keeping: Keeping | None = None,
+    resume: ResumeContext | None = None,
     callbacks: Sequence[TrainerCallback] = (),
 ) -> int:
     """Minimise `loss` of `model` on (texts, label_ids), in place, with the recipe of `config`, logged as `stage`.
     Texts are cut where `tokenizer` says. Returns the number of steps.
 
     By default that is cross-entropy; otherwise `label_ids` may be whatever `loss` makes of them, such as rows of a
-    table of targets. `by_length`: in batches of like length, which is worth it where the model is big. With `keeping`
-    it writes checkpoints and can be stopped. `callbacks` are the caller's own.
+    table of targets. `by_length`: in batches of like length, which is worth it where the model is big. With `resume`
+    it writes checkpoints and can be stopped and resumed. `callbacks` are the caller's own.
 
     Raises:
         GuardError: a gradient was not finite.
@@ -156,14 +156,14 @@ def train_classifier(
         rows_B = torch.tensor(rows)  # a batch is as wide as its longest question
         return {**table.rows(rows_B, int(length_N[rows_B].max())), "labels": label_N[rows_B]}
 
-    trainer = ExactTrainer(
+    trainer = ResumableTrainer(
         model,
         _arguments(config, run, stage, len(texts)),
         data_collator=collate,
         train_dataset=range(len(texts)),
         callbacks=[
             MetricsCallback(run, stage, measure),
-            GradientWatch(None, lambda what: _fault(what, trainer, tokenizer, run)),
+            GradNormCallback(None, lambda what: _fault(what, trainer, tokenizer, run)),
             *callbacks,
         ],
         compute_loss_func=None if loss is None else lambda outputs, labels, **_: loss(outputs.logits, labels),
@@ -171,19 +171,16 @@ def train_classifier(
     if by_length:
         trainer.order = LikeLengths(length_N, config.per_device_train_batch_size, config.seed)
     replace_progress(trainer, stage, config.disable_tqdm)
-    if keeping is not None:
-        keeper = Keeper(
-            config, run, model, tokenizer, keeping.origin, keeping.parts, stage=stage, before=keeping.before
-        )
-        trainer.keep(keeper, keeping.resumed)
-    with tracked(trainer, run.path, stage), nullcontext() if keeping is None else finishing():
-        trainer.begin()
+    if resume is not None:
+        trainer.enable_checkpoints(CheckpointWriter(config, run, model, tokenizer, resume, stage))
+    with tracked(trainer, run.path, stage), nullcontext() if resume is None else finishing():
+        trainer.train_or_resume()
     require_equal_ranks(trainer)
     model.eval()
     return trainer.state.global_step
 
 
-def _fault(what: str, trainer: ExactTrainer, tokenizer: PreTrainedTokenizerBase, run: Run) -> GuardError:
+def _fault(what: str, trainer: ResumableTrainer, tokenizer: PreTrainedTokenizerBase, run: Run) -> GuardError:
     """What to raise where `what` is not finite; the batch has been written by then, by each process its own."""
     file, step = run.path / f"not-finite-{rank()}.json", trainer.state.global_step + 1
     batch = {name: own.tolist() for name, own in trainer.last_inputs.items()}

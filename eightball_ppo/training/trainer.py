@@ -10,31 +10,21 @@ from collections import deque
 from typing import Any
 
 from torch.utils.data import Sampler
-from transformers import Trainer, TrainerCallback
+from transformers import Trainer
 from transformers.trainer import TRAINER_STATE_NAME
 
-from eightball_ppo.runtime.distributed import rank
-from eightball_ppo.training.checkpoint import TRAINING, Keeper
-from eightball_ppo.training.resume import Resumption
-from eightball_ppo.training.state import (
-    OfEveryRank,
-    OptimizerState,
-    Part,
-    Randomness,
-    ScalerState,
-    SchedulerState,
-    State,
-    Weights,
-)
+from eightball_ppo.training.checkpoint import CheckpointCallback, CheckpointWriter
+from eightball_ppo.training.resume import ResumePoint
+from eightball_ppo.training.state import TRAINING, PerRankState, RNGState, StateDict
 
 
-class RunningLoss:
+class LossAccumulatorState:
     """What transformers' loop carries from step to step outside its state: the loss since the last row, and in all."""
 
-    def __init__(self, trainer: "ExactTrainer"):
+    def __init__(self, trainer: "ResumableTrainer"):
         self.trainer: Any = trainer
 
-    def state(self) -> State:
+    def state_dict(self) -> StateDict:
         trainer = self.trainer
         return {
             "since": trainer._tr_loss.detach(),
@@ -43,7 +33,7 @@ class RunningLoss:
             "seconds": time.monotonic() - trainer.began,
         }
 
-    def restore(self, state: State) -> None:
+    def load_state_dict(self, state: StateDict) -> None:
         trainer = self.trainer
         trainer._tr_loss = state["since"].to(trainer.args.device)
         trainer._total_loss_scalar, trainer._globalstep_last_logged = state["total"], state["logged"]
@@ -51,50 +41,43 @@ class RunningLoss:
         trainer.began -= state["seconds"]
 
 
-class _Flow(TrainerCallback):
-    """Has the loop save where the keeper wants it, after the row of the step is logged."""
+class SaveCallback(CheckpointCallback):
+    """Has transformers' loop save at the end of an update, after it has logged the step."""
 
-    def __init__(self, trainer: "ExactTrainer"):
-        self.trainer = trainer
-
-    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self.trainer.began = time.monotonic()
-        self.trainer.put_back("loss", self.trainer.loss)
+        super().on_train_begin(args, state, control, **kwargs)
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         update, rest = divmod(state.global_step, self.trainer.steps_per_update)
-        if rest == 0 and self.trainer.keeper is not None and self.trainer.keeper.due(update):
+        if rest == 0 and self.writer.due(update):
             control.should_save = True
 
 
-class ExactTrainer(Trainer):
-    """A Trainer that `keeping` makes write our checkpoints, and go on from one."""
+class ResumableTrainer(Trainer):
+    """A Trainer that writes our checkpoints and resumes from one, once `enable_checkpoints` was called."""
 
-    keeper: Keeper | None = None
-    resumed: Resumption | None = None
+    writer: CheckpointWriter | None = None
     steps_per_update = 1
     one_generator = False  # TRL's sampler draws the order of every pass from one generator, and has no `set_epoch`
     order: Sampler[int] | None = None  # in which the rows come, a function of the epoch; None: transformers'
     began = 0.0
     last_inputs: Any = None
 
-    def keep(self, keeper: Keeper, resumed: Resumption | None) -> None:
-        """Have `keeper` write checkpoints of this training and of its own parts, and begin at `resumed`."""
-        self.keeper, self.resumed, self._more = keeper, resumed, dict(keeper.parts)
-        self.loss = OfEveryRank(RunningLoss(self), rank())
-        self.add_callback(_Flow(self))
-        keeper.more_files = lambda directory: self.state.save_to_json(str(directory / TRAINER_STATE_NAME))
-        for name, part in self._more.items():
-            self.put_back(name, part)
+    def enable_checkpoints(self, writer: CheckpointWriter) -> None:
+        """Have `writer` write checkpoints of this training, and begin where its resume point is."""
+        self.writer = writer
+        writer.write_more_files = lambda directory: self.state.save_to_json(str(directory / TRAINER_STATE_NAME))
+        self.add_callback(SaveCallback(writer, self, ("loss", PerRankState(LossAccumulatorState(self)))))
 
-    def put_back(self, name: str, part: Part) -> None:
-        """Restore a part, if the training is gone on with."""
-        if self.resumed is not None:
-            self.resumed.restore({name: part})
+    @property
+    def resume_point(self) -> ResumePoint | None:
+        return None if self.writer is None else self.writer.resume.point
 
-    def begin(self) -> None:
+    def train_or_resume(self) -> None:
         """`train()`, from the checkpoint if there is one."""
-        self.train(resume_from_checkpoint=None if self.resumed is None else str(self.resumed.path / TRAINING))
+        point = self.resume_point
+        self.train(resume_from_checkpoint=None if point is None else str(point.path / TRAINING))
 
     def _run_epoch(self, *, epoch: int, train_dataloader: Any, **kwargs: Any) -> None:
         if self.state.global_step >= self.state.max_steps:  # stopped in its last step, and a step comes before a look
@@ -113,7 +96,7 @@ class ExactTrainer(Trainer):
         return super().training_step(model, inputs, *args, **kwargs)
 
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
-        if self.resumed is not None and "train_runtime" in logs:
+        if self.resume_point is not None and "train_runtime" in logs:
             seconds = time.monotonic() - self.began
             for name in ("train_samples_per_second", "train_steps_per_second"):
                 logs[name] = round(logs[name] * logs["train_runtime"] / seconds, 3)
@@ -121,41 +104,27 @@ class ExactTrainer(Trainer):
         super().log(logs, *args, **kwargs)
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
-        assert self.keeper is not None
+        assert self.writer is not None
         self.store_flos()
-        randomness = OfEveryRank(Randomness(), rank())
-        self.keeper.parts = {
-            "weights": Weights(self.model),
-            **self._optimization(),
-            "randomness": randomness,
-            "loss": self.loss,
-            **self._more,
-        }
-        self.keeper.keep(self.state.global_step // self.steps_per_update, self.state.max_steps // self.steps_per_update)
-
-    def _optimization(self) -> dict[str, Part]:
-        parts: dict[str, Part] = {
-            "optimizer": OptimizerState(self.optimizer),
-            "scheduler": SchedulerState(self.lr_scheduler),
-        }
-        if self.accelerator.scaler is not None:
-            parts["scaler"] = ScalerState(self.accelerator.scaler)
-        return parts
+        self.writer.write(
+            self.state.global_step // self.steps_per_update, self.state.max_steps // self.steps_per_update
+        )
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
-        self.put_back("weights", Weights(self.model))
+        """Nothing: `SaveCallback` loads everything when training begins."""
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
-        for name, part in self._optimization().items():
-            self.put_back(name, part)
+        """Nothing, as above."""
 
     def _load_rng_state(self, checkpoint: str | None) -> None:
-        self.put_back("randomness", OfEveryRank(Randomness(), rank()))
+        """Again, because batches that were skipped have drawn."""
+        assert self.writer is not None
+        self.writer.resume.load([("rng", PerRankState(RNGState()))])
 
     def _get_train_sampler(self, *args: Any, **kwargs: Any) -> Any:
         sampler: Any = super()._get_train_sampler(*args, **kwargs) if self.order is None else self.order
-        if self.resumed is not None and self.one_generator:
-            passes = json.loads((self.resumed.path / TRAINING / TRAINER_STATE_NAME).read_text())["epoch"]
+        if self.resume_point is not None and self.one_generator:
+            passes = json.loads((self.resume_point.path / TRAINING / TRAINER_STATE_NAME).read_text())["epoch"]
             for _ in range(int(passes)):
                 deque(sampler, maxlen=0)  # what it drew then
         return sampler

@@ -131,34 +131,23 @@ class ReferenceAdapter(PolicyAdapter):
 
     def __init__(self, classifier: PreTrainedModel, reader: QuestionReader):
         super().__init__(classifier, reader, adapters=False)
-        self._known_N: Tensor | None = None
-        self._logits_NK1: Tensor | None = None
-
-    def state(self) -> dict[str, Any]:
-        """What is remembered: asked in another batch, a question's last digits may be others."""
-        if self._known_N is None or self._logits_NK1 is None:
-            return {}
-        return {"known_N": self._known_N, "logits_NK1": self._logits_NK1}
-
-    def restore(self, state: dict[str, Any]) -> None:
-        device = next(self.parameters()).device
-        if state:
-            self._known_N, self._logits_NK1 = state["known_N"].to(device), state["logits_NK1"].to(device)
+        self.known_N: Tensor | None = None
+        self.logits_NK1: Tensor | None = None
 
     @torch.no_grad()
     def forward(self, input_ids: Tensor, **_: Any) -> Logits:
         """Logits [B, 2, K+1], a fresh tensor every time: TRL divides it in place."""
         reader = self.by_row.reader
         rows_B = reader.ids.rows(input_ids)
-        if self._known_N is None or self._logits_NK1 is None:
+        if self.known_N is None or self.logits_NK1 is None:
             example = super().forward(input_ids[:1]).logits
-            self._known_N = torch.zeros(len(reader), dtype=torch.bool, device=rows_B.device)
-            self._logits_NK1 = example.new_empty(len(reader), example.shape[-1])
-        new_B = rows_B[~self._known_N[rows_B]]
+            self.known_N = torch.zeros(len(reader), dtype=torch.bool, device=rows_B.device)
+            self.logits_NK1 = example.new_empty(len(reader), example.shape[-1])
+        new_B = rows_B[~self.known_N[rows_B]]
         if len(new_B):
-            self._logits_NK1[new_B] = super().forward(reader.ids.question_ids(new_B).unsqueeze(1)).logits[:, 0]
-            self._known_N[new_B] = True
-        return Logits(nn.functional.pad(self._logits_NK1[rows_B].unsqueeze(1), (0, 0, 0, 1), value=NEVER))
+            self.logits_NK1[new_B] = super().forward(reader.ids.question_ids(new_B).unsqueeze(1)).logits[:, 0]
+            self.known_N[new_B] = True
+        return Logits(nn.functional.pad(self.logits_NK1[rows_B].unsqueeze(1), (0, 0, 0, 1), value=NEVER))
 
 
 def freeze_unused(classifier: nn.Module, output: Tensor) -> None:
