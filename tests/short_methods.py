@@ -4,7 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from eightball_ppo.config.methods import GradedConfig
+from eightball_ppo.config.graded import GradedConfig
 from eightball_ppo.config.registry import method_of
 from eightball_ppo.methods.run_method import run_method
 from eightball_ppo.methods.task import Task, load_splits, load_task

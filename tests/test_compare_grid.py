@@ -16,7 +16,8 @@ from eightball_ppo.config.methods import DistillConfig, ExactConfig, GRPOConfig,
 from eightball_ppo.config.registry import METHODS
 from eightball_ppo.data import Questions
 from eightball_ppo.errors import InputError
-from eightball_ppo.runtime.run import write_config, write_json
+from eightball_ppo.runtime.atomic_io import write_json
+from eightball_ppo.runtime.run import write_config
 
 DATA = {"train": Questions("rl", ["a?", "b?"]), "heldout": Questions("heldout", ["c?"], [1])}
 

@@ -12,7 +12,7 @@ import torch
 
 from conftest import REPOSITORY
 from eightball_ppo.cli import commands
-from eightball_ppo.runtime.run import write_text
+from eightball_ppo.runtime.atomic_io import write_text
 from faults import Fault, failing, full_at, nth_write
 
 CUDA_FULL = torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")

@@ -12,11 +12,11 @@ import pytest
 import torch
 from short_methods import METHODS, SAMPLED, WHOLE_ROWS, Make, loaded, numbers, train
 
+from eightball_ppo.config.graded import GradedConfig
 from eightball_ppo.config.methods import (
     BestOfNConfig,
     DistillConfig,
     ExactConfig,
-    GradedConfig,
     GRPOConfig,
     ReferenceConfig,
     RLOOConfig,

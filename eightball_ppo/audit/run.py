@@ -39,9 +39,10 @@ from eightball_ppo.graders.storage.store import GradeStore
 from eightball_ppo.labels import LabelSet
 from eightball_ppo.models.label_inference import with_labels
 from eightball_ppo.report import tables
+from eightball_ppo.runtime.atomic_io import write_json
 from eightball_ppo.runtime.distributed import from_main_process
 from eightball_ppo.runtime.redaction import redacted
-from eightball_ppo.runtime.run import Run, check_output_dir, write_json
+from eightball_ppo.runtime.run import Run, check_output_dir
 
 REPORT = "audit.html"
 MOST_INJECTED = 40  # questions, each of which is asked with every injection for every label

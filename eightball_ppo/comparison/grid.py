@@ -10,7 +10,7 @@ from typing import Any, NamedTuple, get_type_hints
 from pydantic import TypeAdapter, ValidationError
 
 from eightball_ppo.config.compare import CompareConfig
-from eightball_ppo.config.methods import GradedConfig, TermsConfig
+from eightball_ppo.config.graded import GradedConfig, TermsConfig
 from eightball_ppo.config.registry import METHODS
 from eightball_ppo.errors import InputError
 

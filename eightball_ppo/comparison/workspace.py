@@ -19,8 +19,9 @@ from typing import Any
 from eightball_ppo.comparison.grid import REFERENCE, TABLE, Cell
 from eightball_ppo.config.compare import CompareConfig
 from eightball_ppo.config.fields import free_options
+from eightball_ppo.config.graded import TermsConfig
 from eightball_ppo.config.grader import LEAVING_OUT
-from eightball_ppo.config.methods import ReferenceConfig, TermsConfig
+from eightball_ppo.config.methods import ReferenceConfig
 from eightball_ppo.data import Questions
 from eightball_ppo.errors import InputError
 from eightball_ppo.graders.job import budget_of, grade_job, source_of, store_path
@@ -30,8 +31,9 @@ from eightball_ppo.methods.prerequisites import train_prerequisites
 from eightball_ppo.methods.task import load_splits
 from eightball_ppo.models.loading import label_set, load_classifier
 from eightball_ppo.models.tokenization import cut_at
+from eightball_ppo.runtime.atomic_io import write_json
 from eightball_ppo.runtime.redaction import redacted
-from eightball_ppo.runtime.run import CONFIG, environment, read_config, write_config, write_json
+from eightball_ppo.runtime.run import CONFIG, environment, read_config, write_config
 
 QUESTIONS = "questions"
 GROUND = "ground.json"  # written last: with it the reference and the grades are whole

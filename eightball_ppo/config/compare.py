@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from eightball_ppo.config.fields import option, require
-from eightball_ppo.config.methods import TermsConfig
+from eightball_ppo.config.graded import TermsConfig
 from eightball_ppo.config.registry import BUILT_IN, METHODS
 
 

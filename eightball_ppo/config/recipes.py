@@ -11,7 +11,8 @@ from typing import Any, get_type_hints
 
 from eightball_ppo.config import stages
 from eightball_ppo.config.compare import CompareConfig
-from eightball_ppo.config.methods import PPOConfig, TermsConfig
+from eightball_ppo.config.graded import TermsConfig
+from eightball_ppo.config.methods import PPOConfig
 from eightball_ppo.config.registry import commands
 from eightball_ppo.config.trl_unsupported import TRL_OPTIONS
 from eightball_ppo.errors import InputError

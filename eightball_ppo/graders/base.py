@@ -8,7 +8,7 @@ from typing import Any, Literal, NamedTuple, Protocol, TypeVar
 import torch
 from torch import Tensor
 
-from eightball_ppo.config.methods import ScoreKind
+from eightball_ppo.config.graded import ScoreKind
 from eightball_ppo.graders.budget import Budget
 from eightball_ppo.labels import LabelSet
 

@@ -7,7 +7,7 @@ all K labels of a question. On equal budgets the two can be compared, whatever t
 import torch
 from torch import Tensor, nn
 
-from eightball_ppo.config.methods import GradedConfig
+from eightball_ppo.config.graded import GradedConfig
 from eightball_ppo.errors import InputError
 from eightball_ppo.runtime.distributed import num_processes
 

@@ -10,15 +10,16 @@ from typing import Any
 
 import torch
 
+from eightball_ppo.config.graded import GradedConfig, TermsConfig
 from eightball_ppo.config.grader import GraderConfig
-from eightball_ppo.config.methods import GradedConfig, TermsConfig
 from eightball_ppo.data import Questions
 from eightball_ppo.errors import IncompleteError, InputError
+from eightball_ppo.graders.base import Grader
 from eightball_ppo.graders.budget import Budget
 from eightball_ppo.graders.prompts import Prompt
 from eightball_ppo.graders.registry import load_graders
 from eightball_ppo.graders.storage.score_table import STATUSES, ScoreTable, missing_mass
-from eightball_ppo.graders.storage.sources import GradeSource, LabelNoiseSource
+from eightball_ppo.graders.storage.sources import GradeSource, LabelNoiseSource, StoredGrader
 from eightball_ppo.graders.storage.store import GradeStore
 from eightball_ppo.graders.storage.table import GradeTable
 from eightball_ppo.graders.storage.texts import first_occurrence_N
@@ -67,58 +68,69 @@ def spent(config: GraderConfig, budget: Budget) -> dict[str, Any]:
     return {"calls_made": budget.calls, "tokens": budget.tokens, "cost": cost}
 
 
-def source_of(config: GraderConfig, labels: LabelSet, store: GradeStore, budget: Budget) -> GradeSource:
-    """The grade table that is named, or the grader behind the store."""
+def source_of(
+    config: GraderConfig, labels: LabelSet, store: GradeStore, budget: Budget, judge: Grader | None = None
+) -> GradeSource:
+    """The grade table that is named, or the grader behind the store: `judge`, or the one that is named."""
+    if judge is not None:
+        labels.require_same(judge.labels, "--labels", f"grader {judge.fingerprint}")
+        return StoredGrader(judge, store, budget, config.max_grade_failures, not config.disable_tqdm)
     if config.grade_table is not None:
         return GradeTable(config.grade_table, labels)
     return load_graders(config, labels, store, budget)
 
 
-def check_grades(config: GraderConfig, labels: LabelSet, texts: Sequence[str]) -> None:
+def check_grades(config: GraderConfig, labels: LabelSet, texts: Sequence[str], judge: Grader | None = None) -> None:
     """What can be said against the grade table or the grade store before anything is trained or asked.
 
     Raises:
         InputError: a table that is none or lacks a question, or a file that is no store.
     """
-    if config.grade_table is not None:
+    if judge is None and config.grade_table is not None:
         GradeTable(config.grade_table, labels).grade_missing(texts)
     else:
         GradeStore(store_path(config)).close()
 
 
-def estimate(config: GraderConfig, labels: LabelSet, texts: Sequence[str]) -> str:
+def estimate(config: GraderConfig, labels: LabelSet, texts: Sequence[str], judge: Grader | None = None) -> str:
     """What grading `texts` would take, in words; asks no grader."""
     unique = int(first_occurrence_N(texts).sum())
-    if config.grade_table is not None:
+    if judge is None and config.grade_table is not None:
         return f"{unique} questions, all grades from {config.grade_table}: 0 calls"
+    judge_name = f"--grader {config.grader}" if judge is None else f"grader {judge.fingerprint}"
     with GradeStore(store_path(config)) as store:
-        source = load_graders(config, labels, store, budget_of(config))
+        source = source_of(config, labels, store, budget_of(config), judge)
         calls, tokens = source.estimate_cost(texts)
     cost = (
         "" if config.price_per_1k_tokens is None else f", cost about {tokens / 1000 * config.price_per_1k_tokens:.4g}"
     )
     return (
-        f"{unique} questions for --grader {config.grader}: {calls} calls to make (the rest is in "
+        f"{unique} questions for {judge_name}: {calls} calls to make (the rest is in "
         f"{config.grade_store}), about {tokens} tokens{cost}"
     )
 
 
-def grade_job(config: GradedConfig, labels: LabelSet, questions: Mapping[str, Questions]) -> GradingResult:
+def grade_job(
+    config: GradedConfig, labels: LabelSet, questions: Mapping[str, Questions], judge: Grader | None = None
+) -> GradingResult:
     """Scores of both splits, on every process; each question is asked once in the whole run, by the main process.
 
-    The held-out questions come first, so that a grader that is too weak is found out before the rest is paid for.
+    `judge` makes them, or else the grader or table that `config` names. The held-out questions come first, so that a
+    grader that is too weak is found out before the rest is paid for.
 
     Raises:
         InputError: a bad grader or table, or a grader that is too weak or failed its audit.
         IncompleteError: too many grades failed.
     """
-    return from_main_process(lambda: _grade_job(config, labels, questions), config.ddp_timeout)
+    return from_main_process(lambda: _grade_job(config, labels, questions, judge), config.ddp_timeout)
 
 
-def _grade_job(config: GradedConfig, labels: LabelSet, questions: Mapping[str, Questions]) -> GradingResult:
+def _grade_job(
+    config: GradedConfig, labels: LabelSet, questions: Mapping[str, Questions], judge: Grader | None
+) -> GradingResult:
     budget = budget_of(config)
     with GradeStore(store_path(config)) as store:
-        source = source_of(config, labels, store, budget)
+        source = source_of(config, labels, store, budget, judge)
         if not source.deliberate:
             _check_audits(config, store.audits_of(source.fingerprints))
         tables: dict[str, ScoreTable] = {}

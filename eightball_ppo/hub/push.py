@@ -18,8 +18,8 @@ from eightball_ppo.hub.access import checked_repo_id, hub_errors, signed_in
 from eightball_ppo.hub.bundles import Bundle, bundle
 from eightball_ppo.hub.cards import RECORDED
 from eightball_ppo.hub.spaces import space_bundle
+from eightball_ppo.runtime.atomic_io import write_json
 from eightball_ppo.runtime.distributed import is_main_process
-from eightball_ppo.runtime.run import write_json
 
 ATTEMPTS = 3
 _FOLDERS = {"model": "", "dataset": "datasets/", "space": "spaces/"}

@@ -5,11 +5,12 @@ from pathlib import Path
 from typing import Any
 
 from eightball_ppo.config.data import DataConfig
-from eightball_ppo.config.methods import TermsConfig
+from eightball_ppo.config.graded import TermsConfig
 from eightball_ppo.config.recipes import read_recipe, read_section
 from eightball_ppo.config.stages import RewardConfig, SFTConfig
 from eightball_ppo.data import Questions
 from eightball_ppo.errors import InputError, Stopped
+from eightball_ppo.graders.base import Grader
 from eightball_ppo.graders.job import estimate
 from eightball_ppo.graders.registry import parse_grader
 from eightball_ppo.graders.storage.texts import ConcatTexts, first_occurrence_N
@@ -26,10 +27,10 @@ def asks_reward_model(config: TermsConfig) -> bool:
     return config.grade_table is None and any(spec.name == "bert" for spec in parse_grader(config.grader))
 
 
-def train_prerequisites(config: TermsConfig, reference: bool = True) -> None:
+def train_prerequisites(config: TermsConfig, reference: bool = True, judge: bool = True) -> None:
     """Train the reference and the reward model where they do not exist yet: those that stand at the default path, by
-    the defaults, and those that the recipe `--prerequisites` has a section for, by that. Without `reference` the
-    caller has one.
+    the defaults, and those that the recipe `--prerequisites` has a section for, by that. Without `reference`, or
+    without `judge`, the caller has one.
 
     Raises:
         InputError: a model that is not there and that nothing says how to train; nothing is trained then.
@@ -37,7 +38,7 @@ def train_prerequisites(config: TermsConfig, reference: bool = True) -> None:
     wanted: list[tuple[str, str, str, Any, Any]] = []
     if reference:
         wanted.append(("sft", config.sft_model_path, "--sft_model_path", SFTConfig, sft.train))
-    if asks_reward_model(config):
+    if judge and asks_reward_model(config):
         wanted.append(("reward", config.reward_model_path, "--reward_model_path", RewardConfig, reward_model.train))
     missing = []
     for section, path, flag, stage, train in wanted:
@@ -75,10 +76,10 @@ def _check_same_data(run: Path, flag: str, config: TermsConfig) -> None:
         )
 
 
-def outlook(config: TermsConfig, questions: dict[str, Questions]) -> str:
+def outlook(config: TermsConfig, questions: dict[str, Questions], judge: Grader | None = None) -> str:
     """What grading would cost, in words; trains nothing and asks nobody."""
     texts = ConcatTexts([split.texts for split in questions.values()])
-    if asks_reward_model(config) and not Path(config.reward_model_path).exists():
+    if judge is None and asks_reward_model(config) and not Path(config.reward_model_path).exists():
         unique = first_occurrence_N(texts).sum()
         return f"{unique} questions for --grader {config.grader}: its reward model would be trained first"
-    return estimate(config, config.label_set(), texts)
+    return estimate(config, config.label_set(), texts, judge)

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from eightball_ppo.config.methods import GradedConfig
+from eightball_ppo.config.graded import GradedConfig
 from eightball_ppo.errors import InputError
 from eightball_ppo.methods.run_method import finish
 from eightball_ppo.methods.task import load_splits, load_task

@@ -8,18 +8,20 @@ from typing import Any
 from transformers import PreTrainedModel, TrainerCallback
 
 from eightball_ppo.config import registry
-from eightball_ppo.config.methods import GradedConfig
+from eightball_ppo.config.graded import GradedConfig
 from eightball_ppo.config.model import LoraOptions
 from eightball_ppo.config.training import CheckpointedConfig
 from eightball_ppo.data import Questions
 from eightball_ppo.errors import DryRun
 from eightball_ppo.evaluation import before_after
+from eightball_ppo.graders.base import Grader
 from eightball_ppo.graders.budgeted_scores import check_budget_single_process
 from eightball_ppo.hub.cards import write_card
 from eightball_ppo.methods.prerequisites import outlook
 from eightball_ppo.methods.resume_task import resume_context_for_task
-from eightball_ppo.methods.task import LoadedModel, Task, load_splits, load_task, logits_NK
+from eightball_ppo.methods.task import Inputs, LoadedModel, Task, load_splits, load_task, logits_NK
 from eightball_ppo.models.label_inference import with_labels
+from eightball_ppo.models.loading import label_set
 from eightball_ppo.models.saving import save_policy
 from eightball_ppo.models.trainable import check_rates
 from eightball_ppo.report import plots, tables
@@ -33,6 +35,7 @@ def run_method(
     config: GradedConfig,
     *,
     model: LoadedModel | None = None,
+    judge: Grader | None = None,
     train: Questions | None = None,
     evaluation: Questions | None = None,
     callbacks: Sequence[TrainerCallback] = (),
@@ -41,7 +44,8 @@ def run_method(
 
     Args:
         config: The options of a method of `METHODS`.
-        model: The reference and its tokenizer, instead of `config.sft_model_path`.
+        model: The reference and its tokenizer, instead of `config.sft_model_path`; neither is changed.
+        judge: Scores the answers, instead of the grader or the grade table that `config` names.
         train: The questions to learn from, instead of those that `config` names.
         evaluation: The labelled questions to measure on, instead of those that `config` names.
         callbacks: Added to the trainer, behind ours.
@@ -58,17 +62,19 @@ def run_method(
     name = registry.method_of(config)
     spec = registry.METHODS[name]
     check_output_dir(config)
-    config = with_labels(config)
-    questions = load_splits(config, train, evaluation)
+    if model is not None and config.labels is None:
+        config = replace(config, labels=list(label_set(model[0]).names))
+    config, given = with_labels(config), Inputs(model, judge, train, evaluation)
+    questions = load_splits(config, given)
     if config.dry_run:
-        raise DryRun(outlook(config, questions))
+        raise DryRun(outlook(config, questions, judge))
     if spec.samples:
         check_budget_single_process(config)
         require_one_precision()
     check = registry.load(spec.check) if spec.check else lambda *_: None
     check(config, len(questions["train"]))  # before anything is trained or asked
     point = find_resume_point(config, name) if isinstance(config, CheckpointedConfig) else None
-    task = load_task(config, questions, model)
+    task = load_task(config, questions, given)
     check(config, len(task.questions["train"]))  # those without a whole grade are left out by now
     if isinstance(config, LoraOptions):
         check_rates(task.classifier, config)

@@ -1,9 +1,10 @@
 """What every method starts from: the reference, the questions, the grades."""
 
+import copy
 import hashlib
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -11,10 +12,10 @@ from accelerate import PartialState
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback
 
-from eightball_ppo.config.methods import GradedConfig, TermsConfig
+from eightball_ppo.config.graded import GradedConfig, TermsConfig
 from eightball_ppo.data import Questions, load_both
 from eightball_ppo.evaluation import ExactMetrics, GradedSplit, LazyTable, record
-from eightball_ppo.graders.base import convert_scores
+from eightball_ppo.graders.base import Grader, convert_scores
 from eightball_ppo.graders.budgeted_scores import BudgetedScores
 from eightball_ppo.graders.job import check_grades, grade_job
 from eightball_ppo.graders.registry import check_graders
@@ -37,6 +38,21 @@ class MetricSubset:
 
     tokens: TokenTable
     graded: GradedSplit
+
+
+class Inputs(NamedTuple):
+    """Objects that take the place of what a config names; None: what it names.
+
+    `model` is the reference and its tokenizer, `judge` scores the questions `train` and the labelled ones `evaluation`.
+    """
+
+    model: LoadedModel | None = None
+    judge: Grader | None = None
+    train: Questions | None = None
+    evaluation: Questions | None = None
+
+
+NOTHING_GIVEN = Inputs()
 
 
 @dataclass(frozen=True)
@@ -105,41 +121,42 @@ def normalised(logits_NK: Tensor) -> Tensor:
     return logits_NK.double().log_softmax(-1)
 
 
-def load_splits(
-    config: TermsConfig, train: Questions | None = None, evaluation: Questions | None = None
-) -> dict[str, Questions]:
+def load_splits(config: TermsConfig, given: Inputs = NOTHING_GIVEN) -> dict[str, Questions]:
     """The questions to learn from ("train", unlabelled) and those to measure on ("heldout", labelled).
-
-    Questions that are passed take the place of those that `config` names.
 
     Raises:
         InputError: bad data, labels, grader options, table or store; cheap, so that it comes before any training.
     """
     labels = config.label_set()
-    check_graders(config, labels)
+    if given.judge is None:
+        check_graders(config, labels)
+    train, evaluation = given.train, given.evaluation
     if train is None or evaluation is None:
         both = load_both(config, None, labels)
         train, evaluation = train or both[0], evaluation or both[1]
     splits = {"train": train, "heldout": evaluation}
-    check_grades(config, labels, ConcatTexts([own.texts for own in splits.values()]))
+    check_grades(config, labels, ConcatTexts([own.texts for own in splits.values()]), given.judge)
     return splits
 
 
-def load_task(config: C, questions: dict[str, Questions], model: LoadedModel | None = None) -> Task[C]:
-    """Reference, questions and grades of a method, training the defaults where they are missing; `model` is the
-    reference where it is passed.
+def load_task(config: C, questions: dict[str, Questions], given: Inputs = NOTHING_GIVEN) -> Task[C]:
+    """Reference, questions and grades of a method, training the defaults where they are missing.
 
     Raises:
         InputError: bad checkpoint or grader, labels that differ between them, or a grader that is too weak.
         IncompleteError: too many grades failed.
     """
-    train_prerequisites(config, reference=model is None)
+    train_prerequisites(config, given.model is None, given.judge is None)
     labels = config.label_set()
-    classifier, tokenizer = model or load_classifier(
-        config.sft_model_path, "--sft_model_path", DTYPES[config.dtype], config.trust_remote_code
-    )
-    labels.require_same(label_set(classifier), "--labels", f"--sft_model_path {config.sft_model_path}")
-    grading = grade_job(config, labels, questions)
+    if given.model is None:
+        classifier, tokenizer = load_classifier(
+            config.sft_model_path, "--sft_model_path", DTYPES[config.dtype], config.trust_remote_code
+        )
+        owner = f"--sft_model_path {config.sft_model_path}"
+    else:
+        (classifier, tokenizer), owner = copy.deepcopy(given.model), "the model that was passed"
+    labels.require_same(label_set(classifier), "--labels", owner)
+    grading = grade_job(config, labels, questions, given.judge)
     whole_N = {split: scores.whole_N for split, scores in grading.tables.items()}
     questions = {
         split: own if whole_N[split].all() else own.subset(np.flatnonzero(whole_N[split]))

@@ -5,8 +5,8 @@ import json
 from typing import TypeVar
 
 from eightball_ppo.config.base import StageConfig
+from eightball_ppo.config.graded import TermsConfig
 from eightball_ppo.config.grader import GraderConfig
-from eightball_ppo.config.methods import TermsConfig
 from eightball_ppo.config.stages import SFTConfig
 from eightball_ppo.data import label_names, train_split
 from eightball_ppo.errors import InputError

@@ -1,12 +1,16 @@
-"""Directories that survive a crash: on the disk before they have their name, and with a seal that shows any damage."""
+"""Files and directories that survive a crash: whole under their name or not there; directories with a seal that shows
+any damage."""
 
+import contextlib
 import fcntl
 import hashlib
 import json
+import math
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 from eightball_ppo.errors import InputError
 
@@ -112,3 +116,34 @@ def check_seal(directory: Path) -> None:
             raise InputError(f"{path}: missing, so the checkpoint is damaged")
         if _digest(path) != digest:
             raise InputError(f"{path}: not as it was written, so the checkpoint is damaged")
+
+
+def finite(value: Any) -> Any:
+    """`value` as strict JSON holds it: null for every number that is not finite."""
+    if isinstance(value, dict):
+        return {key: finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+@contextlib.contextmanager
+def whole(path: Path) -> Iterator[Path]:
+    """A path to write to; what was written is `path` once it is whole, and what was there stands until then."""
+    growing = path.with_name(f".{path.name}.unfinished")
+    try:
+        yield growing
+        growing.replace(path)
+    finally:
+        growing.unlink(missing_ok=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    """A text file in UTF-8 that is whole, or as it was before."""
+    with whole(path) as file:
+        file.write_text(text, encoding="utf-8")
+
+
+def write_json(path: Path, content: dict[str, Any]) -> None:
+    """Strict JSON: a value that is not finite becomes null."""
+    write_text(path, json.dumps(finite(content), indent=2, ensure_ascii=False) + "\n")

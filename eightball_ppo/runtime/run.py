@@ -7,13 +7,11 @@ a run, and a run that is being replaced stands until its successor is whole.
 import contextlib
 import dataclasses
 import json
-import math
 import os
 import platform
 import shutil
 import sys
 import time
-from collections.abc import Iterator
 from importlib import metadata
 from pathlib import Path
 from types import TracebackType
@@ -24,7 +22,7 @@ import yaml
 from eightball_ppo.config.base import StageConfig
 from eightball_ppo.config.training import CheckpointedConfig
 from eightball_ppo.errors import IncompleteError, InputError
-from eightball_ppo.runtime.atomic_io import DirectoryLock, drop_directory, sync_file
+from eightball_ppo.runtime.atomic_io import DirectoryLock, drop_directory, finite, sync_file, write_json, write_text
 from eightball_ppo.runtime.distributed import is_main_process, num_processes, wait_for_everyone
 from eightball_ppo.runtime.progress import (
     METRICS,
@@ -208,32 +206,6 @@ class Run:
         return self.target
 
 
-def finite(value: Any) -> Any:
-    """`value` as strict JSON holds it: null for every number that is not finite."""
-    if isinstance(value, dict):
-        return {key: finite(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [finite(item) for item in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
-@contextlib.contextmanager
-def whole(path: Path) -> Iterator[Path]:
-    """A path to write to; what was written is `path` once it is whole, and what was there stands until then."""
-    growing = path.with_name(f".{path.name}.unfinished")
-    try:
-        yield growing
-        growing.replace(path)
-    finally:
-        growing.unlink(missing_ok=True)
-
-
-def write_text(path: Path, text: str) -> None:
-    """A text file in UTF-8 that is whole, or as it was before."""
-    with whole(path) as file:
-        file.write_text(text, encoding="utf-8")
-
-
 def write_config(directory: Path, config: StageConfig) -> None:
     """`config.yaml`: every option as it was resolved, without keys or passwords."""
     resolved = yaml.safe_dump(redacted(dataclasses.asdict(config)), sort_keys=False)
@@ -278,11 +250,6 @@ def read_environment(directory: Path) -> dict[str, Any]:
         return dict(json.loads((directory / ENVIRONMENT).read_text(encoding="utf-8")))
     except (OSError, ValueError, TypeError, RecursionError):
         raise InputError(f"{directory}: no finished run, {ENVIRONMENT} is missing or damaged") from None
-
-
-def write_json(path: Path, content: dict[str, Any]) -> None:
-    """Strict JSON: a value that is not finite becomes null."""
-    write_text(path, json.dumps(finite(content), indent=2, ensure_ascii=False) + "\n")
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:

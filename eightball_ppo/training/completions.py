@@ -8,7 +8,7 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
-from eightball_ppo.config.methods import SampledConfig
+from eightball_ppo.config.graded import SampledConfig
 from eightball_ppo.data import pairs
 from eightball_ppo.report.tables import print_completions
 from eightball_ppo.runtime.distributed import is_main_process

@@ -13,9 +13,9 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallba
 from eightball_ppo.config.methods import PPOConfig
 from eightball_ppo.errors import GuardError
 from eightball_ppo.models.saving import save_policy
-from eightball_ppo.runtime.atomic_io import write_directory
+from eightball_ppo.runtime.atomic_io import write_directory, write_json
 from eightball_ppo.runtime.distributed import is_main_process, largest, rank
-from eightball_ppo.runtime.run import BEST, Run, write_json
+from eightball_ppo.runtime.run import BEST, Run
 from eightball_ppo.training.state import StateDict, TrainableWeights
 from eightball_ppo.training.supervised import MetricsCallback
 from eightball_ppo.trl_adapters.policy import RowClassifier, Scores

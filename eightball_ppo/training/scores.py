@@ -6,7 +6,7 @@ other) -> `BudgetedScores` -> the wrappers of `compose_scores` -> the trainer's 
 
 from collections.abc import Callable, Sequence
 
-from eightball_ppo.config.methods import SampledConfig
+from eightball_ppo.config.graded import SampledConfig
 from eightball_ppo.graders.budgeted_scores import BudgetedScores
 from eightball_ppo.runtime.run import Run
 from eightball_ppo.training.completions import CompletionLogger

@@ -22,9 +22,10 @@ from transformers.trainer_callback import PrinterCallback
 from eightball_ppo.config.training import FitConfig
 from eightball_ppo.errors import GuardError, InputError
 from eightball_ppo.models.tokenization import reads_at_most, token_table
+from eightball_ppo.runtime.atomic_io import write_json
 from eightball_ppo.runtime.distributed import rank
 from eightball_ppo.runtime.launch import require_equal_ranks
-from eightball_ppo.runtime.run import Run, write_json
+from eightball_ppo.runtime.run import Run
 from eightball_ppo.runtime.signals import finishing
 from eightball_ppo.training.checkpoint import CheckpointWriter
 from eightball_ppo.training.grad_norm import GradNormCallback

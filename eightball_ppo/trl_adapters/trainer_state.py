@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from eightball_ppo.runtime.run import finite
+from eightball_ppo.runtime.atomic_io import finite
 from eightball_ppo.trl_adapters.policy import ReferenceAdapter
 
 

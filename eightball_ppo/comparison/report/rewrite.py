@@ -16,7 +16,8 @@ from eightball_ppo.config.tools import ReportConfig
 from eightball_ppo.errors import IncompleteError, InputError
 from eightball_ppo.methods.task import load_splits
 from eightball_ppo.report.summary import markdown_tables
-from eightball_ppo.runtime.run import CONFIG, read_config, read_environment, write_text
+from eightball_ppo.runtime.atomic_io import write_text
+from eightball_ppo.runtime.run import CONFIG, read_config, read_environment
 
 
 def run(config: ReportConfig) -> None:

@@ -21,8 +21,8 @@ from eightball_ppo.comparison.results import (
 from eightball_ppo.comparison.workers import Holes
 from eightball_ppo.config.compare import CompareConfig
 from eightball_ppo.methods.task import Task
+from eightball_ppo.runtime.atomic_io import whole, write_json, write_text
 from eightball_ppo.runtime.redaction import redacted
-from eightball_ppo.runtime.run import whole, write_json, write_text
 
 
 def write(config: CompareConfig, task: Task, found: list[Measured], holes: Holes, made_with: dict[str, Any]) -> None:

@@ -1,0 +1,70 @@
+"""`run_method` with objects in the place of what its config names."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from transformers import TrainerCallback
+
+from conftest import LABELS
+from eightball_ppo.config.methods import ExactConfig, PPOConfig
+from eightball_ppo.data import Questions
+from eightball_ppo.errors import DryRun, InputError
+from eightball_ppo.graders.rules import RuleGrader
+from eightball_ppo.labels import LabelSet
+from eightball_ppo.methods.run_method import run_method
+from eightball_ppo.models.loading import load_classifier
+from eightball_ppo.runtime.run import read_results
+
+TRAIN = Questions(
+    "a list",
+    [f"Will it be {word}?" for word in ["one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten"]],
+)
+HELDOUT = Questions("another list", ["Is it over?", "Am I late?", "Do I win?"], [0, 0, 1])
+
+
+class Steps(TrainerCallback):
+    """Counts the optimizer steps or updates."""
+
+    count = 0
+
+    def on_step_end(self, *_: Any, **__: Any) -> None:
+        self.count += 1
+
+
+@pytest.mark.parametrize(
+    ("config_class", "short"),
+    [
+        (ExactConfig, {"num_train_epochs": 3}),
+        (PPOConfig, {"total_episodes": 60, "per_device_train_batch_size": 20, "num_mini_batches": 2}),
+    ],
+)
+def test_objects_take_the_place_of_names(
+    config_class: Any, short: dict[str, Any], sft_run: Path, tmp_path: Path, no_figures: None
+) -> None:
+    """The names lead nowhere: no data, no reference, no reward model stand where they say."""
+    model, tokenizer = load_classifier(str(sft_run), "--sft_model_path")
+    before = {name: own.clone() for name, own in model.state_dict().items()}
+    nowhere = {name: str(tmp_path / "nowhere") for name in ("dataset_name", "sft_model_path", "reward_model_path")}
+    config = config_class(output_dir=str(tmp_path / "run"), disable_tqdm=True, kl_coef=0.5, **nowhere, **short)
+    given: dict[str, Any] = {"model": (model, tokenizer), "judge": RuleGrader("No", LabelSet.of(LABELS))}
+    given |= {"train": TRAIN, "evaluation": HELDOUT}
+    steps = Steps()
+    results = read_results(run_method(config, **given, callbacks=[steps]))
+    assert results["grader"] == given["judge"].fingerprint and results["grades"]["ok"] == 3 * 13
+    assert (results["splits"]["train"]["questions"], results["splits"]["heldout"]["questions"]) == (10, 3)
+    assert results["splits"]["train"]["expected_score"] > results["reference"]["train"]["expected_score"]
+    assert steps.count == 3
+    assert all(torch.equal(own, before[name]) for name, own in model.state_dict().items())
+
+
+def test_a_judge_that_is_passed_is_asked_for_what_it_costs_and_for_its_labels(sft_run: Path, tmp_path: Path) -> None:
+    model = load_classifier(str(sft_run), "--sft_model_path")
+    judge = RuleGrader("No", LabelSet.of(LABELS))
+    given: dict[str, Any] = {"model": model, "judge": judge, "train": TRAIN, "evaluation": HELDOUT}
+    config = ExactConfig(output_dir=str(tmp_path / "run"), grade_store=str(tmp_path / "grades.sqlite3"), dry_run=True)
+    with pytest.raises(DryRun, match=rf"13 questions for grader {judge.fingerprint}: 13 calls to make"):
+        run_method(config, **given)
+    with pytest.raises(InputError, match=r"labels differ: --labels has .*, grader rule:.* has .*Spam"):
+        run_method(config, **{**given, "judge": RuleGrader("Ham", LabelSet.of(["Ham", "Spam"]))})
