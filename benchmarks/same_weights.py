@@ -147,7 +147,8 @@ def compare(stages: Iterable[str], before: Version, after: Version) -> list[str]
         one, other = before.train(stage), after.train(stage)
         own = differences(stage, one, other, straight if stage == "ppo-resumed" else None)
         straight = other if stage == "ppo" else straight
-        print(f"| {stage} | {after.seed} | {one.weights} | {other.weights} | {'NO' if own else 'yes'} |", flush=True)
+        verdict = "DIFFERENT" if own else "equal"
+        print(f"| {stage} | {after.seed} | {one.weights} | {other.weights} | {verdict} |", flush=True)
         found += own
     return found
 

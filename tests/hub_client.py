@@ -12,7 +12,7 @@ from hub_server import Hub
 WRITE, READ, FINE = "hf_write_1", "hf_read_1", "hf_fine_1"
 _DRIVER = """
 import contextlib, io, json, sys
-from eightball_ppo import commands
+from eightball_ppo.cli import commands
 told = []
 for argv in json.loads(sys.argv[1]):
     out, err, code = io.StringIO(), io.StringIO(), 0

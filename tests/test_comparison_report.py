@@ -371,7 +371,7 @@ def test_the_same_data_gives_the_same_bytes(many: Path, tmp_path: Path) -> None:
     """In another process, whose sets are in another order."""
     code = (
         "from pathlib import Path\nfrom comparison_data import thirty_labels\n"
-        "from eightball_ppo.comparison.report.data import write_report\nwrite_report(thirty_labels(), Path('.'))"
+        "from eightball_ppo.comparison.report.write import write_report\nwrite_report(thirty_labels(), Path('.'))"
     )
     path = os.pathsep.join([str(REPOSITORY), str(REPOSITORY / "tests")])
     environment = {**os.environ, "PYTHONPATH": path, "PYTHONHASHSEED": "7"}

@@ -264,13 +264,13 @@ def test_two_processes_are_one_job(small_data: Path, sft_run: Path, tmp_path: Pa
 
 def test_processes_that_end_with_different_weights_are_told(tmp_path: Path) -> None:
     (tmp_path / "unequal.py").write_text(
-        "import os, sys, torch\nfrom types import SimpleNamespace\nfrom eightball_ppo import launches, ranks\n"
-        "launches.meet(60)\nmodel = torch.nn.Linear(2, 2)\nrank = int(os.environ['RANK'])\n"
+        "import os, sys, torch\nfrom types import SimpleNamespace\nfrom eightball_ppo.runtime import distributed, launch\n"
+        "launch.meet(60)\nmodel = torch.nn.Linear(2, 2)\nrank = int(os.environ['RANK'])\n"
         "torch.nn.init.constant_(model.weight, 1.0)\ntorch.nn.init.constant_(model.bias, 1.0)\n"
         "trainer = SimpleNamespace(model=model, accelerator=SimpleNamespace(distributed_type='MULTI_CPU'))\n"
-        "launches.require_equal_ranks(trainer)\nmodel.weight.data[0, 0] += rank * 1e-6\ntold = 'nothing'\n"
+        "launch.require_equal_ranks(trainer)\nmodel.weight.data[0, 0] += rank * 1e-6\ntold = 'nothing'\n"
         "try:\n    launch.require_equal_ranks(trainer)\nexcept RuntimeError as error:\n    told = str(error)\n"
-        "if rank:\n    print(told)\nranks.part_processes()\n"
+        "if rank:\n    print(told)\ndistributed.part_processes()\n"
     )
     env = environment(PYTHONPATH=str(REPOSITORY))
     done = run([*TORCHRUN, "unequal.py"], tmp_path, env)
@@ -296,7 +296,7 @@ def test_a_process_that_never_comes_is_one_line_within_the_time_out(
 WAITING = """
 import os, sys, time
 from pathlib import Path
-from eightball_ppo import launches, ranks
+from eightball_ppo.runtime import distributed, launch
 from eightball_ppo.errors import InputError
 rank = os.environ["RANK"]
 launch.meet(60)
@@ -309,13 +309,13 @@ def work():
 def refused():
     raise InputError("a weak grader")
 try:
-    say(rank, ranks.from_main_process(work, int(sys.argv[2])))
-    ranks.from_main_process(refused, int(sys.argv[2]))
+    say(rank, distributed.from_main_process(work, int(sys.argv[2])))
+    distributed.from_main_process(refused, int(sys.argv[2]))
 except InputError as error:
     say(rank, error, error.relayed)
 except RuntimeError as error:
     say(rank, launch.lost_peer(error))
-ranks.part_processes()
+distributed.part_processes()
 """
 
 
@@ -354,7 +354,7 @@ def test_a_rank_that_is_killed_ends_the_job_and_its_last_checkpoint_answers(
     script = str(REPOSITORY / "scripts" / "ppo.py") if method == "ppo" else "rloo.py"
     flags = options(small_data, sft_run, total_episodes=10**7, save_steps=1, save_total_limit=2)
     if method == "rloo":
-        (tmp_path / script).write_text("from eightball_ppo import commands\ncommands.run('rloo')\n")
+        (tmp_path / script).write_text("from eightball_ppo.cli import commands\ncommands.run('rloo')\n")
         drop = {"--num_mini_batches", "--per_device_train_batch_size"}
         flags = [w for pair in zip(flags[::2], flags[1::2], strict=True) if pair[0] not in drop for w in pair]
     env = environment(PYTHONPATH=str(REPOSITORY), ACCELERATE_USE_CPU="true")

@@ -25,7 +25,6 @@ from eightball_ppo.errors import DryRun, InputError
 from eightball_ppo.evaluation import evaluate
 from eightball_ppo.functional import objective
 from eightball_ppo.methods import best_of_n, reevaluate
-from eightball_ppo.methods.run_method import run_method
 from eightball_ppo.models.loading import load_classifier, table_logits_NK
 from eightball_ppo.runtime.run import read_metrics, read_results
 
@@ -263,7 +262,7 @@ def test_a_high_price_takes_small_steps(kl_coef: float, rate: float) -> None:
 def test_a_dry_run_and_an_occupied_directory_stop_every_method_before_it_begins(
     method: str, options: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(run_method, "load_task", lambda *_: pytest.fail("it went on"))
+    monkeypatch.setattr("eightball_ppo.methods.run_method.load_task", lambda *_: pytest.fail("it went on"))
     config = options(method, dry_run=True)
     with pytest.raises(DryRun, match=r"100 questions, all grades from .*: 0 calls"):
         train(method, config)

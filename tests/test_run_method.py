@@ -17,10 +17,7 @@ from eightball_ppo.methods.run_method import run_method
 from eightball_ppo.models.loading import load_classifier
 from eightball_ppo.runtime.run import read_results
 
-TRAIN = Questions(
-    "a list",
-    [f"Will it be {word}?" for word in ["one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten"]],
-)
+TRAIN = Questions("a list", [f"Will there be {number} of them?" for number in range(10)])
 HELDOUT = Questions("another list", ["Is it over?", "Am I late?", "Do I win?"], [0, 0, 1])
 
 

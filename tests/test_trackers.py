@@ -26,8 +26,10 @@ SECRETS = {
 PASSWORD = "secret-of-the-address"
 TRAINING = """
 import sys
-from eightball_ppo.configs import PPOConfig, SFTConfig
-from eightball_ppo.methods import ppo, sft
+from eightball_ppo.config.methods import PPOConfig
+from eightball_ppo.config.stages import SFTConfig
+from eightball_ppo.methods import sft
+from eightball_ppo.methods.run_method import run_method
 tracker, data = sys.argv[1:3]
 shared = dict(dataset_name=data, report_to=tracker, disable_tqdm=True)
 sft.train(SFTConfig(output_dir="runs/sft", num_train_epochs=1, **shared))

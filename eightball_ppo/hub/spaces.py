@@ -16,7 +16,7 @@ SOURCES = {".py", ".jinja", ".css", ".js", ".svg", ".html"}
 SHOWN = (*CHECKPOINT, *RECORDS, METRICS, "before_after.parquet")
 _APP = '''"""The eight ball, before and after its training. Made by `eightball push --space`."""
 
-from eightball_ppo.configs import DemoConfig
+from eightball_ppo.config.tools import DemoConfig
 from eightball_ppo.demo.app import build, launch_options
 
 demo = build(DemoConfig(runs={runs!r}, reward_model_path={reward!r}))
