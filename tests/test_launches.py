@@ -264,7 +264,8 @@ def test_two_processes_are_one_job(small_data: Path, sft_run: Path, tmp_path: Pa
 
 def test_processes_that_end_with_different_weights_are_told(tmp_path: Path) -> None:
     (tmp_path / "unequal.py").write_text(
-        "import os, sys, torch\nfrom types import SimpleNamespace\nfrom eightball_ppo.runtime import distributed, launch\n"
+        "import os, sys, torch\nfrom types import SimpleNamespace\n"
+        "from eightball_ppo.runtime import distributed, launch\n"
         "launch.meet(60)\nmodel = torch.nn.Linear(2, 2)\nrank = int(os.environ['RANK'])\n"
         "torch.nn.init.constant_(model.weight, 1.0)\ntorch.nn.init.constant_(model.bias, 1.0)\n"
         "trainer = SimpleNamespace(model=model, accelerator=SimpleNamespace(distributed_type='MULTI_CPU'))\n"
