@@ -6,8 +6,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from eightball_ppo.methods.run_method import run_method
-
 os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
@@ -129,6 +127,7 @@ def ruled(small_data: Path, sft_run: Path) -> dict[str, Any]:
 def ppo_run(once: Callable[..., Path], small_data: Path, sft_run: Path, reward_run: Path) -> Path:
     """A finished PPO run of one update; its grade store lies beside it."""
     from eightball_ppo.config.methods import PPOConfig
+    from eightball_ppo.methods.run_method import run_method
 
     def make(directory: Path) -> None:
         options: dict[str, Any] = {"dataset_name": str(small_data), "labels": LABELS, "total_episodes": 240}

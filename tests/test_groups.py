@@ -59,7 +59,7 @@ class Job(groups.GroupJob):
 
     def train(self, tmp_path: Path) -> Any:
         trainer = self.trainer(tmp_path)
-        groups.run_trainer(trainer, self.config.seed, self.method)
+        groups.run_trainer(trainer, self.config.seed)
         return trainer
 
     def logp_NK(self) -> Tensor:
@@ -96,7 +96,7 @@ def first_gradient(job: Job, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     trainer = job.trainer(tmp_path)
     weight = job.classifier.table.weight
     trainer.optimizer.register_step_pre_hook(lambda *_: seen.append(weight.grad.clone()))
-    groups.run_trainer(trainer, 0, job.method)
+    groups.run_trainer(trainer, 0)
     return seen[0]
 
 
@@ -220,7 +220,7 @@ def test_trl_reads_the_annealed_temperature_and_price(
 
     monkeypatch.setattr(job.policy, "generate", recorded)
     trainer.optimizer.register_step_pre_hook(lambda *_: steps.append((trainer.temperature, job.policy.temperature)))
-    groups.run_trainer(trainer, 0, job.method)
+    groups.run_trainer(trainer, 0)
     price = [0.0] * 4 if kl_in_reward else [25.0, 1.0, 0.5, 0.5]
     temperature = [7.0, 4.0, 1.0, 1.0]
     assert drawn == [(t, t, pytest.approx(beta)) for t, beta in zip(temperature, price, strict=True)]
@@ -278,7 +278,7 @@ def test_every_seed_and_every_process_draws_its_own_answers() -> None:
         trainer = SimpleNamespace(
             accelerator=accelerator, train_or_resume=lambda: seen.append((torch.rand(1).item(), np.random.rand()))
         )
-        groups.run_trainer(trainer, seed, "rloo")
+        groups.run_trainer(trainer, seed)
         return seen[0]
 
     assert drawn(0, 0) == drawn(0, 0)

@@ -5,10 +5,7 @@ little else. So sampling starts hot and at a high price of KL, and both fall to 
 are always read at one temperature, and at the end it is 1.
 """
 
-import contextlib
 import copy
-import gc
-import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -17,13 +14,11 @@ from transformers import PreTrainedModel, TrainerCallback, set_seed
 
 from eightball_ppo.config.methods import GroupConfig, GRPOConfig
 from eightball_ppo.errors import InputError
-from eightball_ppo.methods.ppo import RANK_SEED_STEP
 from eightball_ppo.methods.task import Task
 from eightball_ppo.models.lora import with_lora
 from eightball_ppo.runtime.distributed import num_processes
 from eightball_ppo.runtime.launch import require_equal_ranks
 from eightball_ppo.runtime.run import Run
-from eightball_ppo.runtime.signals import finishing
 from eightball_ppo.training.checkpoint import CheckpointWriter
 from eightball_ppo.training.grad_norm import GradNormCallback
 from eightball_ppo.training.resume import ResumeContext
@@ -33,8 +28,8 @@ from eightball_ppo.training.supervised import MetricsCallback, replace_progress,
 from eightball_ppo.training.trackers import project, run_name, tracked
 from eightball_ppo.training.trainer import ResumableTrainer
 from eightball_ppo.trl_adapters.group import GroupPolicyAdapter, RowTokenizer
+from eightball_ppo.trl_adapters.loop import trl_loop
 from eightball_ppo.trl_adapters.prompt_ids import QuestionReader, SequenceIds
-from eightball_ppo.trl_adapters.speedups import vectorised_log_softmax
 
 LARGEST_DEFAULT_BATCH = 1200
 DEAREST = 0.02  # the least share of 1/kl_coef that annealing starts from
@@ -54,7 +49,7 @@ def fit(task: Task[GroupConfig], run: Run) -> PreTrainedModel:
     trainer = job.build_trainer()
     job.enable_checkpoints(trainer, task.resume)
     with tracked(trainer, run.path, run.method):
-        run_trainer(trainer, config.seed, run.method)
+        run_trainer(trainer, config.seed)
     require_equal_ranks(trainer)
     run.results |= {
         "episodes": job.updates * batch,
@@ -248,17 +243,7 @@ def _annealing(job: GroupJob, trainer: Any) -> TrainerCallback:
     return Annealing()
 
 
-def run_trainer(trainer: Any, seed: int, method: str) -> None:
-    """TRL's `train()`, seeded, with cheap garbage collections and its prints on stderr."""
-    set_seed(seed + RANK_SEED_STEP * trainer.accelerator.process_index)
-    gc.collect()
-    gc.freeze()
-    try:
-        with (
-            contextlib.redirect_stdout(sys.stderr),
-            vectorised_log_softmax(f"trl.trainer.{method}_trainer"),
-            finishing(),
-        ):
-            trainer.train_or_resume()
-    finally:
-        gc.unfreeze()
+def run_trainer(trainer: ResumableTrainer, seed: int) -> None:
+    """TRL's `train()`, from the resume point if there is one."""
+    with trl_loop(trainer, seed):
+        trainer.train_or_resume()

@@ -1,9 +1,6 @@
 """PPO: TRL's `PPOTrainer`, its `train()` untouched, on adapters of a classifier."""
 
-import contextlib
-import gc
 import logging
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -17,18 +14,16 @@ from eightball_ppo.methods.task import Task
 from eightball_ppo.runtime.distributed import is_main_process, num_processes
 from eightball_ppo.runtime.launch import require_equal_ranks
 from eightball_ppo.runtime.run import Run
-from eightball_ppo.runtime.signals import finishing
 from eightball_ppo.training.guards import allow_early_stop
 from eightball_ppo.training.supervised import replace_progress, reporting
 from eightball_ppo.training.trackers import project, run_name, tracked
 from eightball_ppo.trl_adapters.batch_sizes import batch_size, generations
 from eightball_ppo.trl_adapters.build import TRLModels
+from eightball_ppo.trl_adapters.loop import trl_loop
 from eightball_ppo.trl_adapters.sampler import Episodes
-from eightball_ppo.trl_adapters.speedups import QuickAdamW, vectorised_log_softmax
+from eightball_ppo.trl_adapters.speedups import QuickAdamW
 
 logger = logging.getLogger(__name__)
-
-RANK_SEED_STEP = 100_003  # TRL's own distance between the seeds of two ranks
 
 
 def check(config: PPOConfig, num_questions: int) -> None:
@@ -153,21 +148,6 @@ def _optimizer(config: PPOConfig, models: TRLModels) -> torch.optim.Optimizer:
 
 
 def run_trainer(trainer: Any, config: PPOConfig) -> None:
-    """TRL's `train()`, seeded, with cheap garbage collections and its prints on stderr.
-
-    TRL seeds torch alone, but draws its minibatches from numpy's generator; and it collects garbage twice an update,
-    which costs 7 times the update itself unless what lives already is frozen.
-    """
-    set_seed(config.seed + RANK_SEED_STEP * trainer.accelerator.process_index)
-    gc.collect()
-    gc.freeze()
-    try:
-        with (
-            contextlib.redirect_stdout(sys.stderr),
-            vectorised_log_softmax("trl.experimental.ppo.ppo_trainer"),
-            finishing(),
-            allow_early_stop(trainer),
-        ):
-            trainer.train()
-    finally:
-        gc.unfreeze()
+    """TRL's `train()`, which `--target_kl` may end."""
+    with trl_loop(trainer, config.seed), allow_early_stop(trainer):
+        trainer.train()

@@ -1,0 +1,32 @@
+"""What stands around `train()` of TRL's trainers while it runs."""
+
+import contextlib
+import gc
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+from transformers import set_seed
+
+from eightball_ppo.runtime.signals import finishing
+from eightball_ppo.trl_adapters.speedups import vectorised_log_softmax
+
+RANK_SEED_STEP = 100_003  # TRL's own distance between the seeds of two ranks
+
+
+@contextlib.contextmanager
+def trl_loop(trainer: Any, seed: int) -> Iterator[None]:
+    """Around TRL's `train()`: seeded, with cheap garbage collections, its prints on stderr, a signal kept for the end
+    of an update.
+
+    TRL's PPO seeds torch alone, but draws its minibatches from numpy's generator; and it collects garbage twice an
+    update, which costs 7 times the update itself unless what lives already is frozen.
+    """
+    set_seed(seed + RANK_SEED_STEP * trainer.accelerator.process_index)
+    gc.collect()
+    gc.freeze()
+    try:
+        with contextlib.redirect_stdout(sys.stderr), vectorised_log_softmax(trainer), finishing():
+            yield
+    finally:
+        gc.unfreeze()
