@@ -2,14 +2,13 @@
 
 import json
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import yaml
 
 from conftest import LABELS, REPOSITORY
+from hub_client import eightball, python
 
 METHOD = """
 from dataclasses import dataclass
@@ -46,16 +45,22 @@ TILT = MethodSpec(
     reads_kl_coef=False,
 )
 """
-EIGHTBALL = "from eightball_ppo.cli.commands import main; main()"
-PAGE = """
+COMPARE = "import runpy, sys; sys.argv = sys.argv[1:]; runpy.run_path(sys.argv[0], run_name='__main__')"
+PAGES = """
 import sys
+from pathlib import Path
+from eightball_ppo.cli import commands
 from eightball_ppo.config.tools import DemoConfig
 from eightball_ppo.demo import app, views
 from eightball_ppo.demo.session import Ball
-runs = sys.argv[1:]
-ball = Ball(DemoConfig(runs=runs))
-print(views.voices_view(ball, ball.answer("Will I be rich?")))
-app.build(DemoConfig(runs=runs))
+page = Path("runs/compare/report.html")
+before = page.read_text()
+page.unlink()
+commands.run("report", ["runs/compare"])
+assert page.read_text() == before
+ball = Ball(DemoConfig(runs=["runs/tilt"]))
+print(views.voices_view(ball, ball.ask("Will I be rich?")))
+app.build(DemoConfig(runs=["runs/tilt"]))
 """
 
 
@@ -71,55 +76,42 @@ def plugin(tmp_path: Path) -> Path:
     return site
 
 
-def run(site: Path, code: str, *argv: object, fails: int = 0) -> subprocess.CompletedProcess[str]:
-    """`python -c code argv` with the other package on its path."""
-    path = os.pathsep.join([str(site), str(REPOSITORY), os.environ.get("PYTHONPATH", "")])
-    command = [sys.executable, "-c", code, *map(str, argv)]
-    done = subprocess.run(
-        command, cwd=site.parent, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": path}
-    )
-    assert done.returncode == fails, done.stderr[-3000:]
-    return done
+def path_with(*places: Path) -> dict[str, str]:
+    """The environment of a process that finds the packages in `places`, and ours."""
+    path = [*map(str, places), str(REPOSITORY), os.environ.get("PYTHONPATH", "")]
+    return {**os.environ, "PYTHONPATH": os.pathsep.join(path)}
 
 
 def test_one_file_and_one_entry_point_are_a_method_everywhere(plugin: Path, small_data: Path, sft_run: Path) -> None:
     place = plugin.parent
     shared: dict[str, object] = {"dataset_name": str(small_data), "sft_model_path": str(sft_run), "grader": "rule:Yes"}
     shared |= {"allow_weak_grader": True, "disable_tqdm": True, "labels": list(LABELS)}
-    assert "  tilt       the reference with a number added to one logit" in run(plugin, EIGHTBALL, "--help").stdout
-
-    # the command line and a recipe
     (place / "recipe.yaml").write_text(yaml.safe_dump({**shared, "tilt": {"tilt": 3.0, "output_dir": "runs/tilt"}}))
-    run(plugin, EIGHTBALL, "tilt", "--config", "recipe.yaml")
+    push = ["push", "runs/tilt", "--repo_id", "me/tilt", "--dry_run"]
+    commands = [["--help"], ["tilt", "--config", "recipe.yaml"], push, ["report", "runs/tilt"]]
+    told = eightball(commands, path_with(plugin), place)
+    assert [one.code for one in told] == [0, 0, 0, 0], told
+    assert "  tilt       the reference with a number added to one logit" in told[0].out
     results = json.loads((place / "runs/tilt/results.json").read_text())
     assert (results["method"], results["tilt"], results["grader_calls"]) == ("tilt", 3.0, 180)
     assert results["splits"]["train"]["expected_score"] > results["reference"]["train"]["expected_score"]
-
-    # its card, and what would go to the Hub
     card = (place / "runs/tilt/README.md").read_text()
     assert "Its method is tilting: the reference with a number added to one logit." in card and "- trl" not in card
-    assert "README.md" in run(plugin, EIGHTBALL, "push", "runs/tilt", "--repo_id", "me/tilt", "--dry_run").stdout
+    assert "README.md" in told[2].out and "| tilt | 0 |" in told[3].out
 
-    # a comparison with its workers, and its report
-    flags = ["--config", "recipe.yaml", "--methods", "sft", "distill", "tilt", "--seeds", 0, 1, "--kl_coefs", 0.1, 0.5]
-    flags += ["--method_options", "tilt.tilt=1.5", "distill.num_train_epochs=1", "--resamples", 1000]
-    out = run(plugin, EIGHTBALL, "compare", *flags, "--num_workers", 2, "--output_dir", "runs/compare").stdout
-    assert "12 runs -> " in out and "Tilting is ahead of distillation" in out
-    page = (place / "runs/compare/report.html").read_text()
-    assert "Tilting" in page and "| `tilt` |" in (place / "runs/compare/report.md").read_text()
-    (place / "runs/compare/report.html").unlink()
-    run(plugin, EIGHTBALL, "report", "runs/compare")
-    assert (place / "runs/compare/report.html").read_text() == page
-    assert "| tilt | 0 |" in run(plugin, EIGHTBALL, "report", "runs/tilt").stdout
+    flags = ["--config", "recipe.yaml", "--methods", "distill", "tilt", "--seeds", "0", "1"]
+    flags += ["--kl_coefs", "0.1", "--method_options", "tilt.tilt=1.5", "distill.num_train_epochs=1"]
+    flags += ["--resamples", "1000", "--num_workers", "2", "--output_dir", "runs/compare"]
+    out = python(COMPARE, path_with(plugin), place, str(REPOSITORY / "scripts" / "compare.py"), *flags)
+    assert "4 runs -> " in out and "Tilting is ahead of distillation" in out
+    assert "| `tilt` |" in (place / "runs/compare/report.md").read_text()
+    assert "Tilting" in (place / "runs/compare/report.html").read_text()
 
-    # the demo
-    assert "Tilting" in run(plugin, PAGE, "runs/tilt").stdout
+    assert ">Tilting<" in python(PAGES, path_with(plugin), place)  # the report again, and the demo
 
-    # where the package is missing, its runs are still reported, by their name
-    without = place / "without"
-    without.mkdir()
-    assert "| tilt | 0 |" in run(without, EIGHTBALL, "report", "runs/tilt").stdout
-    assert "unknown command 'tilt'" in run(without, EIGHTBALL, "tilt", fails=2).stderr
+    known, unknown = eightball([["report", "runs/tilt"], ["tilt"]], path_with(), place)  # the package is not installed
+    assert "| tilt | 0 |" in known.out
+    assert unknown.code == 2 and "unknown command 'tilt'" in unknown.err
 
 
 def test_an_entry_point_that_cannot_be_used_is_named_and_the_rest_works(plugin: Path) -> None:
@@ -128,12 +120,13 @@ def test_an_entry_point_that_cannot_be_used_is_named_and_the_rest_works(plugin: 
         "[eightball_ppo.methods]\ntilt = nowhere:TILT\nppo = tilt_method:TILT\nother = tilt_method:METHODSPEC\n"
         "number = tilt_method:fit\n"
     )
-    done = run(plugin, EIGHTBALL, "--help")
-    assert "the objective itself" in done.stdout and "tilt " not in done.stdout
+    code = "import sys; sys.stderr = sys.stdout; from eightball_ppo.cli.commands import overview; print(overview())"
+    out = python(code, path_with(plugin), plugin.parent)
+    assert "the objective itself" in out and "\n  tilt " not in out
     for told in (
         "tilt = nowhere:TILT: ModuleNotFoundError: No module named 'nowhere'; the method is left out",
         "ppo = tilt_method:TILT: a method of this name exists; the method is left out",
         "other = tilt_method:METHODSPEC: AttributeError",
         "number = tilt_method:fit: is no MethodSpec; the method is left out",
     ):
-        assert told in done.stderr
+        assert told in out
