@@ -51,6 +51,7 @@ THREES = {
     ("benchmarks/fuzz_replies.py", "max_size=3"): "parts of a reply",
     ("benchmarks/fuzz_replies.py", "st.floats(-3, 0)"): "log-probabilities",
     ("benchmarks/grading.py", "default=3"): "rounds",
+    ("benchmarks/same_weights.py", "STOPPED_AFTER = 3"): "updates",
     ("benchmarks/soak.py", "round(last / first - 1, 3)"): "decimals",
     ("benchmarks/grading.py", "max_tokens=3"): "tokens",
     ("benchmarks/throughput.py", "seconds / 3"): FACTOR,

@@ -12,6 +12,7 @@ from conftest import REPOSITORY
 from eightball_ppo import __version__
 from eightball_ppo.cli import parser
 from eightball_ppo.cli.commands import COMMANDS, completion, main, overview
+from eightball_ppo.config.registry import load
 
 HEAVY = ("torch", "transformers", "numpy", "pandas", "huggingface_hub", "gradio", "matplotlib", "datasets", "shtab")
 
@@ -44,11 +45,8 @@ def test_the_examples_of_the_help_parse(name: str) -> None:
 
 
 def test_the_stages_exist() -> None:
-    import importlib
-
     for command in COMMANDS.values():
-        module, _, function = command.stage.partition(":")
-        assert callable(getattr(importlib.import_module(f"eightball_ppo.{module}"), function))
+        assert callable(load(command.stage))
 
 
 @pytest.mark.parametrize("argv", [["--help"], ["--version"], ["ppo", "--help"], ["push", "--help"], ["demo", "--help"]])

@@ -24,7 +24,6 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 from benchmarks import recompute
 from conftest import REPOSITORY, read_rows, write_rows
 from eightball_ppo.cli import commands, parser
-from eightball_ppo.comparison import compare as compare_module
 from eightball_ppo.config.compare import CompareConfig
 from eightball_ppo.config.registry import METHODS
 from eightball_ppo.config.stages import SFTConfig
@@ -97,7 +96,7 @@ def shared(tmp_path_factory: pytest.TempPathFactory, compare: Compare) -> Path:
 @pytest.fixture
 def no_report(monkeypatch: pytest.MonkeyPatch) -> None:
     """Pages and figures take seconds, and say nothing new."""
-    monkeypatch.setattr(compare_module, "write_report", lambda data, directory: None)
+    monkeypatch.setattr("eightball_ppo.comparison.report.write.write_report", lambda data, directory: None)
 
 
 def results(directory: Path) -> Any:

@@ -161,7 +161,7 @@ def test_a_preset_is_resolved_as_its_run_will_write_it() -> None:
         ({"seeds": []}, "--seeds: at least one is needed"),
         ({"kl_coefs": []}, "--kl_coefs: at least one is needed"),
         ({"grader_noise": []}, "--grader_noise: at least one is needed"),
-        ({"methods": ["pop"]}, "--methods pop: unknown; known: sft, distill,"),
+        ({"methods": ["pop"]}, "--methods pop: unknown; known: sft, best_of_n,"),
         ({"seeds": [-1]}, "--seeds -1: between 0 and 2147483647"),
         ({"seeds": [2**31]}, "--seeds 2147483648: between"),
         ({"kl_coefs": [0.0]}, "--kl_coefs 0.0: must be above 0"),

@@ -260,8 +260,8 @@ def test_nobody_is_told_that_it_runs(sft_run: Path, tmp_path: Path) -> None:
     log = tmp_path / "calls"
     argv = ["--question", "Is it?", "--model_name_or_path", str(sft_run)]
     code = (
-        "import os, sys\nfrom eightball_ppo import cli\nfrom eightball_ppo.config.stages import PredictConfig\n"
-        f"cli.main(PredictConfig, 'eightball_ppo.predict:run', argv={argv!r})\n"
+        "import os, sys\nfrom eightball_ppo.cli import parser\nfrom eightball_ppo.config.stages import PredictConfig\n"
+        f"parser.main(PredictConfig, 'eightball_ppo.predict:run', argv={argv!r})\n"
         "from eightball_ppo.demo.app import launch_options\nlaunch_options()\n"
         "print(os.environ['HF_HUB_DISABLE_TELEMETRY'], os.environ['GRADIO_ANALYTICS_ENABLED'])\n"
         "from huggingface_hub import constants\nprint(constants.HF_HUB_DISABLE_TELEMETRY)"

@@ -143,11 +143,11 @@ def test_in_half_precision_the_head_computes_in_float32(kind: str, tmp_path: Pat
 
 def test_all_weights_in_half_precision_are_warned_about(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     encoders.save("bert", tmp_path)
-    rate = {"learning_rate": 2e-5}
+    rates = {"learning_rate": 2e-5, "value_learning_rate": 2e-5}
     for dtype, lora, told in ((torch.bfloat16, True, 0), (torch.float32, False, 0), (torch.bfloat16, False, 1)):
         model, _ = load(tmp_path, dtype)
         with caplog.at_level(logging.WARNING):
-            check_rates(model, tiny.config(use_peft=lora), **rate)
+            check_rates(model, tiny.config(use_peft=lora, **rates))
         assert len(caplog.records) == told
     assert "--dtype bfloat16: " in caplog.text and "--use_peft" in caplog.text
 

@@ -53,7 +53,7 @@ class Job(NamedTuple):
 
 def jobs(config: CompareConfig) -> Iterator[Job]:
     """Every run of the grid, longest methods first, so that the last worker is not left alone for long."""
-    order = list(METHODS)[::-1]
+    order = sorted(METHODS, key=lambda name: METHODS[name].samples)[::-1]
     budgets: list[int | None] = list(config.grader_call_budgets) or [None]
     for name in sorted(config.methods, key=order.index):
         thresholds: list[float | None] = list(config.thresholds) if name == "distill" else []
