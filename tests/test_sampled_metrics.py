@@ -236,7 +236,7 @@ def test_the_metrics_of_rloo_and_grpo_by_hand(
     trainer, steps = job.trainer(tmp_path), []
     weight = job.classifier.table.weight
     trainer.optimizer.register_step_pre_hook(lambda *_: steps.append(weight.tolist()))
-    run_trainer(trainer, settings.seed, job.method)
+    run_trainer(trainer, settings.seed)
     rows = [row for row in job.rows if "train_runtime" not in row]
     assert len(rows) == len(answers) == 2 and len(steps) == 6
     for update, logged in enumerate(rows):
