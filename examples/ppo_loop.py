@@ -3,9 +3,9 @@
     python examples/ppo_loop.py                          # from the repository's root; 1 to 2 minutes on one core
     python examples/ppo_loop.py --grader rule:Maybe --kl_coef 0.5 --seed 1
 
-It trains the classifier that `scripts/ppo.py` trains, with the same grader, options and seed, and prints both shares of
-the optimum. The same seed draws other answers here than in TRL's loop: the shares are near each other, not equal. With
-TRL's own rows, actions and permutations the weights are TRL's (tests/test_trl_parity.py).
+It runs `scripts/ppo.py`, which is TRL's loop, then trains by its own with the same grader, options and seed. It prints
+its own share of the optimum and that of `scripts/ppo.py`: near each other, not equal, as the same seed draws other
+answers. With TRL's own rows, actions and permutations the weights are TRL's (tests/test_trl_parity.py).
 
 An episode is one question, answered once by one of K labels. This is what differs from PPO in general:
 - one action an episode: no discount, no lambda; the return is the reward, and GAE is reward - value;
@@ -14,7 +14,7 @@ An episode is one question, answered once by one of K labels. This is what diffe
 - temperature 1, no dropout: what is trained is the softmax of the logits that would be saved;
 - the best policy is known in closed form, so the result is an exact share of the optimum and no mean over samples.
 
-Shapes: N questions, B answers of an update, M of a minibatch, K labels. Log-probabilities and KL in nats.
+Shapes: N questions, B episodes of an update, M of a minibatch, K labels. Log-probabilities and KL in nats.
 Scores, rewards and advantages are maximised, losses minimised: the sign flips inside `ppo_losses.ppo_losses`.
 """
 
@@ -74,7 +74,7 @@ def ppo(
     """Trains `policy` (rows [B] to logits [B, K]) and `value` (to [B, 1]) in place, an update for every step of the
     iterator, which gives the update's metrics.
 
-    `rows` [B] and `actions` [B] are those of every update, `permutations` [B] those of every epoch; drawn where None.
+    `rows` and `actions` are one tensor [B] per update, `permutations` one [B] per epoch; drawn where None.
     """
     if rows is None:
         batch = ANSWERS * len(score_NK)
@@ -85,7 +85,7 @@ def ppo(
     scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda update: 1 - update / len(rows))
     for update, row_B in enumerate(rows):
         with torch.no_grad():
-            # 1. Rollout: the policy answers each question by one label.
+            # 1. Rollout: one label a question. TRL's 1 + 1e-7 is in the ratio's log-probabilities, not in the draw.
             logits_BK, value_B = policy(row_B), value(row_B).squeeze(-1)
             action_B = torch.multinomial(logits_BK.softmax(-1), 1).squeeze(-1) if actions is None else actions[update]
             logp_B = ppo_losses.action_logp_B(logits_BK, action_B)

@@ -1,14 +1,15 @@
 """What TRL's PPO loop computes for one-step episodes, written once more as pure functions of tensors.
 
-Nothing trains with this file: it is the independent reference that the tests hold TRL against, and the place to read
-what happens between a sampled answer and a gradient. Letters: B questions in the (mini)batch, K labels.
+TRL does not use this file; `examples/ppo_loop.py` and the tests do. It is the independent reference that the tests hold
+TRL against, and the place to read what happens between a sampled answer and a gradient. Letters: B episodes of the
+(mini)batch, K labels.
 
 Matched details of trl 1.12.0 (`trl/experimental/ppo/ppo_trainer.py`), with the paper each comes from:
 - the KL penalty is the k1 estimate inside the reward (Ziegler et al. 2019, arXiv:1909.08593, equation 2);
 - with one action per episode GAE (Schulman et al. 2016, arXiv:1506.02438) is `reward - value` for any gamma and lambda;
-- advantages are always whitened over the rank's batch, with Bessel's correction and 1e-8 under the root;
+- advantages are always whitened over the process's batch, with Bessel's correction and 1e-8 under the root;
 - clipped policy and value losses (Schulman et al. 2017, arXiv:1707.06347, equation 7 and its value counterpart);
-- approx-KL is the k2 estimate `0.5 (logp - logp_old)^2`.
+- approx-KL is the k2 estimate `0.5 (new_logp - logp)^2`.
 """
 
 from typing import NamedTuple

@@ -1,4 +1,4 @@
-"""PPO: TRL's `PPOTrainer`, its `train()` untouched, on adapters of a classifier."""
+"""PPO: TRL's `PPOTrainer`, no line of its `train()` changed, on adapters of a classifier."""
 
 import logging
 from pathlib import Path
@@ -79,15 +79,15 @@ def build_trainer(config: PPOConfig, models: TRLModels, batch: int, output_dir: 
     rank = trainer.accelerator.process_index
     trainer.dataloader = Episodes(models.ids, num_questions, repeats, batch, config.seed, rank, world_size)
     if str(trainer.accelerator.distributed_type).rpartition(".")[2] not in ("FSDP", "DEEPSPEED"):
-        # Accelerate's wrapper accumulates gradients and scales those of float16, of which we do neither; at every step
-        # it looks through the installed packages, which takes a tenth of a small policy's training.
+        # Accelerate's wrapper accumulates gradients and unscales those of float16; neither is done here. At every step
+        # it looks through the installed packages, too, which takes a tenth of a small policy's training.
         trainer.optimizer = trainer.optimizer.optimizer
     replace_progress(trainer, "ppo", config.disable_tqdm)
     return trainer
 
 
 def _trl_arguments(config: PPOConfig, batch: int, output_dir: Path) -> Any:
-    """TRL's own `PPOConfig`: ours, and everything that must have one value said once.
+    """TRL's own `PPOConfig`: our options, plus those that are fixed.
 
     Raises:
         InputError: a tracker or scheduler that transformers does not know.
@@ -104,7 +104,7 @@ def _trl_arguments(config: PPOConfig, batch: int, output_dir: Path) -> Any:
             disable_tqdm=config.disable_tqdm,
             save_strategy="no",
             logging_steps=1,
-            # precision and memory: said, because TRL's defaults switch on what its loop then ignores
+            # precision and memory: set explicitly, because TRL's defaults switch on what its loop then ignores
             bf16=False,
             activation_checkpointing=False,
             # one answer is one label, sampled from the very softmax that is saved

@@ -5,9 +5,13 @@ that names its row, and the answer is one more id, always the last column.
 
     0 pad | 1..K the labels (actions) | K+1 eos, never an action | K+2+i question i
 
-So nothing is padded, the logits are K+1 wide, the classifier reads the question's own tokens from a table, and the
-reward comes from the question's text: any tokenizer, any grader. Letters: B rows of a batch, K labels, H hidden width.
-The three adapters tell row and action apart by position, and nothing but the reward reads the action.
+So nothing is padded, and the logits have one column for each id from 0 to K. The classifier reads the question's own
+tokens from a table; the grader read its text when the table of scores was made: any tokenizer, any grader.
+Policy, reference and reward adapter are here, the value adapter in `trl_adapters/value.py`. All of them tell row and
+action apart by position, and only the reward adapter reads the action; the value adapter must not.
+
+Letters: B rows of a batch, U different questions among them, N questions in all, K labels, H hidden width. A name that
+ends in `K1` has K+1 columns, for the ids 0 to K; in `answer_B1` the last axis is 1, the answer's id.
 """
 
 from collections.abc import Callable
@@ -124,7 +128,7 @@ class PolicyAdapter(StaysInEval, nn.Module):
 
 
 class ReferenceAdapter(PolicyAdapter):
-    """The frozen reference: the policy that each question is asked once, and remembered.
+    """The frozen reference: a policy whose logits are computed once per question and kept.
 
     `adapters=False`, so that a model under LoRA can be policy and reference at once.
     """
