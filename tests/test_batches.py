@@ -4,10 +4,11 @@ import pytest
 import torch
 
 import tiny
+from eightball_ppo.config.methods import PPOConfig
 from eightball_ppo.data import Questions
 from eightball_ppo.evaluation import ExactMetrics, GradedSplit, evaluate
 from eightball_ppo.labels import LabelSet
-from eightball_ppo.trl_adapters.batch_sizes import updates_between_measurements
+from eightball_ppo.trl_adapters.batch_sizes import generations, updates_between_measurements
 from eightball_ppo.trl_adapters.prompt_ids import SequenceIds
 from eightball_ppo.trl_adapters.sampler import Episodes
 
@@ -24,6 +25,23 @@ from eightball_ppo.trl_adapters.sampler import Episodes
 def test_measuring_takes_a_twentieth_of_the_passes(batch: int, questions: int, measured: int, every: int) -> None:
     config = tiny.config(num_mini_batches=8, num_ppo_epochs=4)
     assert updates_between_measurements(config, batch, questions, measured) == every
+
+
+@pytest.mark.parametrize(
+    ("questions", "options", "processes", "repeats"),
+    [
+        (600, {}, 1, 2),  # 1,200 episodes
+        (500, {}, 1, 3),  # twice would be 1,000
+        (5000, {}, 1, 2),  # never once
+        (40, {"total_episodes": 100}, 1, 3),
+        (10, {"per_device_train_batch_size": 16}, 2, 4),
+        (600, {"num_generations": 1}, 1, 1),
+    ],
+)
+def test_few_questions_are_repeated_until_a_pass_fills_a_batch(
+    questions: int, options: dict[str, int], processes: int, repeats: int
+) -> None:
+    assert generations(PPOConfig(**options), questions, processes) == repeats  # type: ignore[arg-type]
 
 
 def test_the_yardstick_measures_what_the_record_says() -> None:

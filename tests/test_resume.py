@@ -21,7 +21,7 @@ from test_launches import environment, options, run, until
 from test_ranks import torchrun
 
 from conftest import LABELS, REPOSITORY
-from eightball_ppo.config.methods import PPOConfig
+from eightball_ppo.config.methods import ExactConfig, PPOConfig
 from eightball_ppo.config.stages import SFTConfig
 from eightball_ppo.errors import InputError
 from eightball_ppo.methods import sft
@@ -29,8 +29,9 @@ from eightball_ppo.methods.run_method import run_method
 from eightball_ppo.models.loading import load_classifier
 from eightball_ppo.runtime.atomic_io import DirectoryLock
 from eightball_ppo.runtime.progress import checkpoints_in
-from eightball_ppo.runtime.run import read_environment, read_metrics, read_results
-from eightball_ppo.training.resume import find_resume_point
+from eightball_ppo.runtime.run import Run, read_environment, read_metrics, read_results
+from eightball_ppo.training.checkpoint import CheckpointWriter
+from eightball_ppo.training.resume import ResumeContext, find_resume_point
 from eightball_ppo.training.state import PerRankState, RNGState, StateDict, States, load_states, write_states
 
 PPO = str(REPOSITORY / "scripts" / "ppo.py")
@@ -290,6 +291,15 @@ def test_the_scale_of_half_precision_gradients_comes_back(tmp_path: Path) -> Non
     other = torch.amp.GradScaler("cpu")
     load_states(tmp_path, [("scaler", other)])
     assert other.state_dict() == scaler.state_dict() and other.get_scale() == 4.0
+
+
+def test_checkpoints_of_a_later_training_of_a_run_are_numbered_on(sft_run: Path, tmp_path: Path) -> None:
+    """Distillation trains several policies in one run: that of its third update must not take the first one's place."""
+    config = ExactConfig(output_dir=str(tmp_path / "run"), labels=LABELS, save_steps=1)
+    policy, tokenizer = load_classifier(str(sft_run), "--sft_model_path")
+    with Run(config, "exact") as run:
+        CheckpointWriter(config, run, policy, tokenizer, ResumeContext({}, updates_before=7)).write(2, 5)
+        assert [path.name for path in run.path.glob("checkpoint-*")] == ["checkpoint-9"]
 
 
 # --- by signals, as a program

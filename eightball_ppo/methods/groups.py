@@ -243,7 +243,7 @@ def _annealing(job: GroupJob, trainer: Any) -> TrainerCallback:
     return Annealing()
 
 
-def run_trainer(trainer: ResumableTrainer, seed: int) -> None:
+def run_trainer(trainer: Any, seed: int) -> None:
     """TRL's `train()`, from the resume point if there is one."""
     with trl_loop(trainer, seed):
         trainer.train_or_resume()
