@@ -1,8 +1,8 @@
 """TRL's PPO options that are not ours: the one value that stands, and why.
 
 TRL's `PPOConfig` has some 150 options, a good part of which its PPOTrainer accepts and ignores, or which bias a
-one-step policy in silence. Our `config.methods.PPOConfig` therefore does not inherit them: it has those that work, and the
-table below says, for each of the others that a user may try, why it is refused or which single value stands.
+one-step policy in silence. Our `config.methods.PPOConfig` therefore does not inherit them: it has those that work,
+and the table below says, for each of the others that a user may try, why it is refused or which single value stands.
 """
 
 _NOT_READ = "TRL 1.12's PPOTrainer accepts this and ignores it"
