@@ -8,6 +8,9 @@ import pytest
 import yaml
 
 from conftest import LABELS, REPOSITORY
+from eightball_ppo.cli.commands import COMMANDS
+from eightball_ppo.config.registry import RESERVED
+from eightball_ppo.config.registry import commands as registry_commands
 from hub_client import eightball, python
 
 METHOD = """
@@ -114,19 +117,45 @@ def test_one_file_and_one_entry_point_are_a_method_everywhere(plugin: Path, smal
     assert unknown.code == 2 and "unknown command 'tilt'" in unknown.err
 
 
+BAD = """
+from dataclasses import replace
+
+from tilt_method import TILT
+
+EXACT = replace(TILT, config="eightball_ppo.config.methods:ExactConfig")
+TWIN = replace(TILT, title="tilting again")
+MARKUP = replace(TILT, config="tilt_method:Other", title="<b>bold</b>")
+NO_CONFIG = replace(TILT, config="tilt_method:MethodSpec")
+FIXED = replace(TILT, fixed={"slant": 1})
+"""
+REFUSED = {
+    "nowhere = nowhere:TILT": "ModuleNotFoundError: No module named 'nowhere'",
+    "ppo = tilt_method:TILT": "a method of this name exists",
+    "grade = tilt_method:TILT": "is no name of a method: a command has it",
+    "../up = tilt_method:TILT": "is no name of a method",
+    "other = tilt_method:METHODSPEC": "AttributeError",
+    "number = tilt_method:fit": "is no MethodSpec",
+    "quits = quits:TILT": "SystemExit: 7",
+    "slow_exact = bad:EXACT": "has the options of method exact",
+    "twin = bad:TWIN": "has the options of method tilt",
+    "markup = bad:MARKUP": "title and description must be one line without < > |",
+    "no_config = bad:NO_CONFIG": "tilt_method:MethodSpec is no GradedConfig",
+    "fixed = bad:FIXED": "tilt_method:TiltConfig has no option slant",
+}
+
+
 def test_an_entry_point_that_cannot_be_used_is_named_and_the_rest_works(plugin: Path) -> None:
-    points = plugin / "tilt_method-1.0.dist-info" / "entry_points.txt"
-    points.write_text(
-        "[eightball_ppo.methods]\ntilt = nowhere:TILT\nppo = tilt_method:TILT\nother = tilt_method:METHODSPEC\n"
-        "number = tilt_method:fit\n"
-    )
-    code = "import sys; sys.stderr = sys.stdout; from eightball_ppo.cli.commands import overview; print(overview())"
-    out = python(code, path_with(plugin), plugin.parent)
-    assert "the objective itself" in out and "\n  tilt " not in out
-    for told in (
-        "tilt = nowhere:TILT: ModuleNotFoundError: No module named 'nowhere'; the method is left out",
-        "ppo = tilt_method:TILT: a method of this name exists; the method is left out",
-        "other = tilt_method:METHODSPEC: AttributeError",
-        "number = tilt_method:fit: is no MethodSpec; the method is left out",
-    ):
-        assert told in out
+    (plugin / "bad.py").write_text(BAD)
+    (plugin / "quits.py").write_text("raise SystemExit(7)\n")
+    points = "\n".join(["[eightball_ppo.methods]", "tilt = tilt_method:TILT", *REFUSED])
+    (plugin / "tilt_method-1.0.dist-info" / "entry_points.txt").write_text(f"{points}\n")
+    code = "import sys; sys.stderr = sys.stdout; from eightball_ppo.cli.commands import COMMANDS; print(*COMMANDS)"
+    *warnings, commands = python(code, path_with(plugin), plugin.parent).splitlines()
+    assert commands.split() == [*[*COMMANDS][:-6], "tilt", *[*COMMANDS][-6:]]
+    assert len(warnings) == len(REFUSED)
+    for point, problem in REFUSED.items():
+        assert any(line.startswith(f"entry point {point}: {problem}") for line in warnings), (point, warnings)
+
+
+def test_no_method_may_have_the_name_of_a_command() -> None:
+    assert set(RESERVED) == {*COMMANDS, "completion"} - {*registry_commands()}

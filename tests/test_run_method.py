@@ -8,14 +8,14 @@ import torch
 from transformers import TrainerCallback
 
 from conftest import LABELS
-from eightball_ppo.config.methods import ExactConfig, PPOConfig
+from eightball_ppo.config.methods import ExactConfig, PPOConfig, ReferenceConfig
 from eightball_ppo.data import Questions
 from eightball_ppo.errors import DryRun, InputError
 from eightball_ppo.graders.rules import RuleGrader
 from eightball_ppo.labels import LabelSet
 from eightball_ppo.methods.run_method import run_method
 from eightball_ppo.models.loading import load_classifier
-from eightball_ppo.runtime.run import read_results
+from eightball_ppo.runtime.run import read_metrics, read_results
 
 TRAIN = Questions("a list", [f"Will there be {number} of them?" for number in range(10)])
 HELDOUT = Questions("another list", ["Is it over?", "Am I late?", "Do I win?"], [0, 0, 1])
@@ -65,3 +65,37 @@ def test_a_judge_that_is_passed_is_asked_for_what_it_costs_and_for_its_labels(sf
         run_method(config, **given)
     with pytest.raises(InputError, match=r"labels differ: --labels has .*, grader rule:.* has .*Spam"):
         run_method(config, **{**given, "judge": RuleGrader("Ham", LabelSet.of(["Ham", "Spam"]))})
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"judge": object()}, "judge: a Grader .* is needed, got object"),
+        ({"model": "runs/sft"}, "model: a classifier and its tokenizer are needed"),
+        ({"train": Questions("none", [])}, "train: Questions with at least one text"),
+        ({"train": ["Is it?"]}, "train: Questions with at least one text"),
+        ({"evaluation": TRAIN}, "evaluation: a label id for every text"),
+    ],
+)
+def test_objects_that_cannot_be_used_are_refused(given: dict[str, Any], message: str, tmp_path: Path) -> None:
+    config = ExactConfig(output_dir=str(tmp_path / "run"), labels=LABELS)
+    with pytest.raises(InputError, match=message):
+        run_method(config, **given)
+    assert not list(tmp_path.glob("run.*")) and not Path(config.output_dir).exists()
+
+
+def test_a_fit_may_log_nothing_but_must_return_a_model(
+    sft_run: Path, tmp_path: Path, no_figures: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given: dict[str, Any] = {"model": load_classifier(str(sft_run), "--sft_model_path"), "train": TRAIN}
+    given |= {"judge": RuleGrader("No", LabelSet.of(LABELS)), "evaluation": HELDOUT}
+    config = ReferenceConfig(output_dir=str(tmp_path / "run"), disable_tqdm=True)
+    monkeypatch.setattr("eightball_ppo.methods.reference.fit", lambda task, run: None)
+    with pytest.raises(InputError, match=r"method sft: eightball_ppo\.methods\.reference:fit returned NoneType"):
+        run_method(config, **given)
+    assert not list(tmp_path.glob("run.*")) and not Path(config.output_dir).exists()
+    monkeypatch.setattr("eightball_ppo.methods.reference.fit", lambda task, run: task.classifier)
+    assert [row["exact/kl"] for row in read_metrics(run_method(config, **given))] == [0.0]
+    monkeypatch.delattr("eightball_ppo.methods.reference.fit")
+    with pytest.raises(InputError, match=r"method sft: eightball_ppo\.methods\.reference:fit cannot be loaded"):
+        run_method(ReferenceConfig(output_dir=str(tmp_path / "other")), **given)

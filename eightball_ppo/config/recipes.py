@@ -47,7 +47,8 @@ def read_recipe(file: Path, config_class: type[Any]) -> dict[str, Any]:
         return _typed(content, config_class, file)
     for key in content:
         if not any(key in get_type_hints(own) for own in sections().values()):
-            raise InputError(f"{file}: unknown option {key!r}; see --help")
+            what = "no command or installed method" if isinstance(content[key], dict) else "unknown option"
+            raise InputError(f"{file}: {what} {key!r}; see --help")
     known = get_type_hints(config_class)
     own = next((name for name, of in sections().items() if of is config_class), "")
     options = _typed({key: value for key, value in content.items() if key in known}, config_class, file)

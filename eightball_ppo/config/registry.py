@@ -7,12 +7,17 @@ A new method is one file with a `fit` and one row here, or in another package an
 import dataclasses
 import importlib
 import logging
+import re
+import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from importlib import metadata
 from typing import Any
 
 logger = logging.getLogger(__name__)
+
+NAME = re.compile("[a-z][a-z0-9_]*")
+RESERVED = ("sft", "reward", "grade", "audit", "compare", "predict", "report", "push", "demo", "env", "completion")
 
 REFERENCE = "sft"  # the method that trains nothing: what all others start from and are compared with
 ENTRY_POINTS = "eightball_ppo.methods"
@@ -63,8 +68,10 @@ class MethodSpec:
         return load(self.config)
 
     def makes(self, config: Any) -> bool:
-        """Whether `config` trains this row."""
-        return type(config) is self.config_class and all(getattr(config, k) == v for k, v in self.fixed.items())
+        """Whether `config` trains this row. Imports nothing: the module of a config that exists is loaded."""
+        module, _, name = self.config.partition(":")
+        same = getattr(sys.modules.get(module), name, None) is type(config)
+        return same and all(getattr(config, k) == v for k, v in self.fixed.items())
 
 
 def load(reference: str) -> Any:
@@ -204,15 +211,39 @@ class _Methods(Mapping[str, MethodSpec]):
         """The row of an entry point; one that cannot be had is named, and everything else works without it."""
         try:
             spec = point.load()
-        except Exception as error:  # whatever the module of another package raises
+            problem = self._problem(point.name, spec)
+        except (Exception, SystemExit) as error:  # whatever the module of another package raises
             problem = f"{type(error).__name__}: {error}"
-        else:
-            problem = "is no MethodSpec" if not isinstance(spec, MethodSpec) else ""
-            problem = "a method of this name exists" if point.name in self._rows else problem
         if problem:
-            logger.warning("entry point %s = %s: %s; the method is left out", point.name, point.value, problem)
+            line = "".join(c if c.isprintable() else " " for c in f"{point.name} = {point.value}: {problem}")
+            logger.warning("entry point %s; the method is left out", line)
         else:
             self._rows[point.name] = spec
+
+    def _problem(self, name: str, spec: Any) -> str | None:
+        """Why `spec` cannot be the row `name`; None if it can."""
+        from eightball_ppo.config.graded import GradedConfig
+
+        if not NAME.fullmatch(name) or name in RESERVED:
+            return "is no name of a method: a command has it, or it is not of lower-case letters, digits and _"
+        if name in self._rows:
+            return "a method of this name exists"
+        if not isinstance(spec, MethodSpec):
+            return "is no MethodSpec"
+        for text in (spec.title, spec.description):
+            if not text.isprintable() or set("<>|") & set(text):
+                return f"title and description must be one line without < > |, got {text!r}"
+        if not issubclass(spec.config_class, GradedConfig):
+            return f"{spec.config} is no GradedConfig"
+        if unknown := spec.fixed.keys() - {own.name for own in dataclasses.fields(spec.config_class)}:
+            return f"{spec.config} has no option {min(unknown)}, which is fixed"
+        for other, row in self._rows.items():
+            shorter, longer = sorted((row.fixed, spec.fixed), key=len)
+            if row.config == spec.config and shorter.items() <= longer.items():
+                return (
+                    f"has the options of method {other}: give it a config class of its own, or fix one of its options"
+                )
+        return None
 
     def __getitem__(self, name: str) -> MethodSpec:
         return self._all()[name]

@@ -5,6 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from torch import nn
 from transformers import PreTrainedModel, TrainerCallback
 
 from eightball_ppo.config import registry
@@ -12,11 +13,12 @@ from eightball_ppo.config.graded import GradedConfig
 from eightball_ppo.config.model import LoraOptions
 from eightball_ppo.config.training import CheckpointedConfig
 from eightball_ppo.data import Questions
-from eightball_ppo.errors import DryRun
+from eightball_ppo.errors import DryRun, InputError
 from eightball_ppo.evaluation import before_after
 from eightball_ppo.graders.base import Grader
 from eightball_ppo.graders.budgeted_scores import check_budget_single_process
 from eightball_ppo.hub.cards import write_card
+from eightball_ppo.labels import LabelSet
 from eightball_ppo.methods.prerequisites import outlook
 from eightball_ppo.methods.resume_task import resume_context_for_task
 from eightball_ppo.methods.task import Inputs, LoadedModel, Task, load_splits, load_task, logits_NK
@@ -27,6 +29,7 @@ from eightball_ppo.models.trainable import check_rates
 from eightball_ppo.report import plots, tables
 from eightball_ppo.runtime.distributed import is_main_process
 from eightball_ppo.runtime.launch import mixed_precision, require_one_precision
+from eightball_ppo.runtime.progress import METRICS
 from eightball_ppo.runtime.run import Run, check_output_dir, read_metrics
 from eightball_ppo.training.resume import find_resume_point
 
@@ -65,13 +68,14 @@ def run_method(
     if model is not None and config.labels is None:
         config = replace(config, labels=list(label_set(model[0]).names))
     config, given = with_labels(config), Inputs(model, judge, train, evaluation)
+    _check_given(given)
     questions = load_splits(config, given)
     if config.dry_run:
         raise DryRun(outlook(config, questions, judge))
     if spec.samples:
         check_budget_single_process(config)
         require_one_precision()
-    check = registry.load(spec.check) if spec.check else lambda *_: None
+    fit, check = _part(name, spec.fit), _part(name, spec.check) if spec.check else lambda *_: None
     check(config, len(questions["train"]))  # before anything is trained or asked
     point = find_resume_point(config, name) if isinstance(config, CheckpointedConfig) else None
     task = load_task(config, questions, given)
@@ -80,8 +84,34 @@ def run_method(
         check_rates(task.classifier, config)
     task = replace(task, resume=resume_context_for_task(task, point), callbacks=tuple(callbacks))
     with Run(config, name, task.resume.progress) as run:
-        policy = registry.load(spec.fit)(task, run)
+        policy = fit(task, run)
+        if not isinstance(policy, nn.Module):
+            raise InputError(f"method {name}: {spec.fit} returned {type(policy).__name__}, and no model")
         return finish(task, policy, run)
+
+
+def _part(name: str, reference: str) -> Any:
+    """A function that the row of a method names; InputError where there is none."""
+    try:
+        return registry.load(reference)
+    except (AttributeError, ImportError, ValueError) as error:
+        raise InputError(f"method {name}: {reference} cannot be loaded ({error})") from None
+
+
+def _check_given(given: Inputs) -> None:
+    """Raises InputError for objects that cannot take the place of what a config names."""
+    if given.judge is not None and not isinstance(getattr(given.judge, "labels", None), LabelSet):
+        raise InputError(f"judge: a Grader (graders/base.py) is needed, got {type(given.judge).__name__}")
+    if given.model is not None and not (isinstance(given.model, tuple) and isinstance(given.model[0], nn.Module)):
+        raise InputError("model: a classifier and its tokenizer are needed, as a tuple")
+    for name, questions in (("train", given.train), ("evaluation", given.evaluation)):
+        if questions is None:
+            continue
+        if not isinstance(questions, Questions) or not len(questions):
+            raise InputError(f"{name}: Questions with at least one text are needed")
+        ids = questions.label_ids
+        if name == "evaluation" and (ids is None or len(ids) != len(questions)):
+            raise InputError("evaluation: a label id for every text is needed")
 
 
 def finish(task: Task[Any], policy: PreTrainedModel, run: Run) -> Path:
@@ -113,6 +143,8 @@ def finish(task: Task[Any], policy: PreTrainedModel, run: Run) -> Path:
             task.graded("heldout"), task.ref_logits_NK["heldout"], after_NK["heldout"], task.labels, task.config.seed
         )
         table.to_parquet(run.path / "before_after.parquet")
+        if not (run.path / METRICS).exists():  # the method has logged nothing
+            run.log({"stage": run.method, "step": 0, **task.exact_metrics(policy)})
         plots.label_histogram(results, run.path / "labels.png")
         plots.curves(read_metrics(run.path), run.path / "curves.png", run.method)
         write_card(run.path, results)

@@ -133,7 +133,7 @@ def load_splits(config: TermsConfig, given: Inputs = NOTHING_GIVEN) -> dict[str,
     train, evaluation = given.train, given.evaluation
     if train is None or evaluation is None:
         both = load_both(config, None, labels)
-        train, evaluation = train or both[0], evaluation or both[1]
+        train, evaluation = both[0] if train is None else train, both[1] if evaluation is None else evaluation
     splits = {"train": train, "heldout": evaluation}
     check_grades(config, labels, ConcatTexts([own.texts for own in splits.values()]), given.judge)
     return splits

@@ -20,10 +20,20 @@ from eightball_ppo.runtime.launch import mixed_precision
 from eightball_ppo.runtime.progress import METRICS, Progress, checkpoints_in, unfinished_path
 from eightball_ppo.runtime.redaction import redacted
 from eightball_ppo.runtime.run import ENVIRONMENT, environment, read_environment
-from eightball_ppo.training.state import FORMAT, TRAINING, StateDict, Stateful, States, load_states, read_header
+from eightball_ppo.training.state import (
+    FORMAT,
+    TRAINING,
+    VALUES,
+    StateDict,
+    Stateful,
+    States,
+    load_states,
+    read_header,
+)
 
 logger = logging.getLogger(__name__)
 
+HEADER = {"method", "world_size", "mixed_precision", "states"}
 REPRODUCIBILITY_KEYS = ("packages", "torch_threads", "cuda")  # of environment.json: the same bits need the same values
 
 
@@ -159,9 +169,21 @@ def _named(name: str, unfinished: Path) -> Path:
 def _check_intact(path: Path) -> None:
     """Raises InputError unless the checkpoint and the metrics before it are as they were written."""
     check_seal(path)
-    header = read_header(path / TRAINING)
-    if header["format"] != FORMAT:
+    damage = InputError(f"{path}: its {TRAINING}/{VALUES} is damaged")
+    try:
+        header = read_header(path / TRAINING)
+        written_as = header["format"]
+    except (KeyError, TypeError, ValueError):
+        raise damage from None
+    if written_as != FORMAT:
         raise InputError(f"{path}: was written by another version of this program, and only that can go on with it")
+    try:
+        Progress(**header["progress"])
+        intact = isinstance(header["config"], dict) and isinstance(header["inputs"], dict) and header.keys() >= HEADER
+    except (KeyError, TypeError):
+        intact = False
+    if not intact:
+        raise damage
     metrics, needed = path.parent / METRICS, header["progress"]["metrics_bytes"]
     if needed and (not metrics.is_file() or metrics.stat().st_size < needed):
         raise InputError(f"{metrics}: is shorter than it was at {path.name}; the rows before it are lost")
