@@ -27,7 +27,7 @@ from eightball_ppo.errors import InputError
 from eightball_ppo.methods import sft
 from eightball_ppo.methods.run_method import run_method
 from eightball_ppo.models.loading import load_classifier
-from eightball_ppo.runtime.atomic_io import DirectoryLock
+from eightball_ppo.runtime.atomic_io import DirectoryLock, _seal
 from eightball_ppo.runtime.progress import checkpoints_in
 from eightball_ppo.runtime.run import Run, read_environment, read_metrics, read_results
 from eightball_ppo.training.checkpoint import CheckpointWriter
@@ -155,6 +155,17 @@ def test_another_training_is_refused_by_the_name_of_its_option(
 def test_a_checkpoint_of_another_format_is_refused(copied: PPOConfig, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("eightball_ppo.training.resume.FORMAT", 1000)
     assert "checkpoint-5: was written by another version of this program, and only that can go on" in refused(copied)
+
+
+@pytest.mark.parametrize("damage", [{"progress": None}, {"config": []}, {"states": None}, {"inputs": 3}])
+def test_a_header_that_was_edited_and_sealed_again_is_damage(copied: PPOConfig, damage: dict[str, Any]) -> None:
+    for path in checkpoints_in(Path(f"{copied.output_dir}.unfinished")):
+        file = path / "training" / "state.json"
+        header = {**json.loads(file.read_text()), **damage}
+        file.write_text(json.dumps({name: value for name, value in header.items() if value is not None}))
+        (path / "complete.json").unlink()
+        _seal(path)
+    assert "training/state.json is damaged" in refused(copied)
 
 
 def test_another_reference_or_other_questions_are_refused(copied: PPOConfig, tmp_path: Path) -> None:
