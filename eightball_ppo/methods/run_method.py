@@ -65,10 +65,11 @@ def run_method(
     name = registry.method_of(config)
     spec = registry.METHODS[name]
     check_output_dir(config)
+    given = Inputs(model, judge, train, evaluation)
+    _check_given(given)
     if model is not None and config.labels is None:
         config = replace(config, labels=list(label_set(model[0]).names))
-    config, given = with_labels(config), Inputs(model, judge, train, evaluation)
-    _check_given(given)
+    config = with_labels(config)
     questions = load_splits(config, given)
     if config.dry_run:
         raise DryRun(outlook(config, questions, judge))
