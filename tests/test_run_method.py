@@ -78,7 +78,7 @@ def test_a_judge_that_is_passed_is_asked_for_what_it_costs_and_for_its_labels(sf
     ],
 )
 def test_objects_that_cannot_be_used_are_refused(given: dict[str, Any], message: str, tmp_path: Path) -> None:
-    config = ExactConfig(output_dir=str(tmp_path / "run"), labels=None)
+    config = ExactConfig(output_dir=str(tmp_path / "run"), dataset_name="elsewhere")
     with pytest.raises(InputError, match=message):
         run_method(config, **given)
     assert not list(tmp_path.glob("run.*")) and not Path(config.output_dir).exists()
