@@ -36,7 +36,7 @@ from hub_client import FINE, READ, WRITE, Outcome, eightball, python, settings
 from hub_server import Hub, running_hub
 
 REAL = os.environ.get("EIGHTBALL_HUB_TESTS") == "1" and bool(os.environ.get("HF_TOKEN"))
-NAMES = ("sft", "reward", "ppo", "recall", "grades", "audit")
+NAMES = ("sft", "reward", "ppo", "lookup", "grades", "audit")
 DATASETS = ("grades", "audit")
 loopback = pytest.mark.skipif(REAL, reason="arms faults, which the real Hub does not have")
 # The package is hidden: whatever is loaded must do without it.
@@ -55,7 +55,7 @@ import torch
 from huggingface_hub import ModelCard
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, pipeline
 told = {}
-for name in ("sft", "ppo", "reward", "recall"):
+for name in ("sft", "ppo", "reward", "lookup"):
     repo = sys.argv[2] + name
     kind = {} if name == "reward" else {"trust_remote_code": True}
     model = AutoModelForSequenceClassification.from_pretrained(repo, **kind).eval()
@@ -153,7 +153,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory, small_data: Path, sft_run: Pa
     export.run(GradeConfig(output_dir=str(root / "grades"), **shared))
     shared |= {"sft_model_path": str(root / "sft"), "allow_weak_grader": True}
     run_method(PPOConfig(output_dir=str(root / "ppo"), total_episodes=480, **shared))
-    run_method(BestOfNConfig(output_dir=str(root / "recall"), num_samples=4, **shared))
+    run_method(BestOfNConfig(output_dir=str(root / "lookup"), num_samples=4, **shared))
     judged = {name: value for name, value in shared.items() if name not in ("dataset_name", "sft_model_path")}
     del judged["allow_weak_grader"]
     gold = str(small_data / "heldout.jsonl")
@@ -194,7 +194,7 @@ def test_models_come_back_equal_without_this_package(pushed: Pushed, tmp_path: P
     told = json.loads(
         python(_ALONE + _LOAD, pushed.environment, tmp_path, json.dumps(QUESTIONS), pushed.prefix).splitlines()[-1]
     )
-    for name in ("sft", "ppo", "reward", "recall"):
+    for name in ("sft", "ppo", "reward", "lookup"):
         assert torch.equal(torch.tensor(told[name]), logits(pushed.runs / name)), name
     probabilities = logits(pushed.runs / "ppo").softmax(-1)[0]
     answers = {row["label"]: row["score"] for row in told["answer"][0]}  # of the card's own snippet

@@ -12,7 +12,7 @@ from eightball_ppo.config.methods import BestOfNConfig
 from eightball_ppo.evaluation import GradedSplit
 from eightball_ppo.functional import objective
 from eightball_ppo.methods.task import Task
-from eightball_ppo.models.modeling_recall import LookupForSequenceClassification
+from eightball_ppo.models.modeling_lookup import LookupForSequenceClassification
 from eightball_ppo.models.tokenization import max_input_length, token_table
 from eightball_ppo.runtime.run import Run
 

@@ -19,7 +19,7 @@ _AUTO_MODEL = "transformers.models.auto.modeling_auto"
 
 def _register(name: str, module: Any) -> None:
     from eightball_ppo.models.configuration_eightball import EightBallConfig
-    from eightball_ppo.models.configuration_recall import LookupConfig
+    from eightball_ppo.models.configuration_lookup import LookupConfig
 
     if name == _AUTO_CONFIG:
         for config in (EightBallConfig, LookupConfig):
@@ -27,7 +27,7 @@ def _register(name: str, module: Any) -> None:
             config.register_for_auto_class()
         return
     from eightball_ppo.models.modeling_eightball import EightBallForSequenceClassification
-    from eightball_ppo.models.modeling_recall import LookupForSequenceClassification
+    from eightball_ppo.models.modeling_lookup import LookupForSequenceClassification
 
     for config, model in (
         (EightBallConfig, EightBallForSequenceClassification),

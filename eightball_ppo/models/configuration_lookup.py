@@ -12,7 +12,7 @@ class LookupConfig(PretrainedConfig):
         memory_length (`int`): tokens of the longest of them.
     """
 
-    model_type = "eightball_recall"
+    model_type = "eightball_lookup"
 
     def __init__(self, base: dict | None = None, memories: int = 0, memory_length: int = 1, **kwargs):
         self.base = base or {}

@@ -11,7 +11,7 @@ from transformers import AutoConfig, AutoModelForSequenceClassification, PreTrai
 from transformers.modeling_outputs import SequenceClassifierOutput
 
 from .configuration_eightball import EightBallConfig
-from .configuration_recall import LookupConfig
+from .configuration_lookup import LookupConfig
 from .modeling_eightball import EightBallForSequenceClassification
 
 

@@ -9,7 +9,7 @@ from torch import Tensor
 from transformers import AutoConfig, AutoModelForSequenceClassification, BertConfig, BertForSequenceClassification
 
 import tiny
-from eightball_ppo.models.modeling_recall import LookupForSequenceClassification
+from eightball_ppo.models.modeling_lookup import LookupForSequenceClassification
 
 
 def remembering() -> tuple[Any, Any, list[list[int]], Tensor]:
