@@ -41,7 +41,7 @@ from eightball_ppo.models.tokenization import TokenTable, max_input_length, set_
 from eightball_ppo.runtime.logging import silence_libraries
 from eightball_ppo.runtime.run import Run
 from eightball_ppo.training.supervised import MetricsCallback
-from eightball_ppo.trl_adapters.batch_sizes import updates_between_measurements
+from eightball_ppo.trl_adapters.batch_sizes import updates_between_metrics
 from eightball_ppo.trl_adapters.build import build_models, build_policies
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "examples"))
@@ -77,8 +77,8 @@ def ours(job: Job, batch: int, output_dir: Path) -> Iterator[Callable[[], None]]
     scores = BudgetedScores(job.score_NK)
     models = build_models(*build_policies(model, table, job.config), scores, scores, job.config)
     config = dataclasses.replace(job.config, output_dir=str(output_dir))
-    every = updates_between_measurements(job.config, batch, len(table), len(table))
-    classifier = models.policy.by_row.classifier
+    every = updates_between_metrics(job.config, batch, len(table), len(table))
+    classifier = models.policy.backbone.classifier
 
     def measure() -> dict[str, Any]:
         measured: dict[str, Any] = {}

@@ -1,27 +1,29 @@
-"""The exceptions a user is meant to see; their text is for the user, and scripts end with the code they name."""
+"""Exceptions whose text is a message for the user; the command line ends with the exit code that each one names."""
 
 
 class UserFacingError(Exception):
-    """What a user is told in one line. `relayed`: raised on the main process of a launch, which tells it, and then on
-    those that waited for that one."""
+    """An error that is printed as one line, without a traceback.
+
+    `relayed` is True on ranks that received it from the main process, which prints it.
+    """
 
     relayed = False
 
 
 class InputError(UserFacingError):
-    """Bad usage or bad input: names the thing and says how to mend it. Exit code 2, one line."""
+    """Bad usage or bad input: names the file, row and value, and says how to fix it. Exit code 2."""
 
 
 class IncompleteError(UserFacingError):
-    """Stopped on the way, what was paid for kept: says what is missing and how to go on. Exit code 3, one line."""
+    """Stopped before the end, with everything paid for stored: says what is missing and how to resume. Exit code 3."""
 
 
 class TrainingDivergedError(UserFacingError):
-    """Training went wrong and was given up: says what, and where to look. Exit code 4, one line."""
+    """Training diverged and was stopped: says where to look. Exit code 4."""
 
 
 class TrainingInterrupted(UserFacingError):  # noqa: N818  it was asked for
-    """Stopped by a signal, a checkpoint written: says how to go on. Exit code 128 + `signal_number`, one line."""
+    """A signal stopped training after a checkpoint: says how to resume. Exit code 128 + `signal_number`."""
 
     def __init__(self, message: str, signal_number: int):
         super().__init__(message)
@@ -29,4 +31,4 @@ class TrainingInterrupted(UserFacingError):  # noqa: N818  it was asked for
 
 
 class DryRun(Exception):  # noqa: N818  nothing went wrong
-    """The end of a dry run: what the stage would have cost. Exit code 0, printed on stdout."""
+    """The end of a dry run; its text is the estimated cost, printed on stdout. Exit code 0."""

@@ -1,6 +1,6 @@
 """Exact evaluation: policy x scores -> one record per split, and the before/after table of single questions.
 
-A million questions are measured some thousand at a time: of each chunk the sums are kept, in float64, and nothing else.
+Splits are evaluated in chunks, of which only float64 sums are kept: memory does not grow with a million questions.
 """
 
 from collections.abc import Callable, Iterator
@@ -20,7 +20,12 @@ EVAL_BATCH_SIZE = 16384
 
 
 class LazyTable:
-    """Lazily maps `fn`, which works row by row, over a [N, K] tensor in chunks."""
+    """Lazily maps `fn` over a [N, K] tensor in chunks of rows.
+
+    Args:
+        table_NK: The tensor.
+        fn: A function of each row.
+    """
 
     def __init__(self, table_NK: Tensor, fn: Callable[[Tensor], Tensor]):
         self.table_NK, self.fn = table_NK, fn
@@ -42,7 +47,7 @@ Table = Tensor | LazyTable
 
 @dataclass(frozen=True)
 class GradedSplit:
-    """One split as a method sees it: questions, scores [N, K] of all labels, the reference's log-probs [N, K]."""
+    """One split: questions, scores [N, K] of all labels, and the reference's log-probabilities [N, K]."""
 
     questions: Questions
     score_NK: Tensor
@@ -50,9 +55,13 @@ class GradedSplit:
 
 
 class ExactMetrics:
-    """Computes `exact/*` of one policy after another on the same questions; what depends on no policy, once.
+    """Computes `exact/*` of policies on the same questions, as sums over labels in float64; [N, K] tensors.
 
-    All are exact sums over labels, averaged over the questions, in float64.
+    What does not depend on the policy is computed once.
+
+    Args:
+        graded: Questions, scores and reference.
+        beta: KL coefficient, in units of the score per nat.
     """
 
     def __init__(self, graded: GradedSplit, beta: float):
@@ -62,12 +71,10 @@ class ExactMetrics:
         self.j_best = objective.optimum_objective_N(self.ref_logp_NK, self.score_NK, beta).mean()
 
     def metrics(self, logits_NK: Tensor) -> dict[str, float | None]:
-        """`expected_score`, `kl` (nats), `entropy` (nats), `objective`, `optimum_fraction` of these logits."""
+        """Means of `expected_score`, `kl` (nats), `entropy` (nats), `objective`; and `optimum_fraction`."""
         logp_NK = logits_NK.double().log_softmax(-1)
-        score, kl = (
-            objective.expected_score_N(logp_NK, self.score_NK).mean(),
-            objective.kl_exact_N(logp_NK, self.ref_logp_NK).mean(),
-        )
+        score = objective.expected_score_N(logp_NK, self.score_NK).mean()
+        kl = objective.kl_exact_N(logp_NK, self.ref_logp_NK).mean()
         j = score - self.beta * kl
         return {
             "expected_score": score.item(),
@@ -79,7 +86,7 @@ class ExactMetrics:
 
 
 def _means(measure: Callable[..., dict[str, Tensor]], *tables: Table) -> dict[str, Tensor]:
-    """What `measure` makes of chunks of the tables, sums over their questions, added up and divided by their number."""
+    """Means over questions of the sums that `measure` computes of chunks of the tables."""
     sums: dict[str, Tensor] = {}
     for chunk in zip(*(table.split(EVAL_BATCH_SIZE) for table in tables), strict=True):
         for name, value in measure(*chunk).items():
@@ -88,21 +95,30 @@ def _means(measure: Callable[..., dict[str, Tensor]], *tables: Table) -> dict[st
 
 
 def describe(logp_NK: Tensor, ref_logp_NK: Tensor, questions: Questions, labels: LabelSet) -> dict[str, Any]:
-    """What needs no grader: `kl` to the reference and `entropy` (nats), `label_histogram` (mean probability of each
-    label), `greedy_histogram` (share of questions whose most probable label it is) and, on a labelled split,
-    `gold_accuracy` (the most probable label is the wanted one) and `gold_probability` (mean probability of the wanted
-    label); None without labels.
+    """Metrics of a policy that need no grader.
+
+    Args:
+        logp_NK: Log-probabilities of the policy, [N, K].
+        ref_logp_NK: Log-probabilities of the reference, [N, K].
+        questions: The N questions.
+        labels: The K labels.
+
+    Returns:
+        `kl` to the reference and `entropy` (nats), `label_histogram` (mean probability of each label),
+        `greedy_histogram` (share of questions whose most probable label it is), and on a labelled split
+        `gold_accuracy` (the most probable label is the gold label) and `gold_probability` (mean probability of the gold
+        label), else None.
     """
-    return _described(_means(_answers, logp_NK, ref_logp_NK, *_gold(questions)), questions, labels)
+    return _description(_means(_label_sums, logp_NK, ref_logp_NK, *_gold(questions)), questions, labels)
 
 
 def _gold(questions: Questions) -> tuple[Tensor, ...]:
-    """The wanted labels [N], as int64, or nothing."""
+    """The gold labels [N], int64, or nothing."""
     return () if questions.label_ids is None else (torch.as_tensor(questions.label_ids, dtype=torch.long),)
 
 
-def _answers(logp_BK: Tensor, ref_logp_BK: Tensor, gold_B: Tensor | None = None) -> dict[str, Tensor]:
-    """The sums over a chunk that `describe` is made of."""
+def _label_sums(logp_BK: Tensor, ref_logp_BK: Tensor, gold_B: Tensor | None = None) -> dict[str, Tensor]:
+    """The sums over a chunk that `describe` needs."""
     logp_BK, ref_logp_BK = logp_BK.double(), ref_logp_BK.double()
     greedy_B, p_BK = logp_BK.argmax(-1), logp_BK.exp()
     sums = {
@@ -117,15 +133,13 @@ def _answers(logp_BK: Tensor, ref_logp_BK: Tensor, gold_B: Tensor | None = None)
     return sums
 
 
-def _described(means: dict[str, Tensor], questions: Questions, labels: LabelSet) -> dict[str, Any]:
+def _description(means: dict[str, Tensor], questions: Questions, labels: LabelSet) -> dict[str, Any]:
+    numbers = ("kl", "entropy", "gold_accuracy", "gold_probability")
+    histograms = [name for name in ("label_histogram", "greedy_histogram", "grader_histogram") if name in means]
     return {
         "questions": len(questions),
-        "kl": means["kl"].item(),
-        "entropy": means["entropy"].item(),
-        "gold_accuracy": means["gold_accuracy"].item() if "gold_accuracy" in means else None,
-        "gold_probability": means["gold_probability"].item() if "gold_probability" in means else None,
-        "label_histogram": dict(zip(labels.names, means["label_histogram"].tolist(), strict=True)),
-        "greedy_histogram": dict(zip(labels.names, means["greedy_histogram"].tolist(), strict=True)),
+        **{name: means[name].item() if name in means else None for name in numbers},
+        **{name: dict(zip(labels.names, means[name].tolist(), strict=True)) for name in histograms},
     }
 
 
@@ -137,15 +151,25 @@ def evaluate(logp_NK: Tensor, split: GradedSplit, beta: float, labels: LabelSet)
 def record(
     logp_NK: Table, ref_logp_NK: Table, score_NK: Table, questions: Questions, beta: float, labels: LabelSet
 ) -> dict[str, Any]:
-    """The record of one policy on one graded split: `describe`, and `expected_score`, `objective` (J),
-    `optimum_objective` (J*), `optimum_fraction`, `frontier_distance` (what is missing to the best expected score at the
-    policy's own KL), `win_rate` (the policy's answer scores higher than the reference's, a tie counting half),
-    `tie_rate`, and `grader_histogram` (share of questions whose best-scored label it is). Every number is an exact sum
-    over labels, averaged over questions.
+    """Metrics of one policy on one graded split: exact sums over labels, averaged over questions.
+
+    Args:
+        logp_NK: Log-probabilities of the policy, [N, K].
+        ref_logp_NK: Log-probabilities of the reference, [N, K].
+        score_NK: Scores, [N, K].
+        questions: The N questions.
+        beta: KL coefficient, in units of the score per nat.
+        labels: The K labels.
+
+    Returns:
+        The metrics of `describe`, and `expected_score`, `objective` (J), `optimum_objective` (J*), `optimum_fraction`,
+        `frontier_distance` (to the highest expected score at the policy's KL), `win_rate` (the policy's answer has a
+        higher score than the reference's, a tie counting half), `tie_rate`, and `grader_histogram` (share of questions
+        whose best-scored label it is).
     """
 
     def measure(logp_BK: Tensor, ref_logp_BK: Tensor, score_BK: Tensor, *gold: Tensor) -> dict[str, Tensor]:
-        logp_BK, ref_logp_BK, score_BK = _exact(logp_BK, ref_logp_BK, score_BK)
+        logp_BK, ref_logp_BK, score_BK = _to_float64(logp_BK, ref_logp_BK, score_BK)
         win_B, tie_B = objective.win_and_tie_N(logp_BK, ref_logp_BK, score_BK)
         return {
             "expected_score": objective.expected_score_N(logp_BK, score_BK).sum(),
@@ -155,7 +179,7 @@ def record(
             "win_rate": (win_B + tie_B / 2).sum(),
             "tie_rate": tie_B.sum(),
             "grader_histogram": torch.bincount(score_BK.argmax(-1), minlength=len(labels)),
-            **_answers(logp_BK, ref_logp_BK, *gold),
+            **_label_sums(logp_BK, ref_logp_BK, *gold),
         }
 
     tables = (logp_NK, ref_logp_NK, score_NK)
@@ -166,56 +190,55 @@ def record(
         "optimum_fraction": objective.share_of_gain(j, j_ref, j_best),
         "frontier_distance": _frontier_distance(tables, means["kl"].item()),
         **{name: means[name].item() for name in ("win_rate", "tie_rate")},
-        **_described(means, questions, labels),
-        "grader_histogram": dict(zip(labels.names, means["grader_histogram"].tolist(), strict=True)),
+        **_description(means, questions, labels),
     }
 
 
-def _exact(logp_BK: Tensor, ref_logp_BK: Tensor, score_BK: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """In float64: at a high beta the gain to measure is a thousandth of the numbers it is the difference of."""
+def _to_float64(logp_BK: Tensor, ref_logp_BK: Tensor, score_BK: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    # at a high beta the gain to measure is a thousandth of the numbers whose difference it is
     return logp_BK.double().log_softmax(-1), ref_logp_BK.double().log_softmax(-1), score_BK.double()
 
 
 def _frontier_distance(tables: tuple[Table, Table, Table], kl: float) -> float:
-    """The mean of `objective.frontier_distance_N` of (log-probs, the reference's, scores), `kl` being the mean KL."""
+    """Mean of `objective.frontier_distance_N` of (log-probabilities, reference, scores) whose mean KL is `kl`."""
 
     def chunks() -> Iterator[tuple[Tensor, Tensor, Tensor]]:
         for parts in zip(*(table.split(EVAL_BATCH_SIZE) for table in tables), strict=True):
-            yield _exact(*parts)
+            yield _to_float64(*parts)
 
-    def mean_kl(price: float) -> float:
-        total = torch.zeros((), dtype=torch.float64)
+    def mean_kl(beta: float) -> float:
+        total = 0.0
         for _, ref_logp_BK, score_BK in chunks():
             score_BK = score_BK - score_BK.max(-1, keepdim=True).values
-            best_BK = objective.optimum_logp_NK(ref_logp_BK, score_BK, price)
-            total += objective.kl_exact_N(best_BK, ref_logp_BK).sum()
-        return (total / len(tables[0])).item()
+            best_BK = objective.optimum_logp_NK(ref_logp_BK, score_BK, beta)
+            total += objective.kl_exact_N(best_BK, ref_logp_BK).sum().item()
+        return total / len(tables[0])
 
-    beta = 0.0
+    beta = None
     if kl > 0:
-        ranges = [(own.max(-1).values - own.min(-1).values).max().item() for _, _, own in chunks()]
+        ranges = [(score_BK.max(-1).values - score_BK.min(-1).values).max().item() for _, _, score_BK in chunks()]
         beta = objective.search_beta(mean_kl, max(ranges), kl)
-    total = torch.zeros((), dtype=torch.float64)
-    for logp_BK, ref_logp_BK, score_BK in chunks():
-        if kl <= 0:
-            best_B = objective.expected_score_N(ref_logp_BK, score_BK)
-            own_B = objective.expected_score_N(logp_BK, score_BK)
-        else:
-            best_B = objective.optimum_objective_N(ref_logp_BK, score_BK, beta)
-            own_B = objective.objective_N(logp_BK, ref_logp_BK, score_BK, beta)
-        total += (best_B - own_B).sum()
-    return (total / len(tables[0])).item()
+    distances = (objective.frontier_distance_at_N(*chunk, beta).sum().item() for chunk in chunks())
+    return sum(distances) / len(tables[0])
 
 
 def before_after(
     split: GradedSplit, logits_before_NK: Tensor, logits_after_NK: Tensor, labels: LabelSet, seed: int
 ) -> pd.DataFrame:
-    """One row per question: question (and text_pair), wanted, grader's scores, then the policy's logits, probabilities
-    and sampled counts, before and after. The counts are of 50 draws each, from a generator of their own; `change` is
-    the total variation distance between before and after.
+    """A table of single questions before and after training.
+
+    Args:
+        split: Questions, scores and reference.
+        logits_before_NK, logits_after_NK: The policy's logits, [N, K].
+        labels: The K labels.
+        seed: Seed of the sampled counts, which are drawn from a new generator.
+
+    Returns:
+        One row per question: question (and text_pair), wanted (the gold label), the scores; before and after training
+        the logits, the probabilities and the counts of 50 samples; and `change`, the total variation distance.
     """
     texts = pairs.columns(split.questions.texts)
-    columns: dict[str, Any] = {name: pd.Series(own, dtype=object) for name, own in texts.items()}
+    columns: dict[str, Any] = {name: pd.Series(column, dtype=object) for name, column in texts.items()}
     if split.questions.label_ids is not None:
         columns["wanted"] = [labels.names[i] for i in split.questions.label_ids]
     for k, name in enumerate(labels.names):
@@ -233,10 +256,10 @@ def before_after(
 
 
 def _sampled_counts_NK(p_NK: Tensor, seed: int) -> Tensor:
-    """How often each label comes up in 50 draws a question, from a generator of their own."""
+    """How often each label occurs in `SAMPLES_PER_QUESTION` draws."""
     generator = torch.Generator().manual_seed(seed)
     counts = []
     for p_BK in p_NK.split(EVAL_BATCH_SIZE):
         draws_BS = torch.multinomial(p_BK, SAMPLES_PER_QUESTION, replacement=True, generator=generator)
-        counts.append(torch.stack([(draws_BS == k).sum(1) for k in range(p_BK.shape[1])], dim=1))
+        counts.append(torch.zeros_like(p_BK, dtype=torch.long).scatter_add_(1, draws_BS, torch.ones_like(draws_BS)))
     return torch.cat(counts)

@@ -9,7 +9,30 @@ import json
 import random
 from pathlib import Path
 
-from eightball_ppo.labels import ANSWER_OF_RESPONSE
+# The 20 responses of the toy (10 affirmative, 5 non-committal, 5 negative), each with the answer it shortens to.
+# A response drawn at random therefore shortens to Yes / No / Maybe with probability 0.50 / 0.25 / 0.25.
+ANSWER_OF_RESPONSE: dict[str, str] = {
+    "It is certain.": "Yes",
+    "It is decidedly so.": "Yes",
+    "Without a doubt.": "Yes",
+    "Yes definitely.": "Yes",
+    "You may rely on it.": "Yes",
+    "As I see it, yes.": "Yes",
+    "Most likely.": "Yes",
+    "Outlook good.": "Yes",
+    "Yes.": "Yes",
+    "Signs point to yes.": "Yes",
+    "Reply hazy, try again.": "Maybe",
+    "Ask again later.": "Maybe",
+    "Better not tell you now.": "Maybe",
+    "Cannot predict now.": "Maybe",
+    "Concentrate and ask again.": "Maybe",
+    "Don't count on it.": "No",
+    "My reply is no.": "No",
+    "My sources say no.": "No",
+    "Outlook not so good.": "No",
+    "Very doubtful.": "No",
+}
 
 
 def with_responses(rows: list[dict[str, str]], seed: int) -> list[dict[str, str]]:

@@ -221,7 +221,7 @@ BAD_INPUTS = [
     BadInput(
         "adapters on themselves",
         ["ppo", *SFT.split(), "--dataset_name", "./d"],
-        ("--sft_model_path ./m: its adapters stand on themselves",),
+        ("--sft_model_path ./m: its adapters have themselves as their base model",),
         {
             "m/adapter_config.json": '{"base_model_name_or_path": "./m", "peft_type": "LORA"}',
             "m/adapter_model.safetensors": "x",

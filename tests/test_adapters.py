@@ -86,7 +86,7 @@ def test_value_is_blind_to_the_action_and_starts_at_zero() -> None:
 def test_value_trunk_freezes_what_it_does_not_use() -> None:
     value = ValueAdapter(ValueTrunk(tiny.classifier(), PromptEncoder(tiny.tokens(N), IDS)))
     frozen = {name for name, p in value.named_parameters() if not p.requires_grad}
-    assert frozen == {"trunk.by_row.classifier.classifier.weight", "trunk.by_row.classifier.classifier.bias"}
+    assert frozen == {"trunk.backbone.classifier.classifier.weight", "trunk.backbone.classifier.classifier.bias"}
 
 
 def test_reward_is_the_score_of_the_action() -> None:
@@ -123,13 +123,13 @@ def test_no_dropout_even_in_train_mode() -> None:
     policy.train()
     nn.ModuleList([policy]).train()  # as TRL's wrapper does
     ids = IDS.question_ids(torch.arange(N))[:, None]
-    assert torch.equal(policy(ids).logits, policy(ids).logits) and not policy.by_row.classifier.training
+    assert torch.equal(policy(ids).logits, policy(ids).logits) and not policy.backbone.classifier.training
 
 
 def test_tokens_move_with_the_module_and_stay_integers() -> None:
     policy = PolicyAdapter(tiny.classifier(), PromptEncoder(tiny.tokens(N), IDS)).to("meta").to(torch.float64)
-    assert policy.by_row.reader.tokens.ids_S.device.type == "meta"
-    assert policy.by_row.reader.tokens.ids_S.dtype == torch.int32
+    assert policy.backbone.encoder.tokens.ids_S.device.type == "meta"
+    assert policy.backbone.encoder.tokens.ids_S.dtype == torch.int32
     assert not list(policy.buffers())  # DDP would broadcast them at every forward pass
 
 
@@ -159,7 +159,7 @@ def test_logits_and_values_of_a_question_do_not_depend_on_its_neighbours(
     table = TokenTable.of(ids, pad)
     sequence_ids = PromptVocabulary(labels)
     policy = PolicyAdapter(model, PromptEncoder(table, sequence_ids))
-    trunk = ValueTrunk(tiny.classifier(labels, seed=1), PromptEncoder(table, sequence_ids)).by_row
+    trunk = ValueTrunk(tiny.classifier(labels, seed=1), PromptEncoder(table, sequence_ids)).backbone
     rows = torch.tensor([row % len(ids) for row in batch])
     input_ids = sequence_ids.question_ids(rows)[:, None]
     with torch.no_grad():

@@ -8,7 +8,7 @@ from eightball_ppo.config.methods import PPOConfig
 from eightball_ppo.data import Questions
 from eightball_ppo.evaluation import ExactMetrics, GradedSplit, evaluate
 from eightball_ppo.labels import LabelSet
-from eightball_ppo.trl_adapters.batch_sizes import generations, updates_between_measurements
+from eightball_ppo.trl_adapters.batch_sizes import repeats_per_epoch, updates_between_metrics
 from eightball_ppo.trl_adapters.prompt_ids import PromptVocabulary
 from eightball_ppo.trl_adapters.sampler import RolloutSampler
 
@@ -24,7 +24,7 @@ from eightball_ppo.trl_adapters.sampler import RolloutSampler
 )
 def test_measuring_takes_a_twentieth_of_the_passes(batch: int, questions: int, measured: int, every: int) -> None:
     config = tiny.config(num_mini_batches=8, num_ppo_epochs=4)
-    assert updates_between_measurements(config, batch, questions, measured) == every
+    assert updates_between_metrics(config, batch, questions, measured) == every
 
 
 @pytest.mark.parametrize(
@@ -41,7 +41,7 @@ def test_measuring_takes_a_twentieth_of_the_passes(batch: int, questions: int, m
 def test_few_questions_are_repeated_until_a_pass_fills_a_batch(
     questions: int, options: dict[str, int], processes: int, repeats: int
 ) -> None:
-    assert generations(PPOConfig(**options), questions, processes) == repeats  # type: ignore[arg-type]
+    assert repeats_per_epoch(PPOConfig(**options), questions, processes) == repeats  # type: ignore[arg-type]
 
 
 def test_the_yardstick_measures_what_the_record_says() -> None:

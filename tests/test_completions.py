@@ -96,9 +96,9 @@ def test_a_question_in_markup_is_printed_as_it_is(capsys: pytest.CaptureFixture[
 def test_only_the_main_process_writes(
     small_data: Path, sft_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from eightball_ppo.training import completions
+    from eightball_ppo.training import scores
 
-    monkeypatch.setattr(completions, "is_main_process", lambda: False)
+    monkeypatch.setattr(scores, "is_main_process", lambda: False)
     run = run_method(small(PPOConfig, small_data, sft_run, tmp_path / "run", log_completions=True))
     assert not (run / "completions").exists()
 

@@ -1,6 +1,7 @@
 """The embedded data keeps its promises."""
 
 import re
+import runpy
 import subprocess
 import sys
 from collections import Counter
@@ -9,8 +10,9 @@ import pytest
 
 from conftest import EIGHTBALL, REPOSITORY, read_rows, write_rows
 from eightball_ppo.data import normalize_text
-from eightball_ppo.labels import ANSWER_OF_RESPONSE, EIGHTBALL_LABELS
+from eightball_ppo.labels import EIGHTBALL_LABELS
 
+ANSWER_OF_RESPONSE = runpy.run_path(str(REPOSITORY / "scripts" / "draw_sft_responses.py"))["ANSWER_OF_RESPONSE"]
 SIZES = {"sft": 200, "rl": 600, "preferences": 750, "heldout": 300}
 
 

@@ -71,7 +71,7 @@ def test_ppo_moves_the_policy_and_leaves_the_reference(kind: str, use_peft: bool
     question_N1 = models.ids.question_ids(torch.arange(len(TEXTS))).unsqueeze(1)
     with torch.no_grad():
         assert torch.equal(models.reference(question_N1).logits[:, 0, 1:], before_NK)
-    assert not torch.allclose(predict_logits_NK(models.policy.by_row.classifier, table), before_NK, atol=1e-3)
+    assert not torch.allclose(predict_logits_NK(models.policy.backbone.classifier, table), before_NK, atol=1e-3)
     assert rows[0]["objective/kl"] == 0.0  # the first answers are the reference's, to the last bit
     held = {
         p.data_ptr(): p.numel() for own in (models.policy, models.reference, models.value) for p in own.parameters()
@@ -102,8 +102,8 @@ def test_the_value_model_of_lora_summarises_the_reference_once(monkeypatch: pyte
             if "lora_B" in name:
                 weight.add_(1.0)
     assert torch.equal(trunk(ids).hidden_states[0], first) and calls == [9] and first.shape == (2, 2, 8)
-    with adapters_off(models.policy.by_row.classifier):
-        hidden_BH = models.policy.by_row.summary_BH(ids)
+    with adapters_off(models.policy.backbone.classifier):
+        hidden_BH = models.policy.backbone.summary_BH(ids)
     torch.testing.assert_close(first[:, 0], hidden_BH)
 
 
@@ -173,7 +173,8 @@ def test_half_precision_weights_still_give_full_precision_probabilities(tmp_path
     question_N1 = models.ids.question_ids(torch.arange(4)).unsqueeze(1)
     assert models.policy(question_N1).logits.dtype == torch.float32
     assert (
-        models.policy.by_row.classifier.get_base_model().bert.embeddings.word_embeddings.weight.dtype == torch.bfloat16
+        models.policy.backbone.classifier.get_base_model().bert.embeddings.word_embeddings.weight.dtype
+        == torch.bfloat16
     )
     assert rows[0]["objective/kl"] == 0.0
 

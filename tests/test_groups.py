@@ -124,7 +124,7 @@ def test_first_gradient_is_that_of_the_objective(
 ) -> None:
     model, logits_NK, reference_NK, score_NK = problem()
     job = Job(config(config_class, **options), model, tiny.row_tokens(8), score_NK)
-    job.reference.by_row.classifier.table.weight.data.copy_(reference_NK)
+    job.reference.backbone.classifier.table.weight.data.copy_(reference_NK)
     gradient_NK = first_gradient(job, tmp_path, monkeypatch)
     logp_NK, ref_logp_NK = logits_NK.log_softmax(-1), reference_NK.log_softmax(-1)
     expected_NK = -objective.objective_gradient_NK(logp_NK, ref_logp_NK, score_NK, 0.5)
@@ -138,7 +138,7 @@ def test_grpo_divides_by_the_deviation_that_was_chosen(
 ) -> None:
     model, logits_NK, reference_NK, score_NK = problem()
     job = Job(config(GRPOConfig, scale_rewards=scale), model, tiny.row_tokens(8), score_NK)
-    job.reference.by_row.classifier.table.weight.data.copy_(reference_NK)
+    job.reference.backbone.classifier.table.weight.data.copy_(reference_NK)
     gradient_NK = first_gradient(job, tmp_path, monkeypatch)
     logp_NK, ref_logp_NK = logits_NK.log_softmax(-1), reference_NK.log_softmax(-1)
     reward_NG = (score_NK - 0.5 * (logp_NK - ref_logp_NK))[:, list(PROPORTIONS)]
@@ -169,7 +169,7 @@ def test_while_it_is_hot_policy_and_reference_are_read_at_one_temperature(
         config_class, anneal_fraction=1.0, initial_temperature=4.0, total_episodes=160, kl_coef=0.1, **options
     )
     job = Job(settings, model, tiny.row_tokens(8), score_NK)
-    job.reference.by_row.classifier.table.weight.data.copy_(reference_NK)
+    job.reference.backbone.classifier.table.weight.data.copy_(reference_NK)
     gradient_NK = first_gradient(job, tmp_path, monkeypatch)
     logp_NK, ref_logp_NK = (logits_NK / 4).log_softmax(-1), (reference_NK / 4).log_softmax(-1)
     exact_NK = objective.objective_gradient_NK(logp_NK, ref_logp_NK, score_NK, 0.1 / groups.MIN_ANNEAL_FRACTION)
@@ -257,7 +257,7 @@ def test_same_seed_same_bits_and_neither_classifier_nor_reference_moves(
     def weights(seed: int) -> dict[str, Tensor]:
         job = Job(config(config_class, seed=seed, total_episodes=160), model, tiny.tokens(8), score_NK)
         job.train(tmp_path)
-        reference = job.reference.by_row.classifier.state_dict()
+        reference = job.reference.backbone.classifier.state_dict()
         assert all(torch.equal(weight, before[name]) for name, weight in reference.items())
         return tiny.state(job.classifier)
 
@@ -358,7 +358,7 @@ def test_the_reward_is_the_score_less_the_price_of_kl_where_it_is_paid_there() -
         (config(GRPOConfig, kl_coef=0.0), 0.0),
     ):
         job = Job(settings, model, tiny.row_tokens(8), score_NK)
-        job.reference.by_row.classifier.table.weight.data.copy_(reference_NK)
+        job.reference.backbone.classifier.table.weight.data.copy_(reference_NK)
         job.policy.temperature = job.reference.temperature = 2.0
         found = job.reward(prompts=rows, completions=[""] * 3, completion_ids=answers, log_metric=print)
         assert found == pytest.approx((expected - price * kl_B).tolist(), abs=1e-6)

@@ -18,7 +18,7 @@ def regret_and_distance(model: Any, table: Any, score_NK: torch.Tensor, beta: fl
     ref_logp_NK = predict_logits_NK(model, table).log_softmax(-1)
     trainer, models = tiny.trainer(settings, model, table, score_NK, tmp_path)
     ppo.run_trainer(trainer, settings)
-    logp_NK = predict_logits_NK(models.policy.by_row.classifier, table).log_softmax(-1)
+    logp_NK = predict_logits_NK(models.policy.backbone.classifier, table).log_softmax(-1)
     optimum_NK = objective.optimum_logp_NK(ref_logp_NK, score_NK, beta)
     fraction = objective.optimum_fraction(logp_NK, ref_logp_NK, score_NK, beta)
     assert fraction is not None
@@ -62,6 +62,6 @@ def test_a_high_price_keeps_the_reference(tmp_path: Path) -> None:
     settings = tiny.config(kl_coef=100.0, repeats_per_epoch=16, total_episodes=10_240, learning_rate=0.003)
     trainer, models = tiny.trainer(settings, model, table, score_NK, tmp_path)
     ppo.run_trainer(trainer, settings)
-    logp_NK = predict_logits_NK(models.policy.by_row.classifier, table).log_softmax(-1)
+    logp_NK = predict_logits_NK(models.policy.backbone.classifier, table).log_softmax(-1)
     ref_logp_NK = predict_logits_NK(model, table).log_softmax(-1)
     assert objective.kl_exact_N(logp_NK, ref_logp_NK).mean() < 0.01

@@ -16,7 +16,7 @@ def remembering() -> tuple[Any, Any, list[list[int]], Tensor]:
     """(the model, its base, three remembered questions of different lengths, their logits)."""
     base, rows = tiny.classifier(), [[5, 6, 7], [9], [5, 6]]
     logits_MK = torch.tensor([[1.0, 2.0, 3.0], [-4.0, 0.0, 4.0], [9.0, 8.0, -7.0]])
-    return LookupForSequenceClassification.around(base, rows, logits_MK), base, rows, logits_MK
+    return LookupForSequenceClassification.from_base(base, rows, logits_MK), base, rows, logits_MK
 
 
 def padded(rows: list[list[int]], width: int, pad: int = 0) -> tuple[Tensor, Tensor]:
@@ -74,7 +74,8 @@ def test_save_and_load_keep_what_it_knows(kind: str, tmp_path: Path) -> None:
         sizes = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 8}
         bert = BertConfig(vocab_size=40, **sizes, id2label=names, label2id={v: k for k, v in names.items()})
         base: Any = BertForSequenceClassification(bert).eval()
-        model = LookupForSequenceClassification.around(base, [[5, 6, 7], [9]], torch.tensor([[1.0, 2, 3], [4, 0, 0]]))
+        logits_MK = torch.tensor([[1.0, 2, 3], [4, 0, 0]])
+        model = LookupForSequenceClassification.from_base(base, [[5, 6, 7], [9]], logits_MK)
     else:
         model, base, *_ = remembering()
     ids_BT, mask_BT = padded([[9], [5, 6, 7], [1, 2]], 3)

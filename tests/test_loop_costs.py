@@ -47,13 +47,13 @@ def test_an_update_makes_the_passes_that_it_is_designed_to_make(
         repeats_per_epoch=2, num_mini_batches=2, num_ppo_epochs=2, total_episodes=5 * 48, baseline=baseline
     )
     trainer, models = tiny.trainer(settings, tiny.classifier(), tiny.tokens(N), tiny.scores(N), tmp_path)
-    policy, reference = (_Forwards(own.by_row.classifier) for own in (models.policy, models.reference))
+    policy, reference = (_Forwards(own.backbone.classifier) for own in (models.policy, models.reference))
     rollouts: list[int] = []
     models.reward.lookup.register_forward_pre_hook(
         lambda _, __, inputs: rollouts.append(len(inputs["input_ids"])), with_kwargs=True
     )
     trunk = models.value.trunk
-    value = _Forwards(trunk.by_row.classifier) if isinstance(trunk, ValueTrunk) else None
+    value = _Forwards(trunk.backbone.classifier) if isinstance(trunk, ValueTrunk) else None
     shared: list[int] = []
     made = speedups.both
 
@@ -129,14 +129,14 @@ def test_five_hundred_updates_take_no_memory_and_no_collection_of_their_own(tmp_
 def test_a_question_is_read_once_a_batch_and_once_for_policy_and_value() -> None:
     reader = PromptEncoder(tiny.tokens(N), IDS)
     few = IDS.question_ids(torch.tensor([5, 3, 5]))[:, None]
-    assert reader.read(few) is reader.read(few)
-    assert reader.read(few).inverse_B is None  # of so few rows hardly any stands twice
+    assert reader.encode(few) is reader.read(few)
+    assert reader.encode(few).inverse_B is None  # of so few rows hardly any stands twice
     many = IDS.question_ids(torch.tensor([7, 3] * 10))[:, None]
-    inputs, inverse_B = reader.read(many)
+    inputs, inverse_B = reader.encode(many)
     assert len(inputs["input_ids"]) == 2 and inverse_B is not None and inverse_B.tolist() == [1, 0] * 10
-    whole, inverse_B = reader.read(IDS.question_ids(torch.arange(30) % N)[:, None])
+    whole, inverse_B = reader.encode(IDS.question_ids(torch.arange(30) % N)[:, None])
     assert len(whole["input_ids"]) == N and inverse_B is not None and inverse_B.tolist() == [i % N for i in range(30)]
-    assert reader.read(IDS.question_ids(torch.arange(N))[:, None]).inputs is whole  # made once
+    assert reader.encode(IDS.question_ids(torch.arange(N))[:, None]).inputs is whole  # made once
 
 
 class _PlainReader(PromptEncoder):
@@ -175,7 +175,7 @@ def test_three_updates_give_the_numbers_of_adapters_that_save_nothing(batch: int
         logs = tiny.Logs()
         ppo.run_trainer(ppo.build_trainer(settings, models, batch, tmp_path, [logs]), settings)
         rows.append(logs.rows)
-        ended.append(predict_logits_NK(models.policy.by_row.classifier, table))
+        ended.append(predict_logits_NK(models.policy.backbone.classifier, table))
     torch.testing.assert_close(ended[0], ended[1], atol=1e-6, rtol=0)
     assert not torch.allclose(ended[0], predict_logits_NK(model, table), atol=1e-3)
     for mine, theirs in zip(*rows, strict=True):
@@ -206,8 +206,8 @@ def test_only_the_small_classifier_itself_stands_side_by_side() -> None:
     settings = tiny.config()
     small = tiny.trl_models(tiny.classifier(), tiny.tokens(N), tiny.scores(N), settings)
     table = tiny.trl_models(tiny.Tabular(tiny.scores(N)), tiny.row_tokens(N), tiny.scores(N), settings)
-    assert small.policy.at_hand is not None and table.policy.at_hand is None
-    assert isinstance(small.value.trunk, ValueTrunk) and small.value.trunk.beside is not None
+    assert small.policy.cached_logits is not None and table.policy.cached_logits is None
+    assert isinstance(small.value.trunk, ValueTrunk) and small.value.trunk.fused_forward is not None
     ids = IDS.question_ids(torch.arange(N))[:, None]
     before = small.policy(ids).logits
     small.value.trunk(ids)
@@ -250,7 +250,7 @@ def test_the_exact_baseline_learns_and_a_budget_is_refused(tmp_path: Path) -> No
     trainer, models = tiny.trainer(settings, model, table, score_NK, tmp_path)
     ppo.run_trainer(trainer, settings)
     logp_NK, ref_logp_NK = (
-        predict_logits_NK(own, table).log_softmax(-1) for own in (models.policy.by_row.classifier, model)
+        predict_logits_NK(own, table).log_softmax(-1) for own in (models.policy.backbone.classifier, model)
     )
     reached = optimum_fraction(logp_NK, ref_logp_NK, score_NK, settings.kl_coef)
     assert reached is not None and reached > 0.95

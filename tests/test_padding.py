@@ -12,7 +12,7 @@ from eightball_ppo.config.stages import RewardConfig
 from eightball_ppo.graders.bert import BertGrader
 from eightball_ppo.labels import LabelSet
 from eightball_ppo.methods import reward_model
-from eightball_ppo.training.like_lengths import LikeLengths
+from eightball_ppo.training.length_sampler import LengthBucketSampler
 
 
 class Counted:
@@ -52,12 +52,16 @@ def test_a_reward_model_is_trained_in_batches_of_like_length(
 
 def test_every_row_comes_once_in_another_order_every_time() -> None:
     length_N = torch.randint(5, 32, (638,), generator=torch.Generator().manual_seed(0))
-    order = LikeLengths(length_N, batch_size=16, seed=0)
+    order = LengthBucketSampler(length_N, batch_size=16, seed=0)
     first = list(order)
     order.set_epoch(1)
     second = list(order)
     assert sorted(first) == sorted(second) == list(range(638)) and first != second
-    assert first == list(LikeLengths(length_N, batch_size=16, seed=0)) != list(LikeLengths(length_N, 16, seed=1))
+    assert (
+        first
+        == list(LengthBucketSampler(length_N, batch_size=16, seed=0))
+        != list(LengthBucketSampler(length_N, 16, seed=1))
+    )
     batches = [length_N[first[i : i + 16]] for i in range(0, 624, 16)]
     assert sum(int(own.max()) * 16 for own in batches) <= 1.12 * sum(int(own.sum()) for own in batches)
     longest = torch.tensor([int(own.max()) for own in batches])
@@ -65,4 +69,4 @@ def test_every_row_comes_once_in_another_order_every_time() -> None:
 
 
 def test_fewer_rows_than_a_batch_come_all() -> None:
-    assert sorted(LikeLengths(torch.tensor([3, 9, 4]), batch_size=16, seed=0)) == [0, 1, 2]
+    assert sorted(LengthBucketSampler(torch.tensor([3, 9, 4]), batch_size=16, seed=0)) == [0, 1, 2]

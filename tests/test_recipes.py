@@ -16,7 +16,7 @@ from eightball_ppo.config.stages import RewardConfig, SFTConfig
 from eightball_ppo.errors import InputError
 from eightball_ppo.methods.run_method import run_method
 from eightball_ppo.runtime.run import read_config, read_results
-from eightball_ppo.trl_adapters.batch_sizes import batch_size, generations
+from eightball_ppo.trl_adapters.batch_sizes import batch_size, repeats_per_epoch
 
 RECIPE = """
 labels: [a, b]
@@ -170,8 +170,8 @@ def test_the_recipe_of_own_data_from_nothing(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("questions", "times"), [(600, 2), (5000, 2), (40, 30), (324, 4), (1199, 2)])
 def test_few_questions_stand_often_enough_to_fill_a_default_batch(questions: int, times: int) -> None:
-    assert generations(PPOConfig(), questions, 1) == times
+    assert repeats_per_epoch(PPOConfig(), questions, 1) == times
     assert batch_size(PPOConfig(), questions, 1) == min(1200, questions * times)
-    assert generations(PPOConfig(repeats_per_epoch=7), questions, 1) == 7
-    assert generations(PPOConfig(total_episodes=120), 40, 1) == 3  # but not for more than is asked for
-    assert generations(PPOConfig(per_device_train_batch_size=600), 100, 2) == 12
+    assert repeats_per_epoch(PPOConfig(repeats_per_epoch=7), questions, 1) == 7
+    assert repeats_per_epoch(PPOConfig(total_episodes=120), 40, 1) == 3  # but not for more than is asked for
+    assert repeats_per_epoch(PPOConfig(per_device_train_batch_size=600), 100, 2) == 12

@@ -37,9 +37,9 @@ def caught_weights(trainer: Any, models: Any) -> list[Weights]:
     caught: list[Weights] = []
 
     def keep(*_: Any) -> None:
-        trunk = models.value.trunk.by_row.classifier
+        trunk = models.value.trunk.backbone.classifier
         value_N = models.value.score(trunk.hidden.weight).squeeze(1)
-        caught.append(Weights(models.policy.by_row.classifier.table.weight.tolist(), value_N.tolist()))
+        caught.append(Weights(models.policy.backbone.classifier.table.weight.tolist(), value_N.tolist()))
 
     trainer.optimizer.register_step_pre_hook(keep)
     return caught
@@ -114,7 +114,7 @@ def test_every_metric_of_ppo_by_hand(tmp_path: Path, monkeypatch: pytest.MonkeyP
     logs = tiny.Logs()
     table = tiny.row_tokens(12)
     trainer, models = tiny.trainer(settings, tiny.Tabular(logits_NK), table, score_NK, tmp_path, [logs])
-    models.reference.by_row.classifier.table.weight.data.copy_(reference_NK)
+    models.reference.backbone.classifier.table.weight.data.copy_(reference_NK)
     recording, steps = trl_recording.record(models, monkeypatch), caught_weights(trainer, models)
     ppo.run_trainer(trainer, settings)
     assert len(logs.rows) == 2 and len(steps) == 12
@@ -223,7 +223,7 @@ def test_the_metrics_of_rloo_and_grpo_by_hand(
     )
     logits_NK, reference_NK, score_NK = (2 * tiny.scores(12, seed=seed) for seed in (1, 2, 3))
     job = Job(settings, tiny.Tabular(logits_NK), tiny.row_tokens(12), score_NK)
-    job.reference.by_row.classifier.table.weight.data.copy_(reference_NK)
+    job.reference.backbone.classifier.table.weight.data.copy_(reference_NK)
     answers: list[list[tuple[int, int]]] = []
     generate = job.policy.generate
 

@@ -13,7 +13,7 @@ import tiny
 from eightball_ppo.config.methods import PPOConfig
 from eightball_ppo.errors import TrainingDivergedError
 from eightball_ppo.graders.budgeted_scores import BudgetedScores
-from eightball_ppo.training.scores import compose_scores
+from eightball_ppo.training.scores import RolloutRecorder
 from eightball_ppo.trl_adapters.build import build_models, build_policies
 
 ROWS, LABELS, BUDGET = 6, ["Yes", "No", "Maybe"], 8
@@ -32,7 +32,7 @@ def composed(config: PPOConfig, train_scores: BudgetedScores, run_path: Path) ->
     policy, reference = build_policies(tiny.classifier(), tiny.tokens(ROWS), config)
     run: Any = SimpleNamespace(path=run_path)
     questions = [f"Question {row}?" for row in range(ROWS)]
-    scores = compose_scores(config, train_scores, policy, reference, lambda: (1.0, 0.5), questions, LABELS, 9, run)
+    scores = RolloutRecorder(config, train_scores, policy, reference, lambda: 0.5, questions, LABELS, 9, run)
     return scores, build_models(policy, reference, train_scores, scores, config).reward
 
 
@@ -46,7 +46,7 @@ def test_wrapped_scores_are_the_scores_and_their_state_comes_back(log_completion
     assert reward.lookup.scores is scores
     assert torch.equal(scores(*BATCHES[0]), expected[0]) and first.calls == 3
     state = scores.state_dict()
-    assert len(state) == (3 if log_completions else 2) and all("score_NK" not in name for name in state)
+    assert len(state) == 2 and all("score_NK" not in name for name in state)
 
     second = BudgetedScores(tiny.scores(ROWS), BUDGET)
     scores, _ = composed(config, second, tmp_path)

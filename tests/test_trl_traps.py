@@ -68,7 +68,7 @@ def test_b12_b14_the_callers_classifier_is_left_alone(tmp_path: Path) -> None:
     ppo.run_trainer(trainer, settings)
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
     assert not models.policy.training and not models.reward.training and not models.value.training
-    reference = models.reference.by_row.classifier.state_dict()
+    reference = models.reference.backbone.classifier.state_dict()
     assert all(torch.equal(value, before[name]) for name, value in reference.items())
 
 

@@ -348,7 +348,7 @@ def test_a_tokenizer_that_names_files_of_this_machine_gets_none(model: Path, tmp
 def test_adapters_of_another_kind_or_on_themselves_are_refused(adapters: Path, plain: Path) -> None:
     file = adapters / "adapter_config.json"
     change(file, base_model_name_or_path=str(adapters))
-    refused_by_all(adapters, "its adapters stand on themselves")
+    refused_by_all(adapters, "its adapters have themselves as their base model")
     change(file, base_model_name_or_path=str(plain), peft_type="PROMPT_TUNING")
     refused_by_all(adapters, "adapters of type PROMPT_TUNING; only plain LoRA is loaded")
     change(file, peft_type="LORA", megatron_config={}, megatron_core="antigravity")
@@ -356,7 +356,7 @@ def test_adapters_of_another_kind_or_on_themselves_are_refused(adapters: Path, p
     change(file, megatron_config={"a": 1})  # PEFT would import the module of that name
     refused_by_all(adapters, "only plain LoRA is loaded")
     change(file, megatron_config=None, base_model_name_or_path=None)
-    refused_by_all(adapters, "its adapters do not say what they stand on")
+    refused_by_all(adapters, "its adapters do not name their base model")
     file.write_text("[")
     refused_by_all(adapters, "adapter_config.json is damaged")
 

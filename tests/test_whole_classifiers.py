@@ -112,7 +112,7 @@ def test_a_new_pooler_trains_and_is_saved_and_a_broken_encoder_is_refused(tmp_pa
     assert any("pooler" in key for key in load_file(tmp_path / "adapter" / "adapter_model.safetensors"))
     weights = load_file(base / "model.safetensors")
     save_file({k: v for k, v in weights.items() if "layer.1." not in k}, base / "model.safetensors", {"format": "pt"})
-    with pytest.raises(InputError, match=r"no whole encoder, it lacks bert\.encoder\.layer\.1\..* and 14 more"):
+    with pytest.raises(InputError, match=r"no complete encoder, it lacks bert\.encoder\.layer\.1\..* and 14 more"):
         load_new_classifier(str(base), "--model_name_or_path", LABELS)
 
 

@@ -48,13 +48,13 @@ if __name__ == "__main__":
         "value": [p.double().sum().item() for p in models.value.parameters()],
         "reference": [p.double().sum().item() for p in models.reference.parameters()],
         "rows": seen,
-        "logits": predict_logits_NK(models.policy.by_row.classifier, table).tolist(),
+        "logits": predict_logits_NK(models.policy.backbone.classifier, table).tolist(),
     }
     everybody: list[Any] = [None, None]
     distributed.all_gather_object(everybody, mine)
     if distributed.get_rank() == 0:
         for base in under_lora:
-            save_policy(models.policy.by_row.classifier, tokenizer, base / "policy")
+            save_policy(models.policy.backbone.classifier, tokenizer, base / "policy")
         print(json.dumps(everybody))
     distributed.destroy_process_group()
     sys.exit(0)

@@ -35,7 +35,7 @@ class Ours:
         self.models = training.models
         callbacks = list(training.callbacks)
         if on_update is not None:
-            classifier = self.models.policy.by_row.classifier
+            classifier = self.models.policy.backbone.classifier
             callbacks.append(UpdateHook(on_update, lambda: predict_logits_NK(classifier, self.task.tokens["train"])))
         self.trainer = ppo.build_trainer(self.config, self.models, settings.batch, self.run_directory.path, callbacks)
         training.enable_checkpoints(self.trainer, resume_context_for_task(self.task, None))

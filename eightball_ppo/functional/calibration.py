@@ -1,6 +1,6 @@
-"""How far a classifier's probabilities can be believed: temperature scaling and expected calibration error.
+"""Calibration of a classifier's probabilities: temperature scaling and expected calibration error.
 
-Both after Guo et al. 2017, "On Calibration of Modern Neural Networks" (arXiv:1706.04599).
+Both from Guo et al. 2017, "On Calibration of Modern Neural Networks" (arXiv:1706.04599).
 """
 
 import torch
@@ -11,8 +11,16 @@ ECE_BINS = 15
 
 
 def expected_calibration_error(probability_NK: Tensor, label_N: Tensor, bins: int = ECE_BINS) -> float:
-    """Mean gap between confidence and accuracy over equal-width bins of the most probable label's probability, weighted
-    by the share of questions in the bin; between 0 and 1. A confidence on a border belongs to the bin below it."""
+    """Mean gap between confidence and accuracy over equal-width bins of the confidence, between 0 and 1.
+
+    The confidence is the most probable label's probability; a bin's weight is its share of the questions. A confidence
+    on a border belongs to the bin below it.
+
+    Args:
+        probability_NK: Probabilities, [N, K].
+        label_N: Ids of the gold labels, [N].
+        bins: Number of bins.
+    """
     confidence_N, predicted_N = probability_NK.double().max(-1)
     correct_N = (predicted_N == label_N).double()
     bin_N = (confidence_N * bins).ceil().long().clamp(1, bins) - 1
@@ -28,8 +36,12 @@ def expected_calibration_error(probability_NK: Tensor, label_N: Tensor, bins: in
 def fit_temperature(logits_NK: Tensor, label_N: Tensor, low: float = 0.05, high: float = 20.0) -> float:
     """The temperature T in [low, high] that minimises the cross-entropy of `softmax(logits / T)`.
 
-    Where every answer is right the cross-entropy falls without end as T does; such data is no ground for more
-    confidence, and T stays at 1 or above.
+    If every answer is right, the cross-entropy has no minimum as T approaches 0; T is then at least 1.
+
+    Args:
+        logits_NK: Logits, [N, K].
+        label_N: Ids of the gold labels, [N].
+        low, high: Bounds of T.
     """
     logits_NK = logits_NK.double()
     if bool((logits_NK.argmax(-1) == label_N).all()):

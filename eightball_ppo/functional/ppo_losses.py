@@ -1,7 +1,7 @@
-"""What TRL's PPO loop computes for one-step episodes, written once more as pure functions of tensors.
+"""What TRL's PPO loop computes for one-step episodes, as pure functions of tensors.
 
-TRL does not use this file; `examples/ppo_loop.py` and the tests do. It is the independent reference that the tests hold
-TRL against, and the place to read what happens between a sampled answer and a gradient. Letters: B episodes of the
+TRL does not use this file; `examples/ppo_loop.py` and the tests do. It is the independent implementation that the tests
+compare TRL with, and the place to read what happens between a sampled answer and a gradient. Letters: B episodes of the
 (mini)batch, K labels.
 
 Matched details of trl 1.12.0 (`trl/experimental/ppo/ppo_trainer.py`), with the paper each comes from:
@@ -38,22 +38,22 @@ def action_logp_B(logits_BK: Tensor, action_B: Tensor) -> Tensor:
 
 
 def kl_k1_B(logp_B: Tensor, ref_logp_B: Tensor) -> Tensor:
-    """One-sample estimate of KL(policy || reference): `logp - ref_logp`. Unbiased; can be negative for a sample."""
+    """The k1 estimate of KL(policy || reference), `logp - ref_logp`: unbiased, negative for some samples; shape [B]."""
     return logp_B - ref_logp_B
 
 
 def reward_B(score_B: Tensor, kl_B: Tensor, beta: float) -> Tensor:
-    """What PPO sees: `score - beta * kl`."""
+    """The reward that PPO maximises, `score - beta * kl`; shape [B]."""
     return score_B - beta * kl_B
 
 
 def advantage_B(reward_B: Tensor, value_B: Tensor) -> Tensor:
-    """GAE of a one-step episode, `reward - value`, before whitening."""
+    """GAE of a one-step episode, `reward - value`, before whitening; shape [B]."""
     return reward_B - value_B
 
 
 def whiten_B(values_B: Tensor) -> Tensor:
-    """Shift to mean 0 and scale to unbiased variance 1 (1e-8 under the root). Needs at least 2 values."""
+    """Values with mean 0 and unbiased variance 1 (1e-8 under the root), of at least 2 values; shape [B]."""
     return (values_B - values_B.mean()) * torch.rsqrt(values_B.var(unbiased=True) + 1e-8)
 
 
@@ -67,10 +67,14 @@ def ppo_losses(
     cliprange: float,
     cliprange_value: float,
 ) -> PPOLosses:
-    """Clipped surrogate and clipped value loss of one minibatch.
+    """Clipped surrogate and clipped value loss of one minibatch; TRL minimises `policy_loss + vf_coef * value_loss`.
 
-    `logp_B`, `value_B`, `return_B` were recorded at sampling time; `advantage_B` is whitened; `new_*` carry gradients.
-    The total that TRL minimises is `policy_loss + vf_coef * value_loss`.
+    Args:
+        new_logp_B, new_value_B: Log-probabilities of the actions and values now, with gradients.
+        logp_B, value_B, return_B: The same when the actions were sampled, and the returns.
+        advantage_B: Whitened advantages.
+        cliprange: Clip range of the probability ratio around 1.
+        cliprange_value: Clip range of a value around its old one.
     """
     log_ratio_B = new_logp_B - logp_B
     ratio_B = log_ratio_B.exp()

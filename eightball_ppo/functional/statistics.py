@@ -1,13 +1,13 @@
-"""How sure a comparison of training methods is: S seeds of each method, measured on the same Q questions.
+"""Confidence intervals and tests for comparing training methods: S seeds of each, measured on the same Q questions.
 
 Letters: M methods, S seeds, Q questions, O outputs (means of methods, differences of pairs), R resamples. Seeds and
-questions are crossed factors: an interval says where the mean over new seeds and new questions lies. With one seed it
-speaks of that one run on new questions, and of no other run.
+questions are crossed factors: an interval covers the mean over new seeds and new questions. With one seed it covers
+that run on new questions, and no other run.
 
 Its core is the BCa bootstrap (Efron 1987) over seeds and questions, resampled independently of each other (the
-pigeonhole bootstrap, Owen 2007, arXiv:0712.1111). That sees the skewness but has the length wrong: three seeds cannot
-span their own spread (their range holds the mean 75 times in 100), and the error of one seed on one question is
-counted up to three times. So BCa's arms, in units of the bootstrap's own normal interval, are multiples of
+pigeonhole bootstrap, Owen 2007, arXiv:0712.1111). It captures the skewness, but its length is wrong: three seeds cannot
+span their spread (their range covers the mean 75 times in 100), and the error of one seed on one question is counted up
+to three times. So BCa's arms, in units of the bootstrap's own normal interval, are multiples of
 
     half^2 = t(S-1)^2 MS_seed / (S Q) + t(Q-1)^2 max(0, MS_question - MS_error) / (S Q)
 
@@ -39,15 +39,15 @@ Values = Mapping[str, Mapping[int, Array]]  # method -> seed -> the metric of ea
 RESAMPLES = 10_000
 LEVEL = 0.05  # of the intervals (95 %) and of the Holm-adjusted test
 BATCH = 1_000  # resamples held at once; part of what the random numbers depend on
-MIN_SEED_QUANTILE = 0.05  # how rare an agreement of seeds must be not to be believed
-MIN_ARM_RATIO = 0.9  # what an arm of BCa's counts as at least
+MIN_SEED_QUANTILE = 0.05  # of the seeds' mean square under pure error, below which an agreement counts as chance
+MIN_ARM_RATIO = 0.9  # of an arm of BCa to half of the symmetric interval
 MIN_LOG_P = -460.0  # below it p is 0; no t(1) is infinite yet
-ROUNDING = 1e-12  # a spread below this share of the largest value is none
+ROUNDING = 1e-12  # a spread below this share of the largest value counts as 0
 
 
 @dataclass(frozen=True)
 class Interval:
-    """A mean in the metric's unit, its 95 % interval, and how many seeds and questions speak for it."""
+    """A mean in the metric's unit, its 95 % interval, and the number of seeds and questions."""
 
     estimate: float
     low: float
@@ -60,8 +60,13 @@ class Interval:
 class PairComparison:
     """Method `a` minus method `b` over the seeds that both have.
 
-    `p_value` is two-sided and below 0.05 just where the interval leaves out 0; `p_holm` is adjusted over the family.
-    `effect_size` is Cohen's d_z over questions, None where the questions' differences do not spread.
+    Args:
+        a, b: Names of the methods.
+        difference: Mean difference and its interval.
+        p_value: Two-sided; below 0.05 if and only if the interval excludes 0.
+        p_holm: `p_value` adjusted over the family.
+        effect_size: Cohen's d_z over questions; None where the differences do not vary.
+        distinguishable: Whether `p_holm` is below 0.05.
     """
 
     a: str
@@ -70,13 +75,20 @@ class PairComparison:
     p_value: float
     p_holm: float
     effect_size: float | None
-    distinguishable: bool  # p_holm < 0.05
+    distinguishable: bool
 
 
 @dataclass(frozen=True)
 class VarianceEstimate:
-    """O means with their plain BCa intervals (NaN where nothing varies), the bootstrap's standard errors, and the mean
-    squares over S Q of seeds, questions and error, which set the length."""
+    """What the intervals of O means are made of.
+
+    Args:
+        estimate_O: The means.
+        bca_low_O, bca_high_O: Their BCa intervals; NaN where nothing varies.
+        bootstrap_error_O: The bootstrap's standard errors.
+        variance_3O: Mean squares over S Q of seeds, questions and error, which set the length; [3, O].
+        seeds, questions: S and Q.
+    """
 
     estimate_O: Array
     bca_low_O: Array
@@ -87,7 +99,7 @@ class VarianceEstimate:
     questions: int
 
     def half_O(self, level: float = LEVEL) -> Array:
-        """Half length at `level` of the interval were it symmetric; shape [O]."""
+        """Half the length of a symmetric interval at `level`; shape [O]."""
         seed_t = -float(stdtrit(self.seeds - 1, level / 2)) if self.seeds > 1 else 0.0
         question_t = -float(stdtrit(self.questions - 1, level / 2))
         seed_O, question_O, error_O = self.variance_3O
@@ -98,7 +110,7 @@ class VarianceEstimate:
         return np.hypot(seed_t * np.sqrt(seed_O), question_t * np.sqrt((question_O - error_O).clip(0.0)))
 
     def arms_2O(self) -> Array:
-        """BCa's lower and upper arm as multiples of `half_O`, 1 where there is none; shape [2, O]."""
+        """BCa's lower and upper arm as multiples of `half_O`, 1 where nothing varies; shape [2, O]."""
         arm_2O = np.stack([self.estimate_O - self.bca_low_O, self.bca_high_O - self.estimate_O])
         with np.errstate(invalid="ignore", divide="ignore"):
             arm_2O = arm_2O / (-ndtri(LEVEL / 2) * self.bootstrap_error_O)
@@ -111,7 +123,7 @@ class VarianceEstimate:
         return [Interval(*end, self.seeds, self.questions) for end in ends]
 
     def p_values(self) -> list[float]:
-        """The level of each output at which its interval, with the same arms, just reaches 0."""
+        """The level of each output at which its interval, with the same arms, reaches 0."""
         arm_O = np.where(self.estimate_O > 0, *self.arms_2O())
 
         def gap(log_level: float, o: int) -> float:
@@ -128,22 +140,22 @@ class VarianceEstimate:
 def compare(
     values: Values, *, denominator_Q: Array | None = None, resamples: int = RESAMPLES, rng_seed: int = 0
 ) -> tuple[dict[str, Interval], list[PairComparison]]:
-    """Every method's mean and every pair's difference, with 95 % intervals; the pairs are one family of Holm's.
+    """Every method's mean and every pair's difference, with 95 % intervals; the pairs are one family (Holm 1979).
 
     Args:
-        values: method -> seed -> the metric of each question, shape [Q], the same questions everywhere. A seed that a
+        values: Method -> seed -> the metric of each question, shape [Q], the same questions everywhere. A seed that a
             method lacks (a failed run) is left out: the method's interval uses the seeds it has, a pair those of both.
-        denominator_Q: with it the metric is a ratio of means, `mean(value) / mean(denominator)`, as `optimum_fraction`
+        denominator_Q: With it the metric is a ratio of means, `mean(value) / mean(denominator)`, as `optimum_fraction`
             is; the questions of both are resampled together.
-        resamples: how many the bootstrap draws.
-        rng_seed: of the bootstrap; the same seed gives the same intervals, whatever else is compared in the call.
+        resamples: Number of bootstrap resamples.
+        rng_seed: Seed of the bootstrap; the same seed gives the same intervals, whatever else is compared in the call.
 
     Returns:
-        The methods' intervals without the methods that have no seed; the pairs in the order of `values`, without the
-        pairs that have no seed in common (`incomparable` names them).
+        The intervals of the methods that have a seed, and the pairs that have a seed in common, in the order of
+        `values`.
 
     Raises:
-        ValueError: arrays that are not finite or not of one length Q >= 2, or a denominator whose mean is not positive.
+        ValueError: Arrays that are not finite or not of one length Q >= 2, or a denominator whose mean is not positive.
     """
     _check(values, denominator_Q)
     groups: dict[tuple[int, ...], list[tuple[str, ...]]] = {}
@@ -166,14 +178,9 @@ def compare(
     return methods, holm([pairs[pair] for pair in combinations(values, 2) if pair in pairs])
 
 
-def undefined_comparison(values: Values) -> list[tuple[str, str]]:
-    """The pairs of methods that have no seed in common, which `compare` leaves out."""
-    return [(a, b) for a, b in combinations(values, 2) if not set(values[a]) & set(values[b])]
-
-
 def holm(pairs: Sequence[PairComparison]) -> list[PairComparison]:
-    """The same pairs as one family: `p_holm` and `distinguishable` anew, by Holm 1979. Families can be joined so."""
-    from statsmodels.stats.multitest import multipletests  # takes a second, which who only reads the records need not
+    """The same pairs as one family: recomputes `p_holm` and `distinguishable` (Holm 1979)."""
+    from statsmodels.stats.multitest import multipletests  # the import takes a second
 
     if not pairs:
         return []
@@ -185,9 +192,17 @@ def holm(pairs: Sequence[PairComparison]) -> list[PairComparison]:
 def crossed_spread(
     value_MSQ: Array, contrast_OM: Array, denominator_Q: Array | None = None, *, resamples: int, rng_seed: int
 ) -> VarianceEstimate:
-    """The O means `contrast_OM @ mean(value_MSQ)` (over the mean of `denominator_Q`) and what their intervals need.
+    """The O means `contrast_OM @ mean(value_MSQ)` and what their intervals need, from one set of resamples.
 
-    All outputs come from one set of resamples. Rounding counts as no spread: such an output's interval is its value.
+    Args:
+        value_MSQ: The metric of M methods, S seeds and Q questions.
+        contrast_OM: Weights of the methods in each output.
+        denominator_Q: The metric is divided by its mean, if given.
+        resamples: Number of bootstrap resamples.
+        rng_seed: Seed of the bootstrap.
+
+    Returns:
+        The estimates; an output that varies by no more than rounding has an interval of length 0.
     """
     _, S, Q = value_MSQ.shape
     denominator_Q = np.ones(Q) if denominator_Q is None else denominator_Q
@@ -211,9 +226,9 @@ def crossed_spread(
 
 
 def _statistic(value_MSQ: Array, denominator_Q: Array, contrast_OM: Array) -> Callable[..., Array]:
-    """The O outputs of resampled indices: of shape [..., S] and [..., Q], or of the latter alone where S is 1.
+    """The O outputs as a function of resampled indices of shape [..., S] and [..., Q], the latter alone if S is 1.
 
-    How often a seed or question was drawn is all that its sum needs, so a batch of resamples is one matrix product. It
+    A sum depends only on how often each seed or question was drawn, so a batch of resamples is one matrix product. It
     is divided last: sums of whole numbers (right or wrong) are exact, and BCa sees which resamples equal the estimate.
     """
     M, S, Q = value_MSQ.shape
@@ -230,14 +245,14 @@ def _statistic(value_MSQ: Array, denominator_Q: Array, contrast_OM: Array) -> Ca
 
 
 def _counts(index: NDArray[np.intp], size: int) -> Array:
-    """How often each of `size` items stands in each row of [..., N] indices; shape [R, size]."""
+    """How often each of `size` items occurs in each row of [..., N] indices; shape [R, size]."""
     index_RN = index.reshape(-1, index.shape[-1])
     offset_RN = index_RN + size * np.arange(len(index_RN))[:, None]
     return np.bincount(offset_RN.ravel(), minlength=size * len(index_RN)).reshape(-1, size).astype(np.float64)
 
 
 def _variances(residual_OSQ: Array) -> Array:
-    """Mean squares over S Q of seeds, questions and error; shape [3, O]. One seed has the questions' alone."""
+    """Mean squares over S Q of seeds, questions and error; shape [3, O]. With one seed only the questions' is not 0."""
     _, S, Q = residual_OSQ.shape
     if S == 1:
         question_O = residual_OSQ[:, 0].var(-1, ddof=1) / Q
@@ -249,7 +264,7 @@ def _variances(residual_OSQ: Array) -> Array:
 
 
 def _effect_size(a_SQ: Array, b_SQ: Array) -> float | None:
-    """Cohen's d_z: mean over sd of the questions' seed-averaged differences; None where they do not spread."""
+    """Cohen's d_z: mean over sd of the questions' seed-averaged differences; None where they do not vary."""
     difference_Q = (a_SQ - b_SQ).mean(0)
     deviation = float(difference_Q.std(ddof=1))
     scale = float(np.abs(a_SQ).max() + np.abs(b_SQ).max())
@@ -257,7 +272,7 @@ def _effect_size(a_SQ: Array, b_SQ: Array) -> float | None:
 
 
 def _check(values: Values, denominator_Q: Array | None) -> None:
-    """Raise ValueError, as `compare` says it does."""
+    """Raises ValueError, as `compare` does."""
     arrays = [(f"{name}, seed {seed}", value_Q) for name, seeds in values.items() for seed, value_Q in seeds.items()]
     if denominator_Q is not None:
         arrays.append(("denominator_Q", denominator_Q))

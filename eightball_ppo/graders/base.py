@@ -100,9 +100,15 @@ def batched(items: Iterable[T], size: int) -> Iterable[list[T]]:
 
 
 def convert_scores(logp_NK: Tensor, kind: ScoreType) -> Tensor:
-    """The score that training maximises, made of the grader's log-probabilities; same shape.
+    """The scores that training maximises, in memory linear in K.
 
-    `log_prob`: log p in nats. `probability`: p. `logit_margin`: log p - log(1 - p), the log-odds against all others.
+    Args:
+        logp_NK: The grader's log-probabilities in nats, [N, K].
+        kind: `log_prob` (log p in nats), `probability` (p), or `logit_margin` (log p - log(1 - p), the log-odds
+            against all other labels).
+
+    Returns:
+        Scores, [N, K].
     """
     match kind:
         case "log_prob":
@@ -110,7 +116,9 @@ def convert_scores(logp_NK: Tensor, kind: ScoreType) -> Tensor:
         case "probability":
             return logp_NK.exp()
         case "logit_margin":
-            # log(1 - p) as a logsumexp over the other labels: exact also where p rounds to 1
-            others_NKK = logp_NK.unsqueeze(-2).expand(*logp_NK.shape, logp_NK.shape[-1])
-            diagonal = torch.eye(logp_NK.shape[-1], dtype=torch.bool, device=logp_NK.device)
-            return logp_NK - others_NKK.masked_fill(diagonal, -torch.inf).logsumexp(-1)
+            # log(1 - p): over the other labels for the most probable one, exact also where its p rounds to 1; for the
+            # others, whose share of the total is at most 1/2, by subtraction, which loses no digits
+            top_N1, total_N1 = logp_NK.argmax(-1, keepdim=True), logp_NK.logsumexp(-1, keepdim=True)
+            not_top_N1 = logp_NK.scatter(-1, top_N1, -torch.inf).logsumexp(-1, keepdim=True)
+            others_NK = total_N1 + torch.log1p(-(logp_NK - total_N1).exp())
+            return logp_NK - others_NK.scatter(-1, top_N1, not_top_N1)

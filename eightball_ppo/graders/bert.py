@@ -65,7 +65,7 @@ class BertGrader:
         path = str(checked_minilm_dir())
         with torch.random.fork_rng():
             torch.manual_seed(seed)
-            model = load_encoder(path, labels, initializer_range=RANDOM_HEAD_STD)
+            model, _ = load_encoder(path, labels, initializer_range=RANDOM_HEAD_STD)
         return cls(
             model, AutoTokenizer.from_pretrained(path, trust_remote_code=False), f"random-head:{seed}", deliberate=True
         )

@@ -38,7 +38,7 @@ def fit(task: Task[BestOfNConfig], run: Run) -> PreTrainedModel:
         heldout = task.graded("heldout")
         texts += heldout.questions.texts
         logp_NK = torch.cat([logp_NK, _best_of(heldout, n)])
-    policy = LookupForSequenceClassification.around(task.classifier, _token_rows(task, texts), logp_NK.float())
+    policy = LookupForSequenceClassification.from_base(task.classifier, _token_rows(task, texts), logp_NK.float())
     run.log({"stage": run.method, "step": 0, **task.exact_metrics(policy)})
     run.results["num_samples"] = n
     return policy

@@ -19,7 +19,7 @@ from eightball_ppo.runtime.distributed import num_processes
 from eightball_ppo.runtime.run import Run
 from eightball_ppo.runtime.signals import defer_signals
 from eightball_ppo.training.resume import ResumeContext
-from eightball_ppo.training.supervised import no_metrics, train_classifier
+from eightball_ppo.training.supervised import train_classifier
 
 THRESHOLDS = (0.0, 0.5, 0.7, 0.9, 0.99)  # tried on the validation questions
 
@@ -122,7 +122,7 @@ def train_on_targets(
     policy = trainable_copy(task.classifier, config)
     texts = [task.questions["train"].texts[row] for row in kept]
     loss = TargetLoss(targets_NK(task), PartialState().device)
-    measure = (lambda: task.exact_metrics(policy)) if stage == run.method else no_metrics
+    measure = (lambda: task.exact_metrics(policy)) if stage == run.method else dict
     own = (texts, kept, config, run, stage, measure, loss)
     updates = train_classifier(policy, task.tokenizer, *own, resume=resume, callbacks=task.callbacks)
     return policy, updates

@@ -22,10 +22,10 @@ from eightball_ppo.runtime.run import Run
 from eightball_ppo.training.checkpoint import CheckpointWriter
 from eightball_ppo.training.grad_norm import GradNormCallback
 from eightball_ppo.training.resume import ResumeContext
-from eightball_ppo.training.scores import compose_scores
+from eightball_ppo.training.scores import RolloutRecorder
 from eightball_ppo.training.state import PerRankState
-from eightball_ppo.training.supervised import MetricsCallback, replace_progress, resolve_report_to
-from eightball_ppo.training.trackers import project, run_name, tracker_session
+from eightball_ppo.training.supervised import MetricsCallback, replace_progress
+from eightball_ppo.training.trackers import project, resolve_report_to, run_name, tracker_session
 from eightball_ppo.training.trainer import ResumableTrainer
 from eightball_ppo.trl_adapters.group import GroupPolicyAdapter, RowTokenizer
 from eightball_ppo.trl_adapters.loop import trl_loop
@@ -107,16 +107,16 @@ class GroupTraining:
             policy, reference = (copy.deepcopy(task.classifier).requires_grad_(trained) for trained in (True, False))
         self.policy = GroupPolicyAdapter(policy, reader)
         self.reference = GroupPolicyAdapter(reference, reader, adapters=False)
-        self.classifier = self.policy.by_row.classifier
+        self.classifier = self.policy.backbone.classifier
         self.kl_in_reward = isinstance(config, GRPOConfig) and config.kl_in_reward
         self.beta = config.kl_coef
         kl_is_paid = self.kl_in_reward or self.method == "rloo"
-        self.scores = compose_scores(
+        self.scores = RolloutRecorder(
             config,
             task.train_scores,
             self.policy,
             self.reference,
-            lambda: (self.policy.temperature, self.beta if kl_is_paid else 0.0),
+            lambda: self.beta if kl_is_paid else 0.0,
             task.questions["train"].texts,
             task.labels.names,
             self.updates,

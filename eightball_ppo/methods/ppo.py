@@ -15,9 +15,9 @@ from eightball_ppo.runtime.distributed import is_main_process, num_processes
 from eightball_ppo.runtime.launch import require_equal_ranks
 from eightball_ppo.runtime.run import Run
 from eightball_ppo.training.guards import allow_early_stop
-from eightball_ppo.training.supervised import replace_progress, resolve_report_to
-from eightball_ppo.training.trackers import project, run_name, tracker_session
-from eightball_ppo.trl_adapters.batch_sizes import batch_size, generations
+from eightball_ppo.training.supervised import replace_progress
+from eightball_ppo.training.trackers import project, resolve_report_to, run_name, tracker_session
+from eightball_ppo.trl_adapters.batch_sizes import batch_size, repeats_per_epoch
 from eightball_ppo.trl_adapters.build import TRLModels
 from eightball_ppo.trl_adapters.loop import trl_loop
 from eightball_ppo.trl_adapters.sampler import RolloutSampler
@@ -62,8 +62,8 @@ def build_trainer(config: PPOConfig, models: TRLModels, batch: int, output_dir: 
     """A `PPOTrainer` of `models`, ready to `train()`. `batch` is the number of episodes per update and process."""
     from trl.experimental import ppo as trl_ppo
 
-    num_questions, world_size = len(models.policy.by_row.reader), num_processes()
-    repeats = generations(config, num_questions, world_size)
+    num_questions, world_size = len(models.policy.backbone.encoder), num_processes()
+    repeats = repeats_per_epoch(config, num_questions, world_size)
     trainer = trl_ppo.PPOTrainer(
         args=_trl_arguments(config, batch, output_dir),
         processing_class=models.ids,

@@ -11,46 +11,46 @@ from eightball_ppo.training.checkpoint import CheckpointCallback, CheckpointWrit
 from eightball_ppo.training.grad_norm import GradNormCallback
 from eightball_ppo.training.guards import EarlyStopCallback, KLGuardCallback
 from eightball_ppo.training.resume import ResumeContext
-from eightball_ppo.training.scores import compose_scores
+from eightball_ppo.training.scores import RolloutRecorder
 from eightball_ppo.training.state import PerRankState
 from eightball_ppo.training.supervised import MetricsCallback
-from eightball_ppo.trl_adapters.batch_sizes import updates_between_measurements
+from eightball_ppo.trl_adapters.batch_sizes import updates_between_metrics
 from eightball_ppo.trl_adapters.build import build_models, build_policies
 from eightball_ppo.trl_adapters.trainer_state import ReferenceCacheState, TrainerStateRestore
 
 
 class PPOTraining:
-    """The models of one PPO, which get their scores through the wrappers of `compose_scores`, and `callbacks` for the
+    """The models of one PPO, which get their scores through a `RolloutRecorder`, and `callbacks` for the
     trainer to come: metrics, guards, checkpoints."""
 
     def __init__(self, task: Task[PPOConfig], batch: int, updates: int, run: Run):
         self.config = config = task.config
         self.task, self.run = task, run
         policy, reference = build_policies(task.classifier, task.tokens["train"], config)
-        self._scores = compose_scores(
+        self._scores = RolloutRecorder(
             config,
             task.train_scores,
             policy,
             reference,
-            lambda: (1.0, config.kl_coef),
+            lambda: config.kl_coef,
             task.questions["train"].texts,
             task.labels.names,
             updates,
             run,
         )
         self.models = build_models(policy, reference, task.train_scores, self._scores, config)
-        self.classifier = policy.by_row.classifier
+        self.classifier = policy.backbone.classifier
         self._gradients = GradNormCallback(config.max_grad_norm, self._scores.fault)
         num_measured = len(task.tokens["train"] if task.metric_subset is None else task.metric_subset.tokens)
-        every = updates_between_measurements(config, batch, len(task.questions["train"]), num_measured)
+        every = updates_between_metrics(config, batch, len(task.questions["train"]), num_measured)
         if config.stop_kl is not None or config.max_kl is not None:
             every = 1  # the guards look at every update
-        metrics = MetricsCallback(run, "ppo", lambda: task.exact_metrics(self.classifier), every, self._beside)
+        metrics = MetricsCallback(run, "ppo", lambda: task.exact_metrics(self.classifier), every, self._progress)
         self._guard = KLGuardCallback(config, run, self.classifier, task.tokenizer, metrics, self._scores)
         self.callbacks: list[TrainerCallback] = [metrics, self._gradients, self._guard]
         self._trainer: Any = None
 
-    def _beside(self) -> dict[str, Any]:
+    def _progress(self) -> dict[str, Any]:
         pace = int(self._trainer.state.episode / self.run.seconds)  # TRL's is off after a resumption or a clock's jump
         return {"grad_norm": self._gradients.mean(), "eps": pace}
 

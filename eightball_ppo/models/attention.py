@@ -1,7 +1,7 @@
-"""Attention that never waits for the device: by default transformers reads back whether a batch is padded at all.
+"""Attention that never waits for the device.
 
-It does so in every forward pass, to leave the mask out where nothing is padded. On an accelerator the mask costs less
-than that read, which nothing can be asked for behind until the number is here.
+By default transformers reads back from the device, in every forward pass, whether a batch is padded at all, and leaves
+the mask out where it is not. On an accelerator the mask takes less time than that read, which stalls the queue.
 """
 
 from typing import Any
@@ -13,7 +13,7 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import eager_mask, sdpa_mask
 
 ALWAYS_MASKED = {"sdpa": "sdpa_always_masked", "eager": "eager_always_masked"}
-MASKED_ATTENTION = ("mpnet",)  # always eager, by code of its own; the mask is transformers' all the same
+EAGER_ONLY = ("mpnet",)  # model types with their own eager attention, but transformers' mask
 
 
 def _sdpa_mask(**kwargs: Any) -> Tensor | None:
@@ -30,17 +30,17 @@ AttentionMaskInterface.register(ALWAYS_MASKED["eager"], _eager_mask)
 
 
 def always_mask(model: PreTrainedModel) -> PreTrainedModel:
-    """`model`, which from now on masks its attention whether a batch is padded or not: the same numbers.
+    """Has `model` mask its attention whether a batch is padded or not; its outputs stay the same.
 
-    A model whose attention is neither transformers' `sdpa` nor `MASKED_ATTENTION` stays as it is. Nothing of this is
+    A model whose attention is neither transformers' `sdpa` nor one of `EAGER_ONLY` is not changed. The setting is not
     saved with the model.
     """
     name = model.config._attn_implementation
-    if name == "sdpa" or (name == "eager" and model.config.model_type in MASKED_ATTENTION):
+    if name == "sdpa" or (name == "eager" and model.config.model_type in EAGER_ONLY):
         model.config._attn_implementation = ALWAYS_MASKED[name]
     return model
 
 
 def needs_always_mask() -> bool:
-    """Whether there is a device that works on while Python goes on."""
+    """Whether there is a device that computes asynchronously."""
     return torch.accelerator.is_available()

@@ -1,8 +1,8 @@
-"""Make `transformers`' Auto classes know the small classifier, without importing transformers early.
+"""Registers our classifiers with `transformers`' Auto classes, without importing transformers early.
 
-`import eightball_ppo` must stay cheap and must still let `AutoModelForSequenceClassification.from_pretrained(policy)`
-work whichever of the two packages is imported first. So registration waits, through an import hook, until
-transformers' own auto modules are loaded.
+`import eightball_ppo` must be fast, and `AutoModelForSequenceClassification.from_pretrained(policy)` must work
+whichever of the two packages is imported first. So registration waits, through an import hook, until transformers' own
+auto modules are loaded.
 """
 
 import importlib.abc
@@ -15,6 +15,7 @@ from typing import Any
 
 _AUTO_CONFIG = "transformers.models.auto.configuration_auto"
 _AUTO_MODEL = "transformers.models.auto.modeling_auto"
+_AUTO = (_AUTO_CONFIG, _AUTO_MODEL)
 
 
 def _register(name: str, module: Any) -> None:
@@ -29,46 +30,35 @@ def _register(name: str, module: Any) -> None:
     from eightball_ppo.models.modeling_eightball import EightBallForSequenceClassification
     from eightball_ppo.models.modeling_lookup import LookupForSequenceClassification
 
-    for config, model in (
-        (EightBallConfig, EightBallForSequenceClassification),
-        (LookupConfig, LookupForSequenceClassification),
-    ):
-        module.AutoModelForSequenceClassification.register(config, model, exist_ok=True)
+    for model in (EightBallForSequenceClassification, LookupForSequenceClassification):
+        module.AutoModelForSequenceClassification.register(model.config_class, model, exist_ok=True)
         model.register_for_auto_class("AutoModelForSequenceClassification")
 
 
-class _RegisterAfterImport(importlib.abc.MetaPathFinder, importlib.abc.Loader):
-    """Finds the auto modules as usual, and registers right after they have run."""
-
-    def __init__(self) -> None:
-        self._inner: dict[str, importlib.abc.Loader] = {}
+class _RegisterAfterImport(importlib.abc.MetaPathFinder):
+    """Finds the auto modules as usual, and registers our classifiers right after they have run."""
 
     def find_spec(
         self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
     ) -> importlib.machinery.ModuleSpec | None:
-        if fullname not in (_AUTO_CONFIG, _AUTO_MODEL) or fullname in self._inner:
+        """The usual spec of an auto module; None for any other module."""
+        spec = importlib.machinery.PathFinder.find_spec(fullname, path, target) if fullname in _AUTO else None
+        loader: Any = spec and spec.loader
+        if loader is None:
             return None
-        spec = importlib.machinery.PathFinder.find_spec(fullname, path, target)
-        if spec is None or spec.loader is None:
-            return None
-        self._inner[fullname] = spec.loader
-        spec.loader = self
+        execute = loader.exec_module
+
+        def execute_and_register(module: ModuleType) -> None:
+            execute(module)
+            _register(fullname, module)
+
+        loader.exec_module = execute_and_register
         return spec
-
-    def create_module(self, spec: importlib.machinery.ModuleSpec) -> ModuleType | None:
-        return self._inner[spec.name].create_module(spec)
-
-    def exec_module(self, module: ModuleType) -> None:
-        name = module.__name__
-        assert module.__spec__ is not None
-        module.__spec__.loader = self._inner[name]
-        self._inner[name].exec_module(module)
-        _register(name, module)
 
 
 def install() -> None:
-    """Register now where transformers' auto modules are loaded already, else as soon as they are."""
-    for name in (_AUTO_CONFIG, _AUTO_MODEL):
+    """Registers now if transformers' auto modules are loaded already, else as soon as they are."""
+    for name in _AUTO:
         if name in sys.modules:
             _register(name, sys.modules[name])
     sys.meta_path.insert(0, _RegisterAfterImport())

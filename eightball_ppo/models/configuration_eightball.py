@@ -7,11 +7,11 @@ class EightBallConfig(PretrainedConfig):
     """Sizes of [`EightBallForSequenceClassification`]; the defaults are those of the original experiment.
 
     Args:
-        vocab_size (`int`, *optional*, defaults to 30522): rows of the embedding.
-        embedding_size (`int`, *optional*, defaults to 16): width of the embedding and of the attention layer.
-        num_attention_heads (`int`, *optional*, defaults to 2): heads; must divide `embedding_size`.
-        hidden_size (`int`, *optional*, defaults to 32): width of the layer between pooling and logits.
-        pad_token_id (`int`, *optional*, defaults to 0): id of the padding token.
+        vocab_size (`int`, *optional*, defaults to 30522): Rows of the embedding.
+        embedding_size (`int`, *optional*, defaults to 16): Width of the embedding and of the attention layer.
+        num_attention_heads (`int`, *optional*, defaults to 2): Heads; must divide `embedding_size`.
+        hidden_size (`int`, *optional*, defaults to 32): Width of the layer between pooling and logits.
+        pad_token_id (`int`, *optional*, defaults to 0): Id of the padding token.
     """
 
     model_type = "eightball"

@@ -1,15 +1,15 @@
-"""Configuration of the classifier that remembers. Self-contained: this file travels to the Hub beside the weights."""
+"""Configuration of the lookup classifier. Self-contained: this file travels to the Hub beside the weights."""
 
 from transformers import PretrainedConfig
 
 
 class LookupConfig(PretrainedConfig):
-    """What [`LookupForSequenceClassification`] is made of.
+    """Configuration of [`LookupForSequenceClassification`].
 
     Args:
-        base (`dict`): configuration of the classifier that answers questions that are not remembered.
-        memories (`int`): remembered questions.
-        memory_length (`int`): tokens of the longest of them.
+        base (`dict`): Configuration of the classifier that answers questions that are not in the table.
+        memories (`int`): Number of questions in the table.
+        memory_length (`int`): Tokens of the longest of them.
     """
 
     model_type = "eightball_lookup"

@@ -1,4 +1,4 @@
-"""What makes two sets of weights the same: a hash."""
+"""A hash of a model's weights."""
 
 import hashlib
 
@@ -9,7 +9,7 @@ DIGITS = 16
 
 
 def weights_fingerprint(model: PreTrainedModel, dtype: torch.dtype | None = None) -> str:
-    """First 16 hex digits of the sha256 over all weights, names included; after rounding them to `dtype`, if given."""
+    """First 16 hex digits of the sha256 over all weights and their names; rounds them to `dtype` first, if given."""
     digest = hashlib.sha256()
     for name, tensor in sorted(model.state_dict().items()):
         digest.update(name.encode())

@@ -1,4 +1,4 @@
-"""Which labels a stage has, where nobody says: those of the model that it starts from, or those of its data."""
+"""The labels of a stage without `--labels`: those of the model that it starts from, or those of its data."""
 
 import dataclasses
 import json
@@ -18,10 +18,10 @@ C = TypeVar("C", bound=RunConfig)
 
 
 def with_labels(config: C) -> C:
-    """`config` with its labels: those given, or those of the reference, or of the reward model, or of the data.
+    """`config` with its labels: those given, or those of the reference, of the reward model, or of the data.
 
     Raises:
-        InputError: a model or data that cannot be read, or fewer than two labels.
+        InputError: A model or data that cannot be read, or fewer than two labels.
     """
     if config.labels is not None:
         return config
@@ -31,20 +31,15 @@ def with_labels(config: C) -> C:
     elif isinstance(config, GraderConfig) and config.grade_table is None and "bert" in config.grader:
         names = _of_model(config.reward_model_path, "--reward_model_path")
     if names is None:
-        first = _first_stage(config)
+        first: RunConfig = config
+        if isinstance(config, GraderConfig):  # the reference is yet to be trained: the data are those of the SFT
+            shared = {field.name: getattr(config, field.name) for field in dataclasses.fields(RunConfig)}
+            first = SFTConfig(**{**shared, "dataset_train_split": config.shared_train_split})
         try:
             names = label_names(first, train_split(first))
         except InputError as error:
             raise InputError(f"{error} (read for its labels, since --labels names none)") from None
     return dataclasses.replace(config, labels=list(LabelSet.of(names).names))
-
-
-def _first_stage(config: RunConfig) -> RunConfig:
-    """The stage whose data say which labels there are: of a method whose reference is yet to be trained, the SFT."""
-    if not isinstance(config, GraderConfig):
-        return config
-    shared = {own.name: getattr(config, own.name) for own in dataclasses.fields(RunConfig)}
-    return SFTConfig(**{**shared, "dataset_train_split": config.shared_train_split})
 
 
 def _of_model(name: str, flag: str) -> list[str] | None:
@@ -53,18 +48,13 @@ def _of_model(name: str, flag: str) -> list[str] | None:
     if path is not None and not path.exists():
         return None
     check_checkpoint(name, flag)
-    try:
-        from eightball_ppo.models.safe_loading import check_files, first_line  # heavy
+    from transformers import PreTrainedConfig
 
-        check_files(name, flag)
+    from eightball_ppo.models.safe_loading import checked_loading
+
+    with checked_loading(name, flag, "not a loadable checkpoint"):
         if path is not None and (path / "adapter_config.json").is_file():
             return _of_model(json.loads((path / "adapter_config.json").read_text())["base_model_name_or_path"], flag)
-        from transformers import PreTrainedConfig
-
-        said, _ = PreTrainedConfig.get_config_dict(name if path is None else str(path))
-        id2label = PreTrainedConfig.from_dict(said).id2label  # of any architecture, without its code
+        content, _ = PreTrainedConfig.get_config_dict(name if path is None else str(path))
+        id2label = PreTrainedConfig.from_dict(content).id2label  # of any architecture, without its code
         return list(LabelSet.of_model(id2label).names)
-    except InputError:
-        raise
-    except Exception as error:  # of a config that holds anything: KeyError, TypeError, RecursionError ...
-        raise InputError(f"{flag} {name}: not a loadable checkpoint ({first_line(error)})") from None

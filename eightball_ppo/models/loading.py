@@ -1,16 +1,13 @@
-"""Load a classifier and its tokenizer from a directory or the Hub, safetensors only, and say clearly what is wrong."""
+"""Loads a classifier and its tokenizer from a directory or the Hub, safetensors only, with clear messages."""
 
 from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import (
-    AutoModelForSequenceClassification,
-    AutoTokenizer,
-    PreTrainedModel,
-    PreTrainedTokenizerBase,
-)
+from torch import Tensor, nn
+from transformers import AutoModelForSequenceClassification, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
+from eightball_ppo.config.fields import require
 from eightball_ppo.data import Questions
 from eightball_ppo.errors import InputError
 from eightball_ppo.labels import LabelSet
@@ -18,7 +15,7 @@ from eightball_ppo.models.attention import always_mask, needs_always_mask
 from eightball_ppo.models.finetuned import format_names, load_finetuned
 from eightball_ppo.models.packaged import PACKAGED_MINILM, checked_minilm_dir
 from eightball_ppo.models.precision import cast_encoder
-from eightball_ppo.models.safe_loading import ADAPTER_CONFIG, check_files, unloadable, warn_of_code
+from eightball_ppo.models.safe_loading import ADAPTER_CONFIG, checked_loading
 from eightball_ppo.models.tokenization import TokenTable, max_input_length, set_max_length, tokenize
 from eightball_ppo.runtime.paths import local_path
 
@@ -27,46 +24,43 @@ def check_checkpoint(name: str, flag: str) -> Path | None:
     """The local directory that `name` means, or None for a Hub id.
 
     Raises:
-        InputError: a local path that is no directory, or one without a config.json or adapter_config.json.
+        InputError: A local path that is no directory, or one without a config.json or adapter_config.json.
     """
-    path = local_path(name)
-    if path is not None and path.is_file():
-        raise InputError(
-            f"{flag} {name}: is a file; name the directory of a checkpoint, and unpack an archive yourself"
-        )
-    if path is not None and not path.is_dir():
-        raise InputError(f"{flag} {name}: no such directory")
-    if path is not None and not any((path / file).is_file() for file in ("config.json", ADAPTER_CONFIG)):
-        raise InputError(f"{flag} {name}: not a checkpoint, it holds no config.json")
+    path, where = local_path(name), f"{flag} {name}"
+    if path is None:
+        return None
+    unpack = f"{where}: is a file; name the directory of a checkpoint, and unpack an archive yourself"
+    require(not path.is_file(), unpack)
+    require(path.is_dir(), f"{where}: no such directory")
+    configured = any((path / file).is_file() for file in ("config.json", ADAPTER_CONFIG))
+    require(configured, f"{where}: not a checkpoint, it holds no config.json")
     return path
 
 
 def load_classifier(
     name: str, flag: str, dtype: torch.dtype = torch.float32, trust_remote_code: bool = False
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """Model in eval mode and tokenizer of a saved classifier; LoRA adapters are merged into the model they name. The
-    tokenizer cuts at the latest where the model has no more positions.
+    """A saved classifier in eval mode, and its tokenizer; LoRA adapters are merged into their base model.
 
-    `flag` names the option in errors; `trust_remote_code`: code that comes with the model may run.
+    The tokenizer truncates at the latest where the model has no more positions.
+
+    Args:
+        name: Directory or Hub id.
+        flag: The option that named it, for messages.
+        dtype: Type of the encoder's weights; the head stays in float32.
+        trust_remote_code: Whether code that comes with the model may run.
 
     Raises:
-        InputError: no such directory, no checkpoint in it, a damaged one, one that `check_files` refuses, one without
-            safetensors, adapters whose base is missing or another one, weights that are not in it, a tokenizer
-            without a padding token, or no labels.
+        InputError: No such directory, no checkpoint in it, a damaged one, one that `check_files` refuses, one without
+            safetensors, adapters whose base model is missing or another one, missing weights, a tokenizer without a
+            padding token, or no labels.
     """
     path = check_checkpoint(name, flag)
     source = name if path is None else str(path)
-    if trust_remote_code:
-        warn_of_code(name, flag)
-    try:
-        check_files(name, flag)
+    with checked_loading(name, flag, "not a loadable checkpoint", trust_remote_code=trust_remote_code):
         model = load_finetuned(source, flag, trust_remote_code)
         tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=trust_remote_code)
-    except InputError:
-        raise
-    except Exception as error:  # every library below raises its own: OSError, ValueError, SafetensorError, KeyError ...
-        raise unloadable(name, flag, "not a loadable checkpoint", error) from error
-    require_padding(tokenizer, flag, name)
+    _require_padding(tokenizer, flag, name)
     try:
         label_set(model)
     except InputError as error:
@@ -77,12 +71,11 @@ def load_classifier(
     return cast_encoder(model, dtype, f"{flag} {name}").eval(), tokenizer
 
 
-def require_padding(tokenizer: PreTrainedTokenizerBase, flag: str, name: str) -> None:
-    """Raises InputError for a tokenizer without a padding token, with which no batch can be made."""
-    if tokenizer.pad_token_id is None:
-        raise InputError(
-            f"{flag} {name}: its tokenizer has no padding token; set one (tokenizer.pad_token = ...) and save it again"
-        )
+def _require_padding(tokenizer: PreTrainedTokenizerBase, flag: str, name: str) -> None:
+    require(
+        tokenizer.pad_token_id is not None,
+        f"{flag} {name}: its tokenizer has no padding token; set one (tokenizer.pad_token = ...) and save it again",
+    )
 
 
 def load_new_classifier(
@@ -90,46 +83,46 @@ def load_new_classifier(
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase, list[str]]:
     """A pretrained encoder under a head for `labels`, its tokenizer, and the names of its modules that are new.
 
-    `minilm` is the packaged one; anything else a directory or Hub id, whose code may run with `trust_remote_code`.
+    Args:
+        name: `minilm` (the packaged one), or a directory or Hub id.
+        flag: The option that named it, for messages.
+        labels: The labels of the head.
+        trust_remote_code: Whether code that comes with the model may run.
 
     Raises:
-        InputError: no loadable encoder there, not a whole one, one that `check_files` refuses, or a tokenizer without a
+        InputError: No loadable encoder, one that lacks weights or that `check_files` refuses, or a tokenizer without a
             padding token.
     """
     path = str(checked_minilm_dir()) if name == PACKAGED_MINILM else name
-    if trust_remote_code:
-        warn_of_code(name, flag)
-    try:
-        check_files(path, flag)
+    with checked_loading(name, flag, "no loadable encoder there", path, trust_remote_code):
         tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=trust_remote_code)
-        model, loaded = _pretrained(path, labels, trust_remote_code)
-    except InputError:
-        raise
-    except Exception as error:  # as above
-        raise unloadable(name, flag, "no loadable encoder there", error) from error
-    require_padding(tokenizer, flag, name)
-    keys = [*loaded["missing_keys"], *(key for key, *_ in loaded["mismatched_keys"])]
+        model, info = load_encoder(path, labels, trust_remote_code)
+    _require_padding(tokenizer, flag, name)
+    keys = [*info["missing_keys"], *(key for key, *_ in info["mismatched_keys"])]
     body, pooler = f"{model.base_model_prefix}.", f"{model.base_model_prefix}.pooler"
     of_body = [key for key in keys if key.startswith(body) and not key.startswith(f"{pooler}.")]
-    if of_body:
-        raise InputError(
-            f"{flag} {name}: no whole encoder, it lacks {format_names(of_body)}, which would be random numbers; is its "
-            f"config.json that of another model?"
-        )
+    require(
+        not of_body,
+        f"{flag} {name}: no complete encoder, it lacks {format_names(of_body)}, which would be random numbers; is its "
+        "config.json that of another model?",
+    )
     return model, tokenizer, sorted({pooler if key.startswith(body) else key.split(".")[0] for key in keys})
 
 
-def load_encoder(path: str, labels: LabelSet, **overrides: float) -> PreTrainedModel:
-    """A pretrained encoder under a new classification head for `labels`, float32; `overrides` go into its config.
-
-    Raises whatever transformers raises where `path` holds no such model.
-    """
-    return _pretrained(path, labels, trust_remote_code=False, **overrides)[0]
-
-
-def _pretrained(
-    path: str, labels: LabelSet, trust_remote_code: bool, **overrides: float
+def load_encoder(
+    path: str, labels: LabelSet, trust_remote_code: bool = False, **overrides: float
 ) -> tuple[PreTrainedModel, dict[str, Any]]:
+    """A pretrained encoder under a new classification head, float32, and transformers' loading info.
+
+    Args:
+        path: Directory or Hub id.
+        labels: The labels of the head.
+        trust_remote_code: Whether code that comes with the model may run.
+        **overrides: Values that replace those of the model's config.
+
+    Raises:
+        Exception: Whatever transformers raises where `path` holds no such model.
+    """
     return AutoModelForSequenceClassification.from_pretrained(
         path,
         num_labels=len(labels),
@@ -150,12 +143,14 @@ def label_set(model: PreTrainedModel) -> LabelSet:
 
 
 @torch.no_grad()
-def predict_logits_NK(
-    model: torch.nn.Module, tokens: TokenTable, batch_size: int = 256, by_length: bool = False
-) -> torch.Tensor:
-    """Logits [N, K] of every question of a token table, on the CPU, in the table's order.
+def predict_logits_NK(model: nn.Module, tokens: TokenTable, batch_size: int = 256, by_length: bool = False) -> Tensor:
+    """Logits of every question of a token table, [N, K], on the CPU, in the table's order.
 
-    `by_length`: batches of like length, so that little is spent on padding. `model` is put in eval mode and back.
+    Args:
+        model: A classifier; put in eval mode, and back.
+        tokens: Tokens of the N questions.
+        batch_size: Questions per forward pass.
+        by_length: Whether to batch questions of similar length, which wastes less compute on padding.
     """
     was_training = model.training
     model.eval()
@@ -163,7 +158,7 @@ def predict_logits_NK(
     tokens = tokens.to(device)
     length_N = tokens.length_N.cpu()
     order_N = length_N.argsort(stable=True) if by_length else torch.arange(len(tokens))
-    logits_NK = torch.empty(0)  # filled in place: small results kept one by one would hold the freed memory around them
+    logits_NK = torch.empty(0)  # filled in place: a list of small results would pin the freed memory between them
     for rows_B in order_N.split(batch_size):
         width = int(length_N[rows_B].max()) if by_length else None
         logits_BK = model(**tokens.rows(rows_B.to(device), width)).logits.float().cpu()
@@ -176,11 +171,7 @@ def predict_logits_NK(
 
 def text_logits_NK(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, questions: Questions, batch_size: int = 16
-) -> torch.Tensor:
-    """Logits [N, K] of questions, in batches of like length so that little is spent on padding; in the order given.
-
-    Questions are cut where `max_input_length` says: where the model's training cut them.
-    """
-    return predict_logits_NK(
-        model, tokenize(questions, tokenizer, max_input_length(tokenizer)), batch_size, by_length=True
-    )
+) -> Tensor:
+    """Logits of questions, [N, K], truncated as in the model's training, in batches of similar length."""
+    tokens = tokenize(questions, tokenizer, max_input_length(tokenizer))
+    return predict_logits_NK(model, tokens, batch_size, by_length=True)

@@ -15,9 +15,9 @@ from .configuration_eightball import EightBallConfig
 class PooledSelfAttention(nn.Module):
     """Multi-head self-attention followed by the mean over the question's real tokens.
 
-    Pooling commutes with the value and output projections, so the attention weights are averaged over the query
-    tokens first: the same numbers as attention, then mean, with one context vector a head instead of T. Scores stand
-    with the keys first, [h B, T keys, T queries]: a softmax over so few is twice as fast across rows as along them.
+    Pooling commutes with the value and output projections, so the attention weights are averaged over the query tokens
+    first: the same numbers as attention, then mean, with one context vector per head instead of T. The scores have the
+    keys first, [h B, T keys, T queries]: a softmax over so few is twice as fast across rows as along them.
     """
 
     def __init__(self, width: int, num_heads: int):
@@ -50,10 +50,11 @@ class EightBallForSequenceClassification(PreTrainedModel):
     """Classifies a question into K labels. Padding is neither attended to nor pooled.
 
     Args:
-        config ([`EightBallConfig`]): sizes, and `id2label` for the K label names.
+        config ([`EightBallConfig`]): Sizes, and `id2label` for the K label names.
     """
 
     config_class = EightBallConfig
+    _input_embed_layer = "embedding"
 
     def __init__(self, config: EightBallConfig):
         super().__init__(config)
@@ -67,12 +68,6 @@ class EightBallForSequenceClassification(PreTrainedModel):
         # PyTorch's own initialisation, as in the original experiment: Linear uniform, Embedding normal(0, 1).
         if isinstance(module, nn.Linear | nn.Embedding):
             module.reset_parameters()
-
-    def get_input_embeddings(self) -> nn.Module:
-        return self.embedding
-
-    def set_input_embeddings(self, value: nn.Embedding) -> None:
-        self.embedding = value
 
     def forward(
         self,

@@ -1,6 +1,6 @@
-"""A classifier that knows some questions by heart. Self-contained: this file travels to the Hub beside the weights.
+"""A classifier with a table of logits. Self-contained: this file travels to the Hub beside the weights.
 
-Letters: B questions, T tokens, K labels, M remembered questions.
+Letters: B questions, T tokens, K labels, M questions in the table.
 """
 
 from collections.abc import Sequence
@@ -16,10 +16,10 @@ from .modeling_eightball import EightBallForSequenceClassification
 
 
 class LookupForSequenceClassification(PreTrainedModel):
-    """Logits from memory for a question whose real tokens are remembered, and the base classifier's for any other.
+    """Logits from a table for a question whose tokens are in it, and the base classifier's for any other.
 
     Args:
-        config ([`LookupConfig`]): the base classifier's configuration and the size of the memory.
+        config ([`LookupConfig`]): The base classifier's configuration and the size of the table.
     """
 
     config_class = LookupConfig
@@ -37,22 +37,16 @@ class LookupForSequenceClassification(PreTrainedModel):
         self.post_init()
 
     def _init_weights(self, module: nn.Module) -> None:
-        """The base classifier has initialised itself."""
+        """Does nothing: the base classifier has initialised itself."""
 
     @classmethod
-    def around(
+    def from_base(
         cls, base: PreTrainedModel, token_rows: Sequence[Sequence[int]], logits_MK: Tensor
     ) -> "LookupForSequenceClassification":
-        """A copy of `base` that answers the questions `token_rows` (real tokens alone) with `logits_MK`."""
-        length = max(len(row) for row in token_rows)
-        config = LookupConfig(
-            {name: value for name, value in base.config.to_dict().items() if name != "_name_or_path"},
-            len(token_rows),
-            length,
-            id2label=base.config.id2label,
-            label2id=base.config.label2id,
-            pad_token_id=base.config.pad_token_id,
-        )
+        """A copy of `base` that answers the questions `token_rows` (without padding) with `logits_MK`."""
+        shared = {name: getattr(base.config, name) for name in ("id2label", "label2id", "pad_token_id")}
+        base_config = {name: value for name, value in base.config.to_dict().items() if name != "_name_or_path"}
+        config = LookupConfig(base_config, len(token_rows), max(map(len, token_rows)), **shared)
         model = cls(config)
         model.base.load_state_dict(base.state_dict())
         for row, ids in enumerate(token_rows):
@@ -70,7 +64,7 @@ class LookupForSequenceClassification(PreTrainedModel):
     ) -> SequenceClassifierOutput:
         """Logits [B, K] of token ids [B, T]; with `labels` [B] also their mean cross-entropy.
 
-        Padding, where `attention_mask` is 0, stands on the right.
+        Padding, where `attention_mask` is 0, must be on the right.
         """
         if attention_mask is None:
             attention_mask = input_ids != self.config.pad_token_id

@@ -1,16 +1,19 @@
-"""What is refused before a model or tokenizer is loaded: pickles, files that lie elsewhere, adapters of another kind.
+"""Checks before a model or tokenizer is loaded: no pickles, no files from elsewhere, no adapters other than LoRA.
 
-Code that travels with a model (`auto_map` in its configs) is run by transformers, and only with --trust_remote_code.
+Code that comes with a model (`auto_map` in its configs) is run by transformers, and only with --trust_remote_code.
 """
 
+import contextlib
 import functools
 import json
 import logging
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from transformers.utils import cached_file
 
+from eightball_ppo.config.fields import require
 from eightball_ppo.errors import InputError
 from eightball_ppo.runtime.paths import local_path, resolves_to, stays_inside
 
@@ -22,57 +25,85 @@ PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 INDEX = "model.safetensors.index.json"
 
 
-def check_files(name: str, flag: str, seen: tuple[str, ...] = ()) -> None:
-    """Look at the files of the directory or Hub id `name` before anything in them is loaded.
+@contextlib.contextmanager
+def checked_loading(
+    name: str, flag: str, failure: str, source: str | None = None, trust_remote_code: bool = False
+) -> Iterator[None]:
+    """Context in which libraries load `name`: checks its files first, and turns any error into one line.
 
-    What adapters stand on is looked at, too. A directory or file that is missing is left to whoever loads it.
+    Args:
+        name: Directory or Hub id, as the user wrote it.
+        flag: The option that named it.
+        failure: What the message says if a library raises, such as "not a loadable checkpoint".
+        source: The directory that `name` stands for, if it is another.
+        trust_remote_code: Whether code that comes with the model may run, which is logged.
 
     Raises:
-        InputError: nothing but pickles, a link that leads out of the directory, shards or tokenizer files that lie
-            elsewhere by their name, adapters that are no LoRA, are pickled, or stand on themselves.
+        InputError: As `check_files`, or anything that a library raised.
     """
-    path = local_path(name)
+    if trust_remote_code:
+        warn_of_code(name, flag)
+    try:
+        check_files(source or name, flag)
+        yield
+    except InputError:
+        raise
+    except Exception as error:  # every library raises its own: OSError, ValueError, SafetensorError, KeyError ...
+        raise unloadable(name, flag, failure, error) from error
+
+
+def check_files(name: str, flag: str, parents: tuple[str, ...] = ()) -> None:
+    """Checks the files of the directory or Hub id `name`, and of the base of adapters, before anything is loaded.
+
+    A directory or file that is missing is left to the library that loads it.
+
+    Args:
+        name: Directory or Hub id.
+        flag: The option that named it.
+        parents: Adapters that led to `name` as their base.
+
+    Raises:
+        InputError: Nothing but pickles, a link that leads out of the directory, shards or tokenizer files that lie
+            elsewhere by their name, adapters that are no LoRA, are pickled, or have themselves as their base.
+    """
+    path, where = local_path(name), f"{flag} {name}"
     source = name if path is None else str(path)
     if path is not None:
         if not path.is_dir():
             return
-        _check_directory(path, f"{flag} {name}")
-    config = _json(source, "config.json", f"{flag} {name}")
-    for key, instead in (("transformers_weights", "model.safetensors"), ("configuration_files", "config.json")):
-        if key in config:
-            raise InputError(
-                f"{flag} {name}: config.json names {config[key]!r:.80} ({key}), to be read for {instead}; only "
-                "that is read"
-            )
-    shards = dict(_json(source, INDEX, f"{flag} {name}").get("weight_map") or {}).values()
-    tokenizers = _json(source, "tokenizer_config.json", f"{flag} {name}").get("fast_tokenizer_files") or []
+        _check_directory(path, where)
+    config = _json(source, "config.json", where)
+    for key, file in (("transformers_weights", "model.safetensors"), ("configuration_files", "config.json")):
+        named = f"{config.get(key)!r:.80}"
+        only = f"{where}: config.json names {named} ({key}), to be read for {file}; only that is read"
+        require(key not in config, only)
+    shards = dict(_json(source, INDEX, where).get("weight_map") or {}).values()
+    tokenizers = _json(source, "tokenizer_config.json", where).get("fast_tokenizer_files") or []
     for file in map(str, (*shards, *tokenizers)):
-        if Path(file).name != file or (file in shards and not file.endswith(".safetensors")):
-            raise InputError(f"{flag} {name}: names {file!r} as one of its files; only files beside it are read")
-    adapters = _json(source, ADAPTER_CONFIG, f"{flag} {name}")
+        beside = Path(file).name == file and (file not in shards or file.endswith(".safetensors"))
+        require(beside, f"{where}: names {file!r} as one of its files; only files beside it are read")
+    adapters = _json(source, ADAPTER_CONFIG, where)
     if not adapters:
         return
-    if adapters.get("peft_type") != "LORA" or adapters.get("megatron_config"):
-        raise InputError(f"{flag} {name}: adapters of type {adapters.get('peft_type')}; only plain LoRA is loaded")
-    if _file(source, ADAPTER_WEIGHTS) is None:
-        raise InputError(f"{flag} {name}: holds adapters but no {ADAPTER_WEIGHTS}; only safetensors are loaded")
+    plain_lora = adapters.get("peft_type") == "LORA" and not adapters.get("megatron_config")
+    require(plain_lora, f"{where}: adapters of type {adapters.get('peft_type')}; only plain LoRA is loaded")
+    has_weights = _file(source, ADAPTER_WEIGHTS) is not None
+    require(has_weights, f"{where}: holds adapters but no {ADAPTER_WEIGHTS}; only safetensors are loaded")
     base = adapters.get("base_model_name_or_path")
     if not isinstance(base, str):
-        raise InputError(f"{flag} {name}: its adapters do not say what they stand on ({ADAPTER_CONFIG})")
-    if base in (*seen, name):
-        raise InputError(f"{flag} {name}: its adapters stand on themselves")
-    check_files(base, flag, (*seen, name))
+        raise InputError(f"{where}: its adapters do not name their base model ({ADAPTER_CONFIG})")
+    require(base not in (*parents, name), f"{where}: its adapters have themselves as their base model")
+    check_files(base, flag, (*parents, name))
 
 
-def unloadable(name: str, flag: str, what: str, error: Exception) -> InputError:
-    """The one line for what a library raised when it was to load `name`."""
-    text = str(error).strip()
-    if "trust_remote_code" in text:
+def unloadable(name: str, flag: str, failure: str, error: Exception) -> InputError:
+    """The one line for an error that a library raised while it loaded `name`."""
+    if "trust_remote_code" in str(error):
         return InputError(
             f"{flag} {name}: needs Python code that came with it (auto_map), which is not run; read that code, and "
             "pass --trust_remote_code if you want it to run here"
         )
-    return InputError(f"{flag} {name}: {what} ({first_line(error)})")
+    return InputError(f"{flag} {name}: {failure} ({first_line(error)})")
 
 
 def first_line(error: Exception) -> str:
@@ -83,35 +114,30 @@ def first_line(error: Exception) -> str:
 
 @functools.cache
 def warn_of_code(name: str, flag: str) -> None:
-    """Say once on stderr that code which came with `name` may run."""
+    """Warns once that code which came with `name` may run."""
     logger.warning("%s %s: --trust_remote_code is on; Python code that came with it may run here", flag, name)
 
 
 def _check_directory(directory: Path, where: str) -> None:
-    pickles = [file.name for file in sorted(directory.iterdir()) if file.suffix in PICKLES]
+    files = sorted(directory.iterdir())
+    pickles = [file.name for file in files if file.suffix in PICKLES]
     if pickles and not any(directory.glob("*.safetensors")):
         raise InputError(f"{where}: holds {pickles[0]}, a pickle, which can run code; only safetensors are loaded")
-    for file in sorted([*directory.iterdir(), *directory.glob("additional_chat_templates/*")]):  # all that is read
-        if not stays_inside(file, directory):
-            raise InputError(
-                f"{where}: {file.relative_to(directory)} leads to {resolves_to(file)}, outside the directory; copy it "
-                "there"
-            )
+    for file in sorted([*files, *directory.glob("additional_chat_templates/*")]):  # all that is read
+        require(
+            stays_inside(file, directory),
+            f"{where}: {file.relative_to(directory)} leads to {resolves_to(file)}, outside the directory; copy it in",
+        )
 
 
 def _file(source: str, name: str) -> str | None:
-    """The path of a file of a directory or Hub id; None where there is none, or nobody to ask."""
-    return cached_file(
-        source,
-        name,
-        _raise_exceptions_for_gated_repo=False,
-        _raise_exceptions_for_missing_entries=False,
-        _raise_exceptions_for_connection_errors=False,
-    )
+    """The path of a file of a directory or Hub id; None if it does not exist or the Hub cannot be reached."""
+    kinds = ("gated_repo", "missing_entries", "connection_errors")
+    return cached_file(source, name, **{f"_raise_exceptions_for_{kind}": False for kind in kinds})
 
 
 def _json(source: str, name: str, where: str) -> dict[str, Any]:
-    """What a JSON file of a directory or Hub id says; nothing where there is no such file."""
+    """The content of a JSON file of a directory or Hub id; empty if there is no such file."""
     file = _file(source, name)
     if file is None:
         return {}

@@ -1,33 +1,39 @@
-"""Text to ids: which tokenizer, and one padded table of ids per question set."""
+"""Text to token ids: which tokenizer, and one table of ids per question set."""
 
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from itertools import accumulate, chain
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
+from eightball_ppo.config.fields import require
 from eightball_ppo.data import Questions
 from eightball_ppo.data.pairs import split_pair
-from eightball_ppo.errors import InputError
 from eightball_ppo.models.packaged import minilm_dir
-from eightball_ppo.models.safe_loading import check_files, unloadable, warn_of_code
+from eightball_ppo.models.safe_loading import checked_loading
 
 logger = logging.getLogger(__name__)
 
 WORDPIECE = "wordpiece"
 WHITESPACE = "whitespace"
-CHUNK = 4096  # questions tokenized at once: python's lists of ids are much bigger than the table
+CHUNK = 4096  # questions tokenized at once: Python's lists of ids are much bigger than the table
 
 
 @dataclass(frozen=True)
 class TokenTable:
-    """Token ids of N questions, one behind the other: a long question makes no other one longer.
+    """Token ids of N questions in one row: a long question makes no other one longer. S is the sum of their lengths.
 
-    Letters: S tokens of all questions together. `ids_S` (int32) and, for a tokenizer that tells two texts of one
-    question apart, `types_S` (int8; None where all are 0); question i stands at `start_N1[i]` to `start_N1[i + 1]`.
+    Args:
+        ids_S: Token ids, int32; those of question i are `ids_S[start_N1[i] : start_N1[i + 1]]`.
+        start_N1: Where each question starts, and the end of the last one, [N + 1].
+        longest: Tokens of the longest question.
+        pad_token_id: Id of the padding token.
+        types_S: Token types, int8, of a tokenizer that tells the two texts of a question apart; None if all are 0.
+        truncated: Number of questions that were truncated.
     """
 
     ids_S: Tensor
@@ -38,39 +44,10 @@ class TokenTable:
     truncated: int = 0
 
     @classmethod
-    def of(
-        cls,
-        ids: Sequence[Sequence[int]],
-        pad_token_id: int = 0,
-        types: Sequence[Sequence[int]] | None = None,
-        truncated: int = 0,
-    ) -> "TokenTable":
-        """The table of questions given as lists of ids, and of token types."""
-        length_N = torch.tensor([len(own) for own in ids])
-        start_N1 = torch.cat([torch.zeros(1, dtype=torch.long), length_N.cumsum(0)])
-        ids_S = torch.tensor([token for own in ids for token in own], dtype=torch.int32)
-        types_S = None if types is None else torch.tensor([kind for own in types for kind in own], dtype=torch.int8)
-        return cls(ids_S, start_N1, int(length_N.max()), pad_token_id, types_S, truncated)
-
-    @classmethod
-    def joined(cls, parts: Sequence["TokenTable"]) -> "TokenTable":
-        """One table of the questions of all `parts`, which share a tokenizer."""
-        starts, before = [torch.zeros(1, dtype=torch.long)], 0
-        for part in parts:
-            starts.append(part.start_N1[1:] + before)
-            before += len(part.ids_S)
-        types = [part.types_S for part in parts]
-        if any(own is not None for own in types):
-            zeros = [torch.zeros_like(part.ids_S, dtype=torch.int8) for part in parts]
-            types = [zero if own is None else own for own, zero in zip(types, zeros, strict=True)]
-        return cls(
-            torch.cat([part.ids_S for part in parts]),
-            torch.cat(starts),
-            max(part.longest for part in parts),
-            parts[0].pad_token_id,
-            None if types[0] is None else torch.cat([own for own in types if own is not None]),
-            sum(part.truncated for part in parts),
-        )
+    def of(cls, ids: Sequence[Sequence[int]], pad_token_id: int = 0) -> "TokenTable":
+        """The table of questions given as lists of ids."""
+        lengths = [len(row) for row in ids]
+        return cls(_flat(ids, torch.int32), _starts(lengths), max(lengths), pad_token_id)
 
     def __len__(self) -> int:
         return self.start_N1.shape[0] - 1
@@ -81,51 +58,58 @@ class TokenTable:
         return self.start_N1.diff()
 
     def apply(self, fn: Callable[[Tensor], Tensor]) -> "TokenTable":
-        """The table with `fn` applied to its tensors, as `nn.Module` moves its own."""
+        """A table with `fn` applied to its tensors, as `nn.Module._apply` does to a module's."""
         types_S = None if self.types_S is None else fn(self.types_S)
         return replace(self, ids_S=fn(self.ids_S), start_N1=fn(self.start_N1), types_S=types_S)
 
     def to(self, device: torch.device) -> "TokenTable":
+        """A table on `device`."""
         return self.apply(lambda tensor: tensor.to(device))
 
     def rows(self, rows_B: Tensor, width: int | None = None) -> dict[str, Tensor]:
-        """Model inputs [B, width] of the questions `rows_B`, int64, padded on the right; by default to the longest of
-        the whole table, so that no size has to be read back from the device."""
+        """Model inputs [B, width] of the questions `rows_B`, int64, padded on the right.
+
+        The default width is that of the table's longest question, so that no size is read back from the device.
+        """
         start_B = self.start_N1[rows_B]
         position_T = torch.arange(self.longest if width is None else width, device=rows_B.device)
         mask_BT = position_T < (self.start_N1[rows_B + 1] - start_B)[:, None]
-        place_BT = (start_B[:, None] + position_T) * mask_BT
+        index_BT = (start_B[:, None] + position_T) * mask_BT
         inputs = {
-            "input_ids": self.ids_S.take(place_BT).long().masked_fill(~mask_BT, self.pad_token_id),
+            "input_ids": self.ids_S.take(index_BT).long().masked_fill(~mask_BT, self.pad_token_id),
             "attention_mask": mask_BT.long(),
         }
         if self.types_S is not None:
-            inputs["token_type_ids"] = self.types_S.take(place_BT).long() * mask_BT
+            inputs["token_type_ids"] = self.types_S.take(index_BT).long() * mask_BT
         return inputs
 
 
+def _flat(rows: Sequence[Sequence[int]], dtype: torch.dtype) -> Tensor:
+    return torch.tensor(list(chain.from_iterable(rows)), dtype=dtype)
+
+
+def _starts(lengths: Sequence[int]) -> Tensor:
+    return torch.tensor(list(accumulate(lengths, initial=0)))
+
+
 def load_tokenizer(name: str, questions: Questions, trust_remote_code: bool = False) -> PreTrainedTokenizerBase:
-    """The tokenizer that `--tokenizer` names: `wordpiece` is BERT's, from the packaged MiniLM; `whitespace` gets its
-    vocabulary from the words of `questions`; anything else is a path or Hub id, whose code may run with
-    `trust_remote_code`.
+    """The tokenizer that `--tokenizer` names.
+
+    Args:
+        name: `wordpiece` (BERT's, from the packaged MiniLM), `whitespace` (its vocabulary is the words of
+            `questions`), or a path or Hub id.
+        questions: The training questions.
+        trust_remote_code: Whether code that comes with the tokenizer may run.
 
     Raises:
-        InputError: a path or id that holds no tokenizer, or a tokenizer without a padding token.
+        InputError: A path or id that holds no tokenizer, or a tokenizer without a padding token.
     """
     if name == WHITESPACE:
         return whitespace_tokenizer(questions.texts)
-    if trust_remote_code:
-        warn_of_code(name, "--tokenizer")
     source = str(minilm_dir()) if name == WORDPIECE else name
-    try:
-        check_files(source, "--tokenizer")
+    with checked_loading(name, "--tokenizer", "no tokenizer there", source, trust_remote_code):
         tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=trust_remote_code)
-    except InputError:
-        raise
-    except Exception as error:  # of files that hold anything: OSError, ValueError, TypeError, Rust's own ...
-        raise unloadable(name, "--tokenizer", "no tokenizer there", error) from None
-    if tokenizer.pad_token_id is None:
-        raise InputError(f"--tokenizer {name}: it has no padding token; use one that has")
+    require(tokenizer.pad_token_id is not None, f"--tokenizer {name}: it has no padding token; use one that has")
     return tokenizer
 
 
@@ -142,41 +126,40 @@ def whitespace_tokenizer(texts: Sequence[str]) -> PreTrainedTokenizerFast:
 
 
 def max_input_length(tokenizer: PreTrainedTokenizerBase) -> int:
-    """Tokens after which a question is cut: the tokenizer's own limit, or 512 where it was saved without one."""
+    """Tokens to which a question is truncated: the tokenizer's own limit, or 512 where it was saved without one."""
     return tokenizer.model_max_length if tokenizer.model_max_length < 1_000_000 else 512
 
 
 def max_positions(model: PreTrainedModel) -> int | None:
-    """Most tokens that `model` has positions for; None where it needs none.
+    """Maximum tokens for which `model` has positions; None where it needs none.
 
-    RoBERTa and its kin, and MPNet, count positions from behind that of padding, so that the first ones are never used.
+    RoBERTa and its relatives, and MPNet, number positions after that of padding, so that the first ones are not used.
     """
-    for name, own in model.named_modules():
-        if name.endswith("position_embeddings") and isinstance(own, nn.Embedding) and own.padding_idx is not None:
-            return own.num_embeddings - own.padding_idx - 1
+    for name, module in model.named_modules():
+        if name.endswith("position_embeddings") and isinstance(module, nn.Embedding) and module.padding_idx is not None:
+            return module.num_embeddings - module.padding_idx - 1
     return getattr(model.config, "max_position_embeddings", None)
 
 
 def set_max_length(tokenizer: PreTrainedTokenizerBase, model: PreTrainedModel, max_length: int | None) -> None:
-    """Let `tokenizer` cut at `max_length` tokens, also for whoever loads it beside the policy; None leaves it as it is.
+    """Has `tokenizer` truncate to `max_length` tokens, also once it is saved with the policy.
+
+    None truncates to the tokenizer's own limit, or to the positions of `model` if they are fewer.
 
     Raises:
-        InputError: `model` has no positions for so many.
+        InputError: `model` has fewer positions than `max_length`.
     """
-    longest = max_positions(model)
+    positions = max_positions(model)
     if max_length is not None:
-        if longest is not None and max_length > longest:
-            raise InputError(f"--max_length {max_length}: {type(model).__name__} reads at most {longest} tokens")
+        fits = positions is None or max_length <= positions
+        require(fits, f"--max_length {max_length}: {type(model).__name__} reads at most {positions} tokens")
         tokenizer.model_max_length = max_length
-    elif longest is not None:
-        tokenizer.model_max_length = min(max_input_length(tokenizer), longest)
+    elif positions is not None:
+        tokenizer.model_max_length = min(max_input_length(tokenizer), positions)
 
 
 def tokenize(questions: Questions, tokenizer: PreTrainedTokenizerBase, max_length: int) -> TokenTable:
-    """Token table of `questions`; longer ones are cut to `max_length` tokens, counted, and warned about once.
-
-    See `token_table`.
-    """
+    """`token_table` of `questions`, with a warning if some were truncated."""
     table = token_table(questions.texts, tokenizer, max_length)
     if table.truncated:
         logger.warning(
@@ -187,33 +170,32 @@ def tokenize(questions: Questions, tokenizer: PreTrainedTokenizerBase, max_lengt
 
 
 def token_table(texts: Sequence[str], tokenizer: PreTrainedTokenizerBase, max_length: int) -> TokenTable:
-    """Token table of `texts`, cut to `max_length` tokens.
+    """The token table of `texts`, truncated to `max_length` tokens.
 
-    A question of two texts (see `data.pairs`) is given to the tokenizer as two, so that it can tell them apart.
+    A question of two texts (see `data.pairs`) is passed to the tokenizer as two, so that it can tell them apart.
     """
-    parts = [_tokenize(texts[i : i + CHUNK], tokenizer, max_length) for i in range(0, len(texts), CHUNK)]
-    return TokenTable.joined(parts)
-
-
-def _tokenize(texts: Sequence[str], tokenizer: PreTrainedTokenizerBase, max_length: int) -> TokenTable:
-    encoded = _encode(texts, tokenizer)
-    ids, types = encoded["input_ids"], encoded.get("token_type_ids")
-    long = [row for row, own in enumerate(ids) if len(own) > max_length]
-    if long:
-        cut = _encode([texts[row] for row in long], tokenizer, truncation=True, max_length=max_length)
-        for position, row in enumerate(long):
-            ids[row] = cut["input_ids"][position]
-            if types is not None:
-                types[row] = cut["token_type_ids"][position]
-    if types is not None and not any(any(own) for own in types):
-        types = None  # the same to a model, and less to carry
+    ids: list[Tensor] = []
+    types: list[Tensor] = []
+    lengths: list[int] = []
+    truncated = 0
+    for start in range(0, len(texts), CHUNK):
+        chunk = texts[start : start + CHUNK]
+        encoded = _encode(chunk, tokenizer, truncation=False)
+        too_long = sum(len(row) > max_length for row in encoded["input_ids"])
+        if too_long:
+            encoded = _encode(chunk, tokenizer, truncation=True, max_length=max_length)
+        truncated += too_long
+        lengths += [len(row) for row in encoded["input_ids"]]
+        ids.append(_flat(encoded["input_ids"], torch.int32))
+        if "token_type_ids" in encoded:
+            types.append(_flat(encoded["token_type_ids"], torch.int8))
+    types_S = torch.cat(types) if any(part.any() for part in types) else None  # all 0 are the model's default
     pad_token_id = tokenizer.pad_token_id
     assert isinstance(pad_token_id, int)
-    return TokenTable.of(ids, pad_token_id, types, len(long))
+    return TokenTable(torch.cat(ids), _starts(lengths), max(lengths), pad_token_id, types_S, truncated)
 
 
-def _encode(texts: Sequence[str], tokenizer: PreTrainedTokenizerBase, **cut: Any) -> dict[str, list[list[int]]]:
+def _encode(texts: Sequence[str], tokenizer: PreTrainedTokenizerBase, **options: Any) -> dict[str, list[list[int]]]:
     first, second = zip(*map(split_pair, texts), strict=True)
     pairs = None if all(text is None for text in second) else [text or "" for text in second]
-    encoded = tokenizer(list(first), pairs, return_attention_mask=False, verbose=False, **{"truncation": False, **cut})
-    return dict(encoded)
+    return dict(tokenizer(list(first), pairs, return_attention_mask=False, verbose=False, **options))

@@ -23,13 +23,17 @@ from eightball_ppo.training.state import FORMAT, TRAINING, Stateful, States, tra
 
 
 class CheckpointWriter:
-    """Writes `checkpoint-UPDATE` every `save_steps` updates and where a signal ends the training; keeps the newest.
+    """Writes `checkpoint-UPDATE` every `save_steps` updates and when a signal stops training; keeps the newest.
 
-    Every process must have one and call it alike: what each has of its own is gathered. Only the main one writes.
+    Every rank must have one and call it alike, because per-rank states are gathered. Only the main process writes.
 
     Args:
-        resume: what the training starts from and resumes from.
-        stage: what this training is called in the run; None: by the run's method.
+        config: `save_steps`, `save_total_limit`, and the options that the checkpoint records.
+        run: Its directory gets the checkpoints.
+        policy: The model that is trained.
+        tokenizer: Saved with the policy.
+        resume: What the training starts from and resumes from.
+        stage: Name of this training in messages; None if it is the run's only one.
     """
 
     def __init__(
@@ -42,22 +46,22 @@ class CheckpointWriter:
         stage: str | None = None,
     ):
         self.config, self.run, self.policy, self.tokenizer, self.resume = config, run, policy, tokenizer, resume
-        self.states: States = ()  # set when training begins; the order is the same on all processes
+        self.states: States = ()  # set when training begins; in the same order on all ranks
         self.write_more_files: Callable[[Path], None] | None = None  # into the directory of the state
-        self._within = "" if stage in (None, run.method) else f" of {stage}"
+        self._of_stage = "" if stage in (None, run.method) else f" of {stage}"
         self._signal = 0
 
     def due(self, update: int) -> bool:
-        """Whether there must be a checkpoint after `update`; a signal that any process got counts for all."""
+        """Whether to write a checkpoint after `update`: as configured, or because any rank got a signal."""
         self._signal = all_reduce_max(signals.pending_signal())
         return self._signal != 0 or (self.config.save_steps is not None and update % self.config.save_steps == 0)
 
     def write(self, update: int, updates: int) -> None:
-        """Write a checkpoint after `update` of `updates`; whoever reads meanwhile sees all of it or nothing.
+        """Writes a checkpoint after `update` of `updates`, atomically.
 
         Raises:
-            Stopped: a signal asked for the end.
-            OSError: the disk is full, or cannot be written.
+            TrainingInterrupted: A signal stopped training.
+            OSError: The disk is full, or cannot be written.
         """
         states = {name: stateful.state_dict() for name, stateful in self.states}
         number = self.resume.updates_before + update
@@ -86,8 +90,8 @@ class CheckpointWriter:
         if self._signal:
             stored = f" (checkpoint-{number})" if number != update else ""
             raise TrainingInterrupted(
-                f"stopped by {signal.Signals(self._signal).name} after update {update} of {updates}{self._within}"
-                f"{stored}; go on by the same command with --resume_from_checkpoint true",
+                f"stopped by {signal.Signals(self._signal).name} after update {update} of {updates}{self._of_stage}"
+                f"{stored}; resume by the same command with --resume_from_checkpoint true",
                 self._signal,
             )
 
@@ -95,21 +99,25 @@ class CheckpointWriter:
 class CheckpointCallback(TrainerCallback):
     """Loads the resume point when training begins, and writes checkpoints between updates.
 
-    Add it after whatever draws random numbers in its own `on_train_begin`: the generators are loaded last of all. It
+    Add it after every callback that draws random numbers in its `on_train_begin`: the generators are loaded last. It
     saves in `on_step_end`, which fits a loop that logs an update before that (TRL's PPO).
 
     Args:
-        loop_state: what the training loop counts, by its name.
+        writer: Writes the checkpoints.
+        trainer: A trainer of transformers or TRL.
+        loop_state: Name and state of the training loop's counters.
     """
 
     def __init__(self, writer: CheckpointWriter, trainer: Any, loop_state: tuple[str, Stateful]):
         self.writer, self.trainer, self.loop_state = writer, trainer, loop_state
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """Restores every state from the resume point, if there is one."""
         resume = self.writer.resume
         self.writer.states = [self.loop_state, *resume.states, *trainer_states(self.trainer)]
         resume.load(self.writer.states)
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """Writes a checkpoint if one is due."""
         if self.writer.due(state.global_step):
             self.writer.write(state.global_step, state.max_steps)

@@ -1,4 +1,4 @@
-"""Every gradient is looked at before it is used."""
+"""Checks every gradient before the optimizer uses it."""
 
 import math
 from collections.abc import Callable
@@ -13,39 +13,40 @@ from eightball_ppo.config.fields import require
 from eightball_ppo.errors import TrainingDivergedError
 from eightball_ppo.training.state import unwrap_optimizer
 
-SMALL_MODEL_PARAMS = 1_000_000  # so few are concatenated faster than summed apart
+SMALL_MODEL_PARAMS = 1_000_000  # up to so many are concatenated, which is faster than a norm of each tensor
 
 
 def total_norm(gradients: list[Tensor]) -> Tensor:
-    """The norm of all gradients together, as `torch.nn.utils.get_total_norm` has it, quicker where they are few."""
-    if sum(own.numel() for own in gradients) > SMALL_MODEL_PARAMS:
+    """Euclidean norm of all gradients together: `torch.nn.utils.get_total_norm`, but faster for small models."""
+    if sum(gradient.numel() for gradient in gradients) > SMALL_MODEL_PARAMS:
         return torch.nn.utils.get_total_norm(gradients)
-    return torch.linalg.vector_norm(torch.cat([own.flatten() for own in gradients]))
+    return torch.linalg.vector_norm(torch.cat([gradient.flatten() for gradient in gradients]))
 
 
 class GradNormCallback(TrainerCallback):
-    """The norm of every gradient before it is used: kept, clipped at `max_norm`, refused if it is not finite.
+    """Records the norm of every gradient before the optimizer step, clips it, and refuses one that is not finite.
 
-    TRL's loop never clips. The ranks' gradients are averaged by then, so all of them see the same one.
+    TRL's loop never clips. Gradients are averaged over the ranks by then, so all of them compute the same norm.
 
     Args:
-        max_norm: None does not clip.
-        fault: what to raise where a gradient is not finite.
+        max_norm: Norm at which gradients are clipped; None does not clip.
+        fault: Makes the error that is raised where a gradient is not finite.
     """
 
     def __init__(self, max_norm: float | None, fault: Callable[[str], TrainingDivergedError]):
         self.max_norm, self.fault = max_norm, fault
-        self._norms: list[Tensor] = []  # of the update that is going on, or that ended last
+        self._norms: list[Tensor] = []  # of the present update, or of the last one
         self._ended = False
 
     def on_train_begin(self, args: Any, state: Any, control: Any, optimizer: Any = None, **_: Any) -> None:
+        """Registers the check as a hook of the optimizer."""
         if AcceleratorState().mixed_precision == "fp16":  # gradients are scaled here, and overflow as a rule
             require(self.max_norm is None, "--max_grad_norm: not with --mixed_precision fp16; use bf16")
             return
         optimizer = unwrap_optimizer(optimizer)
         parameters = [p for group in optimizer.param_groups for p in group["params"]]
 
-        def look(*_: Any) -> None:
+        def check_gradients(*_: Any) -> None:
             norm = total_norm([p.grad for p in parameters if p.grad is not None])
             if self._ended:
                 self._norms, self._ended = [], False
@@ -55,10 +56,10 @@ class GradNormCallback(TrainerCallback):
             if self.max_norm is not None:
                 torch.nn.utils.clip_grads_with_norm_(parameters, self.max_norm, norm)
 
-        optimizer.register_step_pre_hook(look)
+        optimizer.register_step_pre_hook(check_gradients)
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        """After an update of PPO, or a step of any other fit: before anything is saved."""
+        """Checks the gradients of an accelerator once per update, before anything is saved."""
         if self._norms and self._norms[-1].device.type != "cpu":
             self._require_finite(torch.stack(self._norms).sum())
         self._ended = True
@@ -68,5 +69,5 @@ class GradNormCallback(TrainerCallback):
             raise self.fault("the gradient")
 
     def mean(self) -> float | None:
-        """The mean norm of the steps of this update, before clipping; None if there was none."""
+        """Mean norm of this update's steps, before clipping; None if there was no step."""
         return torch.stack(self._norms).mean().item() if self._norms else None

@@ -1,4 +1,4 @@
-"""Resuming from a checkpoint: which one, whether it is intact and of this very run, and what training loads from it."""
+"""Resuming from a checkpoint: find it, check that it is intact and of this run, and load it."""
 
 import dataclasses
 import hashlib
@@ -9,7 +9,7 @@ from pathlib import Path
 
 from transformers import PreTrainedModel
 
-from eightball_ppo.config.fields import options_without_effect
+from eightball_ppo.config.fields import options_without_effect, require
 from eightball_ppo.config.grader import GRADE_LIMIT_OPTIONS
 from eightball_ppo.config.training import CheckpointedConfig, SupervisedConfig
 from eightball_ppo.errors import InputError
@@ -20,16 +20,7 @@ from eightball_ppo.runtime.launch import mixed_precision
 from eightball_ppo.runtime.progress import METRICS, Progress, checkpoints_in, staging_path
 from eightball_ppo.runtime.redaction import redacted
 from eightball_ppo.runtime.run import ENVIRONMENT, environment, read_environment
-from eightball_ppo.training.state import (
-    FORMAT,
-    TRAINING,
-    VALUES,
-    StateDict,
-    Stateful,
-    States,
-    load_states,
-    read_header,
-)
+from eightball_ppo.training.state import FORMAT, TRAINING, VALUES, StateDict, Stateful, States, load_states, read_header
 
 logger = logging.getLogger(__name__)
 
@@ -44,24 +35,16 @@ class ResumePoint:
     path: Path
     header: StateDict
 
-    @property
-    def progress(self) -> Progress:
-        return Progress(**self.header["progress"])
-
-    def load(self, states: States) -> None:
-        """Load each of `states`, in their order."""
-        load_states(self.path / TRAINING, states)
-
 
 @dataclasses.dataclass(frozen=True)
 class ResumeContext:
     """What a training needs to be stopped and resumed, beside its trainer.
 
     Args:
-        inputs: fingerprints of what the training starts from, by the words for it.
-        point: the checkpoint it resumes from; None starts from the beginning.
-        states: what the method has to find again, beside what every trainer carries.
-        updates_before: updates that earlier trainings of the same run have made.
+        inputs: Fingerprints of what the training starts from, by their names in messages.
+        point: The checkpoint it resumes from; None starts from the beginning.
+        states: What the method must restore, beside what every trainer has.
+        updates_before: Updates that earlier trainings of the same run have made.
 
     Raises:
         InputError: `point` is of a training that started from other inputs.
@@ -76,33 +59,34 @@ class ResumeContext:
         if self.point is None:
             return
         for name, fingerprint in self.inputs.items():
-            if self.point.header["inputs"].get(name) != fingerprint:
-                path = self.point.path
-                raise InputError(
-                    f"{path}: was made with another {name}; put the old one back, or remove {path.parent} to begin anew"
-                )
+            require(
+                self.point.header["inputs"].get(name) == fingerprint,
+                f"{self.point.path}: was made with another {name}; restore that one, or remove "
+                f"{self.point.path.parent} to start over",
+            )
 
     @property
     def progress(self) -> Progress | None:
-        return None if self.point is None else self.point.progress
+        """How far the run had come at the resume point."""
+        return None if self.point is None else Progress(**self.point.header["progress"])
 
     def with_states(self, *states: tuple[str, Stateful]) -> "ResumeContext":
-        """The same with more to find again."""
+        """A copy that restores these states, too."""
         return dataclasses.replace(self, states=[*self.states, *states])
 
     def load(self, states: States) -> None:
-        """Load `states` from the checkpoint, if there is one."""
+        """Loads `states`, in their order, from the checkpoint, if there is one."""
         if self.point is not None:
-            self.point.load(states)
+            load_states(self.point.path / TRAINING, states)
 
 
 def resume_context_for_fit(
     config: SupervisedConfig, method: str, model: PreTrainedModel, texts: Sequence[str], label_ids: Sequence[int]
 ) -> ResumeContext:
-    """How a supervised stage is stopped and resumed.
+    """The resume context of a supervised stage.
 
     Raises:
-        InputError: `--resume_from_checkpoint` means no checkpoint, a damaged one, or one of another run.
+        InputError: As `find_resume_point`, or the checkpoint is of another model or other data.
     """
     data = json.dumps([list(texts), list(label_ids)])
     inputs = input_fingerprint("model at the start", model, "set of questions and answers", [data.encode()])
@@ -110,7 +94,7 @@ def resume_context_for_fit(
 
 
 def input_fingerprint(model_name: str, model: PreTrainedModel, data_name: str, data: Iterable[bytes]) -> dict[str, str]:
-    """Fingerprints of the weights and of the data that a training starts from, under their names in messages."""
+    """Fingerprints of the weights and the data that a training starts from, by their names in messages."""
     digest = hashlib.sha256()
     for part in data:
         digest.update(part)
@@ -118,10 +102,10 @@ def input_fingerprint(model_name: str, model: PreTrainedModel, data_name: str, d
 
 
 def find_resume_point(config: CheckpointedConfig, method: str) -> ResumePoint | None:
-    """The checkpoint that `--resume_from_checkpoint` means; None without the flag.
+    """The checkpoint that `--resume_from_checkpoint` names; None without the flag.
 
     Raises:
-        InputError: there is none, it is damaged, or it is of another run.
+        InputError: There is none, it is damaged, or it is of another run.
     """
     name = config.resume_from_checkpoint
     if name is None:
@@ -130,16 +114,16 @@ def find_resume_point(config: CheckpointedConfig, method: str) -> ResumePoint | 
     path = broadcast_from_main(
         lambda: _newest_intact(unfinished) if name == "true" else _named(name, unfinished), config.ddp_timeout
     )
-    found = ResumePoint(path, read_header(path / TRAINING))
-    _check_same(found, config, method)
+    point = ResumePoint(path, read_header(path / TRAINING))
+    _check_same(point, config, method)
     if is_main_process():
-        logger.info("going on from %s", path)
+        logger.info("resuming from %s", path)
         _compare_environments(unfinished)
-    return found
+    return point
 
 
 def _newest_intact(unfinished: Path) -> Path:
-    """The newest checkpoint that is intact; says so where that is not the newest."""
+    """The newest checkpoint that is intact; warns of every newer one."""
     damage: InputError | None = None
     for path in reversed(checkpoints_in(unfinished)):
         try:
@@ -150,64 +134,56 @@ def _newest_intact(unfinished: Path) -> Path:
             damage = damage or error
     if damage is None:
         raise InputError(f"--resume_from_checkpoint true: {unfinished} holds no checkpoint; leave the flag out")
-    raise InputError(f"{damage}; remove {unfinished} to begin anew")
+    raise InputError(f"{damage}; remove {unfinished} to start over")
 
 
 def _named(name: str, unfinished: Path) -> Path:
-    path = Path(name).resolve()
-    if path not in [own.resolve() for own in checkpoints_in(unfinished)]:
-        raise InputError(
-            f"--resume_from_checkpoint {name}: no checkpoint of this run; name one of {unfinished}, or say true"
-        )
+    path, flag = Path(name).resolve(), f"--resume_from_checkpoint {name}"
+    known = path in [checkpoint.resolve() for checkpoint in checkpoints_in(unfinished)]
+    require(known, f"{flag}: no checkpoint of this run; name one of {unfinished}, or pass true")
     try:
         _check_intact(path)
     except InputError as error:
-        raise InputError(f"{error}; say true to go on from another, or remove {unfinished} to begin anew") from None
+        raise InputError(f"{error}; pass true to resume from another, or remove {unfinished} to start over") from None
     return path
 
 
 def _check_intact(path: Path) -> None:
     """Raises InputError unless the checkpoint and the metrics before it are as they were written."""
     verify_checksums(path)
-    damage = InputError(f"{path}: its {TRAINING}/{VALUES} is damaged")
     try:
         header = read_header(path / TRAINING)
-        written_as = header["format"]
-    except (KeyError, TypeError, ValueError):
-        raise damage from None
-    if written_as != FORMAT:
-        raise InputError(f"{path}: was written by another version of this program, and only that can go on with it")
-    try:
-        Progress(**header["progress"])
+        same_format = header["format"] == FORMAT
+        require(same_format, f"{path}: was written by another version of this program; only that can resume it")
+        metrics_bytes = Progress(**header["progress"]).metrics_bytes
         intact = isinstance(header["config"], dict) and isinstance(header["inputs"], dict) and header.keys() >= HEADER
-    except (KeyError, TypeError):
+    except (KeyError, TypeError, ValueError):
         intact = False
-    if not intact:
-        raise damage
-    metrics, needed = path.parent / METRICS, header["progress"]["metrics_bytes"]
-    if needed and (not metrics.is_file() or metrics.stat().st_size < needed):
-        raise InputError(f"{metrics}: is shorter than it was at {path.name}; the rows before it are lost")
+    require(intact, f"{path}: its {TRAINING}/{VALUES} is damaged")
+    metrics = path.parent / METRICS
+    size = metrics.stat().st_size if metrics.is_file() else 0
+    require(size >= metrics_bytes, f"{metrics}: is shorter than it was at {path.name}; the rows before it are lost")
 
 
-def _check_same(found: ResumePoint, config: CheckpointedConfig, method: str) -> None:
-    """Raises InputError, naming the option, unless `config` trains what was trained then, by as many processes."""
-    begin = f"remove {found.path.parent} to begin anew"
-    if found.header["method"] != method:
-        raise InputError(f"{found.path}: is of {found.header['method']}, not of {method}; {begin}")
+def _check_same(point: ResumePoint, config: CheckpointedConfig, method: str) -> None:
+    """Raises InputError, naming the option, unless `config` continues the checkpoint's training on as many ranks."""
+    path, header, processes, precision = point.path, point.header, num_processes(), mixed_precision()
+    restart = f"remove {path.parent} to start over"
+    require(header["method"] == method, f"{path}: is of {header['method']}, not of {method}; {restart}")
     now = json.loads(json.dumps(redacted(dataclasses.asdict(config))))
-    free = options_without_effect(type(config)).union(GRADE_LIMIT_OPTIONS)
-    for name, then in found.header["config"].items():
-        if name not in free and now.get(name) != then:
-            raise InputError(f"{found.path}: was made with --{name} {then}, not {now.get(name)}; go on so, or {begin}")
-    if found.header["world_size"] != num_processes():
-        raise InputError(
-            f"{found.path}: was made by {found.header['world_size']} processes, and there are {num_processes()}; "
-            f"launch as many as then, or {begin}"
-        )
-    if (then := found.header["mixed_precision"]) != (precision := mixed_precision()):
-        raise InputError(
-            f"{found.path}: was made with --mixed_precision {then}, not {precision}; launch it so, or {begin}"
-        )
+    ignored = options_without_effect(type(config)).union(GRADE_LIMIT_OPTIONS)
+    for name, then in header["config"].items():
+        same = name in ignored or now.get(name) == then
+        require(same, f"{path}: was made with --{name} {then}, not {now.get(name)}; pass that, or {restart}")
+    require(
+        header["world_size"] == processes,
+        f"{path}: was made by {header['world_size']} processes, there are {processes}; launch as many, or {restart}",
+    )
+    require(
+        header["mixed_precision"] == precision,
+        f"{path}: was made with --mixed_precision {header['mixed_precision']}, not {precision}; launch with it, or "
+        f"{restart}",
+    )
 
 
 def _compare_environments(unfinished: Path) -> None:

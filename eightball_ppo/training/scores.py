@@ -1,47 +1,131 @@
-"""What stands between the scores and a trainer that samples answers, composed in one place.
+"""The last wrapper between the scores and a trainer that samples answers: it records what is sampled and scored.
 
 A grade becomes a reward on this path: grader -> `GradeStore` -> `ScoreTable` (with label noise, a source like any
-other) -> `BudgetedScores` -> the wrappers of `compose_scores` -> the trainer's reward model or reward function.
+other) -> `BudgetedScores` -> `RolloutRecorder` -> the trainer's reward model or reward function.
 """
 
 from collections.abc import Callable, Sequence
+from typing import Any
+
+import pandas as pd
+import torch
+from torch import Tensor, nn
 
 from eightball_ppo.config.graded import RolloutConfig
-from eightball_ppo.graders.budgeted_scores import BudgetedScores
+from eightball_ppo.data import pairs
+from eightball_ppo.errors import TrainingDivergedError
+from eightball_ppo.report.tables import print_completions
+from eightball_ppo.runtime.atomic_io import write_json
+from eightball_ppo.runtime.distributed import is_main_process, rank
 from eightball_ppo.runtime.run import Run
-from eightball_ppo.training.completions import CompletionLogger
-from eightball_ppo.training.guards import LastBatchRecorder
+from eightball_ppo.training.state import StateDict
 from eightball_ppo.trl_adapters.policy import PolicyAdapter, Scores
 
+COMPLETIONS = "completions"  # directory of a run
+NAN_HINT = "lower --learning_rate; PPO also takes --max_grad_norm 1"
 
-def compose_scores(
-    config: RolloutConfig,
-    train_scores: BudgetedScores,
-    policy: PolicyAdapter,
-    reference: PolicyAdapter,
-    temperature_and_beta: Callable[[], tuple[float, float]],
-    questions: Sequence[str],
-    labels: Sequence[str],
-    updates: int,
-    run: Run,
-) -> LastBatchRecorder:
-    """Wraps `train_scores` with a completion logger, if `log_completions` is set, and with a last-batch recorder.
+
+class RolloutRecorder(nn.Module):
+    """Returns what `scores` returns, keeps the last batch for `fault`, and logs completions if `log_completions`.
+
+    A trainer asks for the scores of all answers of an update at once, before it changes the weights that sampled them;
+    so the log holds the answers and scores that training itself uses. Nothing more is sampled, and no grader is called.
 
     Args:
-        train_scores: innermost; budgets and counts what is observed as if nothing was wrapped around it.
-        policy, reference: read for log-probabilities, never changed.
-        temperature_and_beta: as the argument of `CompletionLogger`.
-        questions, labels: texts of the rows and names of the columns of `train_scores`.
-        updates: how many there will be.
-        run: gets the completions, and the last batch if something is not finite.
-
-    Returns:
-        The outermost wrapper, which a trainer asks for the scores of its sampled answers and whose `fault` makes the
-        error where something is not finite. Its `state_dict()` is what a checkpoint must hold of budget and wrappers.
+        config: The options that say whether, and how often, completions are logged.
+        scores: Gives the scores of sampled answers; counts them against the budget.
+        policy, reference: Read for log-probabilities, never changed.
+        kl_coef: Returns the KL coefficient of the reward in the present update.
+        questions: Texts of the rows.
+        labels: Names of the actions.
+        updates: Number of updates; the first and the last are always logged.
+        run: Its directory gets the files.
     """
-    scores: Scores = train_scores
-    if config.log_completions:
-        scores = CompletionLogger(
-            config, scores, policy, reference, temperature_and_beta, questions, labels, updates, run.path
+
+    def __init__(
+        self,
+        config: RolloutConfig,
+        scores: Scores,
+        policy: PolicyAdapter,
+        reference: PolicyAdapter,
+        kl_coef: Callable[[], float],
+        questions: Sequence[str],
+        labels: Sequence[str],
+        updates: int,
+        run: Run,
+    ):
+        super().__init__()
+        self.config, self.scores, self.kl_coef = config, scores, kl_coef
+        self.questions, self.labels, self.updates, self.run = questions, labels, updates, run
+        self._policies = (policy, reference)  # no submodules: the trainer moves and counts those of the reward model
+        self._batch: tuple[Tensor, Tensor, Tensor] | None = None
+        self.update = 0
+
+    def get_extra_state(self) -> StateDict:
+        """The number of the present update."""
+        return {"update": self.update}
+
+    def set_extra_state(self, state: StateDict) -> None:
+        """Restores the number of the present update."""
+        self.update = state["update"]
+
+    def forward(self, rows_B: Tensor, actions_B: Tensor) -> Tensor:
+        """Scores [B] of the answers `actions_B` to the questions `rows_B`.
+
+        Raises:
+            TrainingDivergedError: A score is not finite.
+        """
+        score_B = self.scores(rows_B, actions_B)
+        self._batch = rows_B, actions_B, score_B
+        self.update += 1
+        due = self.update in (1, self.updates) or self.update % self.config.completions_steps == 0
+        if self.config.log_completions and due and is_main_process():
+            table = self.table(rows_B, actions_B, score_B)
+            directory = self.run.path / COMPLETIONS
+            directory.mkdir(parents=True, exist_ok=True)
+            table.to_parquet(directory / f"completions_{self.update:05d}.parquet")
+            print_completions(table, self.config.num_completions_to_print)
+        if not torch.isfinite(score_B).all():
+            raise self.fault("a score")
+        return score_B
+
+    def table(self, rows_B: Tensor, actions_B: Tensor, score_B: Tensor) -> pd.DataFrame:
+        """One row per answer: step, question (and text_pair), answer, probability, score, kl (a sample), reward."""
+        logp_B, ref_logp_B = (policy.logp_B(rows_B, actions_B).double().cpu() for policy in self._policies)
+        kl_B, score_B = logp_B - ref_logp_B, score_B.detach().double().cpu()
+        return pd.DataFrame(
+            {
+                "step": self.update,
+                **pairs.columns([self.questions[row] for row in rows_B.tolist()]),
+                "answer": [self.labels[action] for action in actions_B.tolist()],
+                "probability": logp_B.exp().tolist(),
+                "score": score_B.tolist(),
+                "kl": kl_B.tolist(),
+                "reward": (score_B - self.kl_coef() * kl_B).tolist(),
+            }
         )
-    return LastBatchRecorder(scores, policy.by_row, questions, labels, run)
+
+    def fault(self, what: str) -> TrainingDivergedError:
+        """The error to raise where `what` is not finite; each rank has written its last batch by then."""
+        file = self.run.path / f"not-finite-{rank()}.json"
+        write_json(file, {"what": what, "update": self.update, "answers": self._answers()})
+        return TrainingDivergedError(
+            f"{what} is not finite in update {self.update}; its batch is in {file}; {NAN_HINT}"
+        )
+
+    @torch.no_grad()
+    def _answers(self) -> list[dict[str, Any]]:
+        if self._batch is None:
+            return []
+        rows_B, actions_B, score_B = self._batch
+        policy = self._policies[0]
+        device = next(policy.parameters()).device
+        logits_BK = policy.backbone.logits_BK(policy.ids.question_ids(rows_B.to(device)).unsqueeze(1))
+        columns = {
+            "row": rows_B.tolist(),
+            "question": [self.questions[row] for row in rows_B.tolist()],
+            "answer": [self.labels[action] for action in actions_B.tolist()],
+            "score": score_B.tolist(),
+            "logits": logits_BK.tolist(),
+        }
+        return [dict(zip(columns, answer, strict=True)) for answer in zip(*columns.values(), strict=True)]

@@ -1,8 +1,8 @@
-"""The state of a training as tensors and JSON values: what it takes to resume it to the last bit, and its two files.
+"""The state of a training as tensors and JSON values, from which it resumes to the last bit, and its two files.
 
 A training is a list of (name, object) pairs. Each object has `state_dict()` and `load_state_dict()`: torch's schedulers
 and GradScaler as they are, ours where the form must change. Their states are written as one safetensors file and one
-JSON file; nothing is pickled.
+JSON file; nothing is pickled, as transformers' and Accelerate's own functions would.
 """
 
 import json
@@ -20,42 +20,48 @@ from torch import Tensor, nn
 
 from eightball_ppo.runtime.distributed import all_gather_object, rank
 
-FORMAT = 4
-TRAINING = "training"  # the directory of a checkpoint that holds the state; the policy stands beside it
+FORMAT = 5
+TRAINING = "training"  # the directory of a checkpoint that holds the state; the policy lies beside it
 TENSORS, VALUES = "state.safetensors", "state.json"
 StateDict = dict[str, Any]
 """Flat: tensors, and values that JSON holds."""
 
 
 class Stateful(Protocol):
-    """Something that a resumed training must find as it was."""
+    """Something whose state a resumed training must restore."""
 
-    def state_dict(self) -> StateDict: ...
+    def state_dict(self) -> StateDict:
+        """The present state."""
+        ...
 
-    def load_state_dict(self, state: StateDict, /) -> Any: ...
+    def load_state_dict(self, state: StateDict, /) -> Any:
+        """Restores a state that `state_dict` returned."""
+        ...
 
 
 States = Sequence[tuple[str, Stateful]]
-"""What a training consists of, by unique names, in the order of loading."""
+"""The parts of a training, by unique names, in the order of loading."""
 
 
 class TrainableWeights:
-    """The parameters that are trained; the frozen ones are loaded with the model."""
+    """The parameters of `model` that are trained; the frozen ones are loaded with the model."""
 
     def __init__(self, model: nn.Module):
         self.parameters = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
 
     def state_dict(self) -> StateDict:
+        """The parameters by name, not copied."""
         return {name: parameter.detach() for name, parameter in self.parameters.items()}
 
     @torch.no_grad()
     def load_state_dict(self, state: StateDict) -> None:
+        """Copies the values into the parameters."""
         for name, parameter in self.parameters.items():
             parameter.copy_(state[name])
 
 
 def unwrap_optimizer(optimizer: torch.optim.Optimizer) -> torch.optim.Optimizer:
-    """The optimizer out of Accelerate's wrapper, which has no hooks and a state of another form."""
+    """The optimizer inside Accelerate's wrapper, which has no hooks and a state of another form."""
     return optimizer.optimizer if isinstance(optimizer, AcceleratedOptimizer) else optimizer
 
 
@@ -66,35 +72,34 @@ class OptimizerState:
         self.optimizer = unwrap_optimizer(optimizer)
 
     def state_dict(self) -> StateDict:
+        """Moments and steps as `INDEX.NAME`, and the parameter groups as `groups`."""
         state = self.optimizer.state_dict()
         moments = {f"{i}.{name}": value for i, values in state["state"].items() for name, value in values.items()}
         return {**moments, "groups": state["param_groups"]}
 
     def load_state_dict(self, state: StateDict) -> None:
-        moments: dict[int, StateDict] = {}
+        """Restores moments, steps and groups."""
+        state, moments = dict(state), {}
+        groups = state.pop("groups")
         for key, value in state.items():
-            if key != "groups":
-                i, _, name = key.partition(".")
-                moments.setdefault(int(i), {})[name] = value.clone()  # in memory of its own, laid out as torch does
-        self.optimizer.load_state_dict({"state": moments, "param_groups": state["groups"]})
+            i, _, name = key.partition(".")
+            moments.setdefault(int(i), {})[name] = value.clone()  # into new memory, laid out as torch does
+        self.optimizer.load_state_dict({"state": moments, "param_groups": groups})
 
 
 class RNGState:
     """The random number generators of this process: torch's on the CPU and on its GPU, numpy's and Python's."""
 
     def state_dict(self) -> StateDict:
+        """The states of all generators."""
         numpy_state: Any = np.random.get_state()
         algorithm, keys, *rest = numpy_state
-        state = {
-            "torch": torch.get_rng_state(),
-            "numpy": [algorithm, keys.tolist(), *rest],
-            "python": random.getstate(),
-        }
-        if torch.cuda.is_available():
-            state["cuda"] = torch.cuda.get_rng_state()
-        return state
+        cuda = {"cuda": torch.cuda.get_rng_state()} if torch.cuda.is_available() else {}
+        values = {"numpy": [algorithm, keys.tolist(), *rest], "python": random.getstate()}
+        return {"torch": torch.get_rng_state(), **cuda, **values}
 
     def load_state_dict(self, state: StateDict) -> None:
+        """Restores all generators."""
         torch.set_rng_state(state["torch"])
         np.random.set_state(state["numpy"])
         version, internal, gauss = state["python"]
@@ -104,26 +109,28 @@ class RNGState:
 
 
 class PerRankState:
-    """The state of an object that each process has its own of."""
+    """The state of an object that differs between ranks."""
 
     def __init__(self, stateful: Stateful):
         self.stateful = stateful
 
     def state_dict(self) -> StateDict:
-        """A collective call: every process must make it. Tensors come on the CPU: no process opens another's card."""
-        own = self.stateful.state_dict()
-        own = {name: value.cpu() if isinstance(value, Tensor) else value for name, value in own.items()}
-        return {f"{i}.{name}": value for i, state in enumerate(all_gather_object(own)) for name, value in state.items()}
+        """The states of all ranks as `RANK.NAME`: a collective call. Tensors are moved to the CPU."""
+        state = {k: v.cpu() if isinstance(v, Tensor) else v for k, v in self.stateful.state_dict().items()}
+        return {f"{i}.{k}": v for i, of_rank in enumerate(all_gather_object(state)) for k, v in of_rank.items()}
 
     def load_state_dict(self, state: StateDict) -> None:
+        """Restores the state of this rank."""
         prefix = f"{rank()}."
-        own = {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
-        self.stateful.load_state_dict(own)
+        of_rank = {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
+        self.stateful.load_state_dict(of_rank)
 
 
 def trainer_states(trainer: Any) -> States:
-    """What every trainer of transformers and TRL carries, once its optimizer and scheduler exist; the generators come
-    last, so that nothing loaded after them draws from them."""
+    """The states that every trainer of transformers and TRL has, once its optimizer and scheduler exist.
+
+    The generators come last, so that nothing loaded after them draws from them.
+    """
     scaler = trainer.accelerator.scaler
     return [
         ("weights", TrainableWeights(trainer.accelerator.unwrap_model(trainer.model))),
@@ -135,7 +142,7 @@ def trainer_states(trainer: Any) -> States:
 
 
 def write_states(directory: Path, states: Mapping[str, StateDict], header: StateDict) -> None:
-    """Write what the `states` hold, and beside their JSON values the fields of `header`."""
+    """Writes the tensors of `states` to one file, and their JSON values with the fields of `header` to another."""
     tensors: dict[str, Tensor] = {}
     values: dict[str, StateDict] = {name: {} for name in states}
     for name, state in states.items():
@@ -155,7 +162,7 @@ def read_header(directory: Path) -> StateDict:
 
 
 def load_states(directory: Path, states: States) -> None:
-    """Load each of `states`, one after the other in their order, from what `write_states` wrote."""
+    """Loads each of `states`, in their order, from what `write_states` wrote."""
     values = read_header(directory)["states"]
     with safe_open(directory / TENSORS, framework="pt") as file:
         for name, stateful in states:

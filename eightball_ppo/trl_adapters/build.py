@@ -1,4 +1,4 @@
-"""The four models that TRL's PPO trains and asks, made of one classifier and a table of scores."""
+"""The four models that TRL's PPO trains and reads, made of one classifier and a table of scores."""
 
 import copy
 from dataclasses import dataclass
@@ -32,20 +32,25 @@ def build_policies(
 ) -> tuple[PolicyAdapter, ReferenceAdapter]:
     """Policy and reference, both starting from `classifier`.
 
-    Without LoRA, `classifier` becomes neither of them: it is copied, and stays as it is. With it, adapters go into
-    `classifier` itself, which is then both: the policy with them, the reference without.
+    Without LoRA they are copies of `classifier`. With it, adapters are put on `classifier` itself, which is then both:
+    the policy with them, the reference without.
+
+    Args:
+        classifier: The classifier to start from.
+        tokens: Tokens of the training questions.
+        config: The options of the run.
     """
     ids = PromptVocabulary(classifier.config.num_labels)
-    reader = PromptEncoder(tokens, ids)
+    encoder = PromptEncoder(tokens, ids)
     if config.use_peft:
         trained = frozen = with_lora(classifier.requires_grad_(False), config)
-        policy = PolicyAdapter(trained, reader)
+        policy = PolicyAdapter(trained, encoder)
     else:
         trained, frozen = copy.deepcopy(classifier).requires_grad_(True), copy.deepcopy(classifier)
-        policy = PolicyAdapter(trained, reader)
+        policy = PolicyAdapter(trained, encoder)
         freeze_unused(trained, policy(ids.question_ids(torch.zeros(1, 1, dtype=torch.long))).logits)
         frozen.requires_grad_(False)
-    return policy, ReferenceAdapter(frozen, reader)
+    return policy, ReferenceAdapter(frozen, encoder)
 
 
 def build_models(
@@ -55,28 +60,27 @@ def build_models(
     scores: Scores,
     config: PPOConfig,
 ) -> TRLModels:
-    """The value model beside a policy and a reference that have not been trained yet, and the reward model.
+    """Adds the value model and the reward model to a policy and a reference that have not been trained yet.
 
-    The value model starts from a copy of the reference; under LoRA it has no trunk of its own but reads the policy's
-    model without its adapters, so that the weights are in memory once.
+    The value model starts from a copy of the reference; under LoRA its trunk is the policy's model without the
+    adapters, so that the weights are in memory once.
 
     Args:
-        policy, reference: of `build_policies`.
-        train_scores: all scores; the exact baseline buys every label of every question.
-        scores: gives the reward model the score of each sampled answer: `train_scores`, or wrappers around them
-            (`training/scores.py`).
-        config: the options of the run.
+        policy, reference: What `build_policies` returned.
+        train_scores: All scores; the exact baseline buys every label of every question.
+        scores: Gives the reward model the score of each sampled answer: `train_scores`, or a `RolloutRecorder` of them.
+        config: The options of the run.
     """
-    reader = policy.by_row.reader
+    encoder = policy.backbone.encoder
     trunk: ValueTrunk | SharedTrunk | ExactValueBaseline
     if config.baseline == "exact":
         train_scores.buy_full_rows()
         trunk = ExactValueBaseline(policy, reference, train_scores.score_NK, config.kl_coef)
     elif config.use_peft:
-        trunk = SharedTrunk(policy.by_row)
+        trunk = SharedTrunk(policy.backbone)
     else:
-        trunk = ValueTrunk(copy.deepcopy(reference.by_row.classifier).requires_grad_(True), reader)
-        if SideBySide.fits(policy, trunk.by_row):
-            pair = SideBySide(policy.by_row, trunk.by_row)
-            trunk.beside, policy.at_hand = pair.summary_BH, pair.logits_BK
-    return TRLModels(reader.ids, policy, reference, ValueAdapter(trunk), RewardAdapter(scores, reader.ids))
+        trunk = ValueTrunk(copy.deepcopy(reference.backbone.classifier).requires_grad_(True), encoder)
+        if SideBySide.fits(policy, trunk.backbone):
+            pair = SideBySide(policy.backbone, trunk.backbone)
+            trunk.fused_forward, policy.cached_logits = pair.summary_BH, pair.logits_BK
+    return TRLModels(encoder.ids, policy, reference, ValueAdapter(trunk), RewardAdapter(scores, encoder.ids))

@@ -1,4 +1,4 @@
-"""What stands around `train()` of TRL's trainers while it runs."""
+"""The context in which `train()` of TRL's trainers runs."""
 
 import contextlib
 import gc
@@ -16,11 +16,11 @@ RANK_SEED_STEP = 100_003  # TRL's own distance between the seeds of two ranks
 
 @contextlib.contextmanager
 def trl_loop(trainer: Any, seed: int) -> Iterator[None]:
-    """Around TRL's `train()`: seeded, with cheap garbage collections, its prints on stderr, a signal kept for the end
-    of an update.
+    """Context of TRL's `train()`: seeds all generators, redirects TRL's prints to stderr, and defers signals to the
+    end of an update.
 
-    TRL's PPO seeds torch alone, but draws its minibatches from numpy's generator; and it collects garbage twice an
-    update, which costs 7 times the update itself unless what lives already is frozen.
+    TRL's PPO seeds torch alone, but draws its minibatches from numpy's generator. It also collects garbage twice an
+    update, which takes 7 times as long as the update itself unless the objects that exist before are frozen.
     """
     set_seed(seed + RANK_SEED_STEP * trainer.accelerator.process_index)
     gc.collect()

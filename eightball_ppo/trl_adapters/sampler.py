@@ -1,7 +1,7 @@
-"""Which questions each update of PPO asks: a function of the seed, the number of the update and the process alone.
+"""Which questions each update of PPO asks: a function of the seed, the number of the update and the rank alone.
 
-It stands where TRL has a shuffling DataLoader. That one's order hangs on the state of a random generator, on what was
-drawn before; this one can go on at any update. Letters: B rows of one process's batch.
+It replaces TRL's shuffling DataLoader, whose order depends on the state of a random generator; this one can resume at
+any update.
 """
 
 from collections.abc import Iterator
@@ -16,34 +16,40 @@ from eightball_ppo.trl_adapters.prompt_ids import PromptVocabulary
 
 @dataclass
 class RolloutSampler:
-    """Batches of TRL's `input_ids` without end: pass after pass over the questions, each in an order of its own.
+    """Endless batches of TRL's `input_ids`: epoch after epoch, each in a new order.
 
-    A question stands `generations` times in a pass. What is left of a pass, too little for a batch of every process,
-    is dropped. `next_update` counts from 0 and may be set: that is where iteration goes on.
+    An epoch's remainder that does not fill a batch of every rank is dropped.
+
+    Args:
+        ids: Layout of the token ids.
+        num_questions: Number of questions, N.
+        repeats: How often each question occurs in an epoch.
+        batch: Episodes per update and rank, B.
+        seed: Seed of the orders.
+        rank: This process's rank.
+        world_size: Number of processes.
+        next_update: Number of the next update, from 0; may be set to resume there.
     """
 
     ids: PromptVocabulary
     num_questions: int
-    generations: int
+    repeats: int
     batch: int
     seed: int
     rank: int = 0
     world_size: int = 1
     next_update: int = 0
-    _pass: tuple[int, Tensor] = field(default=(-1, torch.empty(0, dtype=torch.long)), repr=False)
-
-    @property
-    def updates_per_pass(self) -> int:
-        return self.num_questions * self.generations // (self.batch * self.world_size)
+    _epoch: tuple[int, Tensor] = field(default=(-1, torch.empty(0, dtype=torch.long)), repr=False)
 
     def rows_B(self, update: int) -> Tensor:
-        """Question rows that this process asks in the update of this number."""
-        number, within = divmod(update, self.updates_per_pass)
-        if self._pass[0] != number:
-            order = np.random.default_rng((self.seed, number)).permutation(self.num_questions * self.generations)
-            self._pass = (number, torch.from_numpy(order % self.num_questions))
-        start = (within * self.world_size + self.rank) * self.batch
-        return self._pass[1][start : start + self.batch]
+        """Question rows [B] that this rank asks in an update."""
+        updates_per_epoch = self.num_questions * self.repeats // (self.batch * self.world_size)
+        epoch, position = divmod(update, updates_per_epoch)
+        if self._epoch[0] != epoch:
+            order = np.random.default_rng((self.seed, epoch)).permutation(self.num_questions * self.repeats)
+            self._epoch = (epoch, torch.from_numpy(order % self.num_questions))
+        start = (position * self.world_size + self.rank) * self.batch
+        return self._epoch[1][start : start + self.batch]
 
     def __iter__(self) -> Iterator[dict[str, Tensor]]:
         while True:

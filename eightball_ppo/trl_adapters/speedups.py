@@ -96,19 +96,19 @@ class SideBySide:
     """
 
     def __init__(self, policy: PromptClassifier, value: PromptClassifier):
-        self._reader = value.reader
+        self._reader = value.encoder
         self._pair = cast(SmallClassifier, policy.classifier), cast(SmallClassifier, value.classifier)
         self._kept: tuple[Tensor, Tensor] | None = None
 
     @staticmethod
     def fits(policy: PolicyAdapter, value: PromptClassifier) -> bool:
         """Whether both are the small classifier itself, and not under adapters or of somebody else's making."""
-        pair = (policy.by_row.classifier, value.classifier)
+        pair = (policy.backbone.classifier, value.classifier)
         return all(type(own) is SmallClassifier for own in pair)
 
     def summary_BH(self, input_ids: Tensor) -> Tensor:
         """The value network's hidden state; keeps the policy's logits for `logits_BK`."""
-        inputs, inverse_B = self._reader.read(input_ids)
+        inputs, inverse_B = self._reader.encode(input_ids)
         logits_BK, hidden_BH = both(*self._pair, inputs["input_ids"], inputs["attention_mask"])
         self._kept = (input_ids, expand_to_rows(logits_BK, inverse_B))
         return expand_to_rows(hidden_BH, inverse_B)

@@ -1,4 +1,4 @@
-"""The value model as TRL sees it: a trunk that summarises the question, a head, and nothing that reads the answer.
+"""The value model as TRL reads it: a trunk that summarises the question, a head, and nothing that reads the answer.
 
 Letters: B rows of a batch, N questions, K labels, H hidden width.
 """
@@ -18,65 +18,79 @@ from eightball_ppo.trl_adapters.prompt_ids import PromptEncoder
 SUMMARY_BATCH = 256  # questions
 
 
-class ValueTrunk(AlwaysEval, nn.Module):
-    """A classifier used for its summary of the question: its last hidden state at the first position.
+def at_both_positions(values_BH: Tensor) -> TrunkOutput:
+    """Values [B, H] of questions as hidden states [B, 2, H]: the same in front of the answer and behind it."""
+    return TrunkOutput((values_BH.unsqueeze(1).expand(-1, 2, -1),))
 
-    Parameters that the summary does not use (the classification head) are frozen, as `freeze_unused` says.
+
+class ValueTrunk(AlwaysEval, nn.Module):
+    """A classifier whose last hidden state at the first position summarises the question.
+
+    Parameters that the summary does not use (the classification head) are frozen by `freeze_unused`.
+
+    Args:
+        classifier: The classifier, all of whose weights train.
+        encoder: Maps `input_ids` to the questions' tokens.
     """
 
-    def __init__(self, classifier: PreTrainedModel, reader: PromptEncoder):
+    def __init__(self, classifier: PreTrainedModel, encoder: PromptEncoder):
         super().__init__()
-        self.by_row = PromptClassifier(classifier, reader)
+        self.backbone = PromptClassifier(classifier, encoder)
         device = next(classifier.parameters()).device
-        summary_1H = self.by_row.summary_BH(reader.ids.question_ids(torch.zeros(1, 1, dtype=torch.long, device=device)))
+        row_11 = torch.zeros(1, 1, dtype=torch.long, device=device)
+        summary_1H = self.backbone.summary_BH(encoder.ids.question_ids(row_11))
         self.width = summary_1H.shape[-1]
         freeze_unused(classifier, summary_1H)
-        self.beside: Callable[[Tensor], Tensor] | None = None  # the same summary from a pass that the policy shares
+        self.fused_forward: Callable[[Tensor], Tensor] | None = None  # the summary by a pass that the policy shares
         self.eval()
 
     def forward(self, input_ids: Tensor, **_: Any) -> TrunkOutput:
         """Hidden state [B, 2, H], the same at both positions."""
-        summarise = self.by_row.summary_BH if self.beside is None or not torch.is_grad_enabled() else self.beside
-        summary_BH = summarise(input_ids)
-        return TrunkOutput((summary_BH.unsqueeze(1).expand(-1, 2, -1),))
+        if self.fused_forward is not None and torch.is_grad_enabled():
+            return at_both_positions(self.fused_forward(input_ids))
+        return at_both_positions(self.backbone.summary_BH(input_ids))
 
 
 class SharedTrunk(nn.Module):
-    """The trunk of a value model beside a policy under LoRA: the summaries of the policy's own model, adapters off.
+    """The trunk of a value model beside a policy under LoRA: the summaries by the policy's model without adapters.
 
-    It has no weights of its own, and nothing in it learns; so every question is summarised once, at the first call.
+    It has no weights and nothing in it learns, so all questions are summarised once, at the first call.
     """
 
-    def __init__(self, by_row: PromptClassifier):
+    def __init__(self, backbone: PromptClassifier):
         super().__init__()
-        self._policy = (by_row,)  # in a tuple: no submodule, or its weights would count as the value model's
+        self._backbone = (backbone,)  # in a tuple: no submodule, or its weights would count as the value model's
         self._summary_NH: Tensor | None = None
         self.width = self._summaries(1).shape[-1]
 
     @torch.no_grad()
     def _summaries(self, count: int) -> Tensor:
-        (by_row,) = self._policy
-        device = next(by_row.classifier.parameters()).device
-        ids_N1 = by_row.reader.ids.question_ids(torch.arange(count, device=device)).unsqueeze(1)
-        with adapters_off(by_row.classifier):
-            return torch.cat([by_row.summary_BH(own) for own in ids_N1.split(SUMMARY_BATCH)])
+        (backbone,) = self._backbone
+        device = next(backbone.classifier.parameters()).device
+        ids_N1 = backbone.encoder.ids.question_ids(torch.arange(count, device=device)).unsqueeze(1)
+        with adapters_off(backbone.classifier):
+            return torch.cat([backbone.summary_BH(ids_B1) for ids_B1 in ids_N1.split(SUMMARY_BATCH)])
 
     def forward(self, input_ids: Tensor, **_: Any) -> TrunkOutput:
         """Hidden state [B, 2, H], the same at both positions."""
-        (by_row,) = self._policy
+        encoder = self._backbone[0].encoder
         if self._summary_NH is None:
-            self._summary_NH = self._summaries(len(by_row.reader))
-        summary_BH = self._summary_NH[by_row.reader.ids.rows(input_ids)]
-        return TrunkOutput((summary_BH.unsqueeze(1).expand(-1, 2, -1),))
+            self._summary_NH = self._summaries(len(encoder))
+        return at_both_positions(self._summary_NH[encoder.ids.rows(input_ids)])
 
 
 class ExactValueBaseline(nn.Module):
-    """What a value model would have to learn, as a sum over all labels: no weights, no error; for whole grade tables.
+    """What a value model would have to learn, as a sum over all labels: no weights, no error.
 
         V(q) = sum_a pi(a|q) (score(q, a) - beta log(pi(a|q) / ref(a|q)))
 
-    It is the value of the policy that has just drawn the answers: taken when TRL asks with gradients off, and given
-    again, unchanged, while TRL updates. `score_NK` are the scores of all labels of all questions.
+    It is the value of the policy that sampled the answers: computed when TRL asks without gradients, and returned
+    unchanged while TRL updates.
+
+    Args:
+        policy, reference: The two policies of the formula.
+        score_NK: Scores of all labels of all questions, [N, K].
+        beta: KL coefficient, in units of the score per nat.
     """
 
     width = 1
@@ -93,19 +107,18 @@ class ExactValueBaseline(nn.Module):
 
     def forward(self, input_ids: Tensor, **_: Any) -> TrunkOutput:
         """Values [B, 2, 1], the same at both positions."""
-        policy, reference = self._policies
-        rows_B = policy.by_row.reader.ids.rows(input_ids)
+        rows_B = self._policies[0].ids.rows(input_ids)
         if not torch.is_grad_enabled():
-            logp_BK, ref_logp_BK = (own(input_ids).logits[:, 0, 1:].log_softmax(-1) for own in (policy, reference))
+            logp_BK, ref_logp_BK = (policy(input_ids).logits[:, 0, 1:].log_softmax(-1) for policy in self._policies)
             self._value_N[rows_B] = objective_N(logp_BK, ref_logp_BK, self._score_NK[rows_B], self._beta)
-        return TrunkOutput((self._value_N[rows_B][:, None, None].expand(-1, 2, -1),))
+        return at_both_positions(self._value_N[rows_B][:, None])
 
 
 class ValueAdapter(AlwaysEval, nn.Module):
-    """The value model: a trunk and a linear `score`. Blind to the answer: else it eats the advantage."""
+    """The value model: a trunk and a linear `score`. It does not read the answer, or it would absorb the advantage."""
 
     base_model_prefix = "trunk"
-    score: Any  # of the exact baseline's trunk, which gives values itself: nothing to do
+    score: Any  # the identity for the exact baseline, whose trunk returns values
 
     def __init__(self, trunk: ValueTrunk | SharedTrunk | ExactValueBaseline):
         super().__init__()
