@@ -57,7 +57,7 @@ def test_the_optimum_at_the_price_has_the_kl_that_was_asked_for(problem: tuple[T
     logp_NK, ref_logp_NK, score_NK = problem
     asked = kl(logp_NK, ref_logp_NK)
     price = objective.frontier_beta(ref_logp_NK, score_NK, asked)
-    cheapest = objective.LOWEST_BETA * unit(score_NK)
+    cheapest = objective.MIN_BETA * unit(score_NK)
     if price == 0:
         assert (
             unit(score_NK) == 0 or kl(objective.optimum_logp_NK(ref_logp_NK, score_NK, cheapest), ref_logp_NK) <= asked
@@ -142,7 +142,7 @@ def test_optima_of_any_price_and_the_reference_have_distance_0(
     beta = unit(score_NK) * 10**log_beta
     optimum_NK = objective.optimum_logp_NK(ref_logp_NK, score_NK, beta)
     # below the cheapest price that is tried, the frontier counts as its end, the best label
-    end = objective.LOWEST_BETA * unit(score_NK) * (1 - ref_logp_NK.min().item()) if log_beta < -3.9 else 0
+    end = objective.MIN_BETA * unit(score_NK) * (1 - ref_logp_NK.min().item()) if log_beta < -3.9 else 0
     assert distance(optimum_NK, ref_logp_NK, score_NK) == pytest.approx(0, abs=1e-7 * unit(score_NK) + end)
 
 

@@ -55,13 +55,13 @@ def test_an_update_makes_the_passes_that_it_is_designed_to_make(
     trunk = models.value.trunk
     value = _Forwards(trunk.backbone.classifier) if isinstance(trunk, ValueTrunk) else None
     shared: list[int] = []
-    made = speedups.both
+    made = speedups.fused_forward
 
     def both(*arguments: Any) -> Any:
         shared.append(len(arguments[2]))
         return made(*arguments)
 
-    monkeypatch.setattr(speedups, "both", both)
+    monkeypatch.setattr(speedups, "fused_forward", both)
     ppo.run_trainer(trainer, settings)
     assert rollouts == [48] * 5
     assert sum(reference.questions) == N + 1  # and one to learn how many logits there are
@@ -187,7 +187,7 @@ def test_two_networks_side_by_side_are_the_two() -> None:
     policy, value = tiny.classifier(seed=1).double(), tiny.classifier(seed=2).double()
     inputs = tiny.tokens(N).rows(torch.arange(N))
     apart = (policy(**inputs).logits, value(**inputs, output_hidden_states=True).hidden_states[-1][:, 0])
-    together = speedups.both(policy, value, inputs["input_ids"], inputs["attention_mask"])
+    together = speedups.fused_forward(policy, value, inputs["input_ids"], inputs["attention_mask"])
     weights = [own for model in (policy, value) for own in model.parameters()]
     for one, other in zip(apart, together, strict=True):
         torch.testing.assert_close(one, other, atol=1e-12, rtol=0)

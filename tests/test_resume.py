@@ -57,7 +57,7 @@ def half(tmp_path_factory: pytest.TempPathFactory, ppo_config: PPOConfig) -> PPO
     config = replace(ppo_config, output_dir=str(root / "run"), **options)
     told = stopped(run_method, config, after=5)
     assert str(told) == (
-        "stopped by SIGTERM after update 5 of 10; go on by the same command with --resume_from_checkpoint true"
+        "stopped by SIGTERM after update 5 of 10; resume by the same command with --resume_from_checkpoint true"
     )
     return replace(config, resume_from_checkpoint="true")
 
@@ -121,7 +121,7 @@ def test_a_damaged_checkpoint_is_named_and_an_older_one_is_taken_aloud(
     with caplog.at_level(logging.INFO):
         found = find_resume_point(copied, "ppo")
     assert found is not None and found.path.name == "checkpoint-3"
-    assert f"{file}: " in caplog.text and f"going on from {unfinished / 'checkpoint-3'}" in caplog.text
+    assert f"{file}: " in caplog.text and f"resuming from {unfinished / 'checkpoint-3'}" in caplog.text
     damage(unfinished / "checkpoint-3" / name)
     assert refused(copied).startswith(f"{file}: ")
 
@@ -142,7 +142,7 @@ def test_without_its_seal_or_its_rows_it_is_none(copied: PPOConfig) -> None:
 def test_another_training_is_refused_by_the_name_of_its_option(
     copied: PPOConfig, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    assert "was made with --kl_coef 0.1, not 0.2; go on so, or remove " in refused(replace(copied, kl_coef=0.2))
+    assert "was made with --kl_coef 0.1, not 0.2; pass that, or remove " in refused(replace(copied, kl_coef=0.2))
     assert "was made with --seed 0, not 1" in refused(replace(copied, seed=1))
     assert find_resume_point(replace(copied, save_steps=7, report_to="tensorboard"), "ppo") is not None
     with pytest.raises(InputError, match="is of ppo, not of rloo"):
@@ -154,7 +154,7 @@ def test_another_training_is_refused_by_the_name_of_its_option(
 
 def test_a_checkpoint_of_another_format_is_refused(copied: PPOConfig, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("eightball_ppo.training.resume.FORMAT", 1000)
-    assert "checkpoint-5: was written by another version of this program, and only that can go on" in refused(copied)
+    assert "checkpoint-5: was written by another version of this program; only that can resume it" in refused(copied)
 
 
 @pytest.mark.parametrize("damage", [{"progress": None}, {"config": []}, {"states": None}, {"inputs": 3}])
@@ -209,7 +209,7 @@ def test_two_runs_in_one_directory(copied: PPOConfig, tmp_path: Path) -> None:
 
 def test_what_training_sees_must_be_the_same(copied: PPOConfig, monkeypatch: pytest.MonkeyPatch) -> None:
     told = refused(replace(copied, log_completions=False))
-    assert "was made with --log_completions True, not False; go on so, or remove " in told
+    assert "was made with --log_completions True, not False; pass that, or remove " in told
     monkeypatch.setattr("eightball_ppo.training.resume.mixed_precision", lambda: "bf16")
     assert "was made with --mixed_precision no, not bf16; launch it so, or remove " in refused(copied)
 
@@ -239,7 +239,7 @@ def test_a_model_that_is_trained_on_the_way_is_gone_on_with_by_the_same_command(
     config = PPOConfig(**shared, total_episodes=120)
     told = str(stopped(run_method, config, after=150))
     assert told == "stopped while runs/sft was trained; the same command goes on with it"
-    with pytest.raises(InputError, match=r"checkpoint-150: was made with --seed 0, not 1; go on so, or remove "):
+    with pytest.raises(InputError, match=r"checkpoint-150: was made with --seed 0, not 1; pass that, or remove "):
         run_method(replace(config, seed=1))
     run_method(config)
     straight = sft.train(SFTConfig(dataset_name=str(small_data), disable_tqdm=True, output_dir="straight"))
@@ -330,10 +330,10 @@ def test_sigterm_to_the_script_ends_with_143_and_the_same_command_goes_on(
         assert job.wait(60) == 143
     said = [line for line in (tmp_path / "err.txt").read_text().splitlines() if line.startswith("ppo.py: ")]
     assert len(said) == 1 and said[0].startswith("ppo.py: stopped by SIGTERM after update ")
-    assert said[0].endswith("of 100; go on by the same command with --resume_from_checkpoint true")
+    assert said[0].endswith("of 100; resume by the same command with --resume_from_checkpoint true")
     again = run([*command, "--resume_from_checkpoint", "true"], tmp_path, environment(), timeout=300)
     assert again.returncode == 0, again.stderr[-2000:]
-    assert "going on from " in again.stderr
+    assert "resuming from " in again.stderr
     assert_same(straight, tmp_path / "run")
 
 

@@ -2,8 +2,8 @@
 
 The reference is computed once; policy and value trunk are one joint pass of batched products; a batch that must hold a
 question twice runs each one once and gathers; attention is pooled and stands with its keys first; no distribution
-objects; the weights are two flat tensors under our own AdamW; what lives when training starts is out of the garbage
-collector's sight.
+objects; the weights are two flat tensors under torch's fused AdamW; what lives when training starts is out of the
+garbage collector's sight.
 """
 
 import gc
@@ -12,7 +12,6 @@ import torch
 from torch import Tensor, nn
 
 from eightball_ppo.models.modeling_eightball import EightBallForSequenceClassification
-from eightball_ppo.trl_adapters.speedups import QuickAdamW
 
 from .task import LABELS, PAD, BenchTask, OnUpdate, Settings
 
@@ -75,13 +74,14 @@ class BareTricks:
         self.task, self.settings, self.on_update = task, settings, on_update
         self.joint = Joint(task.classifier())
         self.mask_NT = task.ids_NT != PAD
-        self.optimizer = QuickAdamW(
+        self.optimizer = torch.optim.AdamW(
             [
                 {"params": [self.joint.policy_P], "lr": settings.learning_rate},
                 {"params": [self.joint.value_P], "lr": settings.value_learning_rate},
             ],
             betas=(0.9, settings.adam_beta2),
             weight_decay=0.0,
+            fused=True,
         )
         with torch.no_grad():
             self.ref_logp_NK = self._networks(torch.arange(len(task)))[0].log_softmax(-1)

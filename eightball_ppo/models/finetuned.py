@@ -41,11 +41,7 @@ def _load(source: str, flag: str, trust_remote_code: bool) -> tuple[PreTrainedMo
     if find_adapter_config_file(source) is not None:
         return _load_adapters(source, flag, trust_remote_code), []
     model, info = AutoModelForSequenceClassification.from_pretrained(
-        source,
-        use_safetensors=True,
-        dtype=torch.float32,
-        output_loading_info=True,
-        trust_remote_code=trust_remote_code,
+        source, use_safetensors=True, dtype=torch.float32, output_loading_info=True, trust_remote_code=trust_remote_code
     )
     return model, sorted(info["missing_keys"])
 

@@ -59,8 +59,7 @@ def load_classifier(
     source = name if path is None else str(path)
     with checked_loading(name, flag, "not a loadable checkpoint", trust_remote_code=trust_remote_code):
         model = load_finetuned(source, flag, trust_remote_code)
-        tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=trust_remote_code)
-    _require_padding(tokenizer, flag, name)
+        tokenizer = _tokenizer(source, name, flag, trust_remote_code)
     try:
         label_set(model)
     except InputError as error:
@@ -71,11 +70,11 @@ def load_classifier(
     return cast_encoder(model, dtype, f"{flag} {name}").eval(), tokenizer
 
 
-def _require_padding(tokenizer: PreTrainedTokenizerBase, flag: str, name: str) -> None:
-    require(
-        tokenizer.pad_token_id is not None,
-        f"{flag} {name}: its tokenizer has no padding token; set one (tokenizer.pad_token = ...) and save it again",
-    )
+def _tokenizer(source: str, name: str, flag: str, trust_remote_code: bool) -> PreTrainedTokenizerBase:
+    tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=trust_remote_code)
+    fix = f"{flag} {name}: its tokenizer has no padding token; set one (tokenizer.pad_token = ...) and save it again"
+    require(tokenizer.pad_token_id is not None, fix)
+    return tokenizer
 
 
 def load_new_classifier(
@@ -95,9 +94,8 @@ def load_new_classifier(
     """
     path = str(checked_minilm_dir()) if name == PACKAGED_MINILM else name
     with checked_loading(name, flag, "no loadable encoder there", path, trust_remote_code):
-        tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=trust_remote_code)
+        tokenizer = _tokenizer(path, name, flag, trust_remote_code)
         model, info = load_encoder(path, labels, trust_remote_code)
-    _require_padding(tokenizer, flag, name)
     keys = [*info["missing_keys"], *(key for key, *_ in info["mismatched_keys"])]
     body, pooler = f"{model.base_model_prefix}.", f"{model.base_model_prefix}.pooler"
     of_body = [key for key in keys if key.startswith(body) and not key.startswith(f"{pooler}.")]

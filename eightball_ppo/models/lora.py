@@ -13,17 +13,12 @@ from eightball_ppo.models.fingerprint import weights_fingerprint
 
 # Query and value projections, as in the paper, of architectures that PEFT has no default for; of the small classifier
 # every layer between embedding and head.
-QUERY_VALUE = ["query", "value"]
 TARGET_MODULES: dict[str, list[str]] = {
     "eightball": ["qkv", "out", "hidden"],
-    "albert": QUERY_VALUE,
-    "camembert": QUERY_VALUE,
     "distilbert": ["q_lin", "v_lin"],
-    "ernie": QUERY_VALUE,
-    "modernbert": ["Wqkv"],
     "mpnet": ["q", "v"],
-    "nomic_bert": ["Wqkv"],
-    "xlm-roberta-xl": QUERY_VALUE,
+    **dict.fromkeys(("albert", "camembert", "ernie", "xlm-roberta-xl"), ["query", "value"]),
+    **dict.fromkeys(("modernbert", "nomic_bert"), ["Wqkv"]),
 }
 
 

@@ -124,10 +124,8 @@ def _check_directory(directory: Path, where: str) -> None:
     if pickles and not any(directory.glob("*.safetensors")):
         raise InputError(f"{where}: holds {pickles[0]}, a pickle, which can run code; only safetensors are loaded")
     for file in sorted([*files, *directory.glob("additional_chat_templates/*")]):  # all that is read
-        require(
-            stays_inside(file, directory),
-            f"{where}: {file.relative_to(directory)} leads to {resolves_to(file)}, outside the directory; copy it in",
-        )
+        target = f"{file.relative_to(directory)} leads to {resolves_to(file)}"
+        require(stays_inside(file, directory), f"{where}: {target}, outside the directory; copy it there")
 
 
 def _file(source: str, name: str) -> str | None:

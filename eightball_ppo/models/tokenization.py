@@ -190,8 +190,7 @@ def token_table(texts: Sequence[str], tokenizer: PreTrainedTokenizerBase, max_le
         if "token_type_ids" in encoded:
             types.append(_flat(encoded["token_type_ids"], torch.int8))
     types_S = torch.cat(types) if any(part.any() for part in types) else None  # all 0 are the model's default
-    pad_token_id = tokenizer.pad_token_id
-    assert isinstance(pad_token_id, int)
+    pad_token_id: Any = tokenizer.pad_token_id
     return TokenTable(torch.cat(ids), _starts(lengths), max(lengths), pad_token_id, types_S, truncated)
 
 

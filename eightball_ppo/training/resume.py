@@ -175,15 +175,10 @@ def _check_same(point: ResumePoint, config: CheckpointedConfig, method: str) -> 
     for name, then in header["config"].items():
         same = name in ignored or now.get(name) == then
         require(same, f"{path}: was made with --{name} {then}, not {now.get(name)}; pass that, or {restart}")
-    require(
-        header["world_size"] == processes,
-        f"{path}: was made by {header['world_size']} processes, there are {processes}; launch as many, or {restart}",
-    )
-    require(
-        header["mixed_precision"] == precision,
-        f"{path}: was made with --mixed_precision {header['mixed_precision']}, not {precision}; launch with it, or "
-        f"{restart}",
-    )
+    made_by = f"{path}: was made by {header['world_size']} processes, and there are {processes}"
+    require(header["world_size"] == processes, f"{made_by}; launch as many, or {restart}")
+    made_with = f"{path}: was made with --mixed_precision {header['mixed_precision']}, not {precision}"
+    require(header["mixed_precision"] == precision, f"{made_with}; launch it so, or {restart}")
 
 
 def _compare_environments(unfinished: Path) -> None:

@@ -121,11 +121,9 @@ class RolloutRecorder(nn.Module):
         policy = self._policies[0]
         device = next(policy.parameters()).device
         logits_BK = policy.backbone.logits_BK(policy.ids.question_ids(rows_B.to(device)).unsqueeze(1))
-        columns = {
-            "row": rows_B.tolist(),
-            "question": [self.questions[row] for row in rows_B.tolist()],
-            "answer": [self.labels[action] for action in actions_B.tolist()],
-            "score": score_B.tolist(),
-            "logits": logits_BK.tolist(),
-        }
-        return [dict(zip(columns, answer, strict=True)) for answer in zip(*columns.values(), strict=True)]
+        names = ("row", "question", "answer", "score", "logits")
+        answers = zip(rows_B.tolist(), actions_B.tolist(), score_B.tolist(), logits_BK.tolist(), strict=True)
+        return [
+            dict(zip(names, (row, self.questions[row], self.labels[action], *numbers), strict=True))
+            for row, action, *numbers in answers
+        ]

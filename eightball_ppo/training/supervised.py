@@ -87,7 +87,7 @@ class QuietProgress(ProgressCallback):
 
 
 def replace_progress(trainer: Trainer, stage: str, disable_tqdm: bool) -> None:
-    """Puts `QuietProgress` in place of transformers' bar and printer, and `MetricsCallback` in front of the trackers."""
+    """Puts `QuietProgress` in place of transformers' bars, and `MetricsCallback` in front of the trackers."""
     trainer.callback_handler.callbacks.sort(key=lambda callback: not isinstance(callback, MetricsCallback))
     trainer.remove_callback(PrinterCallback)
     trainer.remove_callback(ProgressCallback)

@@ -9,10 +9,11 @@ from transformers import PreTrainedModel
 from eightball_ppo.config.methods import PPOConfig
 from eightball_ppo.graders.budgeted_scores import BudgetedScores
 from eightball_ppo.models.lora import with_lora
+from eightball_ppo.models.modeling_eightball import EightBallForSequenceClassification
 from eightball_ppo.models.tokenization import TokenTable
 from eightball_ppo.trl_adapters.policy import PolicyAdapter, ReferenceAdapter, RewardAdapter, Scores, freeze_unused
 from eightball_ppo.trl_adapters.prompt_ids import PromptEncoder, PromptVocabulary
-from eightball_ppo.trl_adapters.speedups import SideBySide
+from eightball_ppo.trl_adapters.speedups import FusedForward
 from eightball_ppo.trl_adapters.value import ExactValueBaseline, SharedTrunk, ValueAdapter, ValueTrunk
 
 
@@ -54,11 +55,7 @@ def build_policies(
 
 
 def build_models(
-    policy: PolicyAdapter,
-    reference: ReferenceAdapter,
-    train_scores: BudgetedScores,
-    scores: Scores,
-    config: PPOConfig,
+    policy: PolicyAdapter, reference: ReferenceAdapter, train_scores: BudgetedScores, scores: Scores, config: PPOConfig
 ) -> TRLModels:
     """Adds the value model and the reward model to a policy and a reference that have not been trained yet.
 
@@ -80,7 +77,7 @@ def build_models(
         trunk = SharedTrunk(policy.backbone)
     else:
         trunk = ValueTrunk(copy.deepcopy(reference.backbone.classifier).requires_grad_(True), encoder)
-        if SideBySide.fits(policy, trunk.backbone):
-            pair = SideBySide(policy.backbone, trunk.backbone)
-            trunk.fused_forward, policy.cached_logits = pair.summary_BH, pair.logits_BK
+        if type(policy.backbone.classifier) is type(trunk.backbone.classifier) is EightBallForSequenceClassification:
+            fused = FusedForward(policy.backbone, trunk.backbone)
+            trunk.fused_forward, policy.cached_logits = fused.summary_BH, fused.logits_BK
     return TRLModels(encoder.ids, policy, reference, ValueAdapter(trunk), RewardAdapter(scores, encoder.ids))

@@ -1,4 +1,4 @@
-"""Faster versions of what TRL, torch and the classifier do, with the same numbers.
+"""Faster versions of what TRL and the small classifier compute, with the same numbers.
 
 Letters: P = 2 networks, B questions, X = P B, T tokens, S = B T, E embedding width, F = 3 E, H hidden width.
 """
@@ -6,24 +6,24 @@ Letters: P = 2 networks, B questions, X = P B, T tokens, S = B T, E embedding wi
 import contextlib
 import sys
 from collections.abc import Iterator
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from eightball_ppo.models.modeling_eightball import EightBallForSequenceClassification as SmallClassifier
-from eightball_ppo.trl_adapters.policy import PolicyAdapter, PromptClassifier, expand_to_rows
+from eightball_ppo.trl_adapters.policy import PromptClassifier, expand_to_rows
 
 
 @contextlib.contextmanager
 def vectorised_log_softmax(trainer: Any) -> Iterator[None]:
-    """TRL's `selective_log_softmax` without its Python loop over rows, which costs half of an update of 1200 episodes.
+    """Context in which TRL's `selective_log_softmax` has no Python loop over rows: half of an update of 1200 episodes.
 
-    The same numbers bit for bit (`tests/test_trl_parity.py`). It takes the function's place in the modules of TRL that
-    define the trainer's class, and TRL's own is back afterwards.
+    The numbers are the same bit for bit (`tests/test_trl_parity.py`). It replaces the function in the modules of TRL
+    that define the trainer's class, and restores it.
     """
-    modules = [sys.modules[own.__module__] for own in type(trainer).__mro__]
-    originals: list[tuple[Any, Any]] = [
+    modules: list[Any] = [sys.modules[base.__module__] for base in type(trainer).__mro__]
+    originals = [
         (module, module.selective_log_softmax) for module in modules if hasattr(module, "selective_log_softmax")
     ]
 
@@ -39,100 +39,49 @@ def vectorised_log_softmax(trainer: Any) -> Iterator[None]:
             module.selective_log_softmax = original
 
 
-class QuickAdamW(torch.optim.AdamW):
-    """AdamW for networks so small that the bookkeeping around its kernel takes longer than the kernel:
-    `torch.optim.AdamW(fused=True)`, bit for bit, without sorting and checking its tensors anew at every step.
+class FusedForward:
+    """One forward pass of two small classifiers, the policy and the trunk of the value model, while TRL updates.
 
-    A parameter group holds parameters of one type and device. State and `state_dict()` are those of `AdamW`; without
-    `amsgrad`, `maximize` and a learning rate in a tensor, which nobody here asks for.
-    """
+    The networks are so small that calling them takes longer than what they compute. TRL asks the value model, and then
+    the policy with the same tensor. The numbers are those of two passes, to rounding.
 
-    def __init__(self, groups: list[dict[str, Any]], betas: tuple[float, float], weight_decay: float):
-        super().__init__(groups, betas=betas, weight_decay=weight_decay, fused=True)
-        for group in self.param_groups:
-            if len({(own.dtype, own.device) for own in group["params"]}) > 1:
-                raise ValueError("a parameter group holds several types or devices")
-
-    @torch.no_grad()
-    def step(self, closure: Any = None) -> None:  # type: ignore[override]
-        for group in self.param_groups:
-            parameters = [own for own in group["params"] if own.grad is not None]
-            if not parameters:
-                continue
-            states = [self.state[own] or self._started(own) for own in parameters]
-            steps = [own["step"] for own in states]
-            torch._foreach_add_(steps, 1)
-            torch._fused_adamw_(
-                parameters,
-                [own.grad for own in parameters],
-                [own["exp_avg"] for own in states],
-                [own["exp_avg_sq"] for own in states],
-                [],
-                steps,
-                lr=group["lr"],
-                beta1=group["betas"][0],
-                beta2=group["betas"][1],
-                weight_decay=group["weight_decay"],
-                eps=group["eps"],
-                amsgrad=False,
-                maximize=False,
-            )
-
-    def _started(self, parameter: Tensor) -> dict[str, Tensor]:
-        state = self.state[parameter]
-        state["step"] = torch.zeros((), dtype=torch.float32, device=parameter.device)
-        state["exp_avg"] = torch.zeros_like(parameter, memory_format=torch.preserve_format)
-        state["exp_avg_sq"] = torch.zeros_like(parameter, memory_format=torch.preserve_format)
-        return state
-
-
-class SideBySide:
-    """The small classifier twice, as policy and as trunk of the value model, in one pass: networks so small that
-    calling them takes longer than what they compute.
-
-    Both networks at once, while TRL updates: it asks the value model, and then the policy about the same tensor.
-
-    The numbers are those of the networks one by one, to rounding. Neither is changed; what they share is the reader.
+    Args:
+        policy, value: The two classifiers, which share an encoder.
     """
 
     def __init__(self, policy: PromptClassifier, value: PromptClassifier):
-        self._reader = value.encoder
-        self._pair = cast(SmallClassifier, policy.classifier), cast(SmallClassifier, value.classifier)
-        self._kept: tuple[Tensor, Tensor] | None = None
-
-    @staticmethod
-    def fits(policy: PolicyAdapter, value: PromptClassifier) -> bool:
-        """Whether both are the small classifier itself, and not under adapters or of somebody else's making."""
-        pair = (policy.backbone.classifier, value.classifier)
-        return all(type(own) is SmallClassifier for own in pair)
+        self._encoder = value.encoder
+        self._models: tuple[Any, Any] = (policy.classifier, value.classifier)
+        self._cache: tuple[Tensor, Tensor] | None = None
 
     def summary_BH(self, input_ids: Tensor) -> Tensor:
-        """The value network's hidden state; keeps the policy's logits for `logits_BK`."""
-        inputs, inverse_B = self._reader.encode(input_ids)
-        logits_BK, hidden_BH = both(*self._pair, inputs["input_ids"], inputs["attention_mask"])
-        self._kept = (input_ids, expand_to_rows(logits_BK, inverse_B))
+        """The value network's hidden state [B, H]; caches the policy's logits for `logits_BK`."""
+        inputs, inverse_B = self._encoder.encode(input_ids)
+        logits_BK, hidden_BH = fused_forward(*self._models, inputs["input_ids"], inputs["attention_mask"])
+        self._cache = (input_ids, expand_to_rows(logits_BK, inverse_B))
         return expand_to_rows(hidden_BH, inverse_B)
 
     def logits_BK(self, input_ids: Tensor) -> Tensor | None:
-        """The policy's logits of a batch whose summary was asked just before, once; else None."""
-        kept, self._kept = self._kept, None
-        return kept[1] if kept is not None and kept[0] is input_ids else None
+        """The policy's logits [B, K] of the tensor of the last `summary_BH`, once; else None."""
+        cache, self._cache = self._cache, None
+        return cache[1] if cache is not None and cache[0] is input_ids else None
 
 
-def both(policy: SmallClassifier, value: SmallClassifier, ids_BT: Tensor, mask_BT: Tensor) -> tuple[Tensor, Tensor]:
-    """(logits [B, K] of the policy, hidden states [B, H] of the value network)"""
-    pair = (policy, value)
-    batch, tokens = ids_BT.shape
-    x_PSE = torch.stack([own.embedding(ids_BT).flatten(0, 1) for own in pair])
-    qkv_PSF = _linear(x_PSE, [own.attention.qkv for own in pair])
+def fused_forward(
+    policy: SmallClassifier, value: SmallClassifier, ids_BT: Tensor, mask_BT: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Logits [B, K] of the policy, and hidden states [B, H] of the value network, of token ids [B, T]."""
+    models, (batch, tokens) = (policy, value), ids_BT.shape
+    x_PSE = torch.stack([model.embedding(ids_BT).flatten(0, 1) for model in models])
+    qkv_PSF = _linear(x_PSE, [model.attention.qkv for model in models])
     qkv_XTF, mask_XT = qkv_PSF.view(2 * batch, tokens, -1), mask_BT.bool().repeat(2, 1)
     pooled_PBE = policy.attention.pooled(qkv_XTF, mask_XT).view(2, batch, -1)
-    out_PBE = _linear(pooled_PBE, [own.attention.out for own in pair])
-    hidden_PBH = _linear(out_PBE, [own.hidden for own in pair]).relu()
+    out_PBE = _linear(pooled_PBE, [model.attention.out for model in models])
+    hidden_PBH = _linear(out_PBE, [model.hidden for model in models]).relu()
     return policy.classifier(hidden_PBH[0]), hidden_PBH[1]
 
 
 def _linear(x_PSE: Tensor, layers: list[nn.Linear]) -> Tensor:
-    """Each layer on its own part of `x_PSE`."""
-    weight_PFE, bias_PF = torch.stack([own.weight for own in layers]), torch.stack([own.bias for own in layers])
+    weight_PFE = torch.stack([layer.weight for layer in layers])
+    bias_PF = torch.stack([layer.bias for layer in layers])
     return torch.baddbmm(bias_PF.unsqueeze(1), x_PSE, weight_PFE.mT)
