@@ -17,8 +17,8 @@ TARGET_MODULES: dict[str, list[str]] = {
     "eightball": ["qkv", "out", "hidden"],
     "distilbert": ["q_lin", "v_lin"],
     "mpnet": ["q", "v"],
-    **dict.fromkeys(("albert", "camembert", "ernie", "xlm-roberta-xl"), ["query", "value"]),
-    **dict.fromkeys(("modernbert", "nomic_bert"), ["Wqkv"]),
+    **{name: ["query", "value"] for name in ("albert", "camembert", "ernie", "xlm-roberta-xl")},
+    **{name: ["Wqkv"] for name in ("modernbert", "nomic_bert")},
 }
 
 
