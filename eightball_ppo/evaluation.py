@@ -229,7 +229,8 @@ def before_after(
 
     Args:
         split: Questions, scores and reference.
-        logits_before_NK, logits_after_NK: The policy's logits, [N, K].
+        logits_before_NK: The policy's logits before training, [N, K].
+        logits_after_NK: The policy's logits after training, [N, K].
         labels: The K labels.
         seed: Seed of the sampled counts, which are drawn from a new generator.
 

@@ -41,7 +41,8 @@ def fit_temperature(logits_NK: Tensor, label_N: Tensor, low: float = 0.05, high:
     Args:
         logits_NK: Logits, [N, K].
         label_N: Ids of the gold labels, [N].
-        low, high: Bounds of T.
+        low: Lower bound of T.
+        high: Upper bound of T.
     """
     logits_NK = logits_NK.double()
     if bool((logits_NK.argmax(-1) == label_N).all()):

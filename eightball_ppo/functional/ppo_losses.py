@@ -70,9 +70,12 @@ def ppo_losses(
     """Clipped surrogate and clipped value loss of one minibatch; TRL minimises `policy_loss + vf_coef * value_loss`.
 
     Args:
-        new_logp_B, new_value_B: Log-probabilities of the actions and values now, with gradients.
-        logp_B, value_B, return_B: The same when the actions were sampled, and the returns.
+        new_logp_B: Log-probabilities of the actions now, with gradients; nats.
+        logp_B: Log-probabilities of the actions when they were sampled; nats.
         advantage_B: Whitened advantages.
+        new_value_B: Values now, with gradients.
+        value_B: Values when the actions were sampled.
+        return_B: Returns, `advantage + value` before whitening.
         cliprange: Clip range of the probability ratio around 1.
         cliprange_value: Clip range of a value around its old one.
     """

@@ -37,7 +37,7 @@ def load_finetuned(source: str, flag: str, trust_remote_code: bool = False) -> P
 
 
 def _load(source: str, flag: str, trust_remote_code: bool) -> tuple[PreTrainedModel, list[str]]:
-    """(model, names of the weights that `source` lacks and that are random)"""
+    """(model, names of the weights that `source` lacks and that are random)."""
     if find_adapter_config_file(source) is not None:
         return _load_adapters(source, flag, trust_remote_code), []
     model, info = AutoModelForSequenceClassification.from_pretrained(

@@ -175,7 +175,7 @@ def _fault(what: str, trainer: ResumableTrainer, tokenizer: PreTrainedTokenizerB
 
 
 def _arguments(config: SupervisedConfig, run: Run, stage: str, num_rows: int) -> TrainingArguments:
-    """transformers' arguments: our options, and those that have one value.
+    """The arguments of transformers' Trainer: our options, and those that have one value.
 
     Raises:
         InputError: A tracker or scheduler that transformers does not know.

@@ -63,7 +63,8 @@ def build_models(
     adapters, so that the weights are in memory once.
 
     Args:
-        policy, reference: What `build_policies` returned.
+        policy: The policy of `build_policies`.
+        reference: The reference of `build_policies`.
         train_scores: All scores; the exact baseline buys every label of every question.
         scores: Gives the reward model the score of each sampled answer: `train_scores`, or a `RolloutRecorder` of them.
         config: The options of the run.

@@ -28,6 +28,7 @@ class RowTokenizer(PreTrainedTokenizerBase):
         self.ids = ids
 
     def __call__(self, text: Sequence[str], **_: Any) -> dict[str, list[list[int]]]:
+        """Ids [B, 1] of row numbers that are given as text."""
         rows_B = torch.tensor([int(row) for row in text])
         return {"input_ids": self.ids.question_ids(rows_B).unsqueeze(1).tolist()}
 
