@@ -57,7 +57,7 @@ class Repo:
     type: str
     id: str
     private: bool
-    commits: list[tuple[str, dict[str, bytes]]] = field(default_factory=lambda: [("0" * 40, {})])  # an initial commit
+    commits: list[tuple[str, dict[str, bytes]]] = field(default_factory=lambda: [("0" * 40, {})])  # one is there at the start
     objects: dict[str, bytes] = field(default_factory=dict)
 
     @property
@@ -77,7 +77,6 @@ def etag(path: str, data: bytes) -> str:
 
 
 def entry(path: str, data: bytes) -> dict[str, Any]:
-    """A file as a tree lists it."""
     lfs = {"lfs": {"oid": etag(path, data), "size": len(data), "pointerSize": 134}} if is_lfs(path) else {}
     return {"type": "file", "path": path, "oid": etag(path, data)[:40], "size": len(data)} | lfs
 
@@ -191,7 +190,6 @@ class Hub(ThreadingHTTPServer):
         return {}
 
     def commit(self, role: str | None, parts: dict[str, str], body: bytes) -> Any:
-        """All operations of a commit, or none of them."""
         self.check_may_write(role, parts["repo"])
         repo = self.find(role, parts)
         _, *operations = [json.loads(line) for line in body.splitlines() if line.strip()]
@@ -229,7 +227,10 @@ class Hub(ThreadingHTTPServer):
         repo, path = self.find(role, parts), parts["path"]
         commit = {"X-Repo-Commit": repo.commits[-1][0]}
         if path not in repo.files:
-    XX        data = repo.files[path]
+            missing = RefusedError(404, "Entry not found", "EntryNotFound")
+            missing.headers |= commit
+            raise missing
+        data = repo.files[path]
         tag = f'"{etag(path, data)}"'
         return data, commit | {"ETag": tag, "X-Linked-ETag": tag, "X-Linked-Size": str(len(data))}
 
