@@ -57,7 +57,9 @@ class Repo:
     type: str
     id: str
     private: bool
-    commits: list[tuple[str, dict[str, bytes]]] = field(default_factory=lambda: [("0" * 40, {})])  # one is there at the start
+    commits: list[tuple[str, dict[str, bytes]]] = field(
+        default_factory=lambda: [("0" * 40, {})]
+    )  # one is there at the start
     objects: dict[str, bytes] = field(default_factory=dict)
 
     @property
