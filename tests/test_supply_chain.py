@@ -209,6 +209,7 @@ def test_a_card_shows_words_of_the_data_as_words(tmp_path: Path, ppo_records: di
 # --- telemetry
 
 
+@pytest.mark.slow
 def test_nobody_is_told_that_it_runs(sft_run: Path, tmp_path: Path) -> None:
     """With none of the switches that tests set elsewhere: a model of this machine is asked, the page imported."""
     log = tmp_path / "calls"
