@@ -221,6 +221,13 @@ BAD_INPUTS = [
     BadInput(
         "audit --gold_file g.jsonl", "g.jsonl:2: unknown label 'YES'", {"g.jsonl": ROW + ROW.replace("Yes", "YES")}
     ),
+    BadInput("audit --gold_file g.jsonl", "--gold_file g.jsonl: no such file"),
+    BadInput("audit --gold_file g.txt", "g.txt: the name of a data file ends in one of", {"g.txt": ""}),
+    BadInput("audit --grade_table t.parquet", "an audit asks the grader itself"),
+    BadInput("audit --audit_questions 0", "--audit_questions 0: at least 1"),
+    BadInput("audit --min_kappa -2", "--min_kappa -2.0: between -1 and 1"),
+    BadInput("audit --min_accuracy 1.5", "--min_accuracy 1.5: a share, 0 to 1"),
+    BadInput("audit --max_injection_flips -0.1", "--max_injection_flips -0.1: a share, 0 to 1"),
     # output directories
     BadInput("ppo --output_dir f", "f: f is a file | --output_dir", {"f": ""}),
     BadInput("compare --output_dir o", "o: holds | --output_dir", {"o/thesis.txt": ""}),

@@ -57,15 +57,10 @@ RULES: dict[str, dict[str, Callable[[Any], bool]]] = {
     "model": {
         "base_model": is_repo_id,
         "datasets": lambda value: is_repo_id(value) or all_of(is_repo_id)(value),
-        "library_name": is_text,
         "model-index": is_model_index,
         "pipeline_tag": lambda value: value == "text-classification",
-        "tags": all_of(is_text),
     },
-    "dataset": {
-        "configs": lambda value: all_of(is_config)(value) and sum("default" in config for config in value) <= 1,
-        "tags": all_of(is_text),
-    },
+    "dataset": {"configs": lambda value: all_of(is_config)(value) and sum("default" in row for row in value) <= 1},
     "space": {
         "app_file": is_path,
         "colorFrom": lambda value: value in COLORS,
@@ -73,12 +68,10 @@ RULES: dict[str, dict[str, Callable[[Any], bool]]] = {
         "emoji": lambda value: is_text(value) and not any(c.isalnum() or c.isspace() for c in value),
         "models": all_of(is_repo_id),
         "sdk": lambda value: value in ("gradio", "docker", "static"),
-        "sdk_version": is_text,
         "short_description": lambda value: is_text(value) and len(value) <= 60,
-        "tags": all_of(is_text),
-        "title": is_text,
     },
 }
+FOR_ALL = {"tags": all_of(is_text), "library_name": is_text, "title": is_text, "sdk_version": is_text}
 
 
 def card_errors(text: str, repo_type: str) -> list[str]:
@@ -86,7 +79,7 @@ def card_errors(text: str, repo_type: str) -> list[str]:
     found = re.match(r"---\n(.*?)\n---\n", text, re.DOTALL)
     card = yaml.safe_load(found[1]) if found else {}
     missing = ['"sdk" is required'] if repo_type == "space" and "sdk" not in card else []
-    rules = RULES[repo_type]
+    rules = RULES[repo_type] | FOR_ALL
     return missing + [
         f'"{key}" with value {value!r} is not valid'
         for key, value in card.items()

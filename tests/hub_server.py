@@ -107,14 +107,13 @@ class Hub(ThreadingHTTPServer):
         proxy = {"http_proxy": self.url, "no_proxy": "127.0.0.1,localhost", "HF_UPDATE_DOWNLOAD_COUNTS": "0"}
         return {"HF_ENDPOINT": self.url, **flags, **proxy}
 
+    def log(self) -> list[dict[str, Any]]:
+        return self.requests
+
     def clear(self) -> None:
         """Forgets the requests and the faults; the repositories stay."""
-        self.requests: list[dict[str, Any]] = []
+        self.requests: list[dict[str, Any]] = []  # {"method", "path", "status"}; None for a broken connection
         self.faults: list[dict[str, Any]] = []
-
-    def log(self) -> list[dict[str, Any]]:
-        """{"method", "path", "status"} of each request since the last `clear`; the status of a cut one is None."""
-        return self.requests
 
     def fault(self, route: str, status: int | None, times: int = 1) -> None:
         """The next `times` requests of a route get this status; None: the connection breaks in their body."""

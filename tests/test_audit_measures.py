@@ -62,10 +62,7 @@ def test_agreement_by_hand_and_by_sklearn() -> None:
     assert found["f1"] == pytest.approx({"Yes": 2 / 3, "No": 0.8, "Maybe": 0.0})
     assert found["confusion"] == [[1, 0, 0], [1, 2, 0], [0, 0, 0]]
     z = 1.959963984540054
-    middle, half = (
-        (0.75 + z**2 / 8) / (1 + z**2 / 4),
-        z * math.sqrt(0.75 * 0.25 / 4 + z**2 / 64) / (1 + z**2 / 4),
-    )
+    middle, half = ((0.75 + z**2 / 8) / (1 + z**2 / 4), z * math.sqrt(0.75 * 0.25 / 4 + z**2 / 64) / (1 + z**2 / 4))
     assert found["interval"] == pytest.approx([middle - half, middle + half])
     generator = torch.Generator().manual_seed(0)
     many_NK = torch.randn(200, 3, generator=generator).log_softmax(-1)

@@ -2,7 +2,6 @@
 
 import contextlib
 import functools
-import importlib
 import os
 import shutil
 import signal
@@ -10,7 +9,6 @@ import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -240,22 +238,6 @@ def test_reduced_motion_is_respected(browser: Any, address: str) -> None:
         page.emulate_media(reduced_motion="no-preference")
         ask(page, "Will it shake?")
         assert page.evaluate(moves) > 0
-
-
-def test_api_answers_concurrent_questions(address: str, config: DemoConfig) -> None:
-    client = importlib.import_module("gradio_client").Client
-    questions = [f"Will {'very ' * (i % 7)}number {i} win?" for i in range(6)]
-    ball = DemoSession(config)
-
-    def answer_of(question: str) -> Any:
-        return client(address, verbose=False, analytics_enabled=False).predict(question, api_name="/answer")
-
-    with ThreadPoolExecutor(6) as pool:
-        for question, found in zip(questions, pool.map(answer_of, questions), strict=True):
-            answer = ball.ask(question)
-            assert found["question"] == question and found["answer"] == ball.said(answer)[0]
-            assert list(found["probabilities"]["ppo"].values()) == pytest.approx(answer.logp_PK[-1].exp().tolist())
-    assert "100,000 characters" in answer_of("x" * 100_000)["error"] and "needs a question" in answer_of("  ")["error"]
 
 
 def test_demo_prints_its_address_and_ends_with_ctrl_c(runs: Path) -> None:

@@ -34,9 +34,9 @@ def server() -> Iterator[Hub]:
 @pytest.fixture
 def hub(server: Hub, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Hub:
     """The Hub of the client in this process, as the user of a token that may write."""
-    for name, value in (("ENDPOINT", server.url), ("HF_HUB_OFFLINE", False), ("HF_HUB_DISABLE_XET", True)):
+    flags = {"HF_HUB_OFFLINE": False, "HF_HUB_DISABLE_XET": True, "HF_TOKEN_PATH": str(tmp_path / "token")}
+    for name, value in {**flags, "ENDPOINT": server.url}.items():
         monkeypatch.setattr(constants, name, value)
-    monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(tmp_path / "token"))
     monkeypatch.setenv("HF_TOKEN", WRITE)
     server.clear()
     return server
@@ -67,18 +67,13 @@ def runs(sft_run: Path, ppo_run: Path, tmp_path: Path) -> Path:
     return tmp_path / "runs"
 
 
-def test_push_lists_the_files_before_it_uploads_them(eightball: Run, hub: Hub, runs: Path) -> None:
-    outcome = eightball("push", "runs/ppo", "--repo_id", "ball/listed")
-    assert outcome.code == 0, outcome.err
-    listed, _, end = outcome.out.rpartition("pushed ")
-    assert f"{hub.url}/ball/listed (model, private if it is new)" in listed
-    assert all(name in listed for name in hub.files("model", "ball/listed"))
-    assert end.strip() == f"runs/ppo -> {hub.url}/ball/listed"
-
-
 def test_what_is_pushed_is_private_and_nothing_else(eightball: Run, hub: Hub, runs: Path) -> None:
-    assert eightball("push", "runs/ppo", "--repo_id", "ball/ppo").code == 0
+    outcome = eightball("push", "runs/ppo", "--repo_id", "ball/ppo")
+    assert outcome.code == 0, outcome.err
     repo = hub.repos["model", "ball/ppo"]
+    listed, _, end = outcome.out.rpartition("pushed ")  # before the upload
+    assert f"{hub.url}/ball/ppo (model, private if it is new)" in listed and all(name in listed for name in repo.files)
+    assert end.strip() == f"runs/ppo -> {hub.url}/ball/ppo"
     assert repo.private and len(repo.commits) == 2
     assert "before_after.parquet" not in repo.files and "model.safetensors" in repo.files  # no questions of the user
     for path, content in repo.files.items():
