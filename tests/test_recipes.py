@@ -13,7 +13,7 @@ from eightball_ppo.cli.commands import COMMANDS
 from eightball_ppo.cli.parser import parse
 from eightball_ppo.config.base import RunConfig
 from eightball_ppo.config.methods import DistillConfig, PPOConfig
-from eightball_ppo.config.recipes import read_recipe, read_section, sections
+from eightball_ppo.config.recipes import read_recipe, sections
 from eightball_ppo.config.stages import RewardConfig, SFTConfig
 from eightball_ppo.errors import InputError
 from eightball_ppo.methods.run_method import run_method
@@ -46,11 +46,6 @@ def test_stage_reads_the_shared_options_and_its_section(file: Path) -> None:
     assert (sft.labels, sft.output_dir, sft.learning_rate) == (["a", "b"], "runs/mine", 1e-4)
     distill = parse(DistillConfig, ["--config", str(file), "--kl_coef", "0.2"])
     assert (distill.kl_coef, distill.learning_rate, distill.output_dir) == (0.2, 0.003, "runs/distill")
-
-
-def test_one_section_is_read(file: Path) -> None:
-    assert read_section(file, "sft") == {"output_dir": "runs/mine", "learning_rate": 1e-4}
-    assert read_section(file, "reward") is None
 
 
 @pytest.mark.parametrize(
