@@ -36,9 +36,9 @@ ELSEWHERE = (
     "make compare",  # the README's `python scripts/compare.py`
     "python3 -m venv .venv && .venv/bin/pip install -c constraints.txt -e '.[demo]'",  # `make setup`, in CI
 )
-FEW = "--disable_tqdm --total_episodes 2400"
+SHORT_PPO = "--disable_tqdm --total_episodes 2400"
 SHORTER = {
-    **dict.fromkeys(("ppo", "rloo", "grpo"), FEW),
+    **dict.fromkeys(("ppo", "rloo", "grpo"), SHORT_PPO),
     "ppo_loop": "--total_episodes 2400",
     "audit": "--disable_tqdm",
     "exact": "--disable_tqdm --num_train_epochs 20",
