@@ -144,6 +144,7 @@ def test_rule_is_measured_without_a_verdict(small_data: Path, audit: Callable[..
     assert "No verdict" in page and "PASS" not in page and "FAIL" not in page
 
 
+@pytest.mark.slow
 def test_grader_that_failed_its_audit_is_refused_unless_allowed(
     tmp_path: Path, small_data: Path, sft_run: Path, reward_run: Path, audit: Callable[..., Audited]
 ) -> None:

@@ -140,7 +140,12 @@ def runs(tmp_path_factory: pytest.TempPathFactory, small_data: Path, sft_run: Pa
     trained = {**shared, **grader, "sft_model_path": str(root / "sft"), "allow_weak_grader": True}
     run_method(PPOConfig(output_dir=str(root / "ppo"), total_episodes=480, **trained))
     run_method(BestOfNConfig(output_dir=str(root / "recall"), num_samples=4, **trained))
-    gold = {"gold": str(small_data / "heldout.jsonl"), "audit_questions": 5, "labels": LABELS, "disable_tqdm": True}
+    gold = {
+        "gold_file": str(small_data / "heldout.jsonl"),
+        "audit_questions": 5,
+        "labels": LABELS,
+        "disable_tqdm": True,
+    }
     run.run(AuditConfig(output_dir=str(root / "audit"), **gold, **grader))
     return root
 

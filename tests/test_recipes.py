@@ -140,6 +140,7 @@ def test_recipe_of_the_defaults_is_the_default() -> None:
     assert parse(PPOConfig, ["--config", str(RECIPES / "eightball.yaml")]) == PPOConfig()
 
 
+@pytest.mark.slow
 def test_own_data_recipe_trains_every_stage(tmp_path: Path) -> None:
     """Its own sections and data, a tiny encoder in place of the MiniLM, and one short pass each."""
     encoder = str(encoders.save("bert", tmp_path / "encoder", tuple(f"of another head {i}" for i in range(5))))

@@ -43,6 +43,7 @@ def test_changed_number_is_found(copied: Path, part: str, split: str, capsys: py
     assert f"{part}, {split}: kl is" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_grades_from_a_table_give_the_same_numbers(ppo_run: Path, tmp_path: Path) -> None:
     made = tmp_path / "grades"
     options = ["--config", str(ppo_run / "config.yaml"), "--output_dir", "from-table"]
@@ -75,7 +76,7 @@ def test_config_yaml_of_a_ppo_run_repeats_it_bit_for_bit(ppo_run: Path, tmp_path
     again("ppo", ppo_run, tmp_path / "again")
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("command", ["sft", "reward", "distill", "rloo", "grpo", "exact", "best_of_n"])
 def test_config_yaml_of_every_other_method_repeats_it(command: str, ppo_run: Path, tmp_path: Path) -> None:
     known = {field.name for field in fields(COMMANDS[command].config_class)}

@@ -76,10 +76,8 @@ def assert_equal_metrics(found: Track, runs: Path, metrics: set[str]) -> None:
             assert {key: tracked[key] for key in logged} == pytest.approx(logged, rel=1e-5, abs=1e-6)
 
 
-@pytest.mark.parametrize(
-    "tracker",
-    ["tensorboard", pytest.param("wandb", marks=pytest.mark.slow), pytest.param("trackio", marks=pytest.mark.long)],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("tracker", ["tensorboard", "wandb", pytest.param("trackio", marks=pytest.mark.long)])
 def test_two_stages_of_one_process_are_two_runs_with_all_metrics(
     tracker: str, small_data: Path, tmp_path: Path
 ) -> None:
