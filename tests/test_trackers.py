@@ -94,7 +94,6 @@ def test_two_stages_of_one_process_are_two_runs_with_all_metrics(
     assert done.returncode == 0, done.stderr
     assert not (tmp_path / "calls.txt").exists()  # nobody beyond this machine was called
     assert "Trackio" not in done.stdout and "wandb:" not in done.stdout  # results alone
-
     metrics = {"train/objective/scores", "train/exact/optimum_fraction", "train/grader_calls"}
     if tracker == "wandb":  # a format of its own, in which names are plain text
         contents = [file.read_bytes() for file in tmp_path.glob("wandb/offline-run-*/*.wandb")]
@@ -102,7 +101,6 @@ def test_two_stages_of_one_process_are_two_runs_with_all_metrics(
         assert any(all(name.encode() in content for name in metrics) for content in contents)
     else:
         assert_equal_metrics(READ[tracker](tmp_path), tmp_path / "runs", metrics)
-
     assert not list(tmp_path.glob("runs/*.unfinished")) and (tmp_path / "runs/ppo/results.json").is_file()
     assert {path.name for path in tmp_path.iterdir()} <= {"runs", tracker, "trackio"}
     for file in (path for path in tmp_path.rglob("*") if path.is_file()):
