@@ -196,7 +196,7 @@ def test_what_runs_elsewhere_is_still_there() -> None:
 def judge() -> Iterator[str]:
     """The address of a judge that knows all wishes, instead of the reader's."""
     wishes = {row["question"]: row["answer"] for split in ("preferences", "heldout") for row in read_rows(split)}
-    with JudgeServer(wishes=wishes) as server:
+    with JudgeServer(gold_labels=wishes) as server:
         yield server.base_url
 
 
