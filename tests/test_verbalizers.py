@@ -27,7 +27,7 @@ WORDS = parse_verbalizers([], LABELS)
         ("Maybe=perhaps|yes", "'yes' stands for 'Yes' and for 'Maybe'"),
     ],
 )
-def test_bad_verbalizers_are_one_clear_line(entry: str, message: str) -> None:
+def test_bad_verbalizers_are_refused_in_one_line(entry: str, message: str) -> None:
     with pytest.raises(InputError, match=message.replace("|", r"\|")) as caught:
         parse_verbalizers([entry], LABELS)
     assert "\n" not in str(caught.value)
@@ -39,13 +39,13 @@ def test_verbalizers_come_in_the_order_of_the_labels() -> None:
 
 
 @pytest.mark.parametrize("entry", ["Maybe=Yes.", "Maybe='no'", "Maybe=..."])
-def test_words_that_differ_only_in_what_is_stripped(entry: str) -> None:
+def test_words_that_differ_only_in_markup_are_refused(entry: str) -> None:
     with pytest.raises(InputError):
         parse_verbalizers([entry], LABELS)
 
 
-def test_a_label_of_which_nothing_is_left_needs_a_word() -> None:
-    """Else an empty reply would be that label."""
+def test_a_label_of_punctuation_alone_needs_a_word() -> None:
+    """An empty reply would be read as that label."""
     labels = LabelSet.of(["...", "Yes"])
     with pytest.raises(InputError, match=r"'\.\.\.' is no word; give '\.\.\.' one, e\.g\. \.\.\.=WORD"):
         parse_verbalizers([], labels)
@@ -59,7 +59,7 @@ def test_a_label_of_which_nothing_is_left_needs_a_word() -> None:
         ("7", ["7", " 7"]),
         (
             "New York",
-            ["New York", " New York", "new york", " new york", "NEW YORK", " NEW YORK", "New york", " New york"],
+            [f"{front}{word}" for word in ("New York", "new york", "NEW YORK", "New york") for front in ("", " ")],
         ),
     ],
 )
@@ -69,7 +69,7 @@ def test_variants_by_hand(word: str, expected: list[str]) -> None:
 
 @given(st.text(st.characters(codec="ascii", categories=["L"]), min_size=1))
 @settings(deadline=None)
-def test_every_variant_is_the_label_that_it_is_made_of(word: str) -> None:
+def test_every_spelling_of_a_word_is_read_as_its_label(word: str) -> None:
     words = ((word,), ("1",))
     assert variants(word)[0] == word and len(set(variants(word))) == len(variants(word))
     assert {label_of_token(spelling, words) for spelling in variants(word)} == {0}
@@ -83,11 +83,11 @@ def test_every_variant_is_the_label_that_it_is_made_of(word: str) -> None:
         *[(token, None) for token in ("Yess", "Yes.", "None", "", " ", '"', "e", "Ño")],
     ],
 )
-def test_labels_of_first_tokens(token: str, label: int | None) -> None:
+def test_first_tokens_are_read_as_labels_or_none(token: str, label: int | None) -> None:
     assert label_of_token(token, WORDS) == label
 
 
-def test_masses_by_hand() -> None:
+def test_masses_of_labels_by_hand() -> None:
     mass_K, smallest = label_masses(logs(("Yes", 0.5), ("ye", 0.25), ("So", 0.125)), WORDS)
     assert mass_K == [pytest.approx(0.75), None, None] and smallest == pytest.approx(0.125)
     assert label_masses([], WORDS) == ([None, None, None], 0.0)
