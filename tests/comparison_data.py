@@ -10,7 +10,7 @@ import pandas as pd
 
 from eightball_ppo.comparison.report.data import ComparisonData
 from eightball_ppo.config.registry import METHODS
-from eightball_ppo.report.style import display
+from eightball_ppo.report.style import row_name
 
 QUESTIONS = {"train": 600, "heldout": 150}
 GROUP = ["method", "threshold", "beta", "split", "noise", "budget"]
@@ -36,13 +36,13 @@ def comparison_data(
     for (method, threshold), beta, seed, (noise, budget) in itertools.product(kinds, betas, range(seeds), conditions):
         if (method, beta, seed, noise, budget) in failed or (method == "sft" and (noise or budget)):
             continue
-        rng = np.random.default_rng([seed, *map(ord, display(method, threshold))])
+        rng = np.random.default_rng([seed, *map(ord, row_name(method, threshold))])
         run = {"method": method, "threshold": threshold, "seed": seed, "beta": beta, "noise": noise, "budget": budget}
         episodes = 48_000 if METHODS[method].samples else 0
         cost = {"episodes": episodes, "grader_calls": budget or 3 * QUESTIONS["train"], "seconds": 60.0}
         for split in QUESTIONS:
             record = _record(rng, method, beta, split, labels, gold and split == "heldout")
-            run_dir = f"runs/compare/{display(method, threshold)}-{beta}-{seed}"
+            run_dir = f"runs/compare/{row_name(method, threshold)}-{beta}-{seed}"
             results.append({**run, "split": split, "run_dir": run_dir, **cost, **record})
         end = results[-2]
         for share in np.linspace(0, 1, 9) if episodes else (1.0,):
@@ -123,7 +123,7 @@ def _intervals(results: pd.DataFrame) -> pd.DataFrame:
 
 def _pairs(results: pd.DataFrame) -> pd.DataFrame:
     rows = []
-    named = results.assign(name=[display(*kind) for kind in zip(results["method"], results["threshold"], strict=True)])
+    named = results.assign(name=[row_name(*kind) for kind in zip(results["method"], results["threshold"], strict=True)])
     condition = ["beta", "split", "noise", "budget"]
     for key, runs in named.groupby(condition, dropna=False):
         for metric, (a, b) in itertools.product(

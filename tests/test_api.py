@@ -33,7 +33,7 @@ def server() -> Iterator[JudgeServer]:
 
 @pytest.fixture
 def judge(server: JudgeServer, monkeypatch: pytest.MonkeyPatch) -> JudgeServer:
-    monkeypatch.setattr(client, "FIRST_PAUSE", 0.01)
+    monkeypatch.setattr(client, "MIN_BACKOFF", 0.01)
     server.reset()
     return server
 
@@ -42,7 +42,7 @@ def config(judge: JudgeServer, directory: Path, **options: Any) -> GradeConfig:
     settings: dict[str, Any] = {
         **{"grader": "api", "grader_model": "judge", "grader_base_url": judge.base_url, "api_mode": "logprobs"},
         **{"output_dir": str(directory / "grades"), "grade_store": str(directory / "grades.sqlite3")},
-        **{"disable_tqdm": True, "call_attempts": 3, "max_grade_failures": 1.0},
+        **{"disable_tqdm": True, "max_retries": 3, "max_grade_failures": 1.0},
     }
     return GradeConfig(**{**settings, **options})
 
@@ -145,7 +145,7 @@ def test_requests_per_minute_and_in_flight_are_limited(judge: JudgeServer, tmp_p
         ("2", 2.0),
         ("0.5", 0.5),
         ("-3", 0.0),
-        ("1e9", client.LONGEST_RETRY_AFTER),
+        ("1e9", client.MAX_RETRY_AFTER),
         ("soon", None),
         ("nan", None),
         ("", None),

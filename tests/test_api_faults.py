@@ -29,7 +29,7 @@ def server() -> Iterator[JudgeServer]:
 
 @pytest.fixture
 def judge(server: JudgeServer, monkeypatch: pytest.MonkeyPatch) -> JudgeServer:
-    monkeypatch.setattr(client, "FIRST_PAUSE", 0.01)
+    monkeypatch.setattr(client, "MIN_BACKOFF", 0.01)
     server.reset()
     return server
 
@@ -50,7 +50,7 @@ TRANSIENT = [
 
 
 PERSISTENT = [
-    ("hang", "failed", "no answer within --call_timeout 0.5 s (3 tries)"),
+    ("hang", "failed", "no answer within --timeout 0.5 s (3 tries)"),
     ("500", "failed", "status 500"),
     ("reset", "failed", "connection failed"),
     ("html", "failed", "no JSON (text/html"),
@@ -72,7 +72,7 @@ def test_a_transient_fault_costs_a_retry_and_no_grade(
     undisturbed = graded(config(judge, tmp_path / "undisturbed"))
     judge.reset(faults=[{**fault, "match": BAD}])
     budget, started = Budget(), time.monotonic()
-    disturbed = graded(config(judge, tmp_path, call_timeout=1 if fault["kind"] == "hang" else 20), budget)
+    disturbed = graded(config(judge, tmp_path, timeout=1 if fault["kind"] == "hang" else 20), budget)
     assert np.array_equal(cells(disturbed, "score"), cells(undisturbed, "score"))
     assert budget.calls == disturbed.calls == len(QUESTIONS) + fault["times"] == judge.stats()["requests"]
     assert time.monotonic() - started > fault.get("retry_after", 0)
@@ -93,7 +93,7 @@ def test_a_persistent_fault_costs_one_grade_which_is_requested_again(
 ) -> None:
     undisturbed = graded(config(judge, tmp_path / "undisturbed", api_mode=mode))
     judge.reset(faults=[{"kind": kind, "match": BAD}])
-    settings = config(judge, tmp_path, call_timeout=0.5 if kind == "hang" else 20, api_mode=mode)
+    settings = config(judge, tmp_path, timeout=0.5 if kind == "hang" else 20, api_mode=mode)
     grades = graded(settings)
     row = QUESTIONS.index(BAD)
     good = [i for i in range(len(QUESTIONS)) if i != row]
@@ -109,8 +109,8 @@ def test_a_persistent_fault_costs_one_grade_which_is_requested_again(
 def test_a_server_that_is_down_for_a_while_costs_no_grade(judge: JudgeServer, tmp_path: Path) -> None:
     undisturbed = graded(config(judge, tmp_path / "undisturbed"))
     judge.reset(down_for={"after_requests": 4, "seconds": 2})
-    client.FIRST_PAUSE = 0.1
-    assert np.array_equal(cells(graded(config(judge, tmp_path, call_attempts=6)), "score"), cells(undisturbed, "score"))
+    client.MIN_BACKOFF = 0.1
+    assert np.array_equal(cells(graded(config(judge, tmp_path, max_retries=6)), "score"), cells(undisturbed, "score"))
 
 
 @pytest.mark.parametrize(("mass", "failed"), [(0.3, 0), (0.6, 3 * len(QUESTIONS))])
@@ -137,7 +137,7 @@ def test_a_refused_key_stops_grading_and_keeps_the_grades_so_far(judge: JudgeSer
 
 
 def test_a_server_that_does_not_listen_is_one_message(tmp_path: Path, judge: JudgeServer) -> None:
-    settings = config(judge, tmp_path, grader_base_url="http://127.0.0.1:9/v1", api_mode="auto", call_attempts=1)
+    settings = config(judge, tmp_path, grader_base_url="http://127.0.0.1:9/v1", api_mode="auto", max_retries=1)
     with pytest.raises(InputError, match=re.escape("--grader_base_url http://127.0.0.1:9/v1: no usable answer")):
         graded(settings)
 
@@ -167,7 +167,7 @@ def test_grading_stops_after_20_failures_in_a_row(judge: JudgeServer, tmp_path: 
 
 def test_auto_does_not_mistake_an_outage_for_a_missing_ability(judge: JudgeServer, tmp_path: Path) -> None:
     judge.reset(faults=[{"kind": "503", "times": 2}])
-    settings = config(judge, tmp_path, api_mode="auto", call_attempts=2)
+    settings = config(judge, tmp_path, api_mode="auto", max_retries=2)
     with pytest.raises(InputError, match=r"no usable answer from the server \(status 503.*\(2 tries\)"):
         graded(settings)
     judge.reset()

@@ -52,7 +52,7 @@ def linked(shared: Path, copy: Path) -> Path:
 
 def test_the_directory_holds_the_documented_files(shared: Path) -> None:
     assert {path.name for path in shared.iterdir()} == {
-        *("config.yaml", "environment.json", "ground.json", "grades.parquet", "results.parquet", "summary.json"),
+        *("config.yaml", "environment.json", "manifest.json", "grades.parquet", "results.parquet", "summary.json"),
         *("report.html", "report.md", "reference", "runs", "logs", "figures"),
     }
     assert sorted(path.name for path in (shared / "runs").iterdir()) == sorted(NAMES)
@@ -256,11 +256,11 @@ def test_the_report_command_writes_the_report_from_the_runs_left(
     shutil.rmtree(copy / "runs" / "exact-beta0.1-seed0")
     (tmp_path / "mine").touch()  # the config of another person names a file that is no store, and a recipe
     options = {**yaml.safe_load((copy / "config.yaml").read_text()), "grade_store": str(tmp_path / "mine")}
-    (copy / "config.yaml").write_text(yaml.safe_dump({**options, "prerequisites": "recipe.yaml"}))
+    (copy / "config.yaml").write_text(yaml.safe_dump({**options, "upstream_config": "recipe.yaml"}))
     monkeypatch.setattr(sys, "argv", ["eightball", "report", str(copy)])
     commands.main()
     now = summary(copy)
-    assert (tmp_path / "mine").read_bytes() == b"" and now["settings"]["prerequisites"] == "recipe.yaml"
+    assert (tmp_path / "mine").read_bytes() == b"" and now["settings"]["upstream_config"] == "recipe.yaml"
     assert now["settings"]["grade_store"] == str(tmp_path / "mine")
     assert "3 runs -> " in capsys.readouterr().out and not (copy / "runs" / "exact-beta0.1-seed0").exists()
     assert [(row["method"], row["why"]) for row in now["holes"]] == [("exact", "was not made")]

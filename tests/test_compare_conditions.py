@@ -46,7 +46,7 @@ def test_noise_budgets_two_labels_and_failed_grades_and_a_method_that_diverges(t
     options = {
         **{**TICKETS, "dataset_name": tickets / "data", "sft_model_path": tickets / "sft", "kl_coefs": 0.5},
         **{"grade_table": tickets / "table.parquet", "max_grade_failures": 0.2, "seeds": 0},
-        **{"methods": ["distill", "exact"], "grader_noise": [0, 0.5], "grader_call_budgets": 8},
+        **{"methods": ["distill", "exact"], "label_noise": [0, 0.5], "grader_call_budgets": 8},
         "method_options": ["distill.threshold=0", "exact.learning_rate=1e38", "exact.num_train_epochs=3"],
         "grade_store": tickets / "grades.sqlite3",
     }

@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 
 from eightball_ppo.comparison import pairwise
-from eightball_ppo.comparison.grid import Cell, cell_config, jobs
+from eightball_ppo.comparison.grid import RunSpec, run_config, run_groups
 from eightball_ppo.config.compare import CompareConfig
 from eightball_ppo.config.methods import DistillConfig, ExactConfig, GRPOConfig, PPOConfig
 from eightball_ppo.config.registry import METHODS
@@ -20,15 +20,15 @@ def config(**options: Any) -> CompareConfig:
     return CompareConfig(**{"disable_tqdm": True, **options})
 
 
-def cells(settings: CompareConfig) -> list[Cell]:
-    return [cell for job in jobs(settings) for cell in job.cells]
+def cells(settings: CompareConfig) -> list[RunSpec]:
+    return [cell for job in run_groups(settings) for cell in job.cells]
 
 
 def test_the_grid_is_the_product_of_the_axes_and_all_names_differ() -> None:
-    axes = config(seeds=[0, 7], kl_coefs=[0.1, 1e-5], grader_noise=[0.0, 0.3], grader_call_budgets=[30, 3])
+    axes = config(seeds=[0, 7], kl_coefs=[0.1, 1e-5], label_noise=[0.0, 0.3], grader_call_budgets=[30, 3])
     assert len(cells(axes)) == len({cell.name for cell in cells(axes)}) == 9 * 2**4
     assert set(cells(axes)) == {
-        Cell(*values) for values in product(axes.methods, (0, 7), (0.1, 1e-5), (0.0, 0.3), (3, 30))
+        RunSpec(*values) for values in product(axes.methods, (0, 7), (0.1, 1e-5), (0.0, 0.3), (3, 30))
     }
     assert {cell.budget for cell in cells(config())} == {None}
     thresholds = config(seeds=[0], kl_coefs=[0.1], thresholds=[0.0, 0.123456])
@@ -38,8 +38,8 @@ def test_the_grid_is_the_product_of_the_axes_and_all_names_differ() -> None:
 
 
 def test_a_run_is_named_after_its_values_that_are_not_defaults() -> None:
-    assert Cell("ppo", 3, 0.1).name == "ppo-beta0.1-seed3"
-    full = Cell("distill", 0, 1e-5, 0.25, 900, 0.0)
+    assert RunSpec("ppo", 3, 0.1).name == "ppo-beta0.1-seed3"
+    full = RunSpec("distill", 0, 1e-5, 0.25, 900, 0.0)
     assert full.name == "distill-beta1e-05-noise0.25-budget900-threshold0-seed0"
     assert full.key == {
         **{"method": "distill", "seed": 0, "beta": 1e-5, "noise": 0.25, "budget": 900},
@@ -49,13 +49,13 @@ def test_a_run_is_named_after_its_values_that_are_not_defaults() -> None:
 
 def test_methods_without_beta_are_trained_once_for_all_betas() -> None:
     settings = config(seeds=[0, 1], kl_coefs=[0.1, 0.5, 1.0])
-    for job in jobs(settings):
+    for job in run_groups(settings):
         if job.cells[0].method in ("sft", "distill", "distill_soft"):
             assert [cell.beta for cell in job.cells] == [0.1, 0.5, 1.0]
             assert len({(cell.method, cell.seed) for cell in job.cells}) == 1
         else:
             assert len(job.cells) == 1
-    assert len(list(jobs(settings))) == 2 * (3 + 6 * 3)
+    assert len(list(run_groups(settings))) == 2 * (3 + 6 * 3)
 
 
 def test_long_jobs_are_started_first_whatever_the_order_of_methods() -> None:
@@ -64,29 +64,34 @@ def test_long_jobs_are_started_first_whatever_the_order_of_methods() -> None:
 
 
 def test_a_run_gets_the_shared_options_and_its_place_in_the_grid() -> None:
-    settings = config(output_dir="D", score="probability", max_length=9, dataset_name="x", labels=["a", "b"])
-    made = cell_config(Cell("ppo", 3, 2.0, 0.25, 900), settings)
+    settings = config(output_dir="D", score_type="probability", max_length=9, dataset_name="x", labels=["a", "b"])
+    made = run_config(RunSpec("ppo", 3, 2.0, 0.25, 900), settings)
     assert isinstance(made, PPOConfig) and made.learning_rate == 0.006  # the default of its beta
     assert (made.score, made.max_length, made.dataset_name, made.labels) == ("probability", 9, "x", ["a", "b"])
-    assert (made.seed, made.kl_coef, made.grader_noise, made.grader_call_budget) == (3, 2.0, 0.25, 900)
+    assert (made.seed, made.kl_coef, made.label_noise, made.grader_call_budget) == (3, 2.0, 0.25, 900)
     assert (made.sft_model_path, made.grade_table) == ("D/reference", "D/grades.parquet")
     assert made.output_dir == "D/runs/ppo-beta2-noise0.25-budget900-seed3"
     for method, target in (("distill", "hard"), ("distill_soft", "soft"), ("distill_boltzmann", "boltzmann")):
-        distilled = cell_config(Cell(method, 0, 0.1), settings)
+        distilled = run_config(RunSpec(method, 0, 0.1), settings)
         assert isinstance(distilled, DistillConfig) and (distilled.target, distilled.threshold) == (target, None)
-    thresholded = cell_config(Cell("distill", 0, 0.1, threshold=0.0), settings)
+    thresholded = run_config(RunSpec("distill", 0, 0.1, threshold=0.0), settings)
     assert isinstance(thresholded, DistillConfig) and thresholded.threshold == 0.0
 
 
 def test_method_options_are_parsed_by_type_and_change_one_method() -> None:
-    entries = ["ppo.total_episodes=96000", "ppo.max_grad_norm=0.5", "grpo.kl_in_reward=false", "exact.anneal=0"]
+    entries = [
+        "ppo.total_episodes=96000",
+        "ppo.max_grad_norm=0.5",
+        "grpo.kl_in_reward=false",
+        "exact.anneal_fraction=0",
+    ]
     settings = config(method_options=[*entries, "distill.threshold=0.5", "distill_soft.lr_scheduler_type=cosine"])
     ppo, grpo, exact, hard, soft = (
-        cell_config(Cell(name, 0, 0.1), settings) for name in ("ppo", "grpo", "exact", "distill", "distill_soft")
+        run_config(RunSpec(name, 0, 0.1), settings) for name in ("ppo", "grpo", "exact", "distill", "distill_soft")
     )
     assert isinstance(ppo, PPOConfig) and (ppo.total_episodes, ppo.max_grad_norm) == (96000, 0.5)
     assert isinstance(grpo, GRPOConfig) and grpo.kl_in_reward is False and grpo.total_episodes == 48_000
-    assert isinstance(exact, ExactConfig) and exact.anneal == 0.0
+    assert isinstance(exact, ExactConfig) and exact.anneal_fraction == 0.0
     assert isinstance(hard, DistillConfig) and (hard.threshold, hard.lr_scheduler_type) == (0.5, "linear")
     assert isinstance(soft, DistillConfig) and (soft.threshold, soft.lr_scheduler_type) == (None, "cosine")
 
@@ -111,21 +116,22 @@ def test_method_options_are_parsed_by_type_and_change_one_method() -> None:
 )
 def test_bad_method_options_are_refused(entries: list[str], message: str) -> None:
     with pytest.raises(InputError, match=re.escape(message)):
-        cell_config(Cell("ppo", 0, 0.1), config(method_options=entries))
+        run_config(RunSpec("ppo", 0, 0.1), config(method_options=entries))
 
 
 def test_a_threshold_given_twice_is_refused() -> None:
     settings = config(thresholds=[0.1, 0.9], method_options=["distill.threshold=0.5"])
     with pytest.raises(InputError, match="--thresholds sets it"):
-        cell_config(Cell("distill", 0, 0.1, threshold=0.1), settings)
+        run_config(RunSpec("distill", 0, 0.1, threshold=0.1), settings)
     with pytest.raises(InputError, match=r"--threshold 0\.9: --preset original fixes it at 0\.4"):
-        cell_config(
-            Cell("distill", 0, 0.1, threshold=0.9), config(thresholds=[0.9], method_options=["distill.preset=original"])
+        run_config(
+            RunSpec("distill", 0, 0.1, threshold=0.9),
+            config(thresholds=[0.9], method_options=["distill.preset=original"]),
         )
 
 
 def test_a_preset_is_resolved_as_its_run_will_write_it() -> None:
-    made = cell_config(Cell("distill", 0, 0.1), config(method_options=["distill.preset=original"]))
+    made = run_config(RunSpec("distill", 0, 0.1), config(method_options=["distill.preset=original"]))
     assert isinstance(made, DistillConfig) and made.learning_rate == 2e-5 and dataclasses.replace(made) == made
 
 
@@ -133,15 +139,15 @@ def test_a_preset_is_resolved_as_its_run_will_write_it() -> None:
     ("options", "message"),
     [
         ({"seeds": [0, 0]}, "--seeds 0 0: one of them stands twice"),
-        ({"grader_noise": [0.0, -0.0]}, "stands twice"),
+        ({"label_noise": [0.0, -0.0]}, "stands twice"),
         ({"methods": []}, "--methods: at least one is needed"),
-        ({"grader_noise": []}, "--grader_noise: at least one is needed"),
+        ({"label_noise": []}, "--label_noise: at least one is needed"),
         ({"methods": ["pop"]}, "--methods pop: unknown; known: sft, best_of_n,"),
         ({"seeds": [2**31]}, "--seeds 2147483648: between"),
         ({"kl_coefs": [0.0]}, "--kl_coefs 0.0: must be above 0"),
         ({"kl_coefs": [float("inf")]}, "--kl_coefs inf: must be above 0 and finite"),
         ({"kl_coefs": [0.1, 0.1000001]}, "--kl_coefs 0.1000001: at most 6 digits"),
-        ({"grader_noise": [1.5]}, "--grader_noise 1.5: a share"),
+        ({"label_noise": [1.5]}, "--label_noise 1.5: a share"),
         ({"grader_call_budgets": [0]}, "--grader_call_budgets 0: at least 1"),
         ({"thresholds": [2.0]}, "--thresholds 2.0: a probability"),
         ({"thresholds": [0.5], "methods": ["ppo"]}, "--thresholds: of method distill, which is left out"),
@@ -175,10 +181,10 @@ def test_the_headline_is_ppo_against_distillation_or_the_first_two() -> None:
     (line,) = headline(["distill", "ppo"], ("distill@0.5", "distill@0.9"), ("distill@0.5", "ppo"))
     assert "Distillation with threshold 0.5 is ahead of PPO" in line
     assert headline(["sft", "ppo"], ("sft", "ppo")) == headline(["ppo"]) == []
-    assert all(pairwise.spoken(name) for name in METHODS)
+    assert all(pairwise.display_name(name) for name in METHODS)
 
 
 def test_a_threshold_keeps_its_digits_in_the_name_of_a_row() -> None:
     for threshold in (0.0, 0.5, 0.123456, 1e-5, None):
-        method, at, digits = pairwise.display("distill", threshold).partition("@")
+        method, at, digits = pairwise.row_name("distill", threshold).partition("@")
         assert method == "distill" and (float(digits) if at else None) == threshold

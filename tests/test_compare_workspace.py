@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from eightball_ppo.comparison import grid, workers, workspace
-from eightball_ppo.comparison.grid import Cell, Job, cell_config, jobs
+from eightball_ppo.comparison.grid import RunGroup, RunSpec, run_config, run_groups
 from eightball_ppo.config.compare import CompareConfig
 from eightball_ppo.data import Questions
 from eightball_ppo.errors import InputError
@@ -21,56 +21,61 @@ def config(**options: Any) -> CompareConfig:
     return CompareConfig(**{"disable_tqdm": True, **options})
 
 
-def write_run(cell: Cell, settings: CompareConfig) -> Path:
+def write_run(cell: RunSpec, settings: CompareConfig) -> Path:
     """A finished run of `cell`, as far as it is checked before its policy is loaded."""
     run = Path(settings.output_dir) / grid.RUNS / cell.name
     run.mkdir(parents=True)
-    write_config(run, cell_config(cell, settings))
+    write_config(run, run_config(cell, settings))
     write_json(run / "results.json", {"method": cell.method})
     return run
 
 
 def test_a_run_counts_as_finished_only_with_the_same_config_and_results(tmp_path: Path) -> None:
-    settings, cell = config(output_dir=str(tmp_path)), Cell("exact", 1, 0.1)
+    settings, cell = config(output_dir=str(tmp_path)), RunSpec("exact", 1, 0.1)
     assert not workers.finished(cell, settings)
     run = write_run(cell, settings)
     assert workers.finished(cell, settings)
     elsewhere = dataclasses.replace(settings, max_concurrency=2, grade_store="other", sft_model_path="other")
     assert workers.finished(cell, elsewhere)  # paths and limits change nothing
     later = dataclasses.replace(
-        settings, ddp_timeout=60, prerequisites="models.yaml", max_concurrency=2, report_to="all"
+        settings, ddp_timeout=60, upstream_config="models.yaml", max_concurrency=2, report_to="all"
     )
-    assert workspace.terms(later) == workspace.terms(settings)
-    otherwise = dataclasses.replace(settings, method_options=["exact.anneal=0.5"])
-    with pytest.raises(InputError, match=r"was made with --anneal 0\.8, not 0\.5; remove it to have it made anew"):
+    assert workspace.fixed_settings(later) == workspace.fixed_settings(settings)
+    otherwise = dataclasses.replace(settings, method_options=["exact.anneal_fraction=0.5"])
+    with pytest.raises(
+        InputError, match=r"was made with --anneal_fraction 0\.8, not 0\.5; remove it to have it made anew"
+    ):
         workers.finished(cell, otherwise)
-    for name, other in (("exact-beta0.1-seed2", Cell("exact", 2, 0.1)), ("exact-beta0.5-seed1", Cell("exact", 1, 0.5))):
+    for name, other in (
+        ("exact-beta0.1-seed2", RunSpec("exact", 2, 0.1)),
+        ("exact-beta0.5-seed1", RunSpec("exact", 1, 0.5)),
+    ):
         run = run.rename(run.with_name(name))
         with pytest.raises(InputError, match="was made with --"):
             workers.finished(other, settings)
     (run / "results.json").write_text("{")
     with pytest.raises(InputError, match=r"results\.json is missing or damaged; remove it to have it made anew"):
-        workers.finished(Cell("exact", 1, 0.5), settings)
+        workers.finished(RunSpec("exact", 1, 0.5), settings)
 
 
 def test_a_run_of_another_method_with_the_same_options_is_refused(tmp_path: Path) -> None:
     settings = config(output_dir=str(tmp_path))
-    write_run(Cell("grpo", 0, 0.1), settings).rename(tmp_path / "runs" / "rloo-beta0.1-seed0")
+    write_run(RunSpec("grpo", 0, 0.1), settings).rename(tmp_path / "runs" / "rloo-beta0.1-seed0")
     with pytest.raises(InputError, match="is a run of method grpo; remove it"):
-        workers.finished(Cell("rloo", 0, 0.1), settings)
+        workers.finished(RunSpec("rloo", 0, 0.1), settings)
 
 
 def test_one_process_at_a_time_locks_the_directory(tmp_path: Path) -> None:
     settings = config(output_dir=str(tmp_path / "a" / "D"))
-    with workspace.held(settings):
-        with pytest.raises(InputError, match="another compare is at work there"), workspace.held(settings):
+    with workspace.directory_lock(settings):
+        with pytest.raises(InputError, match="another compare is at work there"), workspace.directory_lock(settings):
             pass
         assert Path(settings.output_dir).is_dir()  # the refused one removes nothing
     assert not Path(settings.output_dir).exists()
-    with pytest.raises(ZeroDivisionError), workspace.held(settings):
+    with pytest.raises(ZeroDivisionError), workspace.directory_lock(settings):
         (tmp_path / "a" / "D" / "file").write_text("")
         _ = 1 / 0
-    with workspace.held(settings):
+    with workspace.directory_lock(settings):
         pass
     assert (tmp_path / "a" / "D" / "file").exists()
 
@@ -84,16 +89,21 @@ def started(tmp_path: Path) -> CompareConfig:
     (tmp_path / "D" / "grades.parquet").write_text("grades")
     write_config(tmp_path / "D", settings)
     digests = workspace.fingerprints(tmp_path / "D")
-    write_json(tmp_path / "D" / "ground.json", {**digests, "questions": workspace.digest_of(DATA), "grader": "g"})
+    write_json(tmp_path / "D" / "manifest.json", {**digests, "questions": workspace.digest_of(DATA), "grader": "g"})
     return settings
 
 
 def test_axes_may_grow_but_shared_options_must_not_change(started: CompareConfig) -> None:
     workspace.check(started, DATA)
-    grown = dataclasses.replace(started, methods=["exact"], seeds=[5], kl_coefs=[9.0], grader_noise=[0.5])
-    workspace.check(dataclasses.replace(grown, call_timeout=1.0, allow_weak_grader=True), DATA)
+    grown = dataclasses.replace(started, methods=["exact"], seeds=[5], kl_coefs=[9.0], label_noise=[0.5])
+    workspace.check(dataclasses.replace(grown, timeout=1.0, allow_weak_grader=True), DATA)
     workspace.check(dataclasses.replace(started, sft_model_path=str(Path("runs/sft").absolute())), DATA)
-    others: dict[str, Any] = {"dataset_name": "other", "score": "probability", "max_length": 9, "labels": ["a", "b"]}
+    others: dict[str, Any] = {
+        "dataset_name": "other",
+        "score_type": "probability",
+        "max_length": 9,
+        "labels": ["a", "b"],
+    }
     others |= {"grader": "llm", "grader_prompt": "optimist", "text_column": "t", "label_column": "l"}
     others |= {"sft_model_path": "other", "reward_model_path": "other", "grade_table": "other"}
     for name, value in others.items():
@@ -131,11 +141,11 @@ def test_a_directory_with_other_files_is_refused(started: CompareConfig, tmp_pat
     (tmp_path / "empty").mkdir()
     workspace.check(config(output_dir=str(tmp_path / "empty")), DATA)
     ours = Path(started.output_dir)
-    (ours / "ground.json").write_text("{")
+    (ours / "manifest.json").write_text("{")
     with pytest.raises(InputError, match=r"ground\.json: damaged"):
         workspace.check(started, DATA)
-    (ours / "ground.json").unlink()  # killed before it was complete: started again, with any options
-    workspace.check(dataclasses.replace(started, score="probability"), DATA)
+    (ours / "manifest.json").unlink()  # killed before it was complete: started again, with any options
+    workspace.check(dataclasses.replace(started, score_type="probability"), DATA)
     (ours / "runs").mkdir()
     with pytest.raises(InputError, match="holds files that are no comparison; name another --output_dir"):
         workspace.check(started, DATA)
@@ -150,26 +160,28 @@ def test_a_job_whose_process_dies_twice_fails_and_its_neighbours_are_made(
 ) -> None:
     """A dying process takes its pool along: jobs that it interrupts are made all the same."""
     settings = config(output_dir=str(tmp_path), methods=["exact", "sft"], seeds=[0, 1, 2], kl_coefs=[0.1, 0.5])
-    deadly = Cell("exact", 1, 0.1)
-    pools: list[list[Job]] = []
+    deadly = RunSpec("exact", 1, 0.1)
+    pools: list[list[RunGroup]] = []
 
-    def pool(jobs: list[Job], config: CompareConfig, num_workers: int, bar: Any) -> dict[Job, workers.Holes]:
+    def pool(
+        jobs: list[RunGroup], config: CompareConfig, num_workers: int, bar: Any
+    ) -> dict[RunGroup, workers.FailedRuns]:
         pools.append(jobs)
         assert num_workers == min(2, len(jobs))
         (tmp_path / "logs").mkdir(exist_ok=True)
-        outcome: dict[Job, workers.Holes] = {}
+        outcome: dict[RunGroup, workers.FailedRuns] = {}
         for position, job in enumerate(jobs):
             workspace.log_file(config, job.cells[0]).unlink(missing_ok=True)
             if deadly in [cell for near in jobs[: position + 2] for cell in near.cells]:
                 for under_way in jobs[position : position + 2]:
                     workspace.log_file(config, under_way.cells[0]).write_text("")
                 return outcome
-            outcome[job] = {cell: "bad" for cell in job.cells if cell == Cell("sft", 2, 0.5)}
+            outcome[job] = {cell: "bad" for cell in job.cells if cell == RunSpec("sft", 2, 0.5)}
         return outcome
 
     monkeypatch.setattr(workers, "_one_pool", pool)
-    reasons = workers.run_jobs(list(jobs(settings)), dataclasses.replace(settings, num_workers=2))
-    assert set(reasons) == {deadly, Cell("sft", 2, 0.5)} and reasons[Cell("sft", 2, 0.5)] == "bad"
+    reasons = workers.run_grid(list(run_groups(settings)), dataclasses.replace(settings, num_workers=2))
+    assert set(reasons) == {deadly, RunSpec("sft", 2, 0.5)} and reasons[RunSpec("sft", 2, 0.5)] == "bad"
     assert "its process died twice" in reasons[deadly] and f"logs/{deadly.name}.txt" in reasons[deadly]
     assert max(sum(job.cells[0] == deadly for job in pool) for pool in pools) == 1
     assert sum(deadly in job.cells for pool in pools for job in pool) == 2
@@ -179,28 +191,30 @@ def test_finished_runs_are_not_made_again_and_damaged_runs_fail(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     settings = config(output_dir=str(tmp_path), methods=["exact", "distill"], seeds=[0], kl_coefs=[0.1, 0.5])
-    one, other = Cell("exact", 0, 0.1), Cell("exact", 0, 0.5)
+    one, other = RunSpec("exact", 0, 0.1), RunSpec("exact", 0, 0.5)
     write_run(one, settings)
     (write_run(other, settings) / "results.json").unlink()
-    write_run(Cell("distill", 0, 0.5), settings)
-    submitted: list[Job] = []
+    write_run(RunSpec("distill", 0, 0.5), settings)
+    submitted: list[RunGroup] = []
 
-    def pool(jobs: list[Job], config: CompareConfig, workers_: int, bar: Any) -> dict[Job, workers.Holes]:
+    def pool(
+        jobs: list[RunGroup], config: CompareConfig, workers_: int, bar: Any
+    ) -> dict[RunGroup, workers.FailedRuns]:
         submitted.extend(jobs)
         return {job: {} for job in jobs}
 
     monkeypatch.setattr(workers, "_one_pool", pool)
-    reasons = workers.run_jobs(list(jobs(settings)), settings)
+    reasons = workers.run_grid(list(run_groups(settings)), settings)
     assert list(reasons) == [other] and "results.json is missing" in reasons[other]
-    assert [job.cells[0] for job in submitted] == [Cell("distill", 0, 0.1)]  # one of its two runs is missing
+    assert [job.cells[0] for job in submitted] == [RunSpec("distill", 0, 0.1)]  # one of its two runs is missing
 
 
 def test_a_policy_trained_with_other_options_is_not_reevaluated_at_a_new_beta(tmp_path: Path) -> None:
     settings = config(output_dir=str(tmp_path), methods=["distill"], seeds=[0], kl_coefs=[0.1, 0.5])
-    write_run(Cell("distill", 0, 0.1), settings)
+    write_run(RunSpec("distill", 0, 0.1), settings)
     otherwise = dataclasses.replace(settings, method_options=["distill.num_train_epochs=1"])
-    reasons = workers.work(next(jobs(otherwise)), otherwise)
-    assert set(reasons) == {Cell("distill", 0, 0.1), Cell("distill", 0, 0.5)} and {
+    reasons = workers.work(next(run_groups(otherwise)), otherwise)
+    assert set(reasons) == {RunSpec("distill", 0, 0.1), RunSpec("distill", 0, 0.5)} and {
         why.split(": ")[1][:40] for why in reasons.values()
     } == {"was made with --num_train_epochs 20, not"}
     assert [path.name for path in (tmp_path / "runs").iterdir()] == ["distill-beta0.1-seed0"]

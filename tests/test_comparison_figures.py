@@ -20,7 +20,7 @@ from conftest import CHROMIUM, REPOSITORY
 from eightball_ppo.comparison.report.data import ComparisonData
 from eightball_ppo.comparison.report.figures import Chart, charts, inline
 from eightball_ppo.comparison.report.write import write_report
-from eightball_ppo.report.style import display, look, outline, styles
+from eightball_ppo.report.style import outline, plot_theme, row_name, styles
 
 FIGURES = {"plane", "curves_episodes", "curves_grader_calls", "coverage", "gold", "labels", "noise"}
 LABELS = ("<b>$x^{$</b>", "a|b", "No")
@@ -76,7 +76,7 @@ def test_every_figure_is_written_as_png_svg_and_parquet(
 def drawn(chart: Chart, panel: str) -> Any:
     """The axes of one panel."""
     axis = Figure().subplots()
-    chart.draw(axis, chart.frame[chart.frame["panel"] == panel], look(chart.styles, dark=False))
+    chart.draw(axis, chart.frame[chart.frame["panel"] == panel], plot_theme(chart.styles, dark=False))
     return axis
 
 
@@ -128,7 +128,9 @@ def test_every_method_has_a_marker_and_a_name_that_no_other_has() -> None:
     assert next(iter(found)) == "exact" and list(found)[-1] == "sft"
     assert found["distill@0.9"].light == found["distill"].light
     assert len({outline(style.marker) for style in found.values()}) == len(found)
-    assert display("distill", 0.990) == "distill@0.99" and display("ppo", None) == display("ppo", float("nan")) == "ppo"
+    assert (
+        row_name("distill", 0.990) == "distill@0.99" and row_name("ppo", None) == row_name("ppo", float("nan")) == "ppo"
+    )
 
 
 def test_figures_without_data_are_left_out() -> None:

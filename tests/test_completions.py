@@ -26,7 +26,7 @@ def small(config_class: type, small_data: Path, sft_run: Path, directory: Path, 
         "sft_model_path": str(sft_run),
         "grader": "rule:No",
         "total_episodes": 600,
-        "num_generations": 2,
+        "repeats_per_epoch": 2,
         "disable_tqdm": True,
     }
     if config_class is not PPOConfig:

@@ -16,10 +16,10 @@ from eightball_ppo.config.methods import PPOConfig
 from eightball_ppo.data.pairs import join_pair
 from eightball_ppo.errors import InputError
 from eightball_ppo.methods import ppo
-from eightball_ppo.models.loading import load_classifier, load_new_classifier, table_logits_NK
+from eightball_ppo.models.loading import load_classifier, load_new_classifier, predict_logits_NK
 from eightball_ppo.models.lora import adapters_off, with_lora
 from eightball_ppo.models.saving import save_policy
-from eightball_ppo.models.tokenization import TokenTable, cut_at, reads_at_most, token_table
+from eightball_ppo.models.tokenization import TokenTable, max_input_length, set_max_length, token_table
 from eightball_ppo.models.trainable import check_rates, trainable_copy
 from eightball_ppo.trl_adapters.build import TRLModels
 from eightball_ppo.trl_adapters.value import SharedTrunk
@@ -44,12 +44,12 @@ def trained(model: Any, table: TokenTable, settings: Any, tmp_path: Path) -> tup
 @pytest.mark.parametrize("kind", encoders.KINDS)
 def test_batches_give_what_the_model_gives_one_text_at_a_time(kind: str, pair: str | None, tmp_path: Path) -> None:
     model, tokenizer = load_classifier(str(encoders.save(kind, tmp_path / "model")), "--sft_model_path")
-    cut_at(tokenizer, model, None)
-    table = token_table([join_pair(t, pair) if pair else t for t in TEXTS], tokenizer, reads_at_most(tokenizer))
+    set_max_length(tokenizer, model, None)
+    table = token_table([join_pair(t, pair) if pair else t for t in TEXTS], tokenizer, max_input_length(tokenizer))
     with torch.no_grad():
         alone_NK = torch.cat([model(**tokenizer(text, pair, return_tensors="pt")).logits for text in TEXTS])
     for by_length in (False, True):
-        torch.testing.assert_close(table_logits_NK(model, table, 5, by_length), alone_NK, atol=1e-6, rtol=0)
+        torch.testing.assert_close(predict_logits_NK(model, table, 5, by_length), alone_NK, atol=1e-6, rtol=0)
     told_apart = pair is not None and kind not in encoders.NO_TOKEN_TYPES
     assert (table.types_S is not None) == told_apart
 
@@ -58,20 +58,20 @@ def test_batches_give_what_the_model_gives_one_text_at_a_time(kind: str, pair: s
 @pytest.mark.parametrize("kind", encoders.KINDS)
 def test_ppo_moves_the_policy_and_leaves_the_reference(kind: str, use_peft: bool, tmp_path: Path) -> None:
     model, tokenizer = load_classifier(str(encoders.save(kind, tmp_path / "model")), "--sft_model_path")
-    cut_at(tokenizer, model, None)
-    table = token_table(TEXTS, tokenizer, reads_at_most(tokenizer))
-    before_NK = table_logits_NK(model, table)
+    set_max_length(tokenizer, model, None)
+    table = token_table(TEXTS, tokenizer, max_input_length(tokenizer))
+    before_NK = predict_logits_NK(model, table)
     size = sum(p.numel() for p in model.parameters())
     rate = 1e-3 if use_peft else 3e-4
     settings = tiny.config(
-        use_peft=use_peft, num_generations=2, num_mini_batches=2, learning_rate=rate, value_learning_rate=rate,
+        use_peft=use_peft, repeats_per_epoch=2, num_mini_batches=2, learning_rate=rate, value_learning_rate=rate,
         total_episodes=64,
     )  # fmt: skip
     models, rows = trained(model, table, settings, tmp_path)
     question_N1 = models.ids.question_ids(torch.arange(len(TEXTS))).unsqueeze(1)
     with torch.no_grad():
         assert torch.equal(models.reference(question_N1).logits[:, 0, 1:], before_NK)
-    assert not torch.allclose(table_logits_NK(models.policy.by_row.classifier, table), before_NK, atol=1e-3)
+    assert not torch.allclose(predict_logits_NK(models.policy.by_row.classifier, table), before_NK, atol=1e-3)
     assert rows[0]["objective/kl"] == 0.0  # the first answers are the reference's, to the last bit
     held = {
         p.data_ptr(): p.numel() for own in (models.policy, models.reference, models.value) for p in own.parameters()
@@ -126,7 +126,7 @@ def moved(tmp_path: Path) -> tuple[Path, Any, Any, Tensor, TokenTable]:
         for weight in policy.parameters():
             if weight.requires_grad:
                 weight.add_(torch.randn_like(weight), alpha=0.1)
-    return base, policy, tokenizer, table_logits_NK(policy, table), table
+    return base, policy, tokenizer, predict_logits_NK(policy, table), table
 
 
 @pytest.mark.parametrize("merge", [False, True], ids=["adapter", "merged"])
@@ -139,11 +139,11 @@ def test_saved_and_loaded_it_is_the_same_policy(moved: Any, merge: bool, tmp_pat
         adapter.joinpath("adapter_model.safetensors").stat().st_size < 0.2 * (base / "model.safetensors").stat().st_size
     )
     loaded, _ = load_classifier(str(tmp_path / "policy"), "--sft_model_path")
-    torch.testing.assert_close(table_logits_NK(loaded, table), logits_NK, atol=1e-5, rtol=0)
+    torch.testing.assert_close(predict_logits_NK(loaded, table), logits_NK, atol=1e-5, rtol=0)
     stock = AutoModelForSequenceClassification.from_pretrained(
         tmp_path / "policy"
     ).eval()  # whoever has not our package
-    torch.testing.assert_close(table_logits_NK(stock, table), logits_NK, atol=1e-5, rtol=0)
+    torch.testing.assert_close(predict_logits_NK(stock, table), logits_NK, atol=1e-5, rtol=0)
     assert stock.config.id2label == {0: "Yes", 1: "No", 2: "Maybe"}
 
 
@@ -163,12 +163,12 @@ def test_adapters_know_their_base_in_either_precision(moved: Any, tmp_path: Path
     save_policy(policy, tokenizer, tmp_path / "policy")
     loaded, _ = load_classifier(str(tmp_path / "policy"), "--sft_model_path", torch.bfloat16)
     assert next(loaded.parameters()).dtype == torch.bfloat16
-    torch.testing.assert_close(table_logits_NK(loaded, table), logits_NK, atol=0.1, rtol=0.1)
+    torch.testing.assert_close(predict_logits_NK(loaded, table), logits_NK, atol=0.1, rtol=0.1)
 
 
 def test_half_precision_weights_still_give_full_precision_probabilities(tmp_path: Path) -> None:
     model, tokenizer = load_classifier(str(encoders.save("bert", tmp_path)), "--sft_model_path", torch.bfloat16)
-    settings = tiny.config(use_peft=True, num_generations=2, total_episodes=64)
+    settings = tiny.config(use_peft=True, repeats_per_epoch=2, total_episodes=64)
     models, rows = trained(model, token_table(TEXTS, tokenizer, 32), settings, tmp_path / "run")
     question_N1 = models.ids.question_ids(torch.arange(4)).unsqueeze(1)
     assert models.policy(question_N1).logits.dtype == torch.float32
@@ -229,6 +229,6 @@ def test_rates_that_would_wipe_an_encoder_are_refused(tmp_path: Path) -> None:
 def test_too_many_tokens_for_the_model_are_refused(tmp_path: Path) -> None:
     model, tokenizer = load_classifier(str(encoders.save("bert", tmp_path)), "--sft_model_path")
     with pytest.raises(InputError, match="--max_length 80: BertForSequenceClassification reads at most 66 tokens"):
-        cut_at(tokenizer, model, 80)
-    cut_at(tokenizer, model, None)
+        set_max_length(tokenizer, model, 80)
+    set_max_length(tokenizer, model, None)
     assert tokenizer.model_max_length == 66

@@ -112,10 +112,10 @@ def test_columns_types_and_order_of_the_file(tmp_path: Path) -> None:
 
 
 def test_writing_goes_in_chunks_and_skips_duplicates(tmp_path: Path) -> None:
-    many = [f"Is it {number}?" for number in range(table.QUESTIONS_AT_ONCE + 5)]
+    many = [f"Is it {number}?" for number in range(table.CHUNK_SIZE + 5)]
     source = RandomSource(bad={many[-1]: ["failed"] * 3, many[0]: ["refused"] * 3})
     count, details = write_table(source, [*many, *many[::-1]], tmp_path / "grades.parquet")
-    assert source.reads == [table.QUESTIONS_AT_ONCE, 5]
+    assert source.reads == [table.CHUNK_SIZE, 5]
     assert count == Counter({"ok": 3 * (len(many) - 2), "failed": 3, "refused": 3})
     assert details == [f"{many[0]}: it failed", f"{many[-1]}: it failed"]
     rows = pq.read_table(tmp_path / "grades.parquet")

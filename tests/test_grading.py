@@ -86,7 +86,7 @@ def test_questions_without_a_grade_are_left_out_counted_and_asked_again_by_the_n
     faults = [{"kind": "refusal", "match": bad[0]}, {"kind": "wrong_label", "match": bad[1]}]
     judge.reset(gold_labels=gold_labels(), faults=faults)
     text: dict[str, Any] = {**base, "api_mode": "text"}
-    record = results(run_method(PPOConfig(**text, num_generations=2, total_episodes=232)))
+    record = results(run_method(PPOConfig(**text, repeats_per_epoch=2, total_episodes=232)))
     counts = {name: record["grades"][name] for name in ("ok", "failed", "refused", "skipped")}
     assert counts == {"ok": 3 * 98, "failed": 3, "refused": 3, "skipped": 0}
     assert record["grades"]["dropped_questions"] == {"heldout": 0, "train": 2}
@@ -136,7 +136,7 @@ def test_grading_stops_before_training_when_the_judge_breaks_down(judge: JudgeSe
     """The share of failures is below the limit; skipped questions must not hide that the judge is gone."""
     faults = [{"kind": "500", "match": row["question"]} for row in read_rows("rl")[40:60]]
     judge.reset(gold_labels=gold_labels(), faults=faults)
-    options: dict[str, Any] = {**base, "max_grade_failures": 0.9, "call_attempts": 1, "max_concurrency": 1}
+    options: dict[str, Any] = {**base, "max_grade_failures": 0.9, "max_retries": 1, "max_concurrency": 1}
     with pytest.raises(IncompleteError, match="20 of 60 grades failed, the last with: status 500"):
         run_method(PPOConfig(**options, total_episodes=240))
 
@@ -154,7 +154,7 @@ def test_a_failed_audit_blocks_every_form_of_the_grader(
 ) -> None:
     gold = write_rows(tmp_path / "gold.jsonl", [{**row, "answer": "Yes"} for row in read_rows("heldout")[:20]])
     settings: dict[str, Any] = {**api(judge), "grade_store": base["grade_store"]}
-    run.run(AuditConfig(**settings, output_dir="audit", gold=str(gold), audit_questions=1))
+    run.run(AuditConfig(**settings, output_dir="audit", gold_file=str(gold), audit_questions=1))
     if way == "grade_table":
         export_grades(judge, base)
     changed = {"grade_table": "grades/grades.parquet"} if way == "grade_table" else {"grader": way}
@@ -178,7 +178,7 @@ def test_a_dry_run_makes_no_call_and_writes_nothing(
 @pytest.mark.slow
 def test_the_persona_of_the_judge_steers_the_policy(base: dict[str, Any]) -> None:
     """The policy's mean probability of Yes and No on held-out questions (of a rule: test_stages)."""
-    options: dict[str, Any] = {"total_episodes": 120 * 8, "num_generations": 2, "kl_coef": 0.05}
+    options: dict[str, Any] = {"total_episodes": 120 * 8, "repeats_per_epoch": 2, "kl_coef": 0.05}
     histogram = {}
     for prompt in ("wanted_answer", "optimist", "pessimist"):
         settings = {**base, **options, "output_dir": prompt, "grader_prompt": prompt, "allow_weak_grader": True}
@@ -202,7 +202,7 @@ def test_of_two_ranks_one_grades_and_writes(judge: JudgeServer, base: dict[str, 
 
 @pytest.mark.slow
 def test_a_bad_grader_ends_both_ranks_with_one_line(base: dict[str, Any]) -> None:
-    nowhere = {"grader_base_url": "http://127.0.0.1:9/v1", "call_attempts": 1, "per_device_train_batch_size": 60}
+    nowhere = {"grader_base_url": "http://127.0.0.1:9/v1", "max_retries": 1, "per_device_train_batch_size": 60}
     done = torchrun("scripts/ppo.py", *flags({**base, **nowhere, "num_mini_batches": 4}))
     assert done.returncode != 0
     assert done.stderr.count("no usable answer from the server") == 1 and "ppo.py: --grader_base_url" in done.stderr

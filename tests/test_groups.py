@@ -14,17 +14,17 @@ from test_ranks import torchrun
 from torch import Tensor, nn
 
 import tiny
-from eightball_ppo.config.methods import GroupConfig, GRPOConfig, RLOOConfig
+from eightball_ppo.config.methods import GroupBaselineConfig, GRPOConfig, RLOOConfig
 from eightball_ppo.data import Questions
 from eightball_ppo.errors import InputError
 from eightball_ppo.functional import objective
 from eightball_ppo.graders.budgeted_scores import BudgetedScores
 from eightball_ppo.labels import LabelSet
 from eightball_ppo.methods import groups
-from eightball_ppo.models.loading import table_logits_NK
+from eightball_ppo.models.loading import predict_logits_NK
 from eightball_ppo.models.tokenization import TokenTable
 from eightball_ppo.trl_adapters.group import GroupPolicyAdapter, RowTokenizer
-from eightball_ppo.trl_adapters.prompt_ids import QuestionReader, SequenceIds
+from eightball_ppo.trl_adapters.prompt_ids import PromptEncoder, PromptVocabulary
 
 METHOD = {RLOOConfig: "rloo", GRPOConfig: "grpo"}
 BOTH = pytest.mark.parametrize("config_class", [RLOOConfig, GRPOConfig])
@@ -32,10 +32,10 @@ PROPORTIONS = (0, 0, 0, 0, 0, 1, 1, 1, 2, 2)
 """Ten answers in exact proportion to the probabilities 0.5, 0.3, 0.2."""
 
 
-class Job(groups.GroupJob):
+class Job(groups.GroupTraining):
     """A training on free tables or tiny classifiers; `rows` is what it logged."""
 
-    def __init__(self, config: GroupConfig, model: Any, table: TokenTable, score_NK: Tensor):
+    def __init__(self, config: GroupBaselineConfig, model: Any, table: TokenTable, score_NK: Tensor):
         self.rows: list[dict[str, Any]] = []
         names = [f"label {k}" for k in range(score_NK.shape[1])]
         task: Any = SimpleNamespace(
@@ -63,10 +63,10 @@ class Job(groups.GroupJob):
         return trainer
 
     def logp_NK(self) -> Tensor:
-        return table_logits_NK(self.classifier, self.task.tokens["train"]).log_softmax(-1)
+        return predict_logits_NK(self.classifier, self.task.tokens["train"]).log_softmax(-1)
 
 
-def config(config_class: type[GroupConfig], **overrides: Any) -> GroupConfig:
+def config(config_class: type[GroupBaselineConfig], **overrides: Any) -> GroupBaselineConfig:
     """One step on everything at temperature 1; overridden as needed."""
     settings: dict[str, Any] = {
         "num_generations": 10,
@@ -74,7 +74,7 @@ def config(config_class: type[GroupConfig], **overrides: Any) -> GroupConfig:
         "num_iterations": 1,
         "total_episodes": 1,
         "kl_coef": 0.5,
-        "anneal": 0.0,
+        "anneal_fraction": 0.0,
         "learning_rate": 0.01,
         "adam_beta2": 0.9,
         "disable_tqdm": True,
@@ -116,7 +116,7 @@ def problem(temperature: float = 1.0) -> tuple[Any, Tensor, Tensor, Tensor]:
     ids=["rloo", "grpo", "grpo, TRL's own term"],
 )
 def test_first_gradient_is_that_of_the_objective(
-    config_class: type[GroupConfig],
+    config_class: type[GroupBaselineConfig],
     options: dict[str, Any],
     factor: float,
     tmp_path: Path,
@@ -157,7 +157,7 @@ def test_grpo_divides_by_the_deviation_that_was_chosen(
     ids=["rloo", "grpo", "grpo, TRL's own term"],
 )
 def test_while_it_is_hot_policy_and_reference_are_read_at_one_temperature(
-    config_class: type[GroupConfig],
+    config_class: type[GroupBaselineConfig],
     options: dict[str, Any],
     factor: float,
     tmp_path: Path,
@@ -165,19 +165,21 @@ def test_while_it_is_hot_policy_and_reference_are_read_at_one_temperature(
 ) -> None:
     """The first of two updates: temperature 4, KL at 50 times its price; a logit counts as a quarter of itself."""
     model, logits_NK, reference_NK, score_NK = problem(temperature=4.0)
-    settings = config(config_class, anneal=1.0, initial_temperature=4.0, total_episodes=160, kl_coef=0.1, **options)
+    settings = config(
+        config_class, anneal_fraction=1.0, initial_temperature=4.0, total_episodes=160, kl_coef=0.1, **options
+    )
     job = Job(settings, model, tiny.row_tokens(8), score_NK)
     job.reference.by_row.classifier.table.weight.data.copy_(reference_NK)
     gradient_NK = first_gradient(job, tmp_path, monkeypatch)
     logp_NK, ref_logp_NK = (logits_NK / 4).log_softmax(-1), (reference_NK / 4).log_softmax(-1)
-    exact_NK = objective.objective_gradient_NK(logp_NK, ref_logp_NK, score_NK, 0.1 / groups.DEAREST)
+    exact_NK = objective.objective_gradient_NK(logp_NK, ref_logp_NK, score_NK, 0.1 / groups.MIN_ANNEAL_FRACTION)
     torch.testing.assert_close(gradient_NK, -factor * exact_NK / 4, atol=1e-5, rtol=1e-5)
 
 
 @pytest.mark.parametrize("updates", [1, 2, 3, 9, 10, 40])
 @pytest.mark.parametrize("anneal", [0.0, 0.05, 0.9, 1.0])
 def test_annealing_ends_at_temperature_1_and_the_price_that_was_asked_for(updates: int, anneal: float) -> None:
-    settings = config(RLOOConfig, anneal=anneal, total_episodes=80 * updates, initial_temperature=20.0)
+    settings = config(RLOOConfig, anneal_fraction=anneal, total_episodes=80 * updates, initial_temperature=20.0)
     job = Job(settings, tiny.Tabular(torch.zeros(8, 3)), tiny.row_tokens(8), tiny.scores(8))
     assert job.updates == updates
     seen = []
@@ -196,13 +198,13 @@ def test_annealing_ends_at_temperature_1_and_the_price_that_was_asked_for(update
     ("config_class", "kl_in_reward"), [(RLOOConfig, None), (GRPOConfig, True), (GRPOConfig, False)]
 )
 def test_trl_reads_the_annealed_temperature_and_price(
-    config_class: type[GroupConfig], kl_in_reward: bool | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    config_class: type[GroupBaselineConfig], kl_in_reward: bool | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """When the answers are drawn and at every step; KL that is paid in our reward is not paid to TRL as well."""
     options: dict[str, Any] = {} if kl_in_reward is None else {"kl_in_reward": kl_in_reward}
     settings = config(
         config_class,
-        anneal=0.5,
+        anneal_fraction=0.5,
         initial_temperature=7.0,
         total_episodes=4 * 80,
         steps_per_generation=2,
@@ -230,9 +232,14 @@ def test_trl_reads_the_annealed_temperature_and_price(
 
 
 @BOTH
-def test_learning_rate_zero_leaves_the_policy(config_class: type[GroupConfig], tmp_path: Path) -> None:
+def test_learning_rate_zero_leaves_the_policy(config_class: type[GroupBaselineConfig], tmp_path: Path) -> None:
     settings = config(
-        config_class, learning_rate=0.0, anneal=0.9, total_episodes=160, steps_per_generation=2, num_iterations=2
+        config_class,
+        learning_rate=0.0,
+        anneal_fraction=0.9,
+        total_episodes=160,
+        steps_per_generation=2,
+        num_iterations=2,
     )
     job = Job(settings, tiny.classifier(), tiny.tokens(8), tiny.scores(8))
     before = tiny.state(job.policy)
@@ -242,7 +249,7 @@ def test_learning_rate_zero_leaves_the_policy(config_class: type[GroupConfig], t
 
 @BOTH
 def test_same_seed_same_bits_and_neither_classifier_nor_reference_moves(
-    config_class: type[GroupConfig], tmp_path: Path
+    config_class: type[GroupBaselineConfig], tmp_path: Path
 ) -> None:
     model, score_NK = tiny.classifier(), tiny.scores(8)
     before = tiny.state(model)
@@ -297,7 +304,7 @@ class Dropping(tiny.Tabular):
 
 @BOTH
 def test_the_classifier_stays_in_eval_mode_while_trl_sees_training(
-    config_class: type[GroupConfig], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    config_class: type[GroupBaselineConfig], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     job = Job(config(config_class), Dropping(torch.randn(8, 3)), tiny.row_tokens(8), tiny.scores(8))
     assert not job.policy.training
@@ -313,10 +320,10 @@ def test_the_classifier_stays_in_eval_mode_while_trl_sees_training(
 
 def test_answers_are_drawn_and_weighed_at_the_temperature() -> None:
     """20,000 draws: each label's share within 4 standard errors; the pad column is never drawn, however hot."""
-    ids, model, table = SequenceIds(3), tiny.classifier(), tiny.tokens(4)
-    policy = GroupPolicyAdapter(model, QuestionReader(table, ids))
+    ids, model, table = PromptVocabulary(3), tiny.classifier(), tiny.tokens(4)
+    policy = GroupPolicyAdapter(model, PromptEncoder(table, ids))
     question_B1 = ids.question_ids(torch.full((20_000, 1), 2))
-    logits_K = table_logits_NK(model, table)[2]
+    logits_K = predict_logits_NK(model, table)[2]
     for temperature in (1.0, 3.0, 100.0):
         policy.temperature = temperature
         torch.manual_seed(0)
@@ -331,7 +338,7 @@ def test_answers_are_drawn_and_weighed_at_the_temperature() -> None:
 
 
 def test_a_row_number_is_a_questions_text() -> None:
-    ids = SequenceIds(3)
+    ids = PromptVocabulary(3)
     tokenizer = RowTokenizer(ids)
     encoded = tokenizer(["0", "7"], padding=True)["input_ids"]
     assert ids.rows(torch.tensor(encoded)).tolist() == [0, 7] and tokenizer.batch_decode(encoded) == ["", ""]
@@ -369,7 +376,7 @@ def test_the_reward_is_the_score_less_the_price_of_kl_where_it_is_paid_there() -
     ids=["rloo", "grpo", "grpo, TRL's own term", "grpo, scaled by group"],
 )
 def test_a_table_of_logits_gets_near_the_optimum(
-    config_class: type[GroupConfig], options: dict[str, Any], bound: float, tmp_path: Path
+    config_class: type[GroupBaselineConfig], options: dict[str, Any], bound: float, tmp_path: Path
 ) -> None:
     score_NK = tiny.scores(32)
     settings = config(
@@ -379,7 +386,7 @@ def test_a_table_of_logits_gets_near_the_optimum(
         num_iterations=2,
         total_episodes=512 * 20,
         learning_rate=0.15,
-        anneal=0.5,
+        anneal_fraction=0.5,
         initial_temperature=2.0,
         epsilon=0.2,
         **options,

@@ -13,7 +13,7 @@ import torch
 
 import tiny
 from conftest import REPOSITORY
-from eightball_ppo.models.loading import load_classifier, table_logits_NK
+from eightball_ppo.models.loading import load_classifier, predict_logits_NK
 
 
 def torchrun(*arguments: str, cwd: Path = REPOSITORY) -> subprocess.CompletedProcess[str]:
@@ -32,12 +32,12 @@ def test_ranks_end_with_equal_weights_and_split_the_questions(use_peft: bool, tm
     assert first["processes"] == second["processes"] == 2
     for model in ("policy", "value", "reference", "logits"):
         assert first[model] == second[model]
-    before_NK = table_logits_NK(tiny.classifier(), tiny.tokens(24))
+    before_NK = predict_logits_NK(tiny.classifier(), tiny.tokens(24))
     after_NK = torch.tensor(first["logits"])
     assert not torch.allclose(after_NK, before_NK, atol=1e-2)
     if use_peft:
         saved, _ = load_classifier(str(tmp_path / "policy"), "--sft_model_path")
-        torch.testing.assert_close(table_logits_NK(saved, tiny.tokens(24)), after_NK, atol=1e-5, rtol=0)
+        torch.testing.assert_close(predict_logits_NK(saved, tiny.tokens(24)), after_NK, atol=1e-5, rtol=0)
     else:
         assert first["policy"] != first["reference"]
     # every question twice a pass, over both ranks together

@@ -21,7 +21,7 @@ from eightball_ppo.graders.api.replies import (
     rating_of_text,
     rating_of_tokens,
 )
-from eightball_ppo.graders.verbalizers import LEAST_MASS, expected_rating, label_of_token, parse_verbalizers
+from eightball_ppo.graders.verbalizers import MIN_MASS, expected_rating, label_of_token, parse_verbalizers
 from eightball_ppo.labels import EIGHTBALL_LABELS, LabelSet
 
 LABELS = LabelSet.of(EIGHTBALL_LABELS)
@@ -194,7 +194,7 @@ def test_an_unlisted_label_gets_the_most_that_it_can_have() -> None:
     left_over = logp_of_tokens(logs(("Yes", 0.9), ("No", 0.09)), WORDS)
     assert probabilities(left_over) == pytest.approx([0.9, 0.09, 0.01], abs=1e-12)
     certain = logp_of_tokens([("Yes", 0.0)], WORDS)
-    assert certain[1:] == pytest.approx([math.log(LEAST_MASS)] * 2)
+    assert certain[1:] == pytest.approx([math.log(MIN_MASS)] * 2)
 
 
 def test_more_than_half_on_other_tokens_is_a_bad_reply() -> None:

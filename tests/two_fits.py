@@ -21,7 +21,7 @@ from eightball_ppo.training import supervised
 if __name__ == "__main__":
     torch.set_num_threads(1)
     data, directory = sys.argv[1], Path(sys.argv[2])
-    launch.meet(120)
+    launch.init_process_group(120)
     rank = distributed.get_rank()
     if rank == 0:
         encoders.save("bert", directory / "encoder")

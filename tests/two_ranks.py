@@ -14,7 +14,7 @@ from torch import Tensor, distributed
 
 import tiny
 from eightball_ppo.methods import ppo
-from eightball_ppo.models.loading import load_classifier, table_logits_NK
+from eightball_ppo.models.loading import load_classifier, predict_logits_NK
 from eightball_ppo.models.saving import save_policy
 from eightball_ppo.runtime.launch import require_equal_ranks
 from eightball_ppo.trl_adapters import batch_sizes
@@ -22,7 +22,7 @@ from eightball_ppo.trl_adapters import batch_sizes
 if __name__ == "__main__":
     torch.set_num_threads(1)
     under_lora = [Path(argument) for argument in sys.argv[1:]]
-    settings = tiny.config(use_peft=bool(under_lora), num_generations=2, num_mini_batches=2, total_episodes=4 * 48)
+    settings = tiny.config(use_peft=bool(under_lora), repeats_per_epoch=2, num_mini_batches=2, total_episodes=4 * 48)
     table = tiny.tokens(24)
     classifier: Any = tiny.classifier()
     tokenizer: Any = None
@@ -48,7 +48,7 @@ if __name__ == "__main__":
         "value": [p.double().sum().item() for p in models.value.parameters()],
         "reference": [p.double().sum().item() for p in models.reference.parameters()],
         "rows": seen,
-        "logits": table_logits_NK(models.policy.by_row.classifier, table).tolist(),
+        "logits": predict_logits_NK(models.policy.by_row.classifier, table).tolist(),
     }
     everybody: list[Any] = [None, None]
     distributed.all_gather_object(everybody, mine)

@@ -20,21 +20,21 @@ from torch import distributed
 from conftest import LABELS, small_dataset
 from eightball_ppo.config.methods import DistillConfig, PPOConfig
 from eightball_ppo.config.stages import RewardConfig, SFTConfig
-from eightball_ppo.errors import Stopped
+from eightball_ppo.errors import TrainingInterrupted
 from eightball_ppo.methods import reward_model, sft
 from eightball_ppo.methods.run_method import run_method
 from eightball_ppo.runtime import launch, signals
-from eightball_ppo.runtime.distributed import from_every_process, from_main_process, is_main_process, rank
-from eightball_ppo.runtime.logging import quiet_libraries
+from eightball_ppo.runtime.distributed import all_gather_object, broadcast_from_main, is_main_process, rank
+from eightball_ppo.runtime.logging import silence_libraries
 from eightball_ppo.training.checkpoint import CheckpointWriter
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    quiet_libraries()
-    launch.meet(120)
-    root = from_main_process(lambda: Path(tempfile.mkdtemp()), 120)
+    silence_libraries()
+    launch.init_process_group(120)
+    root = broadcast_from_main(lambda: Path(tempfile.mkdtemp()), 120)
     os.chdir(root)
-    data = from_main_process(lambda: small_dataset(root / "data"), 120)
+    data = broadcast_from_main(lambda: small_dataset(root / "data"), 120)
     shared: dict[str, Any] = {"dataset_name": str(data), "labels": LABELS, "disable_tqdm": True}
     sft.train(SFTConfig(output_dir="reference", num_train_epochs=1, **shared))
     if is_main_process():
@@ -66,15 +66,15 @@ if __name__ == "__main__":
 
         CheckpointWriter.due, code = due, 0  # type: ignore[method-assign]
         try:
-            with signals.handled():
+            with signals.install_handlers():
                 train(replace(config, output_dir=name))
-        except Stopped as stop:
+        except TrainingInterrupted as stop:
             code = 128 + stop.signal_number
         CheckpointWriter.due = looked  # type: ignore[method-assign]
         resumed = train(replace(config, output_dir=name, resume_from_checkpoint="true"))
         weights = [(own / "model.safetensors").read_bytes() for own in (straight, resumed)]
         same = weights[0] == weights[1] and rows(straight) == rows(resumed) and len(rows(straight)) > 5
-        told[name] = {"stopped": from_every_process(code), "same": from_every_process(same)}
+        told[name] = {"stopped": all_gather_object(code), "same": all_gather_object(same)}
     sys.stdout = stdout
     if is_main_process():
         print(json.dumps(told))
