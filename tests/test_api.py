@@ -42,7 +42,7 @@ def config(judge: JudgeServer, directory: Path, **options: Any) -> GradeConfig:
     settings: dict[str, Any] = {
         **{"grader": "api", "grader_model": "judge", "grader_base_url": judge.base_url, "api_mode": "logprobs"},
         **{"output_dir": str(directory / "grades"), "grade_store": str(directory / "grades.sqlite3")},
-        **{"disable_tqdm": True, "max_retries": 3, "max_grade_failures": 1.0},
+        **{"disable_tqdm": True, "max_retries": 2, "max_grade_failures": 1.0},
     }
     return GradeConfig(**{**settings, **options})
 

@@ -110,7 +110,7 @@ def test_a_server_that_is_down_for_a_while_costs_no_grade(judge: JudgeServer, tm
     undisturbed = graded(config(judge, tmp_path / "undisturbed"))
     judge.reset(down_for={"after_requests": 4, "seconds": 2})
     client.MIN_BACKOFF = 0.1
-    assert np.array_equal(cells(graded(config(judge, tmp_path, max_retries=6)), "score"), cells(undisturbed, "score"))
+    assert np.array_equal(cells(graded(config(judge, tmp_path, max_retries=5)), "score"), cells(undisturbed, "score"))
 
 
 @pytest.mark.parametrize(("mass", "failed"), [(0.3, 0), (0.6, 3 * len(QUESTIONS))])
@@ -137,7 +137,7 @@ def test_a_refused_key_stops_grading_and_keeps_the_grades_so_far(judge: JudgeSer
 
 
 def test_a_server_that_does_not_listen_is_one_message(tmp_path: Path, judge: JudgeServer) -> None:
-    settings = config(judge, tmp_path, grader_base_url="http://127.0.0.1:9/v1", api_mode="auto", max_retries=1)
+    settings = config(judge, tmp_path, grader_base_url="http://127.0.0.1:9/v1", api_mode="auto", max_retries=0)
     with pytest.raises(InputError, match=re.escape("--grader_base_url http://127.0.0.1:9/v1: no usable answer")):
         graded(settings)
 
@@ -167,7 +167,7 @@ def test_grading_stops_after_20_failures_in_a_row(judge: JudgeServer, tmp_path: 
 
 def test_auto_does_not_mistake_an_outage_for_a_missing_ability(judge: JudgeServer, tmp_path: Path) -> None:
     judge.reset(faults=[{"kind": "503", "times": 2}])
-    settings = config(judge, tmp_path, api_mode="auto", max_retries=2)
+    settings = config(judge, tmp_path, api_mode="auto", max_retries=1)
     with pytest.raises(InputError, match=r"no usable answer from the server \(status 503.*\(2 tries\)"):
         graded(settings)
     judge.reset()

@@ -136,7 +136,7 @@ def test_grading_stops_before_training_when_the_judge_breaks_down(judge: JudgeSe
     """The share of failures is below the limit; skipped questions must not hide that the judge is gone."""
     faults = [{"kind": "500", "match": row["question"]} for row in read_rows("rl")[40:60]]
     judge.reset(gold_labels=gold_labels(), faults=faults)
-    options: dict[str, Any] = {**base, "max_grade_failures": 0.9, "max_retries": 1, "max_concurrency": 1}
+    options: dict[str, Any] = {**base, "max_grade_failures": 0.9, "max_retries": 0, "max_concurrency": 1}
     with pytest.raises(IncompleteError, match="20 of 60 grades failed, the last with: status 500"):
         run_method(PPOConfig(**options, total_episodes=240))
 
@@ -202,7 +202,7 @@ def test_of_two_ranks_one_grades_and_writes(judge: JudgeServer, base: dict[str, 
 
 @pytest.mark.slow
 def test_a_bad_grader_ends_both_ranks_with_one_line(base: dict[str, Any]) -> None:
-    nowhere = {"grader_base_url": "http://127.0.0.1:9/v1", "max_retries": 1, "per_device_train_batch_size": 60}
+    nowhere = {"grader_base_url": "http://127.0.0.1:9/v1", "max_retries": 0, "per_device_train_batch_size": 60}
     done = torchrun("scripts/ppo.py", *flags({**base, **nowhere, "num_mini_batches": 4}))
     assert done.returncode != 0
     assert done.stderr.count("no usable answer from the server") == 1 and "ppo.py: --grader_base_url" in done.stderr
