@@ -1,16 +1,12 @@
 """Replies of a server, in every mode: each is a grade or a `BadReplyError`."""
 
-import json
 import math
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from test_replies import is_distribution, logs, replies
+from test_replies import logs
 
 from eightball_ppo.graders.api.modes import (
-    MODES,
     ChoiceMode,
     JudgeTask,
     LogprobsMode,
@@ -138,62 +134,3 @@ def test_tokens_are_strings_and_log_probabilities_finite_numbers(token: Any, log
     reply = chat("None", [{"token": "None", "top_logprobs": [{"token": token, "logprob": logprob}]}])
     with pytest.raises(BadReplyError):
         LogprobsMode().scores(judged, reply, CHOOSE)
-
-
-KEYS = "choices message content refusal finish_reason logprobs token logprob top_logprobs answers answer probabilities"
-scalars = (
-    st.none() | st.booleans() | st.integers(-(10**300), 10**300) | st.floats() | replies | st.sampled_from(["Yes", "7"])
-)
-keys = st.sampled_from([*KEYS.split(), *LABELS.names, "rating"]) | st.text(max_size=3)
-anything = st.recursive(
-    scalars, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(keys, inner, max_size=4), max_leaves=12
-)
-GOOD: list[dict[str, Any]] = [
-    chat("No", [position(("No", 0.75), ("Yes", 0.25))], finish_reason="stop"),
-    chat('"10"', [position(('"', 1.0)), position(("1", 0.75), ("7", 0.25)), position(("0", 1.0))]),
-    chat('{"answer": "Maybe"}'),
-    chat('{"rating": 3}'),
-    {"answers": {"answer": {"probabilities": {"Yes": 0.5, "No": 0.25, "Maybe": 0.25}}}},
-]
-
-
-def paths(node: Any, here: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
-    """Where every value in a JSON structure is, below the root."""
-    items = list(node.items() if isinstance(node, dict) else enumerate(node)) if isinstance(node, dict | list) else []
-    return [path for key, value in items for path in [(*here, key), *paths(value, (*here, key))]]
-
-
-@st.composite
-def replies_of_servers(draw: st.DrawFn) -> dict[str, Any]:
-    """A good reply in which one or two values are replaced by anything, or anything at all."""
-    if draw(st.integers(0, 4)) == 0:
-        return draw(st.dictionaries(keys, anything, max_size=4))
-    reply: dict[str, Any] = json.loads(json.dumps(draw(st.sampled_from(GOOD))))
-    for _ in range(draw(st.integers(1, 2))):
-        *way, last = draw(st.sampled_from(paths(reply) or [("choices",)]))
-        node: Any = reply
-        for key in way:
-            node = node[key]
-        node[last] = draw(anything)
-    return reply
-
-
-def is_grade(scores: list[float], request: GradeRequest) -> bool:
-    return is_distribution(scores) if request.label is None else 1 - 1e-9 <= scores[0] <= 10 + 1e-9 and len(scores) == 1
-
-
-@given(replies_of_servers())
-@settings(deadline=None, max_examples=120)
-def test_any_reply_is_a_grade_or_a_bad_reply(reply: dict[str, Any]) -> None:
-    for request in (CHOOSE, RATE):
-        for mode in MODES.values():
-            try:
-                if isinstance(mode, LogprobsMode | ChoiceMode):
-                    assert is_grade(mode.scores(JUDGED, reply, request), request)
-                else:
-                    verdicts = [mode.verdict(JUDGED, choice, request) for choice in choices_of(reply)]
-                    assert all(verdict in (range(3) if request.label is None else range(1, 11)) for verdict in verdicts)
-                    assert is_grade(scores_of_verdicts(verdicts, JUDGED, request), request)
-                    assert all(isinstance(positions_of(choice), list) for choice in choices_of(reply))
-            except BadReplyError as error:
-                assert error.status in ("failed", "refused")

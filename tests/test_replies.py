@@ -1,13 +1,10 @@
 """Texts and token log-probabilities of a judge become a label, a distribution or a rating, or are a bad reply."""
 
-import json
 import math
 import time
-from collections.abc import Callable
-from typing import Any
 
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from benchmarks import fuzz_replies
@@ -268,59 +265,9 @@ def test_expected_ratings_are_means(mass_R: list[float]) -> None:
     assert expected_rating(mass_R) == pytest.approx(mean) and 1 - 1e-9 <= expected_rating(mass_R) <= 10 + 1e-9
 
 
-FRAGMENTS = [
-    "Yes",
-    "no",
-    "May",
-    "be",
-    "1",
-    "10",
-    "0",
-    "7",
-    "/10",
-    '"',
-    "**",
-    ".",
-    " ",
-    "\n",
-    "{",
-    "}",
-    '"answer":',
-    "[",
-    "]",
-]
-FRAGMENTS += ["I'm sorry", "\u2019", "\ud800", "\x00", "\u0663", "N", "\u2028", "ß", "\u0130", "e"]
-replies = st.lists(st.sampled_from(FRAGMENTS) | st.text(max_size=5), max_size=6).map("".join)
-logps = st.floats() | st.floats(-20, 0) | st.sampled_from([0.0, -0.0, 1e-3, -1e308, -0.5, -5e-324])
-tops = st.lists(st.tuples(replies, logps), max_size=6)
-
-
 def test_fuzzed_replies_are_a_grade_or_a_bad_reply() -> None:
     """The first inputs of the benchmark, which fuzzes all readers and modes for five minutes."""
-    tally, failures = fuzz_replies.fuzz(seconds=60, most=150)
+    tally, failures = fuzz_replies.fuzz(seconds=60, most=250)
     assert not failures and tally["inputs"] >= 100
     grades = {name.split(":")[0] for name in tally if name.endswith(": ok")}
     assert len(grades) >= 3, tally  # of eight ways to ask: not every input is nonsense
-
-
-@given(tops, replies, st.lists(tops, max_size=2))
-@settings(deadline=None)
-@example([("Yes", 1e-3), ("No", 1e-3), ("Maybe", 1e-3)], "", [])
-@example([("Yes", 0.0), ("No", -1e308)], "", [])
-def test_any_text_and_log_probabilities_are_read_or_a_bad_reply(
-    top: list[tuple[str, float]], text: str, rest: list[list[tuple[str, float]]]
-) -> None:
-    readers: list[tuple[Callable[[], Any], Callable[[Any], bool]]] = [
-        (lambda: logp_of_tokens(top, WORDS, text), is_distribution),
-        (lambda: logp_of_tokens(top, SPANISH, text), is_distribution),
-        (lambda: rating_of_tokens([top, *rest], text), lambda rating: 1 - 1e-9 <= rating <= 10 + 1e-9),
-        (lambda: label_of_text(text, WORDS), lambda label: label in range(3)),
-        (lambda: label_of_text(text, SPANISH), lambda label: label in range(3)),
-        (lambda: rating_of_text(text), lambda rating: rating in range(1, 11)),
-        (lambda: json_value(text, "answer"), lambda value: json.loads(text) == {"answer": value} or value == []),
-    ]
-    for read, is_good in readers:
-        try:
-            assert is_good(read())
-        except BadReplyError as error:
-            assert error.status in ("failed", "refused") and str(error)
