@@ -12,7 +12,7 @@ def test_ece_by_hand() -> None:
     assert expected_calibration_error(probability_NK, torch.tensor([0, 1, 0, 0])) == pytest.approx(0.4, abs=1e-6)
 
 
-def test_ece_is_zero_for_a_calibrated_and_large_for_a_boasting_classifier() -> None:
+def test_ece_is_zero_for_a_calibrated_and_large_for_an_overconfident_classifier() -> None:
     generator = torch.Generator().manual_seed(0)
     p_NK = torch.randn(50_000, 3, generator=generator).softmax(-1)
     label_N = torch.multinomial(p_NK, 1, generator=generator).squeeze(1)
@@ -28,5 +28,5 @@ def test_temperature_recovers_the_one_that_was_applied() -> None:
     assert fit_temperature(3 * logits_NK, label_N) == pytest.approx(3, abs=0.15)
 
 
-def test_no_more_confidence_from_data_without_an_error() -> None:
+def test_the_temperature_is_1_for_data_without_an_error() -> None:
     assert fit_temperature(torch.eye(3), torch.arange(3)) == pytest.approx(1, abs=1e-3)

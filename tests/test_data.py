@@ -1,4 +1,4 @@
-"""Loading, validating and splitting questions."""
+"""Questions of one file: loading, messages about bad rows, and splitting."""
 
 import re
 import tracemalloc
@@ -56,7 +56,7 @@ def test_bad_content_names_file_row_and_value(tmp_path: Path, content: bytes, me
         load(tmp_path)
 
 
-def test_missing_file_and_directory(tmp_path: Path) -> None:
+def test_a_missing_file_or_directory_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"rl\.jsonl: no such file"):
         load(tmp_path)
     with pytest.raises(InputError, match="no such dataset directory"):
@@ -82,7 +82,7 @@ def test_split_is_stratified_disjoint_and_independent_of_order(seed: int, order:
     assert set(again.texts) == set(validation.texts)
 
 
-def test_a_question_that_stands_twice_lands_on_one_side() -> None:
+def test_duplicates_of_a_question_are_put_on_one_side() -> None:
     questions = Questions("q", ["Same?", "same", "Other?", "More?", "Least?"], [0] * 5)
     for seed in range(10):
         train, validation = split_by_question(questions, 0.5, seed)
