@@ -11,7 +11,7 @@ import torch
 from conftest import cells, read_rows
 from eightball_ppo.config.stages import GradeConfig
 from eightball_ppo.errors import InputError
-from eightball_ppo.graders import export, prompts
+from eightball_ppo.graders import export
 from eightball_ppo.graders.api import client
 from eightball_ppo.graders.budget import Budget
 from eightball_ppo.graders.registry import load_graders
@@ -178,14 +178,6 @@ def test_auto_uses_a_schema_for_labels_that_begin_alike(judge: JudgeServer, tmp_
         source = load_graders(settings, labels, store, Budget())
         source.fill(QUESTIONS)
         assert source.settings["mode"] == "schema" and source.read(QUESTIONS).whole_N.all()
-
-
-def test_a_prompt_by_name_and_by_path_has_one_fingerprint(judge: JudgeServer, tmp_path: Path) -> None:
-    graded(config(judge, tmp_path))
-    asked = judge.stats()["requests"]
-    (tmp_path / "mine.jinja").write_text((prompts.DIRECTORY / "wanted_answer.jinja").read_text())
-    graded(config(judge, tmp_path, grader_prompt=str(tmp_path / "mine.jinja")))
-    assert judge.stats()["requests"] == asked
 
 
 def test_secrets_are_taken_out_and_nothing_else(monkeypatch: pytest.MonkeyPatch) -> None:

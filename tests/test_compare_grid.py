@@ -1,6 +1,5 @@
 """The grid of a comparison: its runs, their names and options, and the sentences of its headline."""
 
-import dataclasses
 import re
 from itertools import product
 from typing import Any
@@ -128,11 +127,6 @@ def test_a_threshold_given_twice_is_refused() -> None:
             RunSpec("distill", 0, 0.1, threshold=0.9),
             config(thresholds=[0.9], method_options=["distill.preset=original"]),
         )
-
-
-def test_a_preset_is_resolved_as_its_run_will_write_it() -> None:
-    made = run_config(RunSpec("distill", 0, 0.1), config(method_options=["distill.preset=original"]))
-    assert isinstance(made, DistillConfig) and made.learning_rate == 2e-5 and dataclasses.replace(made) == made
 
 
 @pytest.mark.parametrize(

@@ -187,28 +187,6 @@ def test_a_job_whose_process_dies_twice_fails_and_its_neighbours_are_made(
     assert sum(deadly in job.cells for pool in pools for job in pool) == 2
 
 
-def test_finished_runs_are_not_made_again_and_damaged_runs_fail(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    settings = config(output_dir=str(tmp_path), methods=["exact", "distill"], seeds=[0], kl_coefs=[0.1, 0.5])
-    one, other = RunSpec("exact", 0, 0.1), RunSpec("exact", 0, 0.5)
-    write_run(one, settings)
-    (write_run(other, settings) / "results.json").unlink()
-    write_run(RunSpec("distill", 0, 0.5), settings)
-    submitted: list[RunGroup] = []
-
-    def pool(
-        jobs: list[RunGroup], config: CompareConfig, workers_: int, bar: Any
-    ) -> dict[RunGroup, workers.FailedRuns]:
-        submitted.extend(jobs)
-        return {job: {} for job in jobs}
-
-    monkeypatch.setattr(workers, "_one_pool", pool)
-    reasons = workers.run_grid(list(run_groups(settings)), settings)
-    assert list(reasons) == [other] and "results.json is missing" in reasons[other]
-    assert [job.cells[0] for job in submitted] == [RunSpec("distill", 0, 0.1)]  # one of its two runs is missing
-
-
 def test_a_policy_trained_with_other_options_is_not_reevaluated_at_a_new_beta(tmp_path: Path) -> None:
     settings = config(output_dir=str(tmp_path), methods=["distill"], seeds=[0], kl_coefs=[0.1, 0.5])
     write_run(RunSpec("distill", 0, 0.1), settings)

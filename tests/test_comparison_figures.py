@@ -1,10 +1,7 @@
 """The figures of a comparison's report: what they draw, their files, and how a browser shows the page."""
 
-import os
 import re
 import shutil
-import subprocess
-import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -16,7 +13,7 @@ import pytest
 from comparison_data import METHODS, comparison_data, small, thirty_labels
 from matplotlib.figure import Figure
 
-from conftest import CHROMIUM, REPOSITORY
+from conftest import CHROMIUM
 from eightball_ppo.comparison.report.data import ComparisonData
 from eightball_ppo.comparison.report.figures import Chart, charts, inline
 from eightball_ppo.comparison.report.write import write_report
@@ -147,23 +144,6 @@ def test_figures_without_data_are_left_out() -> None:
     found = {chart.name: chart for chart in charts(flat)}
     assert set(found) == {"plane", "curves_episodes", "curves_grader_calls", "labels"}
     assert "expected_score" in found["curves_episodes"].frame and inline(found["plane"])
-
-
-@pytest.mark.slow
-def test_the_same_data_gives_the_same_bytes_in_another_process(many: Path, tmp_path: Path) -> None:
-    """There, sets are in another order."""
-    code = (
-        "from pathlib import Path\nfrom comparison_data import thirty_labels\n"
-        "from eightball_ppo.comparison.report.write import write_report\nwrite_report(thirty_labels(), Path('.'))"
-    )
-    path = os.pathsep.join([str(REPOSITORY), str(REPOSITORY / "tests")])
-    environment = {**os.environ, "PYTHONPATH": path, "PYTHONHASHSEED": "7"}
-    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=environment, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    files = sorted(file.relative_to(many) for file in many.rglob("*.*"))
-    assert len(files) == 2 + 3 * 3
-    for file in files:
-        assert (many / file).read_bytes() == (tmp_path / file).read_bytes(), file
 
 
 @pytest.fixture(scope="module")

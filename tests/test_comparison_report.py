@@ -162,15 +162,6 @@ def test_sentences_about_ppo_and_distillation_come_first() -> None:
     assert all("distill@0.9" in words and "ppo" in words for words in fixed[:2])
 
 
-def test_a_long_headline_is_folded() -> None:
-    made = small(headline=[f"sentence {place}." for place in range(20)])
-    page, text = report_page.render_html(made, []), report_page.render_markdown(made, [])
-    assert "<summary>8 more</summary>" in page and all(f"sentence {place}." in page for place in range(20))
-    assert "<summary>8 more sentences</summary>" in text and all(f"- sentence {place}." in text for place in range(20))
-    assert "sentence 11." in report_page.render_headline(made)
-    assert "sentence 12." not in report_page.render_headline(made)
-
-
 def test_nothing_of_the_data_becomes_markup(report: Path, data: ComparisonData) -> None:
     text = (report / "report.html").read_text()
     page = Page(text)
@@ -232,9 +223,3 @@ def test_empty_frames_leave_their_sections_out() -> None:
     failed = replace(flat, results=pd.DataFrame(), curves=pd.DataFrame(), holes=[failed_run("ppo", 0, "it broke")])
     assert charts(failed) == [] and "it broke" in report_page.render_html(failed, [])
     assert "it broke" in report_page.render_markdown(failed, [])
-
-
-def test_a_frame_that_lacks_columns_is_refused() -> None:
-    made = small()
-    with pytest.raises(ValueError, match=r"ComparisonData\.results lacks the columns \['kl', 'win_rate'\]"):
-        replace(made, results=made.results.drop(columns=["kl", "win_rate"]))

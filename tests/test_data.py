@@ -1,4 +1,4 @@
-"""Questions of one file: loading, messages about bad rows, and splitting."""
+"""Questions of one file: loading, messages about bad rows, splitting; and the label set."""
 
 import re
 import tracemalloc
@@ -105,3 +105,20 @@ def test_splitting_makes_no_list_of_all_questions() -> None:
 def test_split_that_leaves_a_side_empty_is_refused() -> None:
     with pytest.raises(InputError, match="cannot be split"):
         split_by_question(Questions("q", ["One?", "Two?"]), 0.1, 0)
+
+
+def test_label_ids_follow_the_order_of_the_names() -> None:
+    labels = LabelSet.of(["b", "a", "c"])
+    assert (len(labels), labels.id_of("a"), labels.id2label[0], labels.label2id["c"]) == (3, 1, "b", 2)
+    assert LabelSet.of_model({1: "a", 0: "b", 2: "c"}) == labels
+
+
+@pytest.mark.parametrize("names", [[], ["only"], ["a", "a"], ["a", " "]])
+def test_a_label_set_of_bad_names_is_refused(names: list[str]) -> None:
+    with pytest.raises(InputError, match=r"^labels: "):
+        LabelSet.of(names)
+
+
+def test_label_sets_in_another_order_differ() -> None:
+    with pytest.raises(InputError, match=r"labels differ: data has \['a', 'b'\], model has \['b', 'a'\]"):
+        LabelSet.of(["a", "b"]).require_same(LabelSet.of(["b", "a"]), "data", "model")

@@ -16,7 +16,6 @@ from eightball_ppo.config.data import DataConfig
 from eightball_ppo.data import label_names, load_split
 from eightball_ppo.data.pairs import SEPARATOR, join_pair, split_pair
 from eightball_ppo.errors import InputError
-from eightball_ppo.graders.registry import parse_grader
 from eightball_ppo.labels import LabelSet
 
 LABELS = LabelSet.of(["up", "down", "7"])
@@ -110,13 +109,6 @@ def test_odd_files_are_refused(folder: Path, name: str) -> None:
     read_or_refused(folder / name)
 
 
-@given(content=st.binary(max_size=60), ending=st.sampled_from(["jsonl", "json", "csv", "parquet"]))
-@QUICK
-def test_any_bytes_are_read_or_refused(folder: Path, content: bytes, ending: str) -> None:
-    (folder / f"bytes.{ending}").write_bytes(content)
-    read_or_refused(folder / f"bytes.{ending}")
-
-
 def good_file(ending: str) -> bytes:
     """The bytes of a small good file."""
     table = pa.table({"text": ["Is it?", "Was it?"], "pair": ["Once.", "Twice."], "label": ["up", "down"]})
@@ -163,19 +155,3 @@ def test_labels_are_inferred_as_the_distinct_ones_in_order(folder: Path, drawn: 
             label_names(config(file), "train")
     else:
         assert label_names(config(file), "train") == distinct
-
-
-PARTS = ["bert", "rule:up", "noisy:", "0.3:", "nan:", "random-head", ":", ",", "9", "²", "llm", " "]
-
-
-@given(st.lists(st.sampled_from(PARTS), max_size=6).map("".join) | st.text(max_size=12))
-@settings(max_examples=200)
-def test_any_grader_spec_is_parsed_or_refused(spec: str) -> None:
-    try:
-        graders = parse_grader(spec)
-    except InputError as error:
-        assert "--grader" in str(error)
-        return
-    assert len(graders) == spec.count(",") + 1
-    assert all(0 <= rate <= 1 for grader in graders for rate in grader.noise)
-    assert all(int(grader.argument or 0) >= 0 for grader in graders if grader.name == "random-head")

@@ -101,33 +101,6 @@ def test_no_policy_lies_above_the_frontier(problem: tuple[Tensor, Tensor, Tensor
         assert (score_F[kl_F <= most] <= ceiling + rounding).all()
 
 
-def simplex(labels: int, steps: int) -> Tensor:
-    """Every distribution over `labels` whose probabilities are multiples of 1 / `steps`, none of them 0."""
-    counts = [c for c in itertools.product(range(1, steps), repeat=labels - 1) if sum(c) < steps]
-    first_PK = torch.tensor(counts, dtype=torch.float64) / steps
-    return torch.cat([first_PK, 1 - first_PK.sum(1, keepdim=True)], 1).log()
-
-
-@pytest.mark.parametrize("seed", range(4))
-@pytest.mark.parametrize("spread", [0.5, 2.0])
-def test_the_frontier_is_the_best_policy_of_a_fine_grid(seed: int, spread: float) -> None:
-    """One question with three labels, then two questions with two: every policy of a fine grid is tried."""
-    generator = torch.Generator().manual_seed(seed)
-    for n, k, grid_PK in ((1, 3, simplex(3, 120)), (2, 2, simplex(2, 150))):
-        logp_NK, reference, score_NK = (torch.randn(n, k, generator=generator).double() for _ in range(3))
-        logp_NK, ref_logp_NK = logp_NK.log_softmax(-1), (spread * reference).log_softmax(-1)
-        kl_NP = (grid_PK.exp() * (grid_PK - ref_logp_NK[:, None])).sum(-1)
-        score_NP = (grid_PK.exp() * score_NK[:, None]).sum(-1)
-        if n == 2:  # all pairs of them
-            kl_P = (kl_NP[0][:, None] + kl_NP[1]).flatten() / 2
-            score_P = (score_NP[0][:, None] + score_NP[1]).flatten() / 2
-        else:
-            kl_P, score_P = kl_NP[0], score_NP[0]
-        best = score_P[kl_P <= kl(logp_NK, ref_logp_NK)].max().item()
-        ceiling = score(logp_NK, score_NK) + distance(logp_NK, ref_logp_NK, score_NK)
-        assert best <= ceiling + 1e-12 and ceiling - best < 0.02 * unit(score_NK)
-
-
 @given(problems(), st.floats(-5, 9))
 @SETTINGS
 def test_optima_of_any_beta_and_the_reference_have_distance_0(

@@ -1,6 +1,5 @@
 """The grade store: grades are kept exactly, with other writers and after kills; other files are refused."""
 
-import functools
 import itertools
 import math
 import os
@@ -10,17 +9,15 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from conftest import REPOSITORY, read_rows
+from conftest import REPOSITORY
 from eightball_ppo.errors import InputError
 from eightball_ppo.graders.base import Grade, GradeRequest
 from eightball_ppo.graders.storage.store import GradeStore
-from eightball_ppo.labels import EIGHTBALL_LABELS
 
 ASK = GradeRequest("Will it rain?")
 
@@ -146,19 +143,6 @@ def test_reading_creates_no_file(tmp_path: Path) -> None:
     assert file.is_file()
 
 
-def test_a_grade_takes_less_than_300_bytes(tmp_path: Path) -> None:
-    file = tmp_path / "grades.sqlite3"
-    splits = ("sft", "rl", "preferences", "heldout")
-    questions = list(dict.fromkeys(row["question"] for split in splits for row in read_rows(split)))
-    with GradeStore(file) as store:
-        graders = [store.register(f"{name}:" + "0123456789abcdef" * 4, {"labels": EIGHTBALL_LABELS}) for name in "ab"]
-        requests = list(itertools.islice(itertools.product(graders, questions), 3000))
-        for number, (grader, question) in enumerate(requests):
-            store.keep(grader, good(GradeRequest(question), -0.1 * number, -1 / 3, -math.pi, tokens=150))
-    assert len(set(requests)) == 3000 and os.listdir(tmp_path) == [file.name]
-    assert file.stat().st_size / 3000 < 300
-
-
 WRITER = """
 import os, signal, sys, time
 from pathlib import Path
@@ -199,26 +183,6 @@ def test_two_killed_writers_lose_nothing(tmp_path: Path) -> None:
         assert db.execute("PRAGMA journal_mode").fetchone() == ("wal",)  # nobody who reads waits for a writer
 
 
-class Busy(sqlite3.Connection):
-    """A connection that meets another process in the middle of switching the file to WAL mode, twice."""
-
-    left = 2
-
-    def execute(self, sql: str, *values: Any) -> sqlite3.Cursor:
-        if "journal_mode" in sql and self.left:
-            self.left -= 1
-            raise sqlite3.OperationalError("database is locked")
-        return super().execute(sql, *values)
-
-
-def test_opening_retries_while_another_process_opens_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Seen once in 500 openings of a new file by several processes at the same moment."""
-    monkeypatch.setattr(sqlite3, "connect", functools.partial(sqlite3.connect, factory=Busy))
-    with GradeStore(tmp_path / "grades.sqlite3") as store:
-        store.keep(store.register("g", {}), good(ASK))
-        assert kept(store, 1).status == "ok"
-
-
 def refusal(path: Path) -> str:
     """The message, one line, when a grade is to be kept in a file that is no store."""
     with pytest.raises(InputError) as caught, GradeStore(path) as store:
@@ -241,14 +205,6 @@ def test_a_store_of_another_version_is_refused(store: GradeStore) -> None:
     with sqlite3.connect(store.path) as db:
         db.execute("PRAGMA user_version = 99")
     assert refusal(store.path).endswith(": written with schema 99, this version reads 1; name another file")
-
-
-def test_an_empty_file_becomes_a_store(tmp_path: Path) -> None:
-    file = tmp_path / "grades.sqlite3"
-    file.touch()  # as mktemp leaves one
-    with GradeStore(file) as store:
-        store.keep(store.register("g", {}), good(ASK))
-    assert file.stat().st_size > 0
 
 
 def test_a_database_of_another_program_is_refused_and_not_changed(tmp_path: Path) -> None:

@@ -209,13 +209,6 @@ def test_a_bad_table_is_refused_in_one_line(tmp_path: Path, columns: dict[str, l
     assert re.search(re.escape(message), refusal(write(tmp_path, **columns)))
 
 
-def test_questions_that_the_table_lacks_are_skipped(tmp_path: Path) -> None:
-    source = GradeTable(write(tmp_path), LABELS)
-    grades = source.read_chunk(["a", "c"])
-    assert cells(grades, "status").tolist() == [[0] * 3, [SKIPPED] * 3] and grades.whole_N.tolist() == [True, False]
-    assert grades.calls == 1 and np.isnan(cells(grades, "score")[1]).all()
-
-
 def test_a_question_without_all_its_rows_is_incomplete(tmp_path: Path) -> None:
     """Its rows for Yes and No are lost; the row that is left is no distribution."""
     columns = {name: [values[0], values[1], values[2], values[5]] for name, values in ROWS.items()}
@@ -224,15 +217,6 @@ def test_a_question_without_all_its_rows_is_incomplete(tmp_path: Path) -> None:
     grades = source.read_chunk(["a", "b"])
     assert cells(grades, "status").tolist() == [[0] * 3, [SKIPPED, SKIPPED, 0]] and grades.calls == 2
     assert grades.whole_N.tolist() == [True, False] and grades.logp_NK[1].isnan().all()
-
-
-def test_scores_may_be_rounded_by_one_percent(tmp_path: Path) -> None:
-    for total, fine in ((1.009, True), (0.991, True), (1.02, False), (0.98, False)):
-        path = write(tmp_path, score=[math.log(total * p) for p in (0.5, 0.25, 0.25)] * 2)
-        if fine:
-            assert GradeTable(path, LABELS).read(["a"]).whole_N.all()
-        else:
-            assert "are no log-probabilities" in refusal(path)
 
 
 def test_ratings_are_recognised_by_the_metadata_alone(tmp_path: Path) -> None:

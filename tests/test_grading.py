@@ -176,18 +176,6 @@ def test_a_dry_run_makes_no_call_and_writes_nothing(
 
 
 @pytest.mark.slow
-def test_the_persona_of_the_judge_steers_the_policy(base: dict[str, Any]) -> None:
-    """The policy's mean probability of Yes and No on held-out questions (of a rule: test_stages)."""
-    options: dict[str, Any] = {"total_episodes": 120 * 8, "repeats_per_epoch": 2, "kl_coef": 0.05}
-    histogram = {}
-    for prompt in ("wanted_answer", "optimist", "pessimist"):
-        settings = {**base, **options, "output_dir": prompt, "grader_prompt": prompt, "allow_weak_grader": True}
-        histogram[prompt] = results(run_method(PPOConfig(**settings)))["splits"]["heldout"]["label_histogram"]
-    assert histogram["optimist"]["Yes"] > histogram["wanted_answer"]["Yes"] + 0.2 > histogram["pessimist"]["Yes"] + 0.3
-    assert histogram["pessimist"]["No"] > histogram["wanted_answer"]["No"] + 0.2
-
-
-@pytest.mark.slow
 def test_of_two_ranks_one_grades_and_writes(judge: JudgeServer, base: dict[str, Any], tmp_path: Path) -> None:
     batch = {"per_device_train_batch_size": 60, "num_mini_batches": 4, "api_mode": "logprobs"}
     done = torchrun("scripts/ppo.py", *flags({**base, **batch, "total_episodes": 480}))

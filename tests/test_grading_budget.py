@@ -62,12 +62,6 @@ def test_no_call_starts_after_the_timeout(monkeypatch: pytest.MonkeyPatch) -> No
     assert not budget.reserve() and Budget().seconds_left is None
 
 
-def test_the_first_reason_to_stop_is_kept() -> None:
-    budget = Budget(max_calls=0)
-    budget.stop("the server is gone")
-    assert not budget.reserve() and budget.stopped == "the server is gone" and budget.calls == 0
-
-
 def test_requests_are_taken_only_as_they_are_used() -> None:
     taken: list[int] = []
     budget = Budget(max_calls=3)

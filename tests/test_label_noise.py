@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 import pytest
 import torch
-from scripted_grader import QUESTIONS, REFUSED, Scripted, filled, logp, random_logp, stored
+from test_sources import QUESTIONS, REFUSED, Scripted, filled, logp, random_logp, stored
 from torch import Tensor
 
 from conftest import cells
@@ -68,13 +68,6 @@ def test_noise_keeps_failed_grades_failed() -> None:
     assert cells(grades, "status")[:, 0].tolist() == [OK, OK, REFUSED, SKIPPED]
     assert grades.logp_NK.isnan().any(1).tolist() == [False, False, True, True]
     assert grades.details == ("'Is it 2?': it refused",)
-
-
-def test_noise_on_noise_is_independent(many: StoredGrader) -> None:
-    twice = LabelNoiseSource(LabelNoiseSource(many, 0.3, 0), 0.3, 0)
-    changed = (top_labels(twice) != top_labels(many)).double().mean().item()
-    expected = 2 * 0.3 * 0.7 + 0.3 * 0.3 / 2  # one of both, or both but not back
-    assert abs(changed - expected) < 4 * math.sqrt(expected * (1 - expected) / len(MANY))
 
 
 def test_a_label_map_adds_the_probabilities_of_labels_with_one_target() -> None:

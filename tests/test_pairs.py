@@ -44,7 +44,8 @@ SETS: dict[str, tuple[list[dict[str, Any]], list[str]]] = {
 }
 
 
-@pytest.mark.parametrize("form", ["boolq", pytest.param("helpsteer", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("form", SETS)
 def test_every_stage_reads_two_texts_and_shows_them_in_two_columns(
     form: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], no_figures: None
 ) -> None:

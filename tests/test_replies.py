@@ -4,21 +4,18 @@ import math
 import time
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from benchmarks import fuzz_replies
 from eightball_ppo.graders.api.replies import (
     BadReplyError,
     json_value,
     label_of_text,
-    logp_of_counts,
     logp_of_tokens,
     looks_refused,
     rating_of_text,
     rating_of_tokens,
 )
-from eightball_ppo.graders.verbalizers import MIN_MASS, expected_rating, label_of_token, parse_verbalizers
+from eightball_ppo.graders.verbalizers import MIN_MASS, label_of_token, parse_verbalizers
 from eightball_ppo.labels import EIGHTBALL_LABELS, LabelSet
 
 LABELS = LabelSet.of(EIGHTBALL_LABELS)
@@ -241,28 +238,6 @@ def test_a_1_whose_second_token_is_unknown_is_no_rating() -> None:
         rating_of_tokens([logs(("1", 0.6), ("8", 0.4)), second], "8.")
     one_token = logs(("8", 0.5), ("1", 0.25), ("10", 0.25))  # a judge that has 10 as one token
     assert rating_of_tokens([one_token, second], "8.") == pytest.approx(4 + 0.25 + 2.5)
-
-
-def test_less_than_half_on_ratings_is_no_rating() -> None:
-    bad: list[list[list[tuple[str, float]]]] = [[], [[]], [logs(("7", 0.49), ("I", 0.51))], [logs(("11", 0.9))]]
-    for positions in [*bad, [logs(("1", 0.9)), []]]:
-        with pytest.raises(BadReplyError):
-            rating_of_tokens(positions, "1")
-
-
-@given(st.lists(st.integers(0, 4), max_size=30))
-@settings(deadline=None)
-def test_counts_are_smoothed_frequencies(label_S: list[int]) -> None:
-    p_K = probabilities(logp_of_counts(label_S, 5))
-    assert p_K == pytest.approx([(label_S.count(k) + 1) / (len(label_S) + 5) for k in range(5)])
-    assert math.fsum(p_K) == pytest.approx(1)
-
-
-@given(st.lists(st.floats(0, 1), min_size=10, max_size=10).filter(lambda mass_R: sum(mass_R) > 1e-6))
-@settings(deadline=None)
-def test_expected_ratings_are_means(mass_R: list[float]) -> None:
-    mean = sum(rating * mass for rating, mass in enumerate(mass_R, start=1)) / sum(mass_R)
-    assert expected_rating(mass_R) == pytest.approx(mean) and 1 - 1e-9 <= expected_rating(mass_R) <= 10 + 1e-9
 
 
 def test_fuzzed_replies_are_a_grade_or_a_bad_reply() -> None:

@@ -1,24 +1,80 @@
 """Sources of grades: each question is graded once, within the budget; ensembles, noise and label maps by hand."""
 
+import itertools
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scripted_grader import FAILED, LABELS, QUESTIONS, REFUSED, Script, Scripted, filled, logp, random_logp, stored
 from torch import Tensor
 
 from conftest import cells
 from eightball_ppo.functional import objective
-from eightball_ppo.graders.base import GradeRequest, Scale
+from eightball_ppo.graders.base import Grade, GradeRequest, OnGrade, Scale, batched
 from eightball_ppo.graders.budget import Budget
 from eightball_ppo.graders.storage.score_table import OK, SKIPPED, STATUSES, ScoreTable, skipped_cells_NK
 from eightball_ppo.graders.storage.sources import EnsembleSource, LabelNoiseSource, StoredGrader
 from eightball_ppo.graders.storage.store import GradeStore
+from eightball_ppo.labels import EIGHTBALL_LABELS, LabelSet
+
+LABELS = LabelSet.of(EIGHTBALL_LABELS)
+QUESTIONS = [f"Is it {number}?" for number in range(12)]
+FAILED, REFUSED = STATUSES.index("failed"), STATUSES.index("refused")
+Script = Callable[[GradeRequest], Sequence[float] | str]
+
+
+def logp(*p_K: float) -> list[float]:
+    return [math.log(p) for p in p_K]
+
+
+class Scripted:
+    """A grader that answers by its script: scores, or a status that is not ok. Records every request.
+
+    `at_once`: how many requests it takes before it answers any.
+    """
+
+    deliberate = False
+
+    def __init__(self, script: Script, scale: Scale = "log_prob", labels: LabelSet = LABELS, name: str = "scripted"):
+        self.labels, self.scale, self.fingerprint = labels, scale, name
+        self.settings: dict[str, Any] = {"grader": name}
+        self.script, self.at_once = script, 1
+        self.requests: list[GradeRequest] = []
+
+    def grade(self, requests: Iterable[GradeRequest], on_grade: OnGrade, budget: Budget) -> None:
+        for request in itertools.chain.from_iterable(batched(budget.allowed(requests), self.at_once)):
+            self.requests.append(request)
+            answer = self.script(request)
+            if isinstance(answer, str):
+                on_grade(Grade(request, answer, (), f"it {answer}"))  # type: ignore[arg-type]
+            else:
+                on_grade(Grade.of(request, answer, tokens=self.tokens(request)))
+
+    def tokens(self, request: GradeRequest) -> int:
+        return len(request.question)
+
+
+def stored(grader: Scripted, budget: Budget | None = None, max_failures: float = 1.0) -> StoredGrader:
+    """The grader behind a store in memory."""
+    return StoredGrader(grader, GradeStore(":memory:"), budget or Budget(), max_failures, progress=False)
+
+
+def filled(script: Script, questions: Sequence[str] = QUESTIONS, **options: Any) -> StoredGrader:
+    """A source whose grades are all there."""
+    source = stored(Scripted(script, **options))
+    source.fill(questions)
+    return source
+
+
+def random_logp(request: GradeRequest) -> list[float]:
+    """Other log-probabilities for every question."""
+    generator = torch.Generator().manual_seed(sum(map(ord, request.question)))
+    return (2 * torch.randn(len(LABELS), generator=generator, dtype=torch.float64)).log_softmax(-1).tolist()
 
 
 @pytest.mark.parametrize("at_once", [1, 5, 100])
@@ -130,15 +186,6 @@ def test_grading_stops_when_too_many_grades_fail(max_failures: float, bad: Calla
         assert budget.stopped.endswith("of 100 grades failed, the last with: it failed")
 
 
-def test_graders_with_one_store_are_told_apart_by_fingerprint() -> None:
-    store = GradeStore(":memory:")
-    first, second, again = (Scripted(random_logp, name=name) for name in ("one", "two", "one"))
-    for grader in (first, second, again):
-        StoredGrader(grader, store, Budget(), 1.0, progress=False).fill(QUESTIONS)
-    assert [len(grader.requests) for grader in (first, second, again)] == [12, 12, 0]
-    assert store.settings_of("two") == {"grader": "two"}
-
-
 def table_of(score_NK: Tensor, scale: Scale) -> ScoreTable:
     """Good grades with these scores."""
     cells_NK = skipped_cells_NK(*score_NK.shape)
@@ -187,14 +234,6 @@ def test_an_ensemble_is_deliberate_only_if_all_members_are() -> None:
     assert not mixed.deliberate and EnsembleSource([rule, LabelNoiseSource(rule, 0.5, 0)], [1.0, 1.0]).deliberate
     of = [{"grader": "scripted"}, {"grader": "noisy:0.5:seed0", "of": [{"grader": "rule"}]}]
     assert mixed.settings == {"grader": "mean", "of": of}
-
-
-def test_averages_of_ratings_and_log_probabilities() -> None:
-    """Ratings 8, 7 and 7 are worth e : 1 : 1."""
-    rates = filled(lambda request: [8.0 if request.label == "Yes" else 7.0], scale="rating")
-    p_K = EnsembleSource([rates, filled(lambda _: logp(0.5, 0.25, 0.25))], [1.0, 1.0]).read(QUESTIONS).logp_NK[0].exp()
-    e = math.e
-    assert p_K.tolist() == pytest.approx([(e / (e + 2) + 0.5) / 2, *[(1 / (e + 2) + 0.25) / 2] * 2])
 
 
 def test_an_average_is_complete_only_where_all_members_are() -> None:
