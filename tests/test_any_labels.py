@@ -1,9 +1,6 @@
-"""Any labels: all stages run with two and with five other labels, and the code names none of the eight ball's."""
+"""All stages run with two and with five labels that are not those of the eight ball."""
 
-import ast
 import json
-import re
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +8,7 @@ import pandas as pd
 import pytest
 from transformers import AutoConfig, AutoTokenizer, BertConfig, BertForSequenceClassification
 
-from conftest import REPOSITORY, write_rows
+from conftest import write_rows
 from eightball_ppo.config.methods import DistillConfig, PPOConfig
 from eightball_ppo.config.stages import GradeConfig, RewardConfig, SFTConfig
 from eightball_ppo.graders import export
@@ -19,50 +16,6 @@ from eightball_ppo.methods import reward_model, sft
 from eightball_ppo.methods.run_method import run_method
 from eightball_ppo.models.packaged import minilm_dir
 from eightball_ppo.report import tables
-
-PACKAGE = REPOSITORY / "eightball_ppo"
-SCRIPTS = [file for folder in ("scripts", "benchmarks") for file in (REPOSITORY / folder).glob("*.py")]
-SOURCES = sorted([*PACKAGE.rglob("*.py"), *SCRIPTS])
-TEXTS = sorted(file for file in PACKAGE.rglob("*") if file.suffix in {".jinja", ".html", ".js", ".css", ".json"})
-WORD = re.compile(r"\b(?:Yes|YES|Maybe|MAYBE|NO)\b|\bNo\b(?! [a-z])")  # "No grades there." is English
-
-STRATEGY = "transformers' word for: never"
-ANY_WORDS = "words to break in two: any would do"
-WORDS = {
-    **{("benchmarks/fuzz_replies.py", word): ANY_WORDS for word in ("Yes", "No", "Maybe", "no", "Maybe=Maybe|Perhaps")},
-    ("benchmarks/fuzz_replies.py", '{"answer": "Yes"}'): ANY_WORDS,
-    ("benchmarks/soak.py", "rule:Yes"): "a label of the default data",
-    ("runtime/launch.py", "no"): "accelerate's word for: no mixed precision",
-    ("training/supervised.py", "no"): STRATEGY,
-    ("methods/groups.py", "no"): STRATEGY,
-    ("methods/ppo.py", "no"): STRATEGY,
-    ("config/trl_unsupported.py", "no"): STRATEGY,
-    ("runtime/distributed.py", "yes"): "how an environment variable says true",
-}
-
-
-def label_words(source: str) -> Iterator[str]:
-    """The string constants, docstrings aside, and identifiers in Python source that name an eight-ball label."""
-    tree = ast.parse(source)
-    docstrings = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)}
-    for node in ast.walk(tree):
-        text = node.value if isinstance(node, ast.Constant) and id(node) not in docstrings else None
-        if isinstance(text, str) and (WORD.search(text) or text.strip().lower() in ("yes", "no", "maybe")):
-            yield text
-        for name in (getattr(node, field, None) for field in ("id", "name", "arg", "attr")):
-            if isinstance(name, str) and {"yes", "maybe"} & set(name.lower().split("_")):
-                yield name
-
-
-def test_no_code_or_template_but_labels_and_prompts_names_a_label() -> None:
-    assert list(label_words('def f(yes): return "rule:Yes"')) == ["yes", "rule:Yes"]
-    for file in SOURCES:
-        name = str(file.relative_to(PACKAGE if file.is_relative_to(PACKAGE) else REPOSITORY))
-        found = set(label_words(file.read_text(encoding="utf-8"))) if name != "labels.py" else set()
-        assert not {word for word in found if (name, word) not in WORDS}, f"{name}: take labels from the label set"
-    for file in TEXTS:
-        assert file.parent.name == "prompts" or not WORD.search(file.read_text(encoding="utf-8")), file
-
 
 TEXT_OF = {
     2: {"spam": "win a free prize", "ham": "lunch on tuesday then"},

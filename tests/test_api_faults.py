@@ -38,30 +38,19 @@ BAD = QUESTIONS[5]  # the one that meets the faults
 
 
 TRANSIENT = [
-    {"kind": "429", "times": 1, "retry_after": 0.5},
-    {"kind": "500", "times": 2},
-    {"kind": "503", "times": 1},
-    {"kind": "hang", "times": 1},
-    {"kind": "reset", "times": 1},
-    {"kind": "truncated_json", "times": 1},
-    {"kind": "html", "times": 1},
-    {"kind": "other_id", "times": 1},
+    *[{"kind": "429", "times": 1, "retry_after": 0.5}, {"kind": "500", "times": 2}, {"kind": "503", "times": 1}],
+    *[{"kind": "hang", "times": 1}, {"kind": "reset", "times": 1}, {"kind": "truncated_json", "times": 1}],
+    *[{"kind": "html", "times": 1}, {"kind": "other_id", "times": 1}],
 ]
 
 
 PERSISTENT = [
-    ("hang", "failed", "no answer within --timeout 0.5 s (3 tries)"),
-    ("500", "failed", "status 500"),
-    ("reset", "failed", "connection failed"),
-    ("html", "failed", "no JSON (text/html"),
-    ("other_id", "failed", "to another request"),
-    ("400", "failed", "status 400"),
-    ("wrong_label", "failed", "anana"),
-    ("empty_choices", "failed", "no choices in the reply"),
-    ("null_content", "failed", "content None in the reply"),
-    ("refusal", "refused", "I'm sorry"),
-    ("refusal_field", "refused", "refusal"),
-    ("content_filter", "refused", "content filter"),
+    *[("hang", "failed", "no answer within --timeout 0.5 s (3 tries)"), ("500", "failed", "status 500")],
+    *[("reset", "failed", "connection failed"), ("html", "failed", "no JSON (text/html")],
+    *[("other_id", "failed", "to another request"), ("400", "failed", "status 400")],
+    *[("wrong_label", "failed", "anana"), ("empty_choices", "failed", "no choices in the reply")],
+    *[("null_content", "failed", "content None in the reply"), ("refusal", "refused", "I'm sorry")],
+    *[("refusal_field", "refused", "refusal"), ("content_filter", "refused", "content filter")],
 ]
 
 

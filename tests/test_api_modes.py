@@ -88,16 +88,11 @@ def test_choice_mode_reads_the_probabilities_of_all_options() -> None:
 @pytest.mark.parametrize(
     "p",
     [
-        {"Yes": 0.5, "No": 0.5},
-        {"Yes": 0.5, "No": 0.25, "Maybe": 0.25, "Else": 0.0},
-        {"Yes": 0.5, "No": 0.5, "maybe": 0.0},
-        {"Yes": 0.4, "No": 0.2, "Maybe": 0.2},
-        {"Yes": 1.5, "No": -0.25, "Maybe": -0.25},
-        {"Yes": True, "No": 0, "Maybe": 0},
-        {"Yes": "1", "No": 0, "Maybe": 0},
-        {"Yes": math.nan, "No": 0.5, "Maybe": 0.5},
-        {"Yes": 10**400, "No": 0, "Maybe": 0},
-        {"Yes": None, "No": 0.5, "Maybe": 0.5},
+        *[{"Yes": 0.5, "No": 0.5}, {"Yes": 0.5, "No": 0.25, "Maybe": 0.25, "Else": 0.0}],
+        *[{"Yes": 0.5, "No": 0.5, "maybe": 0.0}, {"Yes": 0.4, "No": 0.2, "Maybe": 0.2}],
+        *[{"Yes": 1.5, "No": -0.25, "Maybe": -0.25}, {"Yes": True, "No": 0, "Maybe": 0}],
+        *[{"Yes": "1", "No": 0, "Maybe": 0}, {"Yes": math.nan, "No": 0.5, "Maybe": 0.5}],
+        *[{"Yes": 10**400, "No": 0, "Maybe": 0}, {"Yes": None, "No": 0.5, "Maybe": 0.5}],
     ],
 )
 def test_probabilities_that_are_no_distribution_are_a_bad_reply(p: dict[str, Any]) -> None:

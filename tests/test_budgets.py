@@ -73,11 +73,6 @@ def test_full_rows_are_bought_up_to_the_budget(budget: int | None, rows: int) ->
     assert BudgetedScores(tiny.scores(10, 3, seed=9), budget, seed=1).buy_full_rows() == bought
 
 
-def test_the_seed_chooses_the_rows() -> None:
-    chosen = {tuple(BudgetedScores(tiny.scores(10, 3), 12, seed).buy_full_rows()) for seed in range(8)}
-    assert len(chosen) > 4 and {row for rows in chosen for row in rows} == set(range(10))
-
-
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
 def test_scores_that_are_not_finite_are_refused(value: float) -> None:
     with pytest.raises(ValueError, match="not finite"):

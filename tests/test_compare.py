@@ -148,14 +148,12 @@ def test_a_dry_run_counts_the_missing_runs_and_writes_nothing(shared: Path, tmp_
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"seeds": [0, 0]}, "--seeds 0 0"),
-        ({"method_options": "ppo.total_episodes=0"}, "--total_episodes 0"),
+        *[({"seeds": [0, 0]}, "--seeds 0 0"), ({"method_options": "ppo.total_episodes=0"}, "--total_episodes 0")],
         ({"dataset_name": "./nowhere"}, "no such dataset directory"),
         ({"sft_model_path": "nowhere"}, "--sft_model_path nowhere"),
         ({"reward_model_path": "./nowhere"}, "--reward_model_path ./nowhere: no such directory"),
         ({"grade_table": "nowhere.parquet"}, "nowhere.parquet: no such file"),
-        ({"labels": ["Yes", "No"]}, "unknown label 'Maybe'"),
-        ({"labels": ["No", "Yes", "Maybe"]}, "labels differ"),
+        *[({"labels": ["Yes", "No"]}, "unknown label 'Maybe'"), ({"labels": ["No", "Yes", "Maybe"]}, "labels differ")],
     ],
 )
 def test_bad_input_writes_nothing(options: dict[str, Any], message: str, tmp_path: Path, compare: Compare) -> None:

@@ -79,10 +79,7 @@ def test_a_run_gets_the_shared_options_and_its_place_in_the_grid() -> None:
 
 def test_method_options_are_parsed_by_type_and_change_one_method() -> None:
     entries = [
-        "ppo.total_episodes=96000",
-        "ppo.max_grad_norm=0.5",
-        "grpo.kl_in_reward=false",
-        "exact.anneal_fraction=0",
+        *("ppo.total_episodes=96000", "ppo.max_grad_norm=0.5", "grpo.kl_in_reward=false", "exact.anneal_fraction=0")
     ]
     settings = config(method_options=[*entries, "distill.threshold=0.5", "distill_soft.lr_scheduler_type=cosine"])
     ppo, grpo, exact, hard, soft = (
@@ -133,8 +130,7 @@ def test_a_threshold_given_twice_is_refused() -> None:
     ("options", "message"),
     [
         ({"seeds": [0, 0]}, "--seeds 0 0: one of them stands twice"),
-        ({"label_noise": [0.0, -0.0]}, "stands twice"),
-        ({"methods": []}, "--methods: at least one is needed"),
+        *[({"label_noise": [0.0, -0.0]}, "stands twice"), ({"methods": []}, "--methods: at least one is needed")],
         ({"label_noise": []}, "--label_noise: at least one is needed"),
         ({"methods": ["pop"]}, "--methods pop: unknown; known: sft, best_of_n,"),
         ({"seeds": [2**31]}, "--seeds 2147483648: between"),
@@ -145,8 +141,7 @@ def test_a_threshold_given_twice_is_refused() -> None:
         ({"grader_call_budgets": [0]}, "--grader_call_budgets 0: at least 1"),
         ({"thresholds": [2.0]}, "--thresholds 2.0: a probability"),
         ({"thresholds": [0.5], "methods": ["ppo"]}, "--thresholds: of method distill, which is left out"),
-        ({"num_workers": 0}, "--num_workers 0: at least 1"),
-        ({"resamples": 999}, "--resamples 999: at least 1000"),
+        *[({"num_workers": 0}, "--num_workers 0: at least 1"), ({"resamples": 999}, "--resamples 999: at least 1000")],
         ({"seed": 3}, "--seed 3: a comparison has --seeds"),
         ({"overwrite_output_dir": True}, "--overwrite_output_dir: remove what is to be made anew instead"),
     ],

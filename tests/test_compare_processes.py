@@ -7,7 +7,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -93,31 +92,6 @@ def test_workers_end_with_their_killed_parent_and_the_next_call_makes_the_missin
     after = times(copy, "runs", "reference", "grades.parquet")
     assert {name: after[name] for name in before} == before and len(results(copy)) == 8
     assert recompute.main(["copy"]) == 0
-
-
-@pytest.mark.long
-def test_a_job_whose_worker_dies_twice_fails_alone_and_the_next_call_makes_it(tmp_path: Path, compare: Compare) -> None:
-    """The process of one job is killed whenever it works."""
-    deadly, directory, over = tmp_path / "D" / "logs" / "exact-beta0.1-seed0.txt", tmp_path / "D", threading.Event()
-
-    def kill() -> None:
-        while not over.wait(0.02):
-            for process in Path("/proc").iterdir():
-                with contextlib.suppress(OSError):
-                    if process.name.isdecimal() and (process / "fd" / "1").readlink() == deadly:
-                        os.kill(int(process.name), signal.SIGKILL)
-
-    killer = threading.Thread(target=kill)
-    killer.start()
-    try:
-        options: dict[str, Any] = {"methods": ["exact", "distill", "sft"], "seeds": [0, 1], "kl_coefs": 0.1}
-        code, _, err = compare(directory, num_workers=2, **options)
-    finally:
-        over.set()
-        killer.join()
-    assert code == 3 and "1 of 6 runs are missing, e.g. exact-beta0.1-seed0: its process died twice" in err, err
-    assert len(results(directory)) == 5 * 2
-    assert compare(directory, **options)[0] == 0 and len(results(directory)) == 6 * 2
 
 
 def test_a_second_terminal_is_refused_and_ctrl_c_ends_all_processes(tmp_path: Path, compare: Compare) -> None:

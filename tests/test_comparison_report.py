@@ -132,15 +132,6 @@ def test_failed_runs_are_shown_with_their_reasons(data: ComparisonData, report: 
     assert all(link and link.removeprefix("#") in targets for link in links)
 
 
-def test_a_method_of_which_all_runs_failed_has_a_row() -> None:
-    made = small(holes=[failed_run("grpo", 0, "no")])
-    changed = replace(made, holes=[failed_run("grpo", 0, "no", beta=0.1), failed_run("ppo", 0, "never ran", beta=0.2)])
-    shown = block(changed, Condition(), 0.1, "train")
-    assert [row["name"] for row in shown["rows"]][-2:] == ["grpo", "sft"] and shown["rows"][-2]["seeds"] == 0
-    assert {row["name"] for row in block(changed, Condition(), 0.2, "train")["rows"]} == {"ppo"}
-    assert "never ran" in report_page.render_html(changed, [])
-
-
 def test_pairs_are_sorted_by_p_and_flips_by_change(data: ComparisonData) -> None:
     groups = pair_groups(data)
     assert groups[0]["title"] == "share of the optimum, beta 0.1, training questions"

@@ -116,13 +116,6 @@ def test_optima_of_any_beta_and_the_reference_have_distance_0(
     assert distance(optimum_NK, ref_logp_NK, score_NK) == pytest.approx(0, abs=1e-7 * unit(score_NK) + end)
 
 
-def test_the_frontier_beta_ignores_an_offset_of_the_scores() -> None:
-    """Scores that differ by a millionth, far from 0."""
-    ref_logp_NK, score_NK = logs([[0.3, 0.7]]), torch.tensor([[1e-6, 0.0]]).double()
-    prices = [objective.frontier_beta(ref_logp_NK, score_NK + offset, 0.1) for offset in (0.0, -1e3)]
-    assert prices[0] == pytest.approx(prices[1], rel=1e-5)
-
-
 @given(problems())
 @SETTINGS
 def test_win_and_tie_rates_by_enumeration(problem: tuple[Tensor, Tensor, Tensor]) -> None:

@@ -52,13 +52,6 @@ def test_scores_and_questions_are_read_back_to_the_bit(scores: list[float], ques
         ]
 
 
-def test_all_fields_of_a_grade_are_kept(store: GradeStore) -> None:
-    grader = store.register("g", {})
-    store.keep(grader, Grade(ASK, "refused", (), "x" * 500, calls=3, tokens=40))
-    row = kept(store, grader)
-    assert row[:6] == (ASK, "refused", (), "x" * 200, 3, 40) and row.graded_at > 1.7e9
-
-
 def test_grades_are_kept_by_question_label_and_grader(store: GradeStore) -> None:
     keys = [("q", None), ("q", "Yes"), ("q", "No"), ("q ", None), ("Q", None), ("", None)]
     requests = [GradeRequest(question, label) for question, label in keys]
@@ -89,20 +82,6 @@ def test_a_bad_grade_is_replaced_and_its_calls_and_tokens_add_up(store: GradeSto
     assert kept(store, grader)[:6] == (ASK, "ok", (-1.0,), "", 6, 47)
 
 
-def test_missing_skips_good_grades_alone_and_is_lazy(store: GradeStore) -> None:
-    grader = store.register("g", {})
-    requests = [GradeRequest(name) for name in ("good", "failed", "refused", "new", "later")]
-    store.keep(grader, good(requests[0]))
-    for request, status in ((requests[1], "failed"), (requests[2], "refused")):
-        store.keep(grader, Grade(request, status))  # type: ignore[arg-type]
-    taken: list[GradeRequest] = []
-    missing = store.missing(grader, (taken.append(request) or request for request in requests))  # type: ignore[func-returns-value]
-    assert taken == []
-    assert next(iter(missing)) == requests[1] and taken == requests[:2]
-    store.keep(grader, good(requests[4]))  # graded in the meantime, by this process or another
-    assert list(missing) == requests[2:4]
-
-
 def test_settings_are_those_of_the_first_registration(store: GradeStore) -> None:
     assert store.id_of("g") is None
     settings = {"grader": "api", "words": [["Ja", "Jö"]], "samples": 3}
@@ -124,12 +103,6 @@ def test_the_last_audit_of_a_grader_is_read_back(tmp_path: Path) -> None:
     with GradeStore(file) as store:
         assert store.audit_of("g") == {"failed_checks": [], "report": "bé", "accuracy": 0.1 + 0.2}
         assert store.audit_of("never registered") == {"x": 1} and store.settings_of("g") == {"grader": "rule"}
-
-
-def test_audits_are_found_by_the_complete_fingerprint(store: GradeStore) -> None:
-    for fingerprint in ("rule:1", "rule:12", "llm"):
-        store.record_audit(fingerprint, {"of": fingerprint})
-    assert store.audits_of(["noisy:0.3(rule:12)", "rule:12"]) == [{"of": "rule:12"}]
 
 
 def test_reading_creates_no_file(tmp_path: Path) -> None:

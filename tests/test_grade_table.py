@@ -179,15 +179,11 @@ def test_files_that_are_no_table_are_refused(tmp_path: Path) -> None:
         assert "not a readable parquet file (" in refusal(str(tmp_path / name))
 
 
-@pytest.mark.parametrize("column", list(ROWS))
-def test_a_missing_column_is_named(tmp_path: Path, column: str) -> None:
-    message = refusal(write(tmp_path, **{column: None}))
-    assert message.endswith(f"no column {column!r}; scripts/grade.py writes one")
-
-
 @pytest.mark.parametrize(
     ("columns", "message"),
     [
+        *[({column: None}, f"no column {column!r}") for column in ROWS],
+        ({"score": ["high"] * 6}, "holds string, floating-point numbers are needed"),
         ({"grader": ["g"] * 3 + ["h"] * 3}, "2 graders in one table; keep one of them"),
         (
             {"label": ["Yes", "No", "Perhaps"] * 2},
@@ -205,8 +201,15 @@ def test_a_missing_column_is_named(tmp_path: Path, column: str) -> None:
         ({name: values[:0] for name, values in ROWS.items()}, "0 graders in one table"),
     ],
 )
-def test_a_bad_table_is_refused_in_one_line(tmp_path: Path, columns: dict[str, list[Any]], message: str) -> None:
+def test_a_bad_table_is_refused_in_one_line(tmp_path: Path, columns: dict[str, list[Any] | None], message: str) -> None:
     assert re.search(re.escape(message), refusal(write(tmp_path, **columns)))
+
+
+def test_ratings_outside_1_to_10_and_damaged_metadata_are_refused(tmp_path: Path) -> None:
+    for rating in (0.0, 99.0):
+        assert "1 to 10" in refusal(write(tmp_path, b'{"scale": "rating"}', score=[rating, 5.0, 10.0] * 2))
+    for metadata in (b"nonsense", b"[]", b"\xff"):
+        assert refusal(write(tmp_path, metadata)).endswith("its metadata 'eightball_ppo' are damaged")
 
 
 def test_a_question_without_all_its_rows_is_incomplete(tmp_path: Path) -> None:
@@ -223,17 +226,3 @@ def test_ratings_are_recognised_by_the_metadata_alone(tmp_path: Path) -> None:
     path = write(tmp_path, json.dumps({"scale": "rating"}).encode(), score=[1.0, 5.0, 10.0] * 2)
     assert GradeTable(path, LABELS).scale == "rating"
     assert "are no log-probabilities" in refusal(write(tmp_path, score=[1.0, 5.0, 10.0] * 2))
-
-
-@pytest.mark.parametrize("rating", [0.0, 99.0, -3.0])
-def test_ratings_are_1_to_10(tmp_path: Path, rating: float) -> None:
-    assert "1 to 10" in refusal(write(tmp_path, b'{"scale": "rating"}', score=[rating, 5.0, 10.0] * 2))
-
-
-def test_scores_that_are_strings_are_refused(tmp_path: Path) -> None:
-    assert refusal(write(tmp_path, score=["high"] * 6)).endswith("holds string, floating-point numbers are needed")
-
-
-@pytest.mark.parametrize("about", [b"nonsense", b"[]", b"\xff"])
-def test_damaged_metadata_is_refused(tmp_path: Path, about: bytes) -> None:
-    assert refusal(write(tmp_path, about)).endswith("its metadata 'eightball_ppo' are damaged")

@@ -73,17 +73,12 @@ def test_reward_model_grades_do_not_depend_on_the_batch(reward_run: Path) -> Non
 @pytest.mark.parametrize(
     ("spec", "message"),
     [
-        ("bret", "unknown grader; did you mean bert?"),
-        ("rule", "which label?"),
+        *[("bret", "unknown grader; did you mean bert?"), ("rule", "which label?")],
         ("rule:Perhaps", "unknown label; known: ['Yes', 'No', 'Maybe']"),
-        ("random-head:x", "the seed must be a whole number"),
-        ("bert:runs/reward", "--reward_model_path"),
-        ("llm:smol", "--grader_model"),
-        ("noisy:0.3", "noisy:RATE:GRADER is needed"),
-        ("noisy:1.5:bert", "RATE from 0 to 1"),
-        ("noisy:0.1:brt", "did you mean bert?"),
-        ("bert,", "unknown grader"),
-        ("api", "which model? pass --grader_model"),
+        *[("random-head:x", "the seed must be a whole number"), ("bert:runs/reward", "--reward_model_path")],
+        *[("llm:smol", "--grader_model"), ("noisy:0.3", "noisy:RATE:GRADER is needed")],
+        *[("noisy:1.5:bert", "RATE from 0 to 1"), ("noisy:0.1:brt", "did you mean bert?")],
+        *[("bert,", "unknown grader"), ("api", "which model? pass --grader_model")],
     ],
 )
 def test_bad_specs_are_refused(spec: str, message: str) -> None:
@@ -97,11 +92,6 @@ def test_specs_are_parsed_to_names_arguments_and_noise() -> None:
         GraderSpec("bert"),
         GraderSpec("rule", "No", (0.1, 0.3)),
     ]
-
-
-def test_reward_model_with_other_labels_is_refused(reward_run: Path, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"labels differ: --labels has \['Yes', 'No'\]"):
-        load(GradeConfig(reward_model_path=str(reward_run)), tmp_path, LabelSet.of(["Yes", "No"]))
 
 
 @pytest.mark.parametrize(

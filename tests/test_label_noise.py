@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 import pytest
 import torch
-from test_sources import QUESTIONS, REFUSED, Scripted, filled, logp, random_logp, stored
+from test_sources import QUESTIONS, REFUSED, filled, logp, random_logp
 from torch import Tensor
 
 from conftest import cells
@@ -47,17 +47,6 @@ def test_noise_depends_on_the_seed_and_the_question_alone(many: StoredGrader) ->
     assert not torch.equal(LabelNoiseSource(many, 0.3, 6).read(MANY).logp_NK, logp_NK)
     assert torch.equal(logp_NK.sort(1).values, many.read(MANY).logp_NK.sort(1).values)  # the same scores, moved on
     assert LabelNoiseSource(many, 0.3, 5).fingerprint == "noisy:0.3:seed5(scripted)"
-
-
-def test_several_noise_rates_share_the_calls() -> None:
-    grader = Scripted(random_logp)
-    source = stored(grader)
-    for rate in (0.0, 0.1, 0.3, 1.0):
-        noisy = LabelNoiseSource(source, rate, 0)
-        noisy.fill(QUESTIONS)
-        assert noisy.read(QUESTIONS).calls == noisy.read(QUESTIONS).calls == 12
-        assert noisy.estimate_cost(QUESTIONS) == (0, 0)
-    assert len(grader.requests) == 12
 
 
 def test_noise_keeps_failed_grades_failed() -> None:

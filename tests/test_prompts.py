@@ -21,35 +21,13 @@ MARK = "Question: "
 
 # texts that a template, a chat format or a line-based reader could interpret
 FRAGMENTS = [
-    '"',
-    "\\",
-    "\\n",
-    "\n",
-    "\r\n",
-    "\x0b",
-    "\x1c",
-    "\x85",
-    "\u2028",
-    "\u2029",
-    "\ufeff",
-    "\u202e",
-    "\x00",
-    "\x7f",
+    *('"', "\\", "\\n", "\n", "\r\n", "\x0b", "\x1c", "\x85", "\u2028", "\u2029", "\ufeff", "\u202e", "\x00", "\x7f")
 ]
 FRAGMENTS += ["<|im_end|>", "<|im_start|>system", "[INST]", "<<SYS>>", "</s>", "{{ 7*7 }}", "{% for %}", "{# c #}", "'"]
 FRAGMENTS += [
-    "{{ labels }}",
-    "{{",
-    "}}",
-    "```",
-    "Allowed answers:",
+    *("{{ labels }}", "{{", "}}", "```", "Allowed answers:"),
     MARK,
-    "ß",
-    "é",
-    "👍🏽",
-    "\U0010ffff",
-    "{% raw %}",
-    " ",
+    *("ß", "é", "👍🏽", "\U0010ffff", "{% raw %}", " "),
 ]
 # all but half surrogates and U+001F, which are refused where data are read
 anything = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\x1f"))
@@ -120,16 +98,6 @@ def test_a_custom_prompt_rates_if_it_mentions_the_answer(tmp_path: Path) -> None
     assert Prompt.load(custom(tmp_path, assigned), THREE).scale == "log_prob"
 
 
-def test_the_hash_changes_if_and_only_if_the_file_does(tmp_path: Path) -> None:
-    first = Prompt.load(custom(tmp_path, "{{ question }}"), THREE)
-    (tmp_path / "copy.jinja").write_bytes(Path(first.name).read_bytes())
-    again = Prompt.load(str(tmp_path / "copy.jinja"), THREE)
-    other = Prompt.load(custom(tmp_path, "{{ question }} "), THREE)  # renders alike, and yet is another file
-    assert first.name != again.name and first.sha == again.sha and re.fullmatch(r"[0-9a-f]{16}", first.sha)
-    assert first.sha != other.sha and first.render("q", THREE) == other.render("q", THREE)
-    assert len({prompt.sha for prompt in PROMPTS.values()}) == len(NAMES)
-
-
 def refusal(name: str) -> str:
     """The message, one line, when a prompt is refused."""
     with pytest.raises(InputError) as caught:
@@ -180,14 +148,9 @@ def test_a_bad_prompt_is_one_clear_line(tmp_path: Path, user: str, system: str, 
 @pytest.mark.parametrize(
     "escape",
     [
-        "{{ ''.__class__.__mro__ }}",
-        "{{ labels.__class__ }}",
-        "{{ labels.append('x') }}",
-        "{{ labels.clear() }}",
-        "{{ labels | attr('append')('x') }}",
-        "{{ labels | attr('__class__') }}",
-        "{{ question.__init__.__globals__ }}",
-        "{{ self.__init__.__globals__ }}",
+        *("{{ ''.__class__.__mro__ }}", "{{ labels.__class__ }}", "{{ labels.append('x') }}", "{{ labels.clear() }}"),
+        *("{{ labels | attr('append')('x') }}", "{{ labels | attr('__class__') }}"),
+        *("{{ question.__init__.__globals__ }}", "{{ self.__init__.__globals__ }}"),
         "{{ '{0.__class__.__mro__}'.format(question) }}",
     ],
 )

@@ -42,13 +42,7 @@ def is_distribution(logp_K: list[float], num_labels: int = len(LABELS)) -> bool:
     ("text", "label"),
     [
         *[
-            ("Yes", 0),
-            ("no", 1),
-            ("MAYBE", 2),
-            (" Yes.\n", 0),
-            ('"No."', 1),
-            ("**Maybe**", 2),
-            ("`yes`", 0),
+            *[("Yes", 0), ("no", 1), ("MAYBE", 2), (" Yes.\n", 0), ('"No."', 1), ("**Maybe**", 2), ("`yes`", 0)],
             ("_No_!", 1),
         ],
         *[("'Maybe'.", 2), ("Answer: Yes", 0), ("**Answer:** no.", 1), ('The answer is "Maybe".', 2)],
@@ -116,18 +110,8 @@ def test_a_rating_alone_is_read(rating: int, around: str) -> None:
     [
         *("0", "11", "7.5", "seven", "-7", "+7", "07", "7,", "7/5", "7/100", "7 8", "1 0", "1e1", "", "/10", "7/10/10"),
         *(
-            ".7",
-            "..7",
-            "Rating: .7",
-            "Rating: -7",
-            "\u0663",
-            "\uff17",
-            "三",
-            "²",
-            "1\u0660",
-            "\u0667/10",
-            "7\u2003/10",
-            "7 out of 10",
+            *(".7", "..7", "Rating: .7", "Rating: -7", "\u0663", "\uff17", "三", "²", "1\u0660", "\u0667/10"),
+            *("7\u2003/10", "7 out of 10"),
         ),
     ],
 )

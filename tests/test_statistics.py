@@ -106,15 +106,6 @@ def test_a_method_against_itself_and_a_shifted_copy(S: int, Q: int, shift: float
     assert moved.effect_size is None
 
 
-def test_constants_have_intervals_without_length_and_no_warning(recwarn: pytest.WarningsRecorder) -> None:
-    zeros, ones = np.zeros((3, 20)), np.full((3, 20), 0.1)
-    methods, (pair,) = compare({"a": by_seed(zeros), "b": by_seed(ones)}, resamples=FEW)
-    assert methods["a"] == Interval(0, 0, 0, 3, 20)
-    assert ends(methods["b"]) == (methods["b"].estimate, methods["b"].estimate) == pytest.approx((0.1, 0.1))
-    assert (pair.p_value, pair.effect_size, pair.distinguishable) == (0, None, True)
-    assert not recwarn.list
-
-
 @settings(max_examples=5, deadline=None)
 @given(st.integers(1, 5), st.integers(10, 60), st.floats(-1, 1), st.sampled_from([0, 0.1, 1]), st.integers(0, 1000))
 def test_p_is_below_5_percent_exactly_where_the_interval_excludes_0(
@@ -226,33 +217,23 @@ def test_bad_arrays_are_refused_by_name() -> None:
     ("interval", "p_holm", "higher_is_better", "words"),
     [
         (
-            (0.031, 0.0112, 0.0508),
-            0.003,
-            True,
+            *[(0.031, 0.0112, 0.0508), 0.003, True],
             "PPO is ahead of SFT by 0.031 ± 0.020 S (95 % interval 0.011 to 0.051, Holm p 0.003)",
         ),
         (
-            (-0.031, -0.0508, -0.0112),
-            2e-4,
-            True,
+            *[(-0.031, -0.0508, -0.0112), 2e-4, True],
             "SFT is ahead of PPO by 0.031 ± 0.020 S (95 % interval 0.011 to 0.051, Holm p < 0.001)",
         ),
         (
-            (-3.1, -5.08, -1.12),
-            0.03,
-            False,
+            *[(-3.1, -5.08, -1.12), 0.03, False],
             "PPO is ahead of SFT by 3.1 ± 2.0 S (95 % interval 1.1 to 5.1, Holm p 0.03)",
         ),
         (
-            (0.004, -0.012, 0.019),
-            1.0,
-            True,
+            *[(0.004, -0.012, 0.019), 1.0, True],
             "PPO and SFT are not distinguishable in S (difference 0.004, 95 % interval -0.012 to 0.019, Holm p 1)",
         ),
         (
-            (0.0, 0.0, 0.0),
-            1.0,
-            True,
+            *[(0.0, 0.0, 0.0), 1.0, True],
             "PPO and SFT are not distinguishable in S (difference 0.000, 95 % interval 0.000 to 0.000, Holm p 1)",
         ),
     ],

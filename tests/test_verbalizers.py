@@ -23,12 +23,9 @@ WORDS = parse_verbalizers([], LABELS)
 @pytest.mark.parametrize(
     ("entry", "message"),
     [
-        ("Yes", "LABEL=word|word is needed"),
-        ("yes=ja", r"a label of \['Yes', 'No', 'Maybe'\]"),
-        ("=ja", "LABEL=word|word is needed"),
-        ("Yes=", "LABEL=word|word is needed"),
-        ("Yes=ja||jo", "LABEL=word|word is needed"),
-        ("Yes=ja| ", "LABEL=word|word is needed"),
+        *[("Yes", "LABEL=word|word is needed"), ("yes=ja", r"a label of \['Yes', 'No', 'Maybe'\]")],
+        *[("=ja", "LABEL=word|word is needed"), ("Yes=", "LABEL=word|word is needed")],
+        *[("Yes=ja||jo", "LABEL=word|word is needed"), ("Yes=ja| ", "LABEL=word|word is needed")],
         ("Yes=NO", "'No' stands for 'Yes' and for 'No'"),
         ("Maybe=perhaps|yes", "'yes' stands for 'Yes' and for 'Maybe'"),
         *[(entry, "--grader_verbalizers") for entry in ("Maybe=Yes.", "Maybe='no'", "Maybe=...")],
@@ -51,21 +48,6 @@ def test_a_label_of_punctuation_alone_needs_a_word() -> None:
     with pytest.raises(InputError, match=r"'\.\.\.' is no word; give '\.\.\.' one, e\.g\. \.\.\.=WORD"):
         parse_verbalizers([], labels)
     assert parse_verbalizers(["...=unsure"], labels) == (("unsure",), ("Yes",))
-
-
-@pytest.mark.parametrize(
-    ("word", "expected"),
-    [
-        ("yes", ["yes", " yes", "YES", " YES", "Yes", " Yes"]),
-        ("7", ["7", " 7"]),
-        (
-            "New York",
-            [f"{front}{word}" for word in ("New York", "new york", "NEW YORK", "New york") for front in ("", " ")],
-        ),
-    ],
-)
-def test_variants_by_hand(word: str, expected: list[str]) -> None:
-    assert word_variants(word) == expected
 
 
 @given(st.text(st.characters(codec="ascii", categories=["L"]), min_size=1))
