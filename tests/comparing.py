@@ -57,9 +57,9 @@ def run_in_this_process(patch: pytest.MonkeyPatch) -> None:
     """Jobs run one after the other without worker processes, and no figure is drawn."""
     patch.setattr(workers, "_one_pool", lambda jobs, config, *_: {job: workers.work(job, config) for job in jobs})
     patch.setattr("eightball_ppo.comparison.report.figures.charts", lambda data: [])
-    patch.setattr("gc.collect", lambda: 0)  # statsmodels calls it at every correction; a large process takes a second
     patch.setattr("eightball_ppo.report.plots.plot_curves", lambda *_: None)
-    patch.setattr("eightball_ppo.report.plots.label_histogram", lambda *_: None)
+    patch.setattr("eightball_ppo.report.plots.plot_label_histogram", lambda *_: None)
+    patch.setattr("gc.collect", lambda: 0)  # statsmodels calls it at every correction; a large process takes a second
 
 
 def results(directory: Path) -> Any:

@@ -50,16 +50,13 @@ def comparison_data(
             calls = end["grader_calls"] * (share if episodes else 1)
             curves.append({**run, "episode": episodes * share, "grader_calls": calls, **values})
     frame = pd.DataFrame(results)
+    points = itertools.product(QUESTIONS, np.linspace(0.01, 1.2, 30))
+    frontier = [{"split": split, "beta": 0.1 / kl, "kl": kl, "expected_score": 2 * kl**0.5 - 2} for split, kl in points]
     fields: dict[str, Any] = {
         "results": frame,
         "intervals": _intervals(frame),
         "pairs": _pairs(frame),
-        "frontier": pd.DataFrame(
-            [
-                {"split": split, "beta": 0.1 / kl, "kl": kl, "expected_score": 2 * kl**0.5 - 2}
-                for split, kl in itertools.product(QUESTIONS, np.linspace(0.01, 1.2, 30))
-            ]
-        ),
+        "frontier": pd.DataFrame(frontier),
         "curves": pd.DataFrame(curves),
         "coverage": pd.DataFrame(
             [{"threshold": t, "coverage": 1 - t**4, "accuracy": 0.5 + t / 2 if gold else None} for t in (0, 0.5, 0.9)]

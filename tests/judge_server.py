@@ -195,14 +195,8 @@ class Judge:
             choices.append({"index": index, "message": message, "logprobs": logprobs, "finish_reason": ended})
         words, n = sum(len(text.split()) for text in texts.values()), len(choices)
         usage = {"prompt_tokens": words, "completion_tokens": n, "total_tokens": words + n}
-        return {
-            "id": "chat-0",
-            "object": "chat.completion",
-            "created": 0,
-            "model": body["model"],
-            "choices": choices,
-            "usage": usage,
-        }
+        reply = {"id": "chat-0", "object": "chat.completion", "created": 0, "model": body["model"]}
+        return {**reply, "choices": choices, "usage": usage}
 
     async def listen(self, port: int) -> str:
         """Starts to listen, on any free port for 0, and returns the address; asyncio sets TCP_NODELAY."""

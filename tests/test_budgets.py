@@ -1,5 +1,6 @@
-"""A budget counts the scores that training observes; label noise changes what training sees, and not the results."""
+"""Budgets of scores that training observes and of calls while grading; label noise in training alone."""
 
+import time
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from torch import Tensor
 import tiny
 from eightball_ppo.errors import InputError
 from eightball_ppo.evaluation import evaluate
+from eightball_ppo.graders.budget import Budget
 from eightball_ppo.graders.budgeted_scores import BudgetedScores
 from eightball_ppo.methods.task import Task, load_task
 from eightball_ppo.runtime.run import read_results
@@ -86,7 +88,11 @@ def test_the_state_dict_is_the_observed_mask() -> None:
     assert ask(scores, [(0, 0)]).dtype == torch.float64 and scores.observed_NK.dtype == torch.bool
 
 
-@pytest.mark.parametrize("method", WHOLE_ROWS)
+def slow_unless(method: str, *fast: str) -> Any:
+    return method if method in fast else pytest.param(method, marks=pytest.mark.slow)
+
+
+@pytest.mark.parametrize("method", [slow_unless(method, "exact", "best_of_n") for method in WHOLE_ROWS])
 def test_full_rows_are_bought_and_no_other_score_is_read(
     method: str, options: Make, no_figures: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -116,7 +122,7 @@ def test_under_a_budget_best_of_n_leaves_held_out_questions_alone(options: Make,
     assert results["splits"]["train"]["objective"] > results["reference"]["train"]["objective"]
 
 
-@pytest.mark.parametrize("method", SAMPLED)
+@pytest.mark.parametrize("method", [slow_unless(method, "ppo") for method in SAMPLED])
 def test_sampled_answers_are_bought_up_to_the_budget_and_no_other_score_is_read(
     method: str, options: Make, no_figures: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -187,7 +193,7 @@ def test_the_same_seed_gives_every_method_the_same_noise(options: Make) -> None:
     assert not torch.equal(scores[0], loaded(options("exact", label_noise=0.4, seed=1)).train_scores.score_NK)
 
 
-@pytest.mark.parametrize("method", ["exact", "distill_soft", "best_of_n"])
+@pytest.mark.parametrize("method", [slow_unless(method, "exact") for method in ("exact", "distill_soft", "best_of_n")])
 def test_training_on_wrong_scores_alone_lowers_the_true_score(method: str, options: Make, no_figures: None) -> None:
     short = {"exact": {"num_train_epochs": 80}, "distill_soft": {"num_train_epochs": 16}}.get(method, {})
     results = read_results(train(method, options(method, label_noise=1.0, **short)))
@@ -198,3 +204,50 @@ def test_training_on_wrong_scores_alone_lowers_the_true_score(method: str, optio
     graded = clean.graded("train")
     expected = evaluate(graded.ref_logp_NK, graded, 0.1, clean.labels)["expected_score"]
     assert reference["expected_score"] == pytest.approx(expected)
+
+
+def test_calls_are_counted_up_to_the_limit() -> None:
+    budget = Budget(max_calls=2)
+    assert budget.reserve() and budget.reserve() and budget.stopped is None
+    assert not budget.reserve() and budget.calls == 2 and budget.stopped == "--max_grader_calls 2 is spent"
+    unlimited = Budget()
+    assert all(unlimited.reserve(10**9) for _ in range(100)) and unlimited.stopped is None and unlimited.cost == 0
+
+
+def test_tokens_in_flight_count_towards_the_cost() -> None:
+    """2 a thousand tokens and 1 in all: 500 tokens, those in flight among them."""
+    budget = Budget(max_cost=1.0, price_per_1k_tokens=2.0)
+    assert budget.reserve(300) and budget.cost == 0
+    budget.settle(300, 100)
+    assert budget.tokens == 100 and budget.cost == pytest.approx(0.2)
+    assert budget.reserve(300) and budget.reserve(100)  # 100 used, 400 in flight: just all of it
+    assert not budget.reserve(1) and budget.stopped == "--max_cost 1.0 is spent"
+    budget.settle(300, 0)
+    budget.settle(100, 0)
+    assert not budget.reserve(1)  # a stopped budget stays stopped
+    assert (budget.calls, budget.tokens) == (3, 100)
+
+
+def test_no_call_starts_after_the_timeout(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 1000.0
+    monkeypatch.setattr(time, "monotonic", lambda: now)
+    budget = Budget(timeout=5.0)
+    now = 1004.0
+    assert budget.reserve() and budget.seconds_left == 1.0
+    now = 1006.0
+    assert not budget.reserve() and budget.seconds_left == 0.0 and budget.stopped == "--grading_timeout 5.0 is over"
+    now = 1000.0
+    assert not budget.reserve() and Budget().seconds_left is None
+
+
+def test_requests_are_taken_only_as_they_are_used() -> None:
+    taken: list[int] = []
+    budget = Budget(max_calls=3)
+    allowed = budget.allowed(taken.append(n) or n for n in range(100))  # type: ignore[func-returns-value]
+    assert taken == [] and next(allowed) == 0 and taken == [0] and budget.calls == 1
+    assert list(allowed) == [1, 2] and len(taken) <= 4 and budget.calls == 3
+    stopped = Budget()
+    items = stopped.allowed(range(100))
+    assert next(items) == 0
+    stopped.stop("enough")
+    assert list(items) == [] and stopped.calls == 1

@@ -169,7 +169,7 @@ def test_words_with_shared_or_unknown_tokens_are_refused() -> None:
 
 
 def test_words_are_tokenised_as_they_follow_the_beginning_of_the_reply() -> None:
-    """As with SentencePiece, where a word on its own has a space in front that it has not behind a quote."""
+    """As with SentencePiece, where a single word gets a leading space that it does not get after a quote."""
     from tokenizers import Tokenizer, models, pre_tokenizers
 
     pieces = {piece: i for i, piece in enumerate(["?", "▁", "Yes", "No", "▁Yes", "▁No", "▁Answer:", '▁"', '"'])}

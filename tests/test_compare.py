@@ -96,16 +96,6 @@ def test_an_independent_script_finds_the_same_numbers_and_a_changed_one(
     assert re.search(r"seed0, train: win_rate is 0\.\d+, results.parquet says", capsys.readouterr().out)
 
 
-def test_the_reference_has_no_kl_and_no_run_is_above_the_frontier(shared: Path) -> None:
-    frame = results(shared).set_index("method")
-    assert frame.loc["sft", "kl"].tolist() == frame.loc["sft", "optimum_fraction"].tolist() == [0.0, 0.0]
-    assert frame.loc["sft", "frontier_distance"].tolist() == [0.0, 0.0]
-    assert frame.loc["sft", "win_rate"].tolist() == pytest.approx([0.5, 0.5])
-    assert (frame["frontier_distance"] >= -1e-6).all() and (frame["optimum_fraction"] <= 1 + 1e-6).all()
-    assert (frame["objective"] <= frame["optimum_objective"] + 1e-6).all()
-    assert (frame["kl"] >= 0).all() and (frame.drop(index="sft")["kl"] > 0).all()
-
-
 def test_intervals_are_around_the_means_of_the_results(shared: Path) -> None:
     frame = results(shared).set_index(["method", "split"])
     intervals = pd.DataFrame(summary(shared)["intervals"])
@@ -267,3 +257,23 @@ def test_the_report_command_writes_the_report_from_the_runs_left(
         assert new == pytest.approx(old, abs=1e-9)
     assert now["environment"]["packages"] == then["environment"]["packages"]
     assert "was not made" in (copy / "report.html").read_text()
+
+
+def test_noise_and_budgets_are_axes_and_a_diverging_method_fails_alone(tmp_path: Path, compare: Compare) -> None:
+    """`exact` reaches numbers that are not finite; the rows of the others are kept."""
+    axes = {"methods": ["distill", "exact"], "grader_noise": [0, 0.5], "grader_call_budgets": 8, "kl_coefs": 0.5}
+    options = ["distill.threshold=0", "distill.num_train_epochs=4", "exact.learning_rate=1e38"]
+    directory = tmp_path / "D"
+    code, _, err = compare(directory, **axes, seeds=0, method_options=[*options, "exact.num_train_epochs=3"])
+    assert code == 3 and "2 of 4 runs are missing, e.g. exact-beta0.5-budget8-seed0: " in err
+    frame = results(directory)
+    assert set(frame["method"]) == {"distill"} and len(frame) == 4
+    assert frame["budget"].dtype == "Int64" and frame["noise"].dtype == "float64"
+    assert frame["budget"].tolist() == [8] * 4 and frame["grader_calls"].tolist() == [6] * 4  # two rows of three
+    assert frame["noise"].tolist() == [0.0, 0.0, 0.5, 0.5]
+    assert frame["kl"].nunique() == 4  # the noise changes the policy
+    failed = summary(directory)["holes"]
+    assert [(row["method"], row["noise"], row["budget"]) for row in failed] == [("exact", 0.0, 8), ("exact", 0.5, 8)]
+    assert all("the gradient is not finite" in row["why"] and "logs/exact" in row["why"] for row in failed)
+    assert pd.read_parquet(directory / "grades.parquet")["status"].eq("ok").all()
+    assert recompute.main([str(directory)]) == 0

@@ -102,11 +102,6 @@ def test_splitting_makes_no_list_of_all_questions() -> None:
     assert peak < 100 * len(questions)  # a Python string of each alone takes 75 bytes, its hash another 50
 
 
-def test_split_that_leaves_a_side_empty_is_refused() -> None:
-    with pytest.raises(InputError, match="cannot be split"):
-        split_by_question(Questions("q", ["One?", "Two?"]), 0.1, 0)
-
-
 def test_label_ids_follow_the_order_of_the_names() -> None:
     labels = LabelSet.of(["b", "a", "c"])
     assert (len(labels), labels.id_of("a"), labels.id2label[0], labels.label2id["c"]) == (3, 1, "b", 2)

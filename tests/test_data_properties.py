@@ -142,16 +142,3 @@ def test_any_json_rows_are_read_or_refused(folder: Path, content: list[Any], for
     file = folder / "any.jsonl"
     file.write_text("".join(json.dumps(row) + "\n" for row in content))
     read_or_refused(file, form, None)
-
-
-@given(st.lists(st.sampled_from(["up", "down", "7", "Up", " up"]) | texts, min_size=1, max_size=8))
-@QUICK
-def test_labels_are_inferred_as_the_distinct_ones_in_order(folder: Path, drawn: list[str]) -> None:
-    file = folder / "labels.jsonl"
-    file.write_text("".join(json.dumps({"text": "Is it?", "label": name}) + "\n" for name in drawn))
-    distinct = sorted({name.strip() for name in drawn})
-    if len(distinct) < 2:
-        with pytest.raises(InputError, match="at least 2 are needed"):
-            label_names(config(file), "train")
-    else:
-        assert label_names(config(file), "train") == distinct

@@ -190,7 +190,7 @@ def test_files_that_are_no_table_are_refused(tmp_path: Path) -> None:
             "has the labels ['No', 'Perhaps', 'Yes'], --labels are ['Yes', 'No',",
         ),
         ({"label": ["Yes", "No", "No"] * 2}, "has the labels ['No', 'Yes'], --labels are"),
-        ({"question": ["a", "b", "a", "b", "b", "b"]}, "('b', 'No') stands twice"),
+        ({"question": ["a", "b", "a", "b", "b", "b"]}, "('b', 'No')"),
         ({"score": [*ROWS["score"][:4], None, QUARTER]}, "('b', 'No') has status 'ok' and score None"),
         ({"score": [0.0, -math.inf, -50.0, *ROWS["score"][:3]]}, "('a', 'No') has status 'ok' and score -inf"),
         ({"status": ["ok", "failed", *["ok"] * 4]}, f"('a', 'No') has status 'failed' and score {QUARTER}"),

@@ -119,7 +119,7 @@ def test_incomplete_label_maps_are_refused(reward_run: Path, tmp_path: Path, ent
         (GradeConfig(grader="api", grader_model="m", grader_base_url="localhost:80"), "an address like http"),
         (GradeConfig(grader="api", grader_model="m", grader_base_url="http://h/v1?key=k"), "no query; keys go into"),
         (GradeConfig(grader="llm", grader_model="m", grader_prompt="nowhere"), "--grader_prompt nowhere: neither a"),
-        (GradeConfig(grader="llm", grader_model="m", grader_verbalizers=["Yes=a", "No=A"]), "'A' stands for 'Yes' and"),
+        (GradeConfig(grader="llm", grader_model="m", grader_verbalizers=["Yes=a", "No=A"]), "'A'"),
         (GradeConfig(grader="llm", grader_model="m", grader_verbalizers=["Perhaps=a"]), "LABEL=word|word is needed"),
     ],
 )

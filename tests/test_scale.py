@@ -89,12 +89,6 @@ def test_free_grades_are_committed_in_batches_and_paid_ones_singly() -> None:
     assert torch.equal(free.read(MANY[:9]).logp_NK, paid.read(MANY[:9]).logp_NK)
 
 
-def test_reading_selects_many_questions_at_once() -> None:
-    source = stored(RuleGrader("Yes", LABELS))
-    source.fill(MANY)
-    assert statements(source, lambda: source.read(MANY)).count("SELECT") < len(MANY) / 300
-
-
 @pytest.mark.parametrize("kind", [RuleGrader, PaidRule])
 def test_grades_made_before_a_grader_breaks_are_kept(kind: type[RuleGrader], monkeypatch: pytest.MonkeyPatch) -> None:
     source = stored(grader := PaidRule("Yes", LABELS))
@@ -148,14 +142,14 @@ def random_split(questions: int, seed: int = 0) -> tuple[GradedSplit, torch.Tens
 
 def test_records_do_not_depend_on_the_chunk_size(monkeypatch: pytest.MonkeyPatch) -> None:
     split, logp_NK = random_split(100)
-    whole, whole_reference = (evaluate(policy, split, 0.1, LABELS) for policy in (logp_NK, split.ref_logp_NK))
+    expected, reference = (evaluate(policy, split, 0.1, LABELS) for policy in (logp_NK, split.ref_logp_NK))
     distance_N = objective.frontier_distance_N(
         *(policy.double() for policy in (logp_NK, split.ref_logp_NK, split.score_NK))
     )
-    assert whole["frontier_distance"] == pytest.approx(distance_N.mean().item(), rel=1e-6)
+    assert expected["frontier_distance"] == pytest.approx(distance_N.mean().item(), rel=1e-6)
     table = before_after(split, split.ref_logp_NK, logp_NK, LABELS, seed=3)
     monkeypatch.setattr(evaluation, "EVAL_BATCH_SIZE", 7)
-    for record, policy in ((whole, logp_NK), (whole_reference, split.ref_logp_NK)):
+    for record, policy in ((expected, logp_NK), (reference, split.ref_logp_NK)):
         for name, value in evaluate(policy, split, 0.1, LABELS).items():
             assert value == pytest.approx(record[name], rel=1e-6, abs=1e-12), name
     assert table.equals(before_after(split, split.ref_logp_NK, logp_NK, LABELS, seed=3))

@@ -125,13 +125,6 @@ def test_failed_grades_are_reported_and_requested_again() -> None:
     assert source.read(QUESTIONS[:4]).calls == 4 + 2
 
 
-@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
-def test_scores_that_are_not_finite_count_as_failed(bad: float) -> None:
-    grades = filled(lambda _: [-0.5, bad, -0.5], QUESTIONS[:2]).read_chunk(QUESTIONS[:2])
-    assert grades.count == {"ok": 0, "failed": 6, "refused": 0, "skipped": 0}
-    assert "are not finite" in grades.details[0] and np.isnan(cells(grades, "score")).all()
-
-
 @pytest.mark.parametrize(("scale", "calls"), [("log_prob", 12), ("rating", 36)])
 @pytest.mark.parametrize("allowed", [0, 1, 7, 12, 36, 99])
 def test_grades_beyond_the_budget_are_skipped_and_all_cells_are_counted(scale: Scale, calls: int, allowed: int) -> None:
@@ -208,11 +201,6 @@ def test_ratings_have_the_same_optimum_as_their_log_probabilities(seed: int, lab
         atol=1e-4,
         rtol=1e-5,
     )
-
-
-def test_log_probabilities_are_not_normalised() -> None:
-    score_NK = torch.tensor([logp(0.5, 0.25, 0.25), logp(0.2, 0.2, 0.2)], dtype=torch.float64)  # 0.6 in all is no error
-    assert torch.equal(table_of(score_NK, "log_prob").logp_NK, score_NK.float())
 
 
 def test_weighted_averages_by_hand() -> None:

@@ -3,17 +3,10 @@
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_replies import logs, probabilities
 
 from eightball_ppo.errors import InputError
 from eightball_ppo.graders.api.replies import label_of_text
-from eightball_ppo.graders.verbalizers import (
-    label_masses,
-    label_of_token,
-    normalize_logp,
-    parse_verbalizers,
-    word_variants,
-)
+from eightball_ppo.graders.verbalizers import label_of_token, parse_verbalizers, word_variants
 from eightball_ppo.labels import EIGHTBALL_LABELS, LabelSet
 
 LABELS = LabelSet.of(EIGHTBALL_LABELS)
@@ -26,8 +19,8 @@ WORDS = parse_verbalizers([], LABELS)
         *[("Yes", "LABEL=word|word is needed"), ("yes=ja", r"a label of \['Yes', 'No', 'Maybe'\]")],
         *[("=ja", "LABEL=word|word is needed"), ("Yes=", "LABEL=word|word is needed")],
         *[("Yes=ja||jo", "LABEL=word|word is needed"), ("Yes=ja| ", "LABEL=word|word is needed")],
-        ("Yes=NO", "'No' stands for 'Yes' and for 'No'"),
-        ("Maybe=perhaps|yes", "'yes' stands for 'Yes' and for 'Maybe'"),
+        ("Yes=NO", "'No'.*'Yes'"),
+        ("Maybe=perhaps|yes", "'yes'.*'Maybe'"),
         *[(entry, "--grader_verbalizers") for entry in ("Maybe=Yes.", "Maybe='no'", "Maybe=...")],
     ],
 )
@@ -68,10 +61,3 @@ def test_every_spelling_of_a_word_is_read_as_its_label(word: str) -> None:
 )
 def test_first_tokens_are_read_as_labels_or_none(token: str, label: int | None) -> None:
     assert label_of_token(token, WORDS) == label
-
-
-def test_masses_of_labels_by_hand() -> None:
-    mass_K, smallest = label_masses(logs(("Yes", 0.5), ("ye", 0.25), ("So", 0.125)), WORDS)
-    assert mass_K == [pytest.approx(0.75), None, None] and smallest == pytest.approx(0.125)
-    assert label_masses([], WORDS) == ([None, None, None], 0.0)
-    assert probabilities(normalize_logp([1.0, 2.0, 1.0])) == pytest.approx([0.25, 0.5, 0.25])
