@@ -1,4 +1,4 @@
-"""No forward pass, and no look at a grade, reads a number back from the device: a spy on every operation says so."""
+"""No forward pass and no score lookup waits for a number from the device: a spy records every operation."""
 
 from pathlib import Path
 
@@ -17,19 +17,19 @@ TEXTS = ["Will I be rich?", "Is it raining in Rome, or will it rain tomorrow?"]
 
 
 @pytest.mark.parametrize("kind", [*encoders.KINDS, "eightball"])
-def test_a_forward_pass_waits_for_nothing(kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_forward_and_backward_do_not_synchronise(kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     if kind == "eightball":
         tiny.classifier().save_pretrained(tmp_path)
         encoders.tokenizer("bert").save_pretrained(tmp_path)
     else:
         encoders.save(kind, tmp_path)
-    theirs, tokenizer = loading.load_classifier(str(tmp_path), "--sft_model_path")
+    stock, tokenizer = loading.load_classifier(str(tmp_path), "--sft_model_path")
     monkeypatch.setattr(loading, "has_to_be_waited_for", lambda: True)  # as where there is a GPU
-    ours, _ = loading.load_classifier(str(tmp_path), "--sft_model_path")
+    masked, _ = loading.load_classifier(str(tmp_path), "--sft_model_path")
     table = tiny.tokens(2, seed=3) if kind == "eightball" else token_table(TEXTS, tokenizer, 32)
     assert table.length_N[0] != table.length_N[1]
     grades = BudgetedScores(tiny.scores(2))
-    policy = with_lora(ours.requires_grad_(False), tiny.config(use_peft=True))
+    policy = with_lora(masked.requires_grad_(False), tiny.config(use_peft=True))
     longest = int(table.length_N.argmax())
     for rows in ([0, 1], [longest, longest]):  # padded, and not
         rows_B = torch.tensor(rows)
@@ -38,13 +38,13 @@ def test_a_forward_pass_waits_for_nothing(kind: str, tmp_path: Path, monkeypatch
             logits_BK.sum().backward()
             grades(rows_B, logits_BK.argmax(-1))
         assert not spy.waited
-        torch.testing.assert_close(logits_BK, theirs(**table.rows(rows_B)).logits, atol=1e-6, rtol=0)
+        torch.testing.assert_close(logits_BK, stock(**table.rows(rows_B)).logits, atol=1e-6, rtol=0)
     policy.merge_and_unload().save_pretrained(tmp_path / "saved")
     assert "masked" not in (tmp_path / "saved" / "config.json").read_text()
 
 
-def test_the_spy_sees_what_transformers_does(tmp_path: Path) -> None:
+def test_the_spy_records_the_synchronisation_of_transformers(tmp_path: Path) -> None:
     model, tokenizer = loading.load_classifier(str(encoders.save("bert", tmp_path)), "--sft_model_path")
     with Spy() as spy:
         model(**token_table(TEXTS, tokenizer, 32).rows(torch.tensor([0, 1])))
-    assert set(spy.waited) == {"aten._local_scalar_dense.default"}  # which is no loss on a CPU, and there it stays
+    assert set(spy.waited) == {"aten._local_scalar_dense.default"}  # harmless on a CPU

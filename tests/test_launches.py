@@ -346,8 +346,7 @@ def test_a_process_that_falls_silent_while_the_main_one_works_is_missed(
 
 
 @pytest.mark.parametrize(
-    ("method", "rank"),
-    [("ppo", 0), *(pytest.param(method, 1, marks=pytest.mark.slow) for method in ("ppo", "rloo"))],
+    ("method", "rank"), [("ppo", 0), *(pytest.param(method, 1, marks=pytest.mark.slow) for method in ("ppo", "rloo"))]
 )
 def test_a_rank_that_is_killed_ends_the_job_and_its_last_checkpoint_answers(
     method: str, rank: int, small_data: Path, sft_run: Path, tmp_path: Path, started: list[subprocess.Popen[str]]
@@ -416,11 +415,7 @@ def two_machines() -> Iterator[tuple[str, str]]:
 
 
 def test_two_machines_are_one_job(
-    two_machines: tuple[str, str],
-    small_data: Path,
-    sft_run: Path,
-    tmp_path: Path,
-    started: list[subprocess.Popen[str]],
+    two_machines: tuple[str, str], small_data: Path, sft_run: Path, tmp_path: Path, started: list[subprocess.Popen[str]]
 ) -> None:
     env = environment(ACCELERATE_USE_CPU="true", GLOO_SOCKET_IFNAME="cable")
     shared = ["--main_process_ip", "10.77.0.1", "--main_process_port", "29521", PPO, *options(small_data, sft_run)]

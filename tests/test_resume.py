@@ -40,12 +40,7 @@ PPO = str(REPOSITORY / "scripts" / "ppo.py")
 @pytest.fixture(scope="module")
 def ppo_config(ruled: dict[str, Any]) -> PPOConfig:
     return PPOConfig(
-        num_mini_batches=2,
-        num_ppo_epochs=2,
-        per_device_train_batch_size=24,
-        total_episodes=240,
-        save_steps=3,
-        **ruled,
+        num_mini_batches=2, num_ppo_epochs=2, per_device_train_batch_size=24, total_episodes=240, save_steps=3, **ruled
     )
 
 
