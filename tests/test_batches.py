@@ -22,9 +22,7 @@ from eightball_ppo.trl_adapters.sampler import Episodes
         (256, 1_000_000, 8192, 50),  # 3,328: 166.4 of 8,192
     ],
 )
-def test_measuring_takes_a_twentieth_of_all_forwards(
-    batch: int, questions: int, measured: int, every: int
-) -> None:
+def test_measuring_takes_a_twentieth_of_all_forwards(batch: int, questions: int, measured: int, every: int) -> None:
     config = tiny.config(num_mini_batches=8, num_ppo_epochs=4)
     assert updates_between_measurements(config, batch, questions, measured) == every
 
