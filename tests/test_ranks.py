@@ -35,6 +35,13 @@ from eightball_ppo.training.checkpoint import CheckpointWriter
 from eightball_ppo.trl_adapters import batch_sizes
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _trl_is_imported() -> None:
+    """Once, before ranks are forked."""
+    from trl import RLOOTrainer  # noqa: F401
+    from trl.experimental.ppo import PPOTrainer  # noqa: F401
+
+
 def train_ppo(base: Path | None, directory: Path) -> dict[str, Any]:
     """A short PPO; with `base`, of LoRA adapters on the classifier in it, which rank 0 saves to `base`/policy."""
     batch: dict[str, Any] = {"num_generations": 2, "num_mini_batches": 2, "total_episodes": 4 * 48}
@@ -89,7 +96,7 @@ def test_rloo_on_two_ranks_nears_the_optimum_with_a_group_on_both(tmp_path: Path
     """Three questions, ten answers each: those of the second question are split between the ranks."""
 
     def train(rank: int) -> dict[str, Any]:
-        settings = group_jobs.config(RLOOConfig, total_episodes=30 * 25, learning_rate=0.15)
+        settings = group_jobs.config(RLOOConfig, total_episodes=30 * 20, learning_rate=0.15)
         job = group_jobs.Job(settings, tiny.Tabular(torch.zeros(3, 3)), tiny.row_tokens(3), tiny.scores(3))
         trainer = job.train(tmp_path)
         launch.require_equal_ranks(trainer)
@@ -154,9 +161,13 @@ def test_unequal_weights_are_an_error(tmp_path: Path) -> None:
 
 # --- a rank that is stopped
 
-
-STAGES: dict[str, tuple[Callable[[Any], Path], type, dict[str, Any], int]] = {  # the last: stopped in this update
-    "ppo": (run_method, PPOConfig, {"total_episodes": 288, "num_mini_batches": 2}, 3),
+STAGES: dict[str, tuple[Callable[[Any], Path], type, dict[str, Any], int]] = {  # the last: SIGTERM in this update
+    "ppo": (
+        run_method,
+        PPOConfig,
+        {"total_episodes": 192, "num_mini_batches": 2, "per_device_train_batch_size": 24},
+        2,
+    ),
     "sft": (sft.train, SFTConfig, {"num_train_epochs": 2}, 13),  # of 20, in the second epoch
     "reward": (reward_model.train, RewardConfig, {"num_train_epochs": 3, "per_device_train_batch_size": 8}, 15),
     "distill": (run_method, DistillConfig, {"num_train_epochs": 2, "per_device_train_batch_size": 8}, 2),
@@ -164,18 +175,13 @@ STAGES: dict[str, tuple[Callable[[Any], Path], type, dict[str, Any], int]] = {  
 
 
 @pytest.mark.parametrize("stage", ["ppo", *(pytest.param(s, marks=pytest.mark.slow) for s in STAGES if s != "ppo")])
-def test_two_ranks_resume_to_the_same_bits(stage: str, ruled: dict[str, Any], tmp_path: Path) -> None:
+def test_two_ranks_resume_to_the_same_bits(stage: str, ruled: dict[str, Any], no_figures: None, tmp_path: Path) -> None:
     """One rank gets SIGTERM, and both stop."""
     train, config_class, options, after = STAGES[stage]
     shared = {"dataset_name": ruled["dataset_name"], "labels": LABELS, "disable_tqdm": True}
     if stage == "reward":
-        options = {
-            **options,
-            "learning_rate": 1e-4,
-            "model_name_or_path": str(encoders.save("bert", tmp_path / "bert")),
-        }
-    if stage == "ppo":
-        options = {**options, "per_device_train_batch_size": 24}
+        encoder = str(encoders.save("bert", tmp_path / "bert"))
+        options = {**options, "learning_rate": 1e-4, "model_name_or_path": encoder}
     config = config_class(**(shared if stage in ("sft", "reward") else ruled), **options)
     due = CheckpointWriter.due
 
@@ -192,7 +198,7 @@ def test_two_ranks_resume_to_the_same_bits(stage: str, ruled: dict[str, Any], tm
             train(replace(config, output_dir="run"))
         resumed = train(replace(config, output_dir="run", resume_from_checkpoint="true"))
         weights = [(path / "model.safetensors").read_bytes() for path in (straight, resumed)]
-        assert weights[0] == weights[1] and rows(straight) == rows(resumed) and len(rows(straight)) > 5
+        assert weights[0] == weights[1] and rows(straight) == rows(resumed) and len(rows(straight)) > 3
         return {"signal": stop.value.signal_number}
 
     assert on_two_ranks(stop_and_resume, tmp_path) == [{"signal": 15}] * 2
