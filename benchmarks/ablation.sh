@@ -17,9 +17,9 @@ for beta in 0.1 0.5; do
   run "trl-like-$beta" ppo --kl_coef $beta --value_learning_rate 0.012 --adam_beta2 0.999 --cliprange 0.2 --num_mini_batches 4
   run "fast-critic-$beta" ppo --kl_coef $beta --value_learning_rate 0.012
   run "long-memory-$beta" ppo --kl_coef $beta --adam_beta2 0.999
-  run "exact-plain-$beta" exact --kl_coef $beta --anneal 0
-  run "rloo-plain-$beta" rloo --kl_coef $beta --anneal 0
-  run "grpo-plain-$beta" grpo --kl_coef $beta --anneal 0
+  run "exact-plain-$beta" exact --kl_coef $beta --anneal_fraction 0
+  run "rloo-plain-$beta" rloo --kl_coef $beta --anneal_fraction 0
+  run "grpo-plain-$beta" grpo --kl_coef $beta --anneal_fraction 0
   run "grpo-kl-in-loss-$beta" grpo --kl_coef $beta --kl_in_reward False
 done
 run dear-fixed-rate ppo --grader rule:Yes --kl_coef 100 --learning_rate 0.012

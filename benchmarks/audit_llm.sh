@@ -40,8 +40,8 @@ head -60 datasets/eightball/heldout.jsonl >"$OUT/gold60.jsonl"
 server=$!
 trap 'kill $server' EXIT
 until "$PYTHON" -c 'import urllib.request as u; u.urlopen("http://127.0.0.1:8765/health")' 2>/dev/null; do sleep 1; done
-api=(--grader api --grader_model "$model" --grader_base_url http://127.0.0.1:8765/v1 --max_concurrency 2 --call_timeout 300)
+api=(--grader api --grader_model "$model" --grader_base_url http://127.0.0.1:8765/v1 --max_concurrency 2 --timeout 300)
 for mode in auto choice; do
-    "$PYTHON" scripts/audit.py "${api[@]}" --api_mode "$mode" --gold "$OUT/gold60.jsonl" --audit_questions 3 \
+    "$PYTHON" scripts/audit.py "${api[@]}" --api_mode "$mode" --gold_file "$OUT/gold60.jsonl" --audit_questions 3 \
         --output_dir "$OUT/audit-http-$mode" --disable_tqdm || echo "exit code $?"
 done

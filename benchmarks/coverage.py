@@ -22,7 +22,7 @@ from collections.abc import Callable
 import numpy as np
 from scipy.stats import t as student
 
-from eightball_ppo.functional.statistics import RESAMPLES, Array, Spread, compare, crossed_spread
+from eightball_ppo.functional.statistics import RESAMPLES, Array, VarianceEstimate, compare, crossed_spread
 
 LOWEST, HIGHEST = 0.92, 0.98
 SHARES = {"questions dominate": 0.05, "balanced": 0.5, "seeds dominate": 0.95}
@@ -94,7 +94,7 @@ KINDS: dict[str, Draw] = {
 }
 
 
-def satterthwaite(spread: Spread) -> Array:
+def satterthwaite(spread: VarianceEstimate) -> Array:
     """Half length of the interval with one t for the whole variance; shape [O]."""
     seed_O, question_O, error_O = spread.variance_3O
     variance_O = seed_O + (question_O - error_O).clip(0.0)

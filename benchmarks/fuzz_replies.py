@@ -20,9 +20,9 @@ from typing import Any
 from hypothesis import HealthCheck, Phase, given, seed, settings
 from hypothesis import strategies as st
 
-from eightball_ppo.graders.api.modes import MODES, SAMPLING, Judged, choices_of, scores_of_verdicts
+from eightball_ppo.graders.api.modes import MODES, SAMPLING, JudgeTask, choices_of, scores_of_verdicts
 from eightball_ppo.graders.api.replies import BadReplyError
-from eightball_ppo.graders.base import LONGEST_DETAIL, GradeRequest
+from eightball_ppo.graders.base import MAX_DETAIL_LENGTH, GradeRequest
 from eightball_ppo.graders.prompts import Prompt
 from eightball_ppo.graders.verbalizers import parse_verbalizers
 from eightball_ppo.labels import EIGHTBALL_LABELS, LabelSet
@@ -31,7 +31,7 @@ AT_ONCE = 500  # inputs drawn with one seed
 LABELS = LabelSet.of(EIGHTBALL_LABELS)
 WORDS = parse_verbalizers(["Maybe=Maybe|Perhaps"], LABELS)
 JUDGED = {
-    request: Judged(Prompt.load(prompt, LABELS), LABELS, WORDS)
+    request: JudgeTask(Prompt.load(prompt, LABELS), LABELS, WORDS)
     for request, prompt in ((GradeRequest("Is it?"), "wanted_answer"), (GradeRequest("Is it?", "No"), "rubric"))
 }
 
@@ -88,7 +88,7 @@ def read(reply: dict[str, Any], tally: Counter[str]) -> None:
                     scores = mode.scores(judged, reply, request)
                     assert math.isfinite(mode.missing(judged, reply, request)), kind
             except BadReplyError as error:
-                assert error.status in ("failed", "refused") and 0 < len(str(error)) <= LONGEST_DETAIL, kind
+                assert error.status in ("failed", "refused") and 0 < len(str(error)) <= MAX_DETAIL_LENGTH, kind
                 tally[f"{kind}: {error.status}"] += 1
                 continue
             if request.label is None:

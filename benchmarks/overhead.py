@@ -35,10 +35,10 @@ from eightball_ppo.evaluation import ExactMetrics, GradedSplit
 from eightball_ppo.graders.budgeted_scores import BudgetedScores
 from eightball_ppo.labels import LabelSet
 from eightball_ppo.methods import ppo
-from eightball_ppo.models.loading import load_new_classifier, table_logits_NK
+from eightball_ppo.models.loading import load_new_classifier, predict_logits_NK
 from eightball_ppo.models.lora import adapters_off, with_lora
-from eightball_ppo.models.tokenization import TokenTable, cut_at, reads_at_most, token_table
-from eightball_ppo.runtime.logging import quiet_libraries
+from eightball_ppo.models.tokenization import TokenTable, max_input_length, set_max_length, token_table
+from eightball_ppo.runtime.logging import silence_libraries
 from eightball_ppo.runtime.run import Run
 from eightball_ppo.training.supervised import MetricsCallback
 from eightball_ppo.trl_adapters.batch_sizes import updates_between_measurements
@@ -64,15 +64,15 @@ class Job:
         """The encoder under a new head, the same every time, and the questions' tokens."""
         set_seed(0)
         model, tokenizer, _ = load_new_classifier("minilm", "--model_name_or_path", self.labels)
-        cut_at(tokenizer, model, None)
-        return model.eval(), token_table(self.texts, tokenizer, reads_at_most(tokenizer))
+        set_max_length(tokenizer, model, None)
+        return model.eval(), token_table(self.texts, tokenizer, max_input_length(tokenizer))
 
 
 @contextmanager
 def ours(job: Job, batch: int, output_dir: Path) -> Iterator[Callable[[], None]]:
     """TRL's trainer on our adapters, ready to run into a directory that is not there."""
     model, table = job.classifier()
-    ref_logp_NK = table_logits_NK(model, table).log_softmax(-1)
+    ref_logp_NK = predict_logits_NK(model, table).log_softmax(-1)
     exact = ExactMetrics(GradedSplit(Questions("benchmark", job.texts), job.score_NK, ref_logp_NK), job.config.kl_coef)
     scores = BudgetedScores(job.score_NK)
     models = build_models(*build_policies(model, table, job.config), scores, scores, job.config)
@@ -83,7 +83,7 @@ def ours(job: Job, batch: int, output_dir: Path) -> Iterator[Callable[[], None]]
     def measure() -> dict[str, Any]:
         measured: dict[str, Any] = {}
         job.measuring += processor_seconds(
-            lambda: measured.update(exact.metrics(table_logits_NK(classifier, table, by_length=True)))
+            lambda: measured.update(exact.metrics(predict_logits_NK(classifier, table, by_length=True)))
         )
         return measured
 
@@ -144,13 +144,13 @@ def main() -> None:
     parser.add_argument("--questions", type=int, default=200)
     args = parser.parse_args()
     torch.set_num_threads(1)
-    quiet_libraries()
+    silence_libraries()
     batch = args.questions
     config = PPOConfig(
         use_peft=True,
         total_episodes=args.updates * batch,
         per_device_train_batch_size=batch,
-        num_generations=1,
+        repeats_per_epoch=1,
         num_ppo_epochs=2,
         disable_tqdm=True,
     )

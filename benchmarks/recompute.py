@@ -125,7 +125,9 @@ class Ground:
             rows = [row for row in rows if row[terms["text_column"]].strip() in grades]
             self.texts[split] = [row[terms["text_column"]].strip() for row in rows]
             self.ref_NK[split] = policy.logp_NK(self.texts[split])
-            self.score_NK[split] = scores_of(np.array([grades[text] for text in self.texts[split]]), terms["score"])
+            self.score_NK[split] = scores_of(
+                np.array([grades[text] for text in self.texts[split]]), terms["score_type"]
+            )
             if split == "heldout":
                 self.gold_N[split] = np.array([self.labels.index(row[terms["label_column"]].strip()) for row in rows])
 

@@ -22,7 +22,7 @@ import torch
 from eightball_ppo.config.methods import PPOConfig
 from eightball_ppo.labels import EIGHTBALL_LABELS
 from eightball_ppo.methods.run_method import run_method
-from eightball_ppo.runtime.logging import quiet_libraries, quiet_ourselves
+from eightball_ppo.runtime.logging import configure_logging, silence_libraries
 from eightball_ppo.runtime.run import Run
 
 UPDATES, WINDOW, BATCH = 2000, 200, 200
@@ -34,8 +34,8 @@ def resident_mb() -> float:
 
 
 def main() -> int:
-    quiet_ourselves()
-    quiet_libraries()
+    configure_logging()
+    silence_libraries()
     torch.set_num_threads(1)
     seen: list[tuple[float, float, int]] = []
     log = Run.log

@@ -44,10 +44,10 @@ def serve(name: str, connection: Connection) -> None:
     from peers.registry import peer
     from peers.task import BenchTask, Settings
 
-    from eightball_ppo.runtime.logging import quiet_libraries
+    from eightball_ppo.runtime.logging import silence_libraries
 
     torch.set_num_threads(1)
-    quiet_libraries()
+    silence_libraries()
     own = peer(name)
     while (request := connection.recv()) is not None:
         task, settings = BenchTask(request["task"]), Settings(**request["settings"])

@@ -16,7 +16,7 @@ from eightball_ppo.functional import objective
 from eightball_ppo.labels import LabelSet
 
 SAMPLES_PER_QUESTION = 50
-QUESTIONS_AT_ONCE = 16384
+EVAL_BATCH_SIZE = 16384
 
 
 class LazyTable:
@@ -81,7 +81,7 @@ class ExactMetrics:
 def _means(measure: Callable[..., dict[str, Tensor]], *tables: Table) -> dict[str, Tensor]:
     """What `measure` makes of chunks of the tables, sums over their questions, added up and divided by their number."""
     sums: dict[str, Tensor] = {}
-    for chunk in zip(*(table.split(QUESTIONS_AT_ONCE) for table in tables), strict=True):
+    for chunk in zip(*(table.split(EVAL_BATCH_SIZE) for table in tables), strict=True):
         for name, value in measure(*chunk).items():
             sums[name] = sums[name] + value if name in sums else value
     return {name: value / len(tables[0]) for name, value in sums.items()}
@@ -180,7 +180,7 @@ def _frontier_distance(tables: tuple[Table, Table, Table], kl: float) -> float:
     """The mean of `objective.frontier_distance_N` of (log-probs, the reference's, scores), `kl` being the mean KL."""
 
     def chunks() -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-        for parts in zip(*(table.split(QUESTIONS_AT_ONCE) for table in tables), strict=True):
+        for parts in zip(*(table.split(EVAL_BATCH_SIZE) for table in tables), strict=True):
             yield _exact(*parts)
 
     def mean_kl(price: float) -> float:
@@ -194,7 +194,7 @@ def _frontier_distance(tables: tuple[Table, Table, Table], kl: float) -> float:
     beta = 0.0
     if kl > 0:
         ranges = [(own.max(-1).values - own.min(-1).values).max().item() for _, _, own in chunks()]
-        beta = objective.search_price(mean_kl, max(ranges), kl)
+        beta = objective.search_beta(mean_kl, max(ranges), kl)
     total = torch.zeros((), dtype=torch.float64)
     for logp_BK, ref_logp_BK, score_BK in chunks():
         if kl <= 0:
@@ -236,7 +236,7 @@ def _sampled_counts_NK(p_NK: Tensor, seed: int) -> Tensor:
     """How often each label comes up in 50 draws a question, from a generator of their own."""
     generator = torch.Generator().manual_seed(seed)
     counts = []
-    for p_BK in p_NK.split(QUESTIONS_AT_ONCE):
+    for p_BK in p_NK.split(EVAL_BATCH_SIZE):
         draws_BS = torch.multinomial(p_BK, SAMPLES_PER_QUESTION, replacement=True, generator=generator)
         counts.append(torch.stack([(draws_BS == k).sum(1) for k in range(p_BK.shape[1])], dim=1))
     return torch.cat(counts)

@@ -9,11 +9,11 @@ from rich.table import Table
 
 from eightball_ppo.config.stages import PredictConfig
 from eightball_ppo.data import Questions
-from eightball_ppo.data.pairs import join_pair, shown
+from eightball_ppo.data.pairs import display_text, join_pair
 from eightball_ppo.data.reading import HALF_PAIR
 from eightball_ppo.errors import InputError
-from eightball_ppo.models.loading import label_set, load_classifier, table_logits_NK
-from eightball_ppo.models.tokenization import reads_at_most, tokenize
+from eightball_ppo.models.loading import label_set, load_classifier, predict_logits_NK
+from eightball_ppo.models.tokenization import max_input_length, tokenize
 from eightball_ppo.report.tables import MOST_LABELS
 
 
@@ -28,7 +28,7 @@ def answers(config: PredictConfig) -> list[tuple[str, str, dict[str, float]]]:
         config.model_name_or_path, "--model_name_or_path", trust_remote_code=config.trust_remote_code
     )
     labels = label_set(model)
-    probability_NK = table_logits_NK(model, tokenize(questions, tokenizer, reads_at_most(tokenizer))).softmax(-1)
+    probability_NK = predict_logits_NK(model, tokenize(questions, tokenizer, max_input_length(tokenizer))).softmax(-1)
     if config.sample:
         generator = torch.Generator().manual_seed(config.seed)
         action_N = torch.multinomial(probability_NK, 1, generator=generator).squeeze(1)
@@ -83,5 +83,5 @@ def run(config: PredictConfig) -> None:
         if not few:
             best = sorted(probabilities, key=probabilities.__getitem__, reverse=True)[: MOST_LABELS // 2]
             cells = ["  ".join(f"{escape(name)} {probabilities[name]:.3f}" for name in best)]
-        table.add_row(escape(shown(question)), escape(answer), *cells)
+        table.add_row(escape(display_text(question)), escape(answer), *cells)
     Console().print(table)

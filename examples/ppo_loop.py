@@ -35,10 +35,10 @@ from eightball_ppo.config.methods import PPOConfig
 from eightball_ppo.data import load_both
 from eightball_ppo.functional import objective, ppo_losses
 from eightball_ppo.graders.job import grade_job
-from eightball_ppo.models.loading import load_classifier, table_logits_NK
-from eightball_ppo.models.tokenization import TokenTable, reads_at_most, tokenize
+from eightball_ppo.models.loading import load_classifier, predict_logits_NK
+from eightball_ppo.models.tokenization import TokenTable, max_input_length, tokenize
 
-ANSWERS = 2  # to each question in an update: the default of --num_generations for the 600 embedded questions
+ANSWERS = 2  # to each question in an update: the default of --repeats_per_epoch for the 600 embedded questions
 
 
 class Network(nn.Module):
@@ -132,15 +132,15 @@ def main() -> None:
     questions = dict(zip(("train", "heldout"), load_both(config, None, config.label_set()), strict=True))
     classifier, tokenizer = load_classifier(config.sft_model_path, "--sft_model_path")
     scores = grade_job(config, config.label_set(), questions).tables
-    tokens = {split: tokenize(texts, tokenizer, reads_at_most(tokenizer)) for split, texts in questions.items()}
-    ref_logits = {split: table_logits_NK(classifier, table) for split, table in tokens.items()}
+    tokens = {split: tokenize(texts, tokenizer, max_input_length(tokenizer)) for split, texts in questions.items()}
+    ref_logits = {split: predict_logits_NK(classifier, table) for split, table in tokens.items()}
     torch.manual_seed(config.seed)
     policy = Network(copy.deepcopy(classifier), tokens["train"])
     value = Network(value_network(classifier), tokens["train"])
     for update, mean in enumerate(ppo(policy, value, ref_logits["train"], scores["train"].logp_NK, config), start=1):
         print(f"update {update}: reward {mean['reward']:.3f}, KL {mean['kl']:.3f} nats")
     for split, table in tokens.items():
-        logp_NK = table_logits_NK(policy.classifier, table).double().log_softmax(-1)
+        logp_NK = predict_logits_NK(policy.classifier, table).double().log_softmax(-1)
         ref_logp_NK, score_NK = ref_logits[split].double().log_softmax(-1), scores[split].logp_NK.double()
         share = objective.optimum_fraction(logp_NK, ref_logp_NK, score_NK, config.kl_coef)
         print(f"{split}: share of the optimum {share:.4f}; of scripts/ppo.py {theirs[split]['optimum_fraction']:.4f}")

@@ -1,7 +1,7 @@
 """Judge a grader before anything is trained on it: accuracy, calibration, stability, order, tricks, cost, on one page.
 
-python scripts/audit.py --grader bert --gold datasets/eightball/heldout.jsonl
-python scripts/audit.py --grader llm --grader_model models/judge --gold heldout.jsonl --output_dir runs/audit-judge
+python scripts/audit.py --grader bert --gold_file datasets/eightball/heldout.jsonl
+python scripts/audit.py --grader llm --grader_model models/judge --gold_file heldout.jsonl --output_dir runs/audit-judge
 EIGHTBALL_API_KEY=... python scripts/audit.py --grader api --grader_model NAME --grader_base_url https://HOST/v1
 """
 

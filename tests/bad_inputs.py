@@ -278,7 +278,7 @@ BAD_INPUTS = [
     ),
     BadInput(
         "a gold label in another case",
-        "audit --gold g.jsonl",
+        "audit --gold_file g.jsonl",
         ("g.jsonl:2: unknown label 'YES'",),
         {"g.jsonl": ROW + ROW.replace("Yes", "YES")},
     ),
@@ -327,7 +327,7 @@ BAD_INPUTS = [
         "report: another version",
         "report r",
         ("r/config.yaml: unknown option 'foo'",),
-        {"r/ground.json": "{}", "r/config.yaml": "foo: 1"},
+        {"r/manifest.json": "{}", "r/config.yaml": "foo: 1"},
     ),
     BadInput(
         "report: a damaged audit",

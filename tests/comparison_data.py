@@ -10,7 +10,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from eightball_ppo.comparison.report.data import ComparisonData
-from eightball_ppo.report.style import display
+from eightball_ppo.report.style import row_name
 
 QUESTIONS = {"train": 600, "heldout": 150}
 # how far a method goes (share of the optimum's logits), what it does off the optimum's path, episodes, calls a question
@@ -138,7 +138,7 @@ def comparison_data(
                 "grader_calls": budget or calls * QUESTIONS["train"],
                 "seconds": 20 + episodes / 700,
             }
-            run_dir = f"runs/compare/{display(method, threshold)}-{beta}-{seed}"
+            run_dir = f"runs/compare/{row_name(method, threshold)}-{beta}-{seed}"
             own_gold = gold and split == "heldout"
             results.append(
                 own | {"split": split, "run_dir": run_dir} | spent | _measured(problem, policy, beta, labels, own_gold)
@@ -218,7 +218,7 @@ def _intervals(results: pd.DataFrame) -> pd.DataFrame:
 
 def _pairs(results: pd.DataFrame) -> pd.DataFrame:
     rows = []
-    named = results.assign(name=[display(*own) for own in zip(results["method"], results["threshold"], strict=True)])
+    named = results.assign(name=[row_name(*own) for own in zip(results["method"], results["threshold"], strict=True)])
     for key, own in named.groupby(["beta", "split", "noise", "budget"], dropna=False):
         for metric, (a, b) in itertools.product(
             ("optimum_fraction", "gold_accuracy"), itertools.combinations(sorted(set(own["name"])), 2)

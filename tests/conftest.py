@@ -191,5 +191,5 @@ def no_figures(monkeypatch: pytest.MonkeyPatch) -> None:
     """Figures take longer than short runs."""
     from eightball_ppo.report import plots
 
-    monkeypatch.setattr(plots, "curves", lambda *_: None)
-    monkeypatch.setattr(plots, "label_histogram", lambda *_: None)
+    monkeypatch.setattr(plots, "plot_curves", lambda *_: None)
+    monkeypatch.setattr(plots, "plot_label_histogram", lambda *_: None)

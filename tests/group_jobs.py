@@ -6,29 +6,29 @@ from typing import Any
 
 from torch import Tensor
 
-from eightball_ppo.config.methods import GroupConfig, GRPOConfig, RLOOConfig
+from eightball_ppo.config.methods import GroupBaselineConfig, GRPOConfig, RLOOConfig
 from eightball_ppo.data import Questions
 from eightball_ppo.graders.budgeted_scores import BudgetedScores
 from eightball_ppo.labels import LabelSet
 from eightball_ppo.methods import groups
-from eightball_ppo.models.loading import table_logits_NK
+from eightball_ppo.models.loading import predict_logits_NK
 from eightball_ppo.models.tokenization import TokenTable
 from eightball_ppo.runtime.distributed import num_processes
 
 METHOD = {RLOOConfig: "rloo", GRPOConfig: "grpo"}
 
 
-def config(config_class: type[GroupConfig], **overrides: Any) -> GroupConfig:
+def config(config_class: type[GroupBaselineConfig], **overrides: Any) -> GroupBaselineConfig:
     """One step on everything at temperature 1; overridden as needed."""
     settings: dict[str, Any] = {"num_generations": 10, "steps_per_generation": 1, "num_iterations": 1}
-    settings |= {"total_episodes": 1, "kl_coef": 0.5, "anneal": 0.0, "learning_rate": 0.01, "adam_beta2": 0.9}
+    settings |= {"total_episodes": 1, "kl_coef": 0.5, "anneal_fraction": 0.0, "learning_rate": 0.01, "adam_beta2": 0.9}
     return config_class(**{**settings, "disable_tqdm": True, **overrides})
 
 
-class Job(groups.GroupJob):
+class Job(groups.GroupTraining):
     """A training on a table of logits or a tiny classifier; `rows` is what it logged."""
 
-    def __init__(self, config: GroupConfig, model: Any, table: TokenTable, score_NK: Tensor):
+    def __init__(self, config: GroupBaselineConfig, model: Any, table: TokenTable, score_NK: Tensor):
         self.rows: list[dict[str, Any]] = []
         task: Any = SimpleNamespace(
             config=config,
@@ -54,4 +54,4 @@ class Job(groups.GroupJob):
         return trainer
 
     def logp_NK(self) -> Tensor:
-        return table_logits_NK(self.classifier, self.task.tokens["train"]).log_softmax(-1)
+        return predict_logits_NK(self.classifier, self.task.tokens["train"]).log_softmax(-1)

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from eightball_ppo.config.graded import GradedConfig
+from eightball_ppo.config.graded import MethodConfig
 from eightball_ppo.config.registry import method_of
 from eightball_ppo.methods.run_method import run_method
 from eightball_ppo.methods.task import Task, load_splits, load_task
@@ -16,7 +16,7 @@ METHODS: dict[str, dict[str, Any]] = {
     "distill": {"num_train_epochs": 2},
     "distill_soft": {"num_train_epochs": 8},
     "distill_boltzmann": {"num_train_epochs": 8},
-    "ppo": {"total_episodes": 480, "num_generations": 2},
+    "ppo": {"total_episodes": 480, "repeats_per_epoch": 2},
     "rloo": GROUPS,
     "grpo": GROUPS,
     "best_of_n": {},
@@ -32,11 +32,11 @@ def numbers(record: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in record.items() if not isinstance(value, dict)}
 
 
-def train(method: str, config: GradedConfig) -> Path:
+def train(method: str, config: MethodConfig) -> Path:
     """The finished run of `config`, which is of `method`."""
     assert method_of(config) == method
     return run_method(config)
 
 
-def loaded(config: GradedConfig) -> Task:
+def loaded(config: MethodConfig) -> Task:
     return load_task(config, load_splits(config))

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from eightball_ppo.errors import Stopped
+from eightball_ppo.errors import TrainingInterrupted
 from eightball_ppo.runtime import signals
 from eightball_ppo.runtime.run import read_metrics
 from eightball_ppo.training.checkpoint import CheckpointWriter
@@ -17,7 +17,7 @@ from eightball_ppo.training.checkpoint import CheckpointWriter
 OF_THE_CLOCK = ("eps", "step_time", "train_runtime", "train_samples_per_second", "train_steps_per_second")
 
 
-def stopped(train: Callable[[Any], Path], config: Any, after: int) -> Stopped:
+def stopped(train: Callable[[Any], Path], config: Any, after: int) -> TrainingInterrupted:
     """Run `train` and send this process SIGTERM while it is in update `after` of all; returns how it ended."""
     looked = CheckpointWriter.due
 
@@ -26,9 +26,9 @@ def stopped(train: Callable[[Any], Path], config: Any, after: int) -> Stopped:
             os.kill(os.getpid(), signal.SIGTERM)
         return looked(self, update)
 
-    with pytest.MonkeyPatch.context() as patch, signals.handled():
+    with pytest.MonkeyPatch.context() as patch, signals.install_handlers():
         patch.setattr(CheckpointWriter, "due", due)
-        with pytest.raises(Stopped) as end:
+        with pytest.raises(TrainingInterrupted) as end:
             train(config)
     return end.value
 

@@ -12,11 +12,11 @@ import tiny
 from eightball_ppo.graders.budgeted_scores import BudgetedScores
 from eightball_ppo.models.tokenization import TokenTable
 from eightball_ppo.trl_adapters.policy import PolicyAdapter, RewardAdapter
-from eightball_ppo.trl_adapters.prompt_ids import QuestionReader, SequenceIds
+from eightball_ppo.trl_adapters.prompt_ids import PromptEncoder, PromptVocabulary
 from eightball_ppo.trl_adapters.value import ValueAdapter, ValueTrunk
 
 N, K = 12, 3
-IDS = SequenceIds(K)
+IDS = PromptVocabulary(K)
 
 
 def sequences(rows: Tensor, actions: Tensor) -> Tensor:
@@ -25,7 +25,7 @@ def sequences(rows: Tensor, actions: Tensor) -> Tensor:
 
 def test_policy_logits_are_the_classifiers_and_ignore_the_action() -> None:
     model, table = tiny.classifier(), tiny.tokens(N)
-    policy = PolicyAdapter(model, QuestionReader(table, IDS))
+    policy = PolicyAdapter(model, PromptEncoder(table, IDS))
     rows = torch.arange(N)
     expected_NK = model(**table.rows(rows)).logits
     for action in range(K):
@@ -36,7 +36,7 @@ def test_policy_logits_are_the_classifiers_and_ignore_the_action() -> None:
 
 
 def test_policy_logits_may_be_divided_in_place() -> None:
-    policy = PolicyAdapter(tiny.classifier(), QuestionReader(tiny.tokens(N), IDS))
+    policy = PolicyAdapter(tiny.classifier(), PromptEncoder(tiny.tokens(N), IDS))
     ids = sequences(torch.arange(N), torch.zeros(N, dtype=torch.long))
     first = policy(ids).logits
     before = first.detach().clone()
@@ -49,7 +49,7 @@ def test_policy_logits_may_be_divided_in_place() -> None:
 def test_generate_samples_from_the_softmax() -> None:
     """20,000 draws for one question: each label's share within 4 standard errors."""
     model, table = tiny.classifier(), tiny.tokens(N)
-    policy = PolicyAdapter(model, QuestionReader(table, IDS))
+    policy = PolicyAdapter(model, PromptEncoder(table, IDS))
     torch.manual_seed(0)
     draws = 20_000
     output = policy.generate(IDS.question_ids(torch.zeros(draws, 1, dtype=torch.long)))
@@ -60,18 +60,18 @@ def test_generate_samples_from_the_softmax() -> None:
 
 
 def test_value_ignores_the_action_and_starts_at_zero() -> None:
-    value = ValueAdapter(ValueTrunk(tiny.classifier(), QuestionReader(tiny.tokens(N), IDS)))
+    value = ValueAdapter(ValueTrunk(tiny.classifier(), PromptEncoder(tiny.tokens(N), IDS)))
     nn.init.normal_(value.score.weight)
     rows = torch.arange(N)
     values = [get_reward(value, sequences(rows, torch.full((N,), a)), 0, 1)[0] for a in range(K)]
     assert values[0].shape == (N, 2, 1) and values[0].std() > 0
     assert all(torch.equal(values[0], other) for other in values[1:])
-    fresh = ValueAdapter(ValueTrunk(tiny.classifier(), QuestionReader(tiny.tokens(N), IDS)))
+    fresh = ValueAdapter(ValueTrunk(tiny.classifier(), PromptEncoder(tiny.tokens(N), IDS)))
     assert get_reward(fresh, sequences(rows, rows % K), 0, 1)[0].abs().max() == 0
 
 
 def test_value_trunk_freezes_its_unused_classification_head() -> None:
-    value = ValueAdapter(ValueTrunk(tiny.classifier(), QuestionReader(tiny.tokens(N), IDS)))
+    value = ValueAdapter(ValueTrunk(tiny.classifier(), PromptEncoder(tiny.tokens(N), IDS)))
     frozen = {name for name, p in value.named_parameters() if not p.requires_grad}
     assert frozen == {"trunk.by_row.classifier.classifier.weight", "trunk.by_row.classifier.classifier.bias"}
 
@@ -98,7 +98,7 @@ class _WithDropout(nn.Module):
 
 
 def test_dropout_is_off_in_train_mode() -> None:
-    policy = PolicyAdapter(_WithDropout(), QuestionReader(tiny.tokens(N), IDS))
+    policy = PolicyAdapter(_WithDropout(), PromptEncoder(tiny.tokens(N), IDS))
     policy.train()
     nn.ModuleList([policy]).train()  # as TRL's wrapper does
     ids = IDS.question_ids(torch.arange(N))[:, None]
@@ -106,7 +106,7 @@ def test_dropout_is_off_in_train_mode() -> None:
 
 
 def test_token_table_moves_with_the_module_and_stays_integer() -> None:
-    policy = PolicyAdapter(tiny.classifier(), QuestionReader(tiny.tokens(N), IDS)).to("meta").to(torch.float64)
+    policy = PolicyAdapter(tiny.classifier(), PromptEncoder(tiny.tokens(N), IDS)).to("meta").to(torch.float64)
     assert policy.by_row.reader.tokens.ids_S.device.type == "meta"
     assert policy.by_row.reader.tokens.ids_S.dtype == torch.int32
     assert not list(policy.buffers())  # DDP would broadcast them at every forward pass
@@ -126,9 +126,9 @@ def test_logits_and_values_do_not_depend_on_the_rest_of_the_batch(
     model = tiny.classifier(labels)
     model.config.pad_token_id = pad
     table = TokenTable.of(ids, pad)
-    sequence_ids = SequenceIds(labels)
-    policy = PolicyAdapter(model, QuestionReader(table, sequence_ids))
-    trunk = ValueTrunk(tiny.classifier(labels, seed=1), QuestionReader(table, sequence_ids)).by_row
+    sequence_ids = PromptVocabulary(labels)
+    policy = PolicyAdapter(model, PromptEncoder(table, sequence_ids))
+    trunk = ValueTrunk(tiny.classifier(labels, seed=1), PromptEncoder(table, sequence_ids)).by_row
     rows = torch.tensor([row % len(ids) for row in batch])
     input_ids = sequence_ids.question_ids(rows)[:, None]
     with torch.no_grad():
@@ -146,8 +146,8 @@ def test_logits_and_values_do_not_depend_on_the_rest_of_the_batch(
 def test_the_pad_column_is_never_sampled(labels: int, seed: int, spread: float) -> None:
     generator = torch.Generator().manual_seed(seed)
     logits_NK = -spread * torch.rand(6, labels, generator=generator)
-    ids = SequenceIds(labels)
-    policy = PolicyAdapter(tiny.Tabular(logits_NK), QuestionReader(tiny.row_tokens(6), ids))
+    ids = PromptVocabulary(labels)
+    policy = PolicyAdapter(tiny.Tabular(logits_NK), PromptEncoder(tiny.row_tokens(6), ids))
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         output = policy.generate(ids.question_ids(torch.arange(6).repeat(20))[:, None])
@@ -158,7 +158,7 @@ def test_the_pad_column_is_never_sampled(labels: int, seed: int, spread: float) 
 
 @given(st.integers(2, 10_000), st.lists(st.integers(0, 2**40), min_size=1, max_size=20), st.integers(0, 2**20))
 def test_rows_and_actions_are_recovered_from_their_ids(labels: int, rows: list[int], seed: int) -> None:
-    ids = SequenceIds(labels)
+    ids = PromptVocabulary(labels)
     rows_B = torch.tensor(rows)
     action_B = torch.randint(labels, rows_B.shape, generator=torch.Generator().manual_seed(seed))
     sequences_B2 = torch.stack([ids.question_ids(rows_B), ids.action_ids(action_B)], dim=1)

@@ -57,13 +57,13 @@ THREES = {
     ("benchmarks/throughput.py", "seconds / 3"): FACTOR,
     ("benchmarks/throughput.py", "4096: 3"): FACTOR,
     ("benchmarks/throughput.py", "default=3.0"): "seconds",
-    ("cli/parser.py", "4 if isinstance(error, GuardError) else 3"): EXIT_CODE,
+    ("cli/parser.py", "4 if isinstance(error, TrainingDivergedError) else 3"): EXIT_CODE,
     ("comparison/results.py", "np.logspace(3, -3, FRONTIER_POINTS)"): "decades of beta on the frontier",
     ("comparison/wording.py", "min(max(1 - math.floor(math.log10(half)), 0), 6) if half else 3"): "decimals",
     ("demo/charts.py", "span / 3"): DRAWING,
     ("demo/run_data.py", "short[:3]"): EXAMPLES,
     ("demo/views.py", "textwrap.wrap(words, 11, break_long_words=True)[:3]"): "lines of the ball's window",
-    ("graders/api/modes.py", "SHORT_REPLY = 3"): "tokens",
+    ("graders/api/modes.py", "SHORT_REPLY_TOKENS = 3"): "tokens",
     ("graders/storage/score_table.py", "MAX_DETAILS = 3"): EXAMPLES,
     ("hub/push.py", "ATTEMPTS = 3"): "attempts of an upload",
     ("report/markdown.py", "max(3, max(map(len, re.findall('`+', value)), default=0) + 1)"): "backticks of a fence",
@@ -268,7 +268,7 @@ def test_every_stage_runs_with_labels_of_another_kind_and_number(number: int, tm
     )
     export.run(GradeConfig(grader=f"rule:{wanted}", **out["grades"]))
     run_method(DistillConfig(grader=f"rule:{wanted}", **graded, **out["distill"]))
-    few: dict[str, Any] = {"total_episodes": 960, "num_generations": 20}
+    few: dict[str, Any] = {"total_episodes": 960, "repeats_per_epoch": 20}
     run_method(PPOConfig(grader=f"rule:{wanted}", kl_coef=0.5, **few, **graded, **out["ppo"]))
     run_method(PPOConfig(allow_weak_grader=True, **few, **graded, **out["judged"]))
 

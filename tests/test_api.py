@@ -36,7 +36,7 @@ def server() -> Iterator[JudgeServer]:
 
 @pytest.fixture
 def judge(server: JudgeServer, monkeypatch: pytest.MonkeyPatch) -> JudgeServer:
-    monkeypatch.setattr(client, "FIRST_PAUSE", 0.01)
+    monkeypatch.setattr(client, "MIN_BACKOFF", 0.01)
     server.reset()
     return server
 
@@ -50,7 +50,7 @@ def config(judge: JudgeServer, directory: Path, **options: Any) -> GradeConfig:
         "output_dir": str(directory / "grades"),
         "grade_store": str(directory / "grades.sqlite3"),
         "disable_tqdm": True,
-        "call_attempts": 3,
+        "max_retries": 3,
         "max_grade_failures": 1.0,
     }
     return GradeConfig(**{**given, **options})
@@ -135,7 +135,7 @@ MENDED = [
     {"kind": "other_id", "times": 1},
 ]
 LOST = [
-    ("hang", "failed", "no answer within --call_timeout 0.3 s (3 tries)"),
+    ("hang", "failed", "no answer within --timeout 0.3 s (3 tries)"),
     ("500", "failed", "status 500"),
     ("reset", "failed", "connection failed"),
     ("html", "failed", "no JSON (text/html"),
@@ -157,7 +157,7 @@ def test_a_fault_that_passes_costs_a_retry_and_no_grade(
     undisturbed = graded(config(judge, tmp_path / "undisturbed"))
     judge.reset(faults=[{**fault, "match": BAD}])
     budget, started = Budget(), time.monotonic()
-    disturbed = graded(config(judge, tmp_path, call_timeout=0.3), budget)
+    disturbed = graded(config(judge, tmp_path, timeout=0.3), budget)
     assert np.array_equal(cells(disturbed, "score"), cells(undisturbed, "score"))
     assert budget.calls == disturbed.calls == len(QUESTIONS) + fault["times"] == judge.stats()["requests"]
     assert time.monotonic() - started > fault.get("retry_after", 0)
@@ -170,7 +170,7 @@ def test_a_fault_that_stays_costs_one_grade_and_is_asked_again(
 ) -> None:
     undisturbed = graded(config(judge, tmp_path / "undisturbed", api_mode=mode))
     judge.reset(faults=[{"kind": kind, "match": BAD}])
-    settings = config(judge, tmp_path, call_timeout=0.3, api_mode=mode)
+    settings = config(judge, tmp_path, timeout=0.3, api_mode=mode)
     grades = graded(settings)
     row = QUESTIONS.index(BAD)
     good = [i for i in range(len(QUESTIONS)) if i != row]
@@ -202,8 +202,8 @@ def test_an_answer_of_choice_under_another_key_is_no_grade(judge: JudgeServer, t
 def test_a_server_that_is_gone_for_five_seconds_costs_nothing(judge: JudgeServer, tmp_path: Path) -> None:
     undisturbed = graded(config(judge, tmp_path / "undisturbed"))
     judge.reset(down_for={"after_requests": 4, "seconds": 5})
-    client.FIRST_PAUSE = 0.25  # as it is shipped
-    assert np.array_equal(cells(graded(config(judge, tmp_path, call_attempts=6)), "score"), cells(undisturbed, "score"))
+    client.MIN_BACKOFF = 0.25  # as it is shipped
+    assert np.array_equal(cells(graded(config(judge, tmp_path, max_retries=6)), "score"), cells(undisturbed, "score"))
 
 
 def test_probability_on_other_words_is_no_grade(judge: JudgeServer, tmp_path: Path) -> None:
@@ -223,7 +223,7 @@ def test_a_refused_key_stops_at_once_and_keeps_what_was_graded(judge: JudgeServe
 
 
 def test_an_address_where_nobody_listens(tmp_path: Path, judge: JudgeServer) -> None:
-    settings = config(judge, tmp_path, grader_base_url="http://127.0.0.1:9/v1", api_mode="auto", call_attempts=1)
+    settings = config(judge, tmp_path, grader_base_url="http://127.0.0.1:9/v1", api_mode="auto", max_retries=1)
     with pytest.raises(InputError, match=re.escape("--grader_base_url http://127.0.0.1:9/v1: no usable answer")):
         graded(settings)
 
@@ -284,7 +284,7 @@ def test_no_more_calls_in_flight_than_allowed(judge: JudgeServer, tmp_path: Path
         ("2", 2.0),
         ("0.5", 0.5),
         ("-3", 0.0),
-        ("1e9", client.LONGEST_RETRY_AFTER),
+        ("1e9", client.MAX_RETRY_AFTER),
         ("soon", None),
         ("nan", None),
         ("", None),
@@ -324,7 +324,7 @@ def test_an_address_that_cannot_be(judge: JudgeServer, tmp_path: Path, address: 
 
 def test_auto_does_not_take_a_bad_moment_for_what_the_server_can_do(judge: JudgeServer, tmp_path: Path) -> None:
     judge.reset(faults=[{"kind": "503", "times": 2}])
-    settings = config(judge, tmp_path, api_mode="auto", call_attempts=2)
+    settings = config(judge, tmp_path, api_mode="auto", max_retries=2)
     with pytest.raises(InputError, match=r"no usable answer from the server \(status 503.*\(2 tries\)"):
         graded(settings)
     judge.reset()

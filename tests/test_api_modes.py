@@ -12,7 +12,7 @@ from test_replies import is_distribution, logs, replies
 from eightball_ppo.graders.api.modes import (
     MODES,
     ChoiceMode,
-    Judged,
+    JudgeTask,
     LogprobsMode,
     SchemaMode,
     TextMode,
@@ -24,13 +24,13 @@ from eightball_ppo.graders.api.modes import (
 from eightball_ppo.graders.api.replies import BadReplyError
 from eightball_ppo.graders.base import GradeRequest
 from eightball_ppo.graders.prompts import Prompt
-from eightball_ppo.graders.verbalizers import LEAST_MASS, parse_verbalizers
+from eightball_ppo.graders.verbalizers import MIN_MASS, parse_verbalizers
 from eightball_ppo.labels import EIGHTBALL_LABELS, LabelSet
 
 LABELS = LabelSet.of(EIGHTBALL_LABELS)
 WORDS = parse_verbalizers([], LABELS)
 CHOOSE, RATE = GradeRequest("Is it?"), GradeRequest("Is it?", "No")
-JUDGED = Judged(Prompt.load("wanted_answer", LABELS), LABELS, WORDS)
+JUDGED = JudgeTask(Prompt.load("wanted_answer", LABELS), LABELS, WORDS)
 
 
 def chat(content: Any, positions: Any = None, **more: Any) -> dict[str, Any]:
@@ -46,7 +46,7 @@ def position(*tokens: tuple[str, float]) -> dict[str, Any]:
 
 def test_logprobs_mode_reads_the_first_word() -> None:
     label = position(("No", 0.75), ("Yes", 0.25))
-    expected = [math.log(0.25), math.log(0.75), math.log(LEAST_MASS)]
+    expected = [math.log(0.25), math.log(0.75), math.log(MIN_MASS)]
     for reply in (chat("No", [label]), chat('"No"', [position(('"', 1.0)), label, position(('"', 1.0))])):
         assert LogprobsMode().scores(JUDGED, reply, CHOOSE) == pytest.approx(expected, abs=1e-6)
     reply = chat("10", [position(("1", 1.0)), position(("0", 0.5), (".", 0.5))])

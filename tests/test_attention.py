@@ -24,7 +24,7 @@ def test_forward_and_backward_do_not_synchronise(kind: str, tmp_path: Path, monk
     else:
         encoders.save(kind, tmp_path)
     stock, tokenizer = loading.load_classifier(str(tmp_path), "--sft_model_path")
-    monkeypatch.setattr(loading, "has_to_be_waited_for", lambda: True)  # as where there is a GPU
+    monkeypatch.setattr(loading, "needs_always_mask", lambda: True)  # as where there is a GPU
     masked, _ = loading.load_classifier(str(tmp_path), "--sft_model_path")
     table = tiny.tokens(2, seed=3) if kind == "eightball" else token_table(TEXTS, tokenizer, 32)
     assert table.length_N[0] != table.length_N[1]

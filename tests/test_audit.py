@@ -32,7 +32,7 @@ def config(tmp_path: Path, small_data: Path, reward_run: Path, **overrides: Any)
     settings: dict[str, Any] = {
         "output_dir": str(tmp_path / "audit"),
         "grade_store": str(tmp_path / "grades.sqlite3"),
-        "gold": str(small_data / "heldout.jsonl"),
+        "gold_file": str(small_data / "heldout.jsonl"),
         "reward_model_path": str(reward_run),
         "audit_questions": 12,
         "disable_tqdm": True,
@@ -294,7 +294,9 @@ def test_nothing_of_data_or_grader_becomes_markup(
     def call(question: str, names: tuple[str, ...]) -> list[float] | None:
         return None if question.endswith("5") else certain(labels["Thank" in question], names)
 
-    own = config(tmp_path, small_data, reward_run, **judge(call), gold=str(gold), labels=labels, grader_prompt="hedger")
+    own = config(
+        tmp_path, small_data, reward_run, **judge(call), gold_file=str(gold), labels=labels, grader_prompt="hedger"
+    )
     _, record, page = read(run.run(own))
     assert record["mistakes"] and record["failures"] and record["stability"]["examples"]
     tags = Tags()
@@ -320,13 +322,13 @@ def test_bad_input_is_one_line(tmp_path: Path, small_data: Path, capsys: pytest.
         return line
 
     missing, other = str(tmp_path / "no.jsonl"), tmp_path / "heldout.txt"
-    assert f"--gold {missing}: no such file" in refused("--gold", missing)
+    assert f"--gold_file {missing}: no such file" in refused("--gold_file", missing)
     other.touch()
-    assert f"{other}: the name of a data file ends in one of" in refused("--gold", str(other))
+    assert f"{other}: the name of a data file ends in one of" in refused("--gold_file", str(other))
     bad = write_rows(
         tmp_path / "bad.jsonl", [{"question": "Is it?", "answer": "Yes"}, {"question": "So?", "answer": "Ja"}]
     )
-    assert f"{bad}:2: unknown label 'Ja'" in refused("--gold", str(bad))
+    assert f"{bad}:2: unknown label 'Ja'" in refused("--gold_file", str(bad))
     assert "an audit asks the grader itself" in refused("--grade_table", "grades.parquet")
     assert "unknown grader; did you mean bert?" in refused("--grader", "brt")
     assert "--audit_questions 0: at least 1" in refused("--audit_questions", "0")

@@ -10,7 +10,7 @@ from sklearn.metrics import accuracy_score, cohen_kappa_score
 from torch import Tensor
 
 from eightball_ppo.audit import checks, measures
-from eightball_ppo.audit.probes import EMPTY, INJECTIONS, KINDS, injections, variants
+from eightball_ppo.audit.probes import EMPTY, INJECTIONS, KINDS, injections, probe_variants
 from eightball_ppo.config.stages import AuditConfig
 from eightball_ppo.functional.calibration import expected_calibration_error
 
@@ -27,8 +27,8 @@ def logp(*rows: tuple[float, ...]) -> Tensor:
 
 @pytest.mark.parametrize("question", ["Will I be rich?", "one", "Ist das Maß voll?", "a  b?", QUESTION])
 def test_variants_are_deterministic_hold_the_question_and_differ_from_it(question: str) -> None:
-    probes = variants(question)
-    assert probes == variants(question) and len({probe.text for probe in probes}) >= 5
+    probes = probe_variants(question)
+    assert probes == probe_variants(question) and len({probe.text for probe in probes}) >= 5
     assert {probe.kind for probe in probes} == set(KINDS)
     for probe in probes:
         assert probe.text != question
@@ -36,9 +36,9 @@ def test_variants_are_deterministic_hold_the_question_and_differ_from_it(questio
 
 
 def test_a_variant_that_changes_nothing_is_left_out() -> None:
-    assert {probe.kind for probe in variants("好吗?")} == {"whitespace", "rewording"}
-    assert [probe.name for probe in variants("ok?") if probe.kind == "case"] == ["upper"]
-    assert [probe.name for probe in variants("Ok?") if probe.kind == "whitespace"] == ["around"]
+    assert {probe.kind for probe in probe_variants("好吗?")} == {"whitespace", "rewording"}
+    assert [probe.name for probe in probe_variants("ok?") if probe.kind == "case"] == ["upper"]
+    assert [probe.name for probe in probe_variants("Ok?") if probe.kind == "whitespace"] == ["around"]
 
 
 def test_injections_ask_for_every_label_in_every_way() -> None:
@@ -100,19 +100,19 @@ def test_reliability_bins_add_up_to_the_calibration_error() -> None:
 def test_change_gain_noise_and_latency_by_hand() -> None:
     before_NK = logp((0.8, 0.1, 0.1), (0.1, 0.8, 0.1), (0.1, 0.8, 0.1), (0.3, 0.3, 0.4))
     after_NK = logp((0.7, 0.2, 0.1), (0.8, 0.1, 0.1), (0.1, 0.8, 0.1), (0.4, 0.3, 0.3))
-    assert measures.change(before_NK, after_NK) == {
+    assert measures.answer_change(before_NK, after_NK) == {
         "pairs": 4,
         "flips": 0.5,
         "total_variation": pytest.approx((0.1 + 0.7 + 0.0 + 0.1) / 4),
     }
     assert measures.gain(before_NK, after_NK, 0) == pytest.approx(2 / 3)
     assert measures.gain(before_NK[:1], after_NK[:1], 0) is None
-    assert measures.change(before_NK[:0], after_NK[:0])["flips"] is None
+    assert measures.answer_change(before_NK[:0], after_NK[:0])["flips"] is None
     noise = measures.repeat_noise(torch.stack([before_NK, before_NK, after_NK]))
     assert noise["flips"] == 0.5
     assert noise["std"] == pytest.approx(np.std([before_NK, before_NK, after_NK], axis=0, ddof=1).mean())
     assert measures.latency([0.1, 0.2, 0.3, 0.4, 0.5]) == pytest.approx({"median": 0.3, "p95": 0.48})
-    assert measures.worst([None, 0.1, -0.2]) == 0.1 and measures.worst([None]) is None
+    assert measures.largest_known([None, 0.1, -0.2]) == 0.1 and measures.largest_known([None]) is None
 
 
 def test_a_check_passes_on_the_right_side_of_its_limit_alone() -> None:

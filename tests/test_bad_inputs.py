@@ -125,7 +125,7 @@ def test_everything_is_checked_before_a_stage_is_trained(
     monkeypatch.chdir(tmp_path)
     missing = ("--sft_model_path", SFTConfig.output_dir)
     assert "no such directory" in refused("ppo", *missing, "--reward_model_path", "./nowhere")
-    twice = ("--num_generations", "2")
+    twice = ("--repeats_per_epoch", "2")
     assert "fill at most 120" in refused("ppo", *missing, *twice, "--per_device_train_batch_size", "500")
     assert "unknown grader" in refused("distill", *missing, "--grader", "brt")
 
@@ -161,7 +161,7 @@ def test_a_script_exits_with_2_and_one_line(tmp_path: Path) -> None:
 
 def test_batches_that_cannot_be(refused: Refused) -> None:
     """60 questions, twice each."""
-    twice = ("--num_generations", "2")
+    twice = ("--repeats_per_epoch", "2")
     assert "too few for 121 minibatches" in refused("ppo", *twice, "--num_mini_batches", "121")
     assert "fill at most 120" in refused("ppo", *twice, "--per_device_train_batch_size", "121")
     assert "at least 8" in refused("ppo", "--per_device_train_batch_size", "4")

@@ -9,8 +9,8 @@ from eightball_ppo.data import Questions
 from eightball_ppo.evaluation import ExactMetrics, GradedSplit, evaluate
 from eightball_ppo.labels import LabelSet
 from eightball_ppo.trl_adapters.batch_sizes import generations, updates_between_measurements
-from eightball_ppo.trl_adapters.prompt_ids import SequenceIds
-from eightball_ppo.trl_adapters.sampler import Episodes
+from eightball_ppo.trl_adapters.prompt_ids import PromptVocabulary
+from eightball_ppo.trl_adapters.sampler import RolloutSampler
 
 
 @pytest.mark.parametrize(
@@ -35,7 +35,7 @@ def test_measuring_takes_a_twentieth_of_all_forwards(batch: int, questions: int,
         (5000, {}, 1, 2),  # never once
         (40, {"total_episodes": 100}, 1, 3),
         (10, {"per_device_train_batch_size": 16}, 2, 4),
-        (600, {"num_generations": 1}, 1, 1),
+        (600, {"repeats_per_epoch": 1}, 1, 1),
     ],
 )
 def test_few_questions_are_repeated_until_an_epoch_fills_a_batch(
@@ -52,8 +52,8 @@ def test_exact_metrics_equal_the_evaluation_record() -> None:
         assert value == pytest.approx(record[name], abs=1e-6), name
 
 
-def episodes(batch: int = 4, seed: int = 7, rank: int = 0, world_size: int = 1, next_update: int = 0) -> Episodes:
-    return Episodes(SequenceIds(3), 10, 2, batch, seed, rank, world_size, next_update)
+def episodes(batch: int = 4, seed: int = 7, rank: int = 0, world_size: int = 1, next_update: int = 0) -> RolloutSampler:
+    return RolloutSampler(PromptVocabulary(3), 10, 2, batch, seed, rank, world_size, next_update)
 
 
 def test_an_epoch_shuffles_every_question_equally_often() -> None:

@@ -101,7 +101,7 @@ def test_sampling_against_a_budget_takes_one_process(
 def test_training_sees_noisy_grades_and_results_the_clean_ones(options: Make) -> None:
     clean = loaded(options("exact"))
     assert torch.equal(clean.train_scores.score_NK.double(), clean.graded("train").score_NK)
-    noisy = loaded(options("exact", grader_noise=0.4))
+    noisy = loaded(options("exact", label_noise=0.4))
     for split in ("train", "heldout"):
         assert torch.equal(noisy.graded(split).score_NK, clean.graded(split).score_NK)
     noisy_NK, clean_NK = noisy.train_scores.score_NK, clean.train_scores.score_NK
@@ -114,11 +114,11 @@ def test_training_sees_noisy_grades_and_results_the_clean_ones(options: Make) ->
 
 def test_the_same_seed_gives_every_method_the_same_noise(options: Make) -> None:
     scores = [
-        loaded(options(method, grader_noise=0.4)).train_scores.score_NK
+        loaded(options(method, label_noise=0.4)).train_scores.score_NK
         for method in ("sft", "exact", "distill", "ppo", "grpo")
     ]
     assert all(torch.equal(scores[0], own) for own in scores)
-    assert not torch.equal(scores[0], loaded(options("exact", grader_noise=0.4, seed=1)).train_scores.score_NK)
+    assert not torch.equal(scores[0], loaded(options("exact", label_noise=0.4, seed=1)).train_scores.score_NK)
 
 
 @pytest.mark.parametrize("method", ["exact", "distill_soft", "best_of_n"])
@@ -126,8 +126,8 @@ def test_who_learns_from_wrong_grades_alone_gets_worse_by_the_right_ones(
     method: str, options: Make, no_figures: None
 ) -> None:
     short = {"exact": {"num_train_epochs": 80}, "distill_soft": {"num_train_epochs": 16}}.get(method, {})
-    results = read_results(train(method, options(method, grader_noise=1.0, **short)))
-    assert results["grader_noise"] == 1 and results["grader_calls"] == 180
+    results = read_results(train(method, options(method, label_noise=1.0, **short)))
+    assert results["label_noise"] == 1 and results["grader_calls"] == 180
     trained, reference = results["splits"]["train"], results["reference"]["train"]
     assert trained["expected_score"] < reference["expected_score"] and trained["win_rate"] < 0.4
     clean = loaded(options("sft"))

@@ -15,7 +15,7 @@ from eightball_ppo.errors import InputError
 from eightball_ppo.graders.base import Grade, GradeRequest
 from eightball_ppo.graders.budget import Budget
 from eightball_ppo.graders.causal_lm import CausalLMGrader
-from eightball_ppo.graders.label_token_probs import NextWords, token_sequences
+from eightball_ppo.graders.label_token_probs import LabelTokenScorer, token_sequences
 from eightball_ppo.labels import EIGHTBALL_LABELS, LabelSet
 
 LABELS = LabelSet.of(EIGHTBALL_LABELS)
@@ -90,9 +90,9 @@ def test_masses_are_the_models_own_probabilities_whatever_the_batch() -> None:
     prompts = [tokenizer.encode(f"Shared beginning. {question} Answer:") for question in QUESTIONS]
     expected = [[sum(by_force(lm, p, s) for s in own) for own in sequences_K] for p in prompts]
     for examples in (prompts[:3], [[1], [2]]):  # with and without a beginning in common
-        together_BK = NextWords(lm, sequences_K, examples).mass_BK(prompts)
+        together_BK = LabelTokenScorer(lm, sequences_K, examples).mass_BK(prompts)
         torch.testing.assert_close(together_BK, torch.tensor(expected, dtype=torch.float64), atol=1e-7, rtol=1e-4)
-    alone_K = NextWords(lm, sequences_K, prompts[:3]).mass_BK(prompts[4:5])[0]
+    alone_K = LabelTokenScorer(lm, sequences_K, prompts[:3]).mass_BK(prompts[4:5])[0]
     torch.testing.assert_close(alone_K, together_BK[4], atol=1e-7, rtol=1e-4)
 
 
@@ -102,7 +102,7 @@ def test_a_word_that_begins_another_keeps_only_its_own_share() -> None:
     lm = model(tokenizer)
     ones, tens = token_sequences(tokenizer, (("1",), ("10",)), lead="", may_continue=True)
     prompt = tokenizer.encode("Rating:")
-    mass_K = NextWords(lm, [ones, tens], [prompt, prompt]).mass_BK([prompt])[0].tolist()
+    mass_K = LabelTokenScorer(lm, [ones, tens], [prompt, prompt]).mass_BK([prompt])[0].tolist()
     p_one, p_ten = (sum(by_force(lm, prompt, s) for s in own) for own in (ones, tens))
     assert mass_K == pytest.approx([p_one - p_ten, p_ten], rel=1e-4)
 
@@ -210,7 +210,7 @@ def test_a_model_of_sliding_windows_is_read_like_any_other() -> None:
     sequences_K = token_sequences(tokenizer, (("Yes",), ("Maybe",)), lead="")
     prompts = [tokenizer.encode(f"Shared beginning. {question} Answer:") for question in QUESTIONS[:3]]
     expected = [[sum(by_force(lm, p, s) for s in own) for own in sequences_K] for p in prompts]
-    mass_BK = NextWords(lm, sequences_K, [[1], [2]]).mass_BK([prompts[0]])
+    mass_BK = LabelTokenScorer(lm, sequences_K, [[1], [2]]).mass_BK([prompts[0]])
     torch.testing.assert_close(mass_BK[0], torch.tensor(expected[0], dtype=torch.float64), atol=1e-7, rtol=1e-3)
 
 

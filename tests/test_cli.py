@@ -43,7 +43,7 @@ def test_defaults_parse(config_class: type) -> None:
         (["--kl_coef", "-1"], "--kl_coef -1.0: must not be negative"),
         (["--kl_coef", "much"], "argument --kl_coef/--kl-coef: invalid float value: 'much'"),
         (["--no_such_flag", "1"], "unknown option --no_such_flag 1; see --help"),
-        (["--score", "vibes"], "invalid choice: 'vibes'"),
+        (["--score_type", "vibes"], "invalid choice: 'vibes'"),
         (["--output_dir", ""], "--output_dir: empty"),
         (["--kl_coe", "1"], "unknown option --kl_coe 1; see --help"),  # half a name is none
         (["--num_ppo_epochs", "0"], "--num_ppo_epochs 0: at least 1"),

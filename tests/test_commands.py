@@ -95,7 +95,7 @@ def test_bad_calls_are_one_line(
     [
         ("eightball pp", {"ppo"}),
         ("eightball push --rep", {"--repo_id", "--repo-id"}),
-        ("eightball ppo --score ", {"log_prob", "probability", "logit_margin"}),
+        ("eightball ppo --score_type ", {"log_prob", "probability", "logit_margin"}),
         ("eightball completion z", {"zsh"}),
     ],
 )

@@ -117,7 +117,7 @@ def times(directory: Path, *below: str) -> dict[str, int]:
 
 def test_the_directory_holds_what_was_promised(shared: Path) -> None:
     assert {path.name for path in shared.iterdir()} == {
-        *("config.yaml", "environment.json", "ground.json", "grades.parquet", "results.parquet", "summary.json"),
+        *("config.yaml", "environment.json", "manifest.json", "grades.parquet", "results.parquet", "summary.json"),
         *("report.html", "report.md", "reference", "runs", "logs", "figures"),
     }
     assert sorted(path.name for path in (shared / "runs").iterdir()) == sorted(f"{m}-beta0.1-seed0" for m in METHODS)
@@ -260,7 +260,7 @@ def test_bad_input_writes_nothing(options: dict[str, Any], message: str, tmp_pat
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"score": "probability"}, "was compared with --score log_prob, not probability"),
+        ({"score_type": "probability"}, "was compared with --score_type log_prob, not probability"),
         ({"max_length": 9}, "was compared with --max_length None, not 9"),
         ({"grader": "rule:Yes"}, "was compared with --grader bert, not rule:Yes"),
     ],
@@ -463,7 +463,7 @@ def test_noise_and_budgets_two_labels_failed_grades_and_a_method_that_fails(tick
     options = {
         **{**TICKETS, "dataset_name": tickets / "data", "sft_model_path": tickets / "sft", "kl_coefs": 0.5},
         **{"grade_table": tickets / "table.parquet", "max_grade_failures": 0.2, "num_workers": 1, "seeds": 0},
-        **{"methods": ["distill", "exact"], "grader_noise": [0, 0.5], "grader_call_budgets": 8},
+        **{"methods": ["distill", "exact"], "label_noise": [0, 0.5], "grader_call_budgets": 8},
         "method_options": ["distill.threshold=0", "exact.learning_rate=1e38", "exact.num_train_epochs=3"],
         "grade_store": tickets / "grades.sqlite3",
     }
@@ -540,11 +540,11 @@ def test_the_report_is_made_anew_from_the_runs(
     shutil.rmtree(copy / "runs" / "grpo-beta0.1-seed0")
     (tmp_path / "mine").touch()  # a stranger's options name a file that is no store of theirs, and a recipe
     options = {**yaml.safe_load((copy / "config.yaml").read_text()), "grade_store": str(tmp_path / "mine")}
-    (copy / "config.yaml").write_text(yaml.safe_dump({**options, "prerequisites": "recipe.yaml"}))
+    (copy / "config.yaml").write_text(yaml.safe_dump({**options, "upstream_config": "recipe.yaml"}))
     monkeypatch.setattr(sys, "argv", ["eightball", "report", str(copy)])
     commands.main()
     now = summary(copy)
-    assert (tmp_path / "mine").read_bytes() == b"" and now["settings"]["prerequisites"] == "recipe.yaml"
+    assert (tmp_path / "mine").read_bytes() == b"" and now["settings"]["upstream_config"] == "recipe.yaml"
     assert now["settings"]["grade_store"] == str(tmp_path / "mine")
     assert "8 runs -> " in capsys.readouterr().out and not (copy / "runs" / "grpo-beta0.1-seed0").exists()
     assert [(row["method"], row["why"]) for row in now["holes"]] == [("grpo", "was not made")]

@@ -25,7 +25,7 @@ from eightball_ppo.comparison.report.figures import Chart, charts, inline
 from eightball_ppo.comparison.report.tables import Condition, block, blocks, conditions, flips, pair_groups
 from eightball_ppo.comparison.report.write import write_report
 from eightball_ppo.report.markdown import escaped
-from eightball_ppo.report.style import display, look, outline, styles
+from eightball_ppo.report.style import outline, plot_theme, row_name, styles
 
 EVIL = '<script>alert("Q")</script> | a `b` $x^{$ =1+1 [c](http://evil.example) @me *so* __x__ <img src=x>\n# head'
 LINE = " ".join(EVIL.split())
@@ -259,7 +259,7 @@ def test_figures_are_files_and_parquet_holds_what_is_drawn(report: Path, data: C
 
 def drawn(chart: Chart, panel: str, frame: pd.DataFrame) -> Any:
     axis = Figure().subplots()
-    chart.draw(axis, frame[frame["panel"] == panel], look(chart.styles, dark=False))
+    chart.draw(axis, frame[frame["panel"] == panel], plot_theme(chart.styles, dark=False))
     return axis
 
 
@@ -319,7 +319,9 @@ def test_a_method_looks_like_no_other() -> None:
     assert next(iter(found)) == "exact" and list(found)[-1] == "sft"
     assert found["distill@0.9"].light == found["distill"].light
     assert len({outline(style.marker) for style in found.values()}) == len(found)
-    assert display("distill", 0.990) == "distill@0.99" and display("ppo", None) == display("ppo", float("nan")) == "ppo"
+    assert (
+        row_name("distill", 0.990) == "distill@0.99" and row_name("ppo", None) == row_name("ppo", float("nan")) == "ppo"
+    )
 
 
 # --- less than everything

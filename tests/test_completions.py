@@ -34,7 +34,7 @@ def test_completion_table_holds_the_samples_and_training_is_unchanged(
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    settings: dict[str, Any] = {**ruled, "grader": "rule:No", "total_episodes": 600, "num_generations": 2}
+    settings: dict[str, Any] = {**ruled, "grader": "rule:No", "total_episodes": 600, "repeats_per_epoch": 2}
     if config_class is not PPOConfig:
         settings |= {"generation_batch_size": 120, "num_iterations": 1}
     plain = run_method(config_class(output_dir=str(tmp_path / "plain"), **settings))

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from eightball_ppo.config.data import DataConfig
 from eightball_ppo.data import Questions, load_named, normalised, split_by_question
-from eightball_ppo.data.texts import Texts
+from eightball_ppo.data.texts import ArrowTexts
 from eightball_ppo.errors import InputError
 from eightball_ppo.labels import LabelSet
 
@@ -87,7 +87,7 @@ def test_a_question_that_stands_twice_lands_on_one_side() -> None:
 
 
 def test_splitting_makes_no_list_of_all_questions() -> None:
-    questions = Questions("q", Texts.written(f"Will parcel number {i} come?" for i in range(30_000)))
+    questions = Questions("q", ArrowTexts.written(f"Will parcel number {i} come?" for i in range(30_000)))
     tracemalloc.start()
     try:
         train, validation = split_by_question(questions, 0.2, 0)

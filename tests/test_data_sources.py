@@ -118,7 +118,7 @@ def test_both_sides_of_a_fraction_are_read_at_once_and_into_files(
     json_lines = mock.Mock(side_effect=sources._json_lines)
     monkeypatch.setattr(sources, "_json_lines", json_lines)
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-    monkeypatch.setattr(texts, "AT_ONCE", 512)
+    monkeypatch.setattr(texts, "CHUNK_SIZE", 512)
     config = of(file, dataset_test_split="0.3")
     held = pa.total_allocated_bytes()
     tracemalloc.start()

@@ -25,7 +25,15 @@ from eightball_ppo.config.tools import DemoConfig
 from eightball_ppo.data import Questions
 from eightball_ppo.demo import address, app, views
 from eightball_ppo.demo.charts import round_numbers
-from eightball_ppo.demo.session import LONGEST_QUESTION, Ball, NoQuestion, optimum, position, prices, spot
+from eightball_ppo.demo.session import (
+    MAX_QUESTION_LENGTH,
+    DemoSession,
+    InvalidQuestion,
+    beta_grid,
+    optimum,
+    policy_point,
+    position,
+)
 from eightball_ppo.errors import InputError
 from eightball_ppo.evaluation import GradedSplit, before_after, evaluate
 from eightball_ppo.graders.bert import BertGrader
@@ -88,8 +96,8 @@ def runs(tmp_path_factory: pytest.TempPathFactory, sft_run: Path) -> Path:
 
 
 @pytest.fixture(scope="module")
-def ball(runs: Path) -> Ball:
-    return Ball(DemoConfig(runs=[str(runs / "distill"), str(runs / "ppo")]))
+def ball(runs: Path) -> DemoSession:
+    return DemoSession(DemoConfig(runs=[str(runs / "distill"), str(runs / "ppo")]))
 
 
 @pytest.fixture
@@ -109,7 +117,7 @@ def changed(run: Path, **options: Any) -> DemoConfig:
 
 
 @pytest.mark.parametrize("question", [*QUESTIONS, *NASTY[:4]])
-def test_the_ball_says_what_predict_says(question: str, ball: Ball, runs: Path) -> None:
+def test_the_ball_says_what_predict_says(question: str, ball: DemoSession, runs: Path) -> None:
     answer = ball.ask(f"  {question} ")
     for policy, logp_K in zip(ball.everybody, answer.logp_PK, strict=True):
         config = PredictConfig(question=question, model_name_or_path=str(policy.directory))
@@ -123,20 +131,20 @@ def test_the_ball_says_what_predict_says(question: str, ball: Ball, runs: Path) 
 
 
 @pytest.mark.parametrize("text", ["", "  \n\t", "\u200b", "\x00", None])
-def test_no_question_is_no_crash(text: Any, ball: Ball) -> None:
-    with pytest.raises(NoQuestion, match="needs a question"):
+def test_no_question_is_no_crash(text: Any, ball: DemoSession) -> None:
+    with pytest.raises(InvalidQuestion, match="needs a question"):
         ball.ask(text)
 
 
-def test_a_question_may_be_long_but_not_without_end(ball: Ball) -> None:
-    assert ball.ask("rich " * (LONGEST_QUESTION // 5)).cut == ("sft", "distill", "ppo")
+def test_a_question_may_be_long_but_not_without_end(ball: DemoSession) -> None:
+    assert ball.ask("rich " * (MAX_QUESTION_LENGTH // 5)).cut == ("sft", "distill", "ppo")
     assert ball.ask("Will I be rich?").cut == ()
-    with pytest.raises(NoQuestion, match="100,000 characters"):
+    with pytest.raises(InvalidQuestion, match="100,000 characters"):
         ball.ask("x" * 100_000)
     assert ball.ask(NASTY[4]).question == "a?b"
 
 
-def test_twenty_at_once_each_get_their_own(ball: Ball) -> None:
+def test_twenty_at_once_each_get_their_own(ball: DemoSession) -> None:
     questions = [f"Will {'very ' * (i % 7)}number {i} win?" for i in range(60)]
     alone = [ball.ask(question) for question in questions]
     with ThreadPoolExecutor(20) as pool:
@@ -146,7 +154,7 @@ def test_twenty_at_once_each_get_their_own(ball: Ball) -> None:
         torch.testing.assert_close(one.logp_PK, other.logp_PK)
 
 
-def test_the_slider_goes_from_the_reference_to_the_favourite(ball: Ball) -> None:
+def test_the_slider_goes_from_the_reference_to_the_favourite(ball: DemoSession) -> None:
     answer = ball.ask(QUESTIONS[0])
     assert answer.score_K is not None
     spots = [optimum(answer, price) for price in ball.prices]
@@ -156,19 +164,19 @@ def test_the_slider_goes_from_the_reference_to_the_favourite(ball: Ball) -> None
     assert spots[-2].kl == pytest.approx(spots[-1].kl) and spots[1].kl == pytest.approx(0, abs=1e-3)
     for before, after in pairwise(spots):
         assert after.kl >= before.kl - 1e-9 and after.expected_score >= before.expected_score - 1e-9
-    own, best = spot(answer, answer.logp_PK[-1]), optimum(answer, 0.5)
+    own, best = policy_point(answer, answer.logp_PK[-1]), optimum(answer, 0.5)
     assert best.expected_score - 0.5 * best.kl >= own.expected_score - 0.5 * own.kl
 
 
 @pytest.mark.parametrize("beta", [0.0, 0.05, 0.1, 0.123, 7.0, 300.0, 1e-5])
 def test_the_trained_price_is_on_the_slider(beta: float) -> None:
-    found = prices(beta)
+    found = beta_grid(beta)
     assert found[position(found, beta)] == beta and math.isinf(found[0]) and found[-1] == 0
     assert found == sorted(set(found), reverse=True)
 
 
 def test_the_score_is_that_of_the_run(copied: Path) -> None:
-    own = Ball(changed(copied, score="probability"))
+    own = DemoSession(changed(copied, score_type="probability"))
     answer = own.ask(QUESTIONS[0])
     assert answer.score_K is not None and answer.grader_logp_K is not None
     torch.testing.assert_close(answer.score_K, answer.grader_logp_K.exp())
@@ -182,17 +190,17 @@ def test_the_default_and_the_reference(runs: Path, tmp_path: Path, monkeypatch: 
     with pytest.raises(
         InputError, match=re.escape("runs/ppo: no finished run; train one first: python scripts/ppo.py")
     ):
-        Ball(DemoConfig())
+        DemoSession(DemoConfig())
     shutil.copytree(runs, tmp_path / "runs")
-    own = Ball(DemoConfig())
+    own = DemoSession(DemoConfig())
     assert [policy.name for policy in own.everybody] == ["sft", "distill", "ppo"]
     moved = changed(tmp_path / "runs" / "ppo", sft_model_path="elsewhere/sft", reward_model_path="elsewhere/reward")
     with pytest.raises(InputError, match=r"its reference cannot be had .*elsewhere/sft"):
-        Ball(moved)
-    own = Ball(DemoConfig(runs=["runs/sft", "runs/ppo"]))
+        DemoSession(moved)
+    own = DemoSession(DemoConfig(runs=["runs/sft", "runs/ppo"]))
     assert [policy.name for policy in own.everybody] == ["sft", "ppo"] and own.judge.grader is None
     assert "elsewhere/reward is not here" in own.judge.note
-    own = Ball(DemoConfig(runs=["runs/ppo", "runs/sft"], reward_model_path="runs/reward"))
+    own = DemoSession(DemoConfig(runs=["runs/ppo", "runs/sft"], reward_model_path="runs/reward"))
     assert own.ask("Rich?").score_K is not None
 
 
@@ -208,10 +216,10 @@ def test_the_default_and_the_reference(runs: Path, tmp_path: Path, monkeypatch: 
     ],
 )
 def test_a_judge_that_costs_is_not_asked(grader: str, asked: bool, copied: Path) -> None:
-    own = Ball(changed(copied, grader=grader, grader_model="a/model", grader_base_url="http://10.0.0.1:1/v1"))
+    own = DemoSession(changed(copied, grader=grader, grader_model="a/model", grader_base_url="http://10.0.0.1:1/v1"))
     answer = own.ask("Will I win?")
     assert (answer.score_K is not None) == asked == (own.judge.grader is not None)
-    page = views.voices_view(own, answer) + views.price_view(own, answer, 3)
+    page = views.answers_view(own, answer) + views.beta_view(own, answer, 3)
     assert ("The judge of this run is not asked here." in page) != asked
     if grader == "rule:No":
         assert answer.grader_logp_K is not None and int(answer.grader_logp_K.argmax()) == 1
@@ -241,7 +249,7 @@ def gone(name: str) -> Any:
         (put("results.json", '{"method": "audit"}'), "--runs .*run: holds an audit and no policy"),
         (put("results.json", '{"method": "reward"}'), "pass it as --reward_model_path"),
         (put("results.json", '{"method": "ppo"}'), "its results.json lacks splits"),
-        (put("ground.json", "{}"), "holds a comparison, not a run"),
+        (put("manifest.json", "{}"), "holds a comparison, not a run"),
         (gone("config.yaml"), "config.yaml is missing"),
         (put("config.yaml", "seed: 0"), "its config.yaml lacks kl_coef"),
         (gone("config.json"), "holds no config.json"),
@@ -267,13 +275,13 @@ def test_bad_runs_and_models_by_name(runs: Path, copied: Path) -> None:
         ([str(runs / "sft"), str(runs / "ppo"), str(runs / "sft")], "a second run of method sft"),
     ):
         with pytest.raises(InputError, match=said):
-            Ball(DemoConfig(runs=given))
+            DemoSession(DemoConfig(runs=given))
     with pytest.raises(InputError, match="--reward_model_path nowhere/at/all: no such directory"):
-        Ball(DemoConfig(runs=[str(copied)], reward_model_path="nowhere/at/all"))
+        DemoSession(DemoConfig(runs=[str(copied)], reward_model_path="nowhere/at/all"))
     other_labels(copied)
     with pytest.raises(InputError, match="labels differ"):
-        Ball(DemoConfig(runs=[str(runs / "ppo")], reward_model_path=str(copied)))
-    two = Ball(DemoConfig(runs=[str(runs / "ppo"), str(shutil.copytree(runs / "ppo", copied.parent / "again"))]))
+        DemoSession(DemoConfig(runs=[str(runs / "ppo")], reward_model_path=str(copied)))
+    two = DemoSession(DemoConfig(runs=[str(runs / "ppo"), str(shutil.copytree(runs / "ppo", copied.parent / "again"))]))
     assert [policy.name for policy in two.policies] == ["ppo ppo", "ppo again"]
 
 
@@ -295,13 +303,13 @@ def test_the_address_is_tried_first(monkeypatch: pytest.MonkeyPatch) -> None:
 # --- what the page is made of
 
 
-def test_nothing_that_is_typed_or_read_becomes_markup(ball: Ball) -> None:
+def test_nothing_that_is_typed_or_read_becomes_markup(ball: DemoSession) -> None:
     for text in ("<script>alert(1)</script>", '"><img src=x onerror=alert(1)>'):
         answer = ball.ask(text)
-        pages = [views.spoken_view(ball, answer), views.complaint_view(text), views.ball_view(text)]
+        pages = [views.answer_view(ball, answer), views.error_view(text), views.ball_view(text)]
         assert not [page for page in pages if "<script" in page or "<img" in page]
         assert "&lt;" in pages[0]
-    table, examples = views.flips_view(ball)
+    table, examples = views.changes_view(ball)
     flips = pd.read_parquet(ball.last.directory / "before_after.parquet")
     assert "<b>" not in table and examples and set(examples) <= set(flips["question"])
 
@@ -312,19 +320,19 @@ def test_any_label_fits_the_window(label: str) -> None:
     assert 1 <= len(lines) <= 3 and all(len(line) <= 11 for line in lines) and 8 <= size <= 34
 
 
-def test_bars_say_their_value(ball: Ball) -> None:
-    page = views.voices_view(ball, ball.ask("Will I win?"))
+def test_bars_say_their_value(ball: DemoSession) -> None:
+    page = views.answers_view(ball, ball.ask("Will I win?"))
     meters = re.findall(r'role="meter" aria-label="([^"]+)".*?aria-valuenow="([\d.]+)"', page)
     assert len(meters) == 4 * 3 and meters[0][0] == "Reference: Yes" and meters[-1][0] == "Reward model: Maybe"
     assert sum(float(value) for _, value in meters) == pytest.approx(400, abs=1)
-    assert "meter" not in views.voices_view(ball, None)
+    assert "meter" not in views.answers_view(ball, None)
 
 
-def test_flips_curves_and_numbers(ball: Ball) -> None:
+def test_flips_curves_and_numbers(ball: DemoSession) -> None:
     frame = pd.read_parquet(ball.last.directory / "before_after.parquet")
     columns = [[f"{when}_probability_{name}" for name in LABELS.names] for when in ("before", "after")]
     before, after = (frame[own].to_numpy().argmax(1) for own in columns)
-    page, _ = views.flips_view(ball)
+    page, _ = views.changes_view(ball)
     assert page.count('class="q"') == (before != after).sum() > 0
     assert page.count('"met"') + page.count('"missed"') == (before != after).sum()
     curves = views.curves_view(ball)
@@ -352,4 +360,4 @@ def without_gradio() -> Iterator[None]:
 
 
 def test_the_ball_needs_no_gradio(without_gradio: None, runs: Path) -> None:
-    assert Ball(DemoConfig(runs=[str(runs / "ppo")])).ask("Will I win?").question
+    assert DemoSession(DemoConfig(runs=[str(runs / "ppo")])).ask("Will I win?").question

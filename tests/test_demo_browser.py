@@ -21,7 +21,7 @@ from eightball_ppo import predict
 from eightball_ppo.config.stages import PredictConfig
 from eightball_ppo.config.tools import DemoConfig
 from eightball_ppo.demo import app
-from eightball_ppo.demo.session import LONGEST_QUESTION, Ball
+from eightball_ppo.demo.session import MAX_QUESTION_LENGTH, DemoSession
 
 pytest.importorskip("gradio", reason="gradio is not installed")
 
@@ -133,7 +133,7 @@ def test_what_is_no_question_and_what_is_nasty(browser: Any, address: str) -> No
         box = page.get_by_label("Your question")
         box.fill("")
         page.keyboard.insert_text("rich " * 20_000)
-        assert len(box.input_value()) == LONGEST_QUESTION
+        assert len(box.input_value()) == MAX_QUESTION_LENGTH
         page.keyboard.press("Enter")
         page.wait_for_selector("#spoken .cut")
         box.evaluate("one => one.removeAttribute('maxlength')")
@@ -144,7 +144,7 @@ def test_what_is_no_question_and_what_is_nasty(browser: Any, address: str) -> No
 
 
 def test_the_slider_ends_at_the_reference_and_at_the_favourite(browser: Any, address: str, config: DemoConfig) -> None:
-    ball = Ball(config)
+    ball = DemoSession(config)
     asked: list[str] = []
     with opened(browser, address) as page:
         ask(page, QUESTION)
@@ -240,7 +240,7 @@ def test_without_motion_nothing_moves_and_with_it_the_ball_shakes(browser: Any, 
 def test_twenty_at_once_each_get_their_own(address: str, config: DemoConfig) -> None:
     client = importlib.import_module("gradio_client").Client
     questions = [f"Will {'very ' * (i % 7)}number {i} win?" for i in range(20)]
-    ball = Ball(config)
+    ball = DemoSession(config)
 
     def told(question: str) -> Any:
         return client(address, verbose=False, analytics_enabled=False).predict(question, api_name="/answer")

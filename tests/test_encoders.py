@@ -15,10 +15,10 @@ import tiny
 from eightball_ppo.data.pairs import join_pair
 from eightball_ppo.errors import InputError
 from eightball_ppo.methods import ppo
-from eightball_ppo.models.loading import load_classifier, table_logits_NK
+from eightball_ppo.models.loading import load_classifier, predict_logits_NK
 from eightball_ppo.models.lora import adapters_off, with_lora
 from eightball_ppo.models.saving import save_policy
-from eightball_ppo.models.tokenization import TokenTable, cut_at, reads_at_most, token_table
+from eightball_ppo.models.tokenization import TokenTable, max_input_length, set_max_length, token_table
 from eightball_ppo.models.trainable import check_rates, trainable_copy
 from eightball_ppo.trl_adapters.build import TRLModels
 from eightball_ppo.trl_adapters.value import SharedTrunk
@@ -40,12 +40,12 @@ def trained(model: Any, table: TokenTable, settings: Any, tmp_path: Path) -> tup
 @pytest.mark.parametrize("kind", encoders.KINDS)
 def test_batched_logits_equal_those_of_one_text_at_a_time(kind: str, pair: str | None, tmp_path: Path) -> None:
     model, tokenizer = load_classifier(str(encoders.save(kind, tmp_path / "model")), "--sft_model_path")
-    cut_at(tokenizer, model, None)
-    table = token_table([join_pair(t, pair) if pair else t for t in TEXTS], tokenizer, reads_at_most(tokenizer))
+    set_max_length(tokenizer, model, None)
+    table = token_table([join_pair(t, pair) if pair else t for t in TEXTS], tokenizer, max_input_length(tokenizer))
     with torch.no_grad():
         alone_NK = torch.cat([model(**tokenizer(text, pair, return_tensors="pt")).logits for text in TEXTS])
     for by_length in (False, True):
-        torch.testing.assert_close(table_logits_NK(model, table, 5, by_length), alone_NK, atol=1e-6, rtol=0)
+        torch.testing.assert_close(predict_logits_NK(model, table, 5, by_length), alone_NK, atol=1e-6, rtol=0)
     has_types = pair is not None and kind not in encoders.NO_TOKEN_TYPES
     assert (table.types_S is not None) == has_types
 
@@ -54,18 +54,18 @@ def test_batched_logits_equal_those_of_one_text_at_a_time(kind: str, pair: str |
 @pytest.mark.parametrize("kind", ALL_KINDS)
 def test_ppo_moves_the_policy_and_not_the_reference(kind: str, use_peft: bool, tmp_path: Path) -> None:
     model, tokenizer = load_classifier(str(encoders.save(kind, tmp_path / "model")), "--sft_model_path")
-    cut_at(tokenizer, model, None)
-    table = token_table(TEXTS, tokenizer, reads_at_most(tokenizer))
-    before_NK = table_logits_NK(model, table)
+    set_max_length(tokenizer, model, None)
+    table = token_table(TEXTS, tokenizer, max_input_length(tokenizer))
+    before_NK = predict_logits_NK(model, table)
     size = sum(p.numel() for p in model.parameters())
     rate = 1e-3 if use_peft else 3e-4
-    batch = {"num_generations": 2, "num_mini_batches": 2, "total_episodes": 64}
+    batch = {"repeats_per_epoch": 2, "num_mini_batches": 2, "total_episodes": 64}
     settings = tiny.config(use_peft=use_peft, learning_rate=rate, value_learning_rate=rate, **batch)
     models, rows = trained(model, table, settings, tmp_path)
     question_N1 = models.ids.question_ids(torch.arange(len(TEXTS))).unsqueeze(1)
     with torch.no_grad():
         assert torch.equal(models.reference(question_N1).logits[:, 0, 1:], before_NK)
-    assert not torch.allclose(table_logits_NK(models.policy.by_row.classifier, table), before_NK, atol=1e-3)
+    assert not torch.allclose(predict_logits_NK(models.policy.by_row.classifier, table), before_NK, atol=1e-3)
     assert rows[0]["objective/kl"] == 0.0  # the first answers are the reference's, to the last bit
     networks = (models.policy, models.reference, models.value)
     copies = sum({p.data_ptr(): p.numel() for network in networks for p in network.parameters()}.values()) / size
@@ -110,7 +110,7 @@ def moved(tmp_path: Path) -> tuple[Path, Any, Any, Tensor, TokenTable]:
         for weight in policy.parameters():
             if weight.requires_grad:
                 weight.add_(torch.randn_like(weight), alpha=0.1)
-    return base, policy, tokenizer, table_logits_NK(policy, table), table
+    return base, policy, tokenizer, predict_logits_NK(policy, table), table
 
 
 @pytest.mark.parametrize("merge", [False, True], ids=["adapter", "merged"])
@@ -122,9 +122,9 @@ def test_policy_under_lora_is_the_same_after_save_and_load(moved: Any, merge: bo
     saved, full = adapter / "adapter_model.safetensors", base / "model.safetensors"
     assert saved.stat().st_size < 0.2 * full.stat().st_size
     loaded, _ = load_classifier(str(tmp_path / "policy"), "--sft_model_path")
-    torch.testing.assert_close(table_logits_NK(loaded, table), logits_NK, atol=1e-5, rtol=0)
+    torch.testing.assert_close(predict_logits_NK(loaded, table), logits_NK, atol=1e-5, rtol=0)
     stock = AutoModelForSequenceClassification.from_pretrained(tmp_path / "policy").eval()
-    torch.testing.assert_close(table_logits_NK(stock, table), logits_NK, atol=1e-5, rtol=0)
+    torch.testing.assert_close(predict_logits_NK(stock, table), logits_NK, atol=1e-5, rtol=0)
     assert stock.config.id2label == {0: "Yes", 1: "No", 2: "Maybe"}
 
 
@@ -142,7 +142,7 @@ def test_adapters_of_another_base_are_refused(moved: Any, tmp_path: Path) -> Non
 @pytest.mark.slow
 def test_half_precision_weights_give_float32_logits(tmp_path: Path) -> None:
     model, tokenizer = load_classifier(str(encoders.save("bert", tmp_path)), "--sft_model_path", torch.bfloat16)
-    settings = tiny.config(use_peft=True, num_generations=2, total_episodes=64)
+    settings = tiny.config(use_peft=True, repeats_per_epoch=2, total_episodes=64)
     models, rows = trained(model, token_table(TEXTS, tokenizer, 32), settings, tmp_path / "run")
     question_N1 = models.ids.question_ids(torch.arange(4)).unsqueeze(1)
     assert models.policy(question_N1).logits.dtype == torch.float32

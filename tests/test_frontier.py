@@ -56,8 +56,8 @@ def distance(logp_NK: Tensor, ref_logp_NK: Tensor, score_NK: Tensor) -> float:
 def test_the_optimum_at_the_price_has_the_kl_that_was_asked_for(problem: tuple[Tensor, Tensor, Tensor]) -> None:
     logp_NK, ref_logp_NK, score_NK = problem
     asked = kl(logp_NK, ref_logp_NK)
-    price = objective.frontier_price(ref_logp_NK, score_NK, asked)
-    cheapest = objective.CHEAPEST * unit(score_NK)
+    price = objective.frontier_beta(ref_logp_NK, score_NK, asked)
+    cheapest = objective.LOWEST_BETA * unit(score_NK)
     if price == 0:
         assert (
             unit(score_NK) == 0 or kl(objective.optimum_logp_NK(ref_logp_NK, score_NK, cheapest), ref_logp_NK) <= asked
@@ -70,19 +70,19 @@ def test_the_optimum_at_the_price_has_the_kl_that_was_asked_for(problem: tuple[T
 
 def test_prices_at_both_ends() -> None:
     ref_logp_NK, score_NK = logs([[0.5, 0.5]]), torch.tensor([[3.0, 0.0]]).double()
-    assert objective.frontier_price(ref_logp_NK, score_NK, 1e-30) > 1e6  # where KL drowns in rounding
-    assert objective.frontier_price(ref_logp_NK, score_NK, math.log(2)) == 0  # all of it on the best label
-    assert objective.frontier_price(ref_logp_NK, score_NK, 5.0) == 0
-    assert objective.frontier_price(ref_logp_NK, torch.ones(1, 2).double(), 0.1) == 0
+    assert objective.frontier_beta(ref_logp_NK, score_NK, 1e-30) > 1e6  # where KL drowns in rounding
+    assert objective.frontier_beta(ref_logp_NK, score_NK, math.log(2)) == 0  # all of it on the best label
+    assert objective.frontier_beta(ref_logp_NK, score_NK, 5.0) == 0
+    assert objective.frontier_beta(ref_logp_NK, torch.ones(1, 2).double(), 0.1) == 0
 
 
 def test_price_and_distance_by_hand() -> None:
     """Uniform reference, scores 1 and 0: the optimum of beta 1 is e / (e + 1), and 0.9 | 0.1 is that of 1 / log 9."""
     ref_logp_NK, score_NK = logs([[0.5, 0.5]]), torch.tensor([[1.0, 0.0]]).double()
     optimum_NK = objective.optimum_logp_NK(ref_logp_NK, score_NK, 1.0)
-    assert objective.frontier_price(ref_logp_NK, score_NK, kl(optimum_NK, ref_logp_NK)) == pytest.approx(1)
+    assert objective.frontier_beta(ref_logp_NK, score_NK, kl(optimum_NK, ref_logp_NK)) == pytest.approx(1)
     wrong_NK = logs([[0.1, 0.9]])  # as far away as 0.9 | 0.1, which scores 0.8 more
-    assert objective.frontier_price(ref_logp_NK, score_NK, kl(wrong_NK, ref_logp_NK)) == pytest.approx(1 / math.log(9))
+    assert objective.frontier_beta(ref_logp_NK, score_NK, kl(wrong_NK, ref_logp_NK)) == pytest.approx(1 / math.log(9))
     assert distance(wrong_NK, ref_logp_NK, score_NK) == pytest.approx(0.8)
 
 
@@ -142,7 +142,7 @@ def test_optima_of_any_price_and_the_reference_have_distance_0(
     beta = unit(score_NK) * 10**log_beta
     optimum_NK = objective.optimum_logp_NK(ref_logp_NK, score_NK, beta)
     # below the cheapest price that is tried, the frontier counts as its end, the best label
-    end = objective.CHEAPEST * unit(score_NK) * (1 - ref_logp_NK.min().item()) if log_beta < -3.9 else 0
+    end = objective.LOWEST_BETA * unit(score_NK) * (1 - ref_logp_NK.min().item()) if log_beta < -3.9 else 0
     assert distance(optimum_NK, ref_logp_NK, score_NK) == pytest.approx(0, abs=1e-7 * unit(score_NK) + end)
 
 
@@ -150,14 +150,14 @@ def test_optima_of_any_price_and_the_reference_have_distance_0(
 def test_where_all_answers_are_alike_there_is_nothing_to_miss(same: float) -> None:
     logp_NK, ref_logp_NK = logs([[0.9, 0.1]]), logs([[0.3, 0.7]])
     score_NK = torch.full((1, 2), same).double()
-    assert objective.frontier_price(ref_logp_NK, score_NK, kl(logp_NK, ref_logp_NK)) == 0
+    assert objective.frontier_beta(ref_logp_NK, score_NK, kl(logp_NK, ref_logp_NK)) == 0
     assert distance(logp_NK, ref_logp_NK, score_NK) == pytest.approx(0, abs=1e-12 * max(1, same))
 
 
 def test_a_price_does_not_depend_on_where_the_scores_begin() -> None:
     """Scores that differ by a millionth, far from 0."""
     ref_logp_NK, score_NK = logs([[0.3, 0.7]]), torch.tensor([[1e-6, 0.0]]).double()
-    prices = [objective.frontier_price(ref_logp_NK, score_NK + offset, 0.1) for offset in (0.0, -1e3)]
+    prices = [objective.frontier_beta(ref_logp_NK, score_NK + offset, 0.1) for offset in (0.0, -1e3)]
     assert prices[0] == pytest.approx(prices[1], rel=1e-5)
 
 

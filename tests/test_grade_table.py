@@ -112,10 +112,10 @@ def test_columns_and_order_are_those_that_are_promised(tmp_path: Path) -> None:
 
 
 def test_more_questions_than_are_written_at_once_and_duplicates_once(tmp_path: Path) -> None:
-    many = [f"Is it {number}?" for number in range(table.QUESTIONS_AT_ONCE + 5)]
+    many = [f"Is it {number}?" for number in range(table.CHUNK_SIZE + 5)]
     source = Made(bad={many[-1]: ["failed"] * 3, many[0]: ["refused"] * 3})
     count, details = write_table(source, [*many, *many[::-1]], tmp_path / "grades.parquet")
-    assert source.reads == [table.QUESTIONS_AT_ONCE, 5]
+    assert source.reads == [table.CHUNK_SIZE, 5]
     assert count == Counter({"ok": 3 * (len(many) - 2), "failed": 3, "refused": 3})
     assert details == [f"{many[0]}: it failed", f"{many[-1]}: it failed"]
     rows = pq.read_table(tmp_path / "grades.parquet")
@@ -124,7 +124,7 @@ def test_more_questions_than_are_written_at_once_and_duplicates_once(tmp_path: P
 
 
 def test_no_more_than_three_details_are_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(table, "QUESTIONS_AT_ONCE", 2)
+    monkeypatch.setattr(table, "CHUNK_SIZE", 2)
     source = Made(bad={question: ["failed"] * 3 for question in QUESTIONS})
     _, details = write_table(source, QUESTIONS, tmp_path / "grades.parquet")
     assert details == [f"{question}: it failed" for question in QUESTIONS[:3]]

@@ -85,7 +85,7 @@ def test_ppo_and_distillation_leave_out_what_has_no_grade_and_say_so(
     record = results(
         run_method(
             PPOConfig(
-                **method_options(tmp_path, small_data, sft_run, "ppo"), **own, num_generations=2, total_episodes=232
+                **method_options(tmp_path, small_data, sft_run, "ppo"), **own, repeats_per_epoch=2, total_episodes=232
             )
         )
     )
@@ -184,7 +184,7 @@ def test_a_judge_that_breaks_down_trains_nobody_however_much_it_graded_before(
     judge.reset(wishes=wishes(), faults=faults)
     options = {**method_options(tmp_path, small_data, sft_run, "ppo"), **api(judge), "max_grade_failures": 0.9}
     with pytest.raises(IncompleteError, match="20 of 60 grades failed, the last with: status 500"):
-        run_method(PPOConfig(**options, call_attempts=1, max_concurrency=1, total_episodes=240))
+        run_method(PPOConfig(**options, max_retries=1, max_concurrency=1, total_episodes=240))
 
 
 def test_a_weak_judge_is_found_out_before_the_training_questions_are_paid_for(
@@ -203,7 +203,7 @@ def test_no_way_leads_around_a_failed_audit(
 ) -> None:
     gold = write_rows(tmp_path / "gold.jsonl", [{**row, "answer": "Yes"} for row in read_rows("heldout")[:20]])
     asked: dict[str, Any] = {**api(judge), **store(tmp_path)}
-    run.run(AuditConfig(**asked, output_dir="audit", gold=str(gold), audit_questions=1))
+    run.run(AuditConfig(**asked, output_dir="audit", gold_file=str(gold), audit_questions=1))
     options: dict[str, Any] = {**method_options(tmp_path, small_data, sft_run, "ppo"), **api(judge)}
     if way == "grade_table":
         export.run(GradeConfig(**asked, output_dir="grades", dataset_name=str(small_data), labels=LABELS))
@@ -237,7 +237,7 @@ def test_a_persona_steers_the_policy_where_the_judge_can_follow_it(
     """
     recipe: dict[str, Any] = {
         "total_episodes": 120 * 8,
-        "num_generations": 2,
+        "repeats_per_epoch": 2,
         "kl_coef": 0.05,
         "allow_weak_grader": True,
     }
@@ -267,7 +267,7 @@ def test_two_ranks_ask_each_question_once_and_one_of_them_writes(
 
 
 def test_a_bad_grader_ends_both_ranks_with_one_line(tmp_path: Path, small_data: Path, sft_run: Path) -> None:
-    nobody = {"grader": "api", "grader_model": "m", "grader_base_url": "http://127.0.0.1:9/v1", "call_attempts": 1}
+    nobody = {"grader": "api", "grader_model": "m", "grader_base_url": "http://127.0.0.1:9/v1", "max_retries": 1}
     options = {**method_options(tmp_path, small_data, sft_run, "ppo"), **nobody, "per_device_train_batch_size": 60}
     done = torchrun("scripts/ppo.py", *flags({**options, "num_mini_batches": 4}))
     assert done.returncode != 0
@@ -284,7 +284,7 @@ def test_the_key_comes_from_the_environment_and_stands_nowhere(
     said = ""
     for script, options in (
         ("grade", {"output_dir": tmp_path / "grades", "dataset_name": small_data}),
-        ("audit", {"output_dir": tmp_path / "audit", "gold": small_data / "heldout.jsonl", "audit_questions": 5}),
+        ("audit", {"output_dir": tmp_path / "audit", "gold_file": small_data / "heldout.jsonl", "audit_questions": 5}),
         (
             "ppo",
             {**method_options(tmp_path, small_data, sft_run, "ppo"), "total_episodes": 240, "allow_weak_grader": True},

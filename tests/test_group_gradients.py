@@ -10,7 +10,7 @@ from group_jobs import Job
 from torch import Tensor
 
 import tiny
-from eightball_ppo.config.methods import GroupConfig, GRPOConfig, RLOOConfig
+from eightball_ppo.config.methods import GroupBaselineConfig, GRPOConfig, RLOOConfig
 from eightball_ppo.functional import objective
 from eightball_ppo.methods import groups
 
@@ -35,7 +35,7 @@ def first_gradient(job: Job, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     return gradients[0]
 
 
-def problem(config: GroupConfig, temperature: float = 1.0) -> tuple[Job, Tensor, Tensor, Tensor]:
+def problem(config: GroupBaselineConfig, temperature: float = 1.0) -> tuple[Job, Tensor, Tensor, Tensor]:
     """(training, log-probabilities of policy and reference at the temperature, scores) of 8 questions [8, 3]."""
     logits_NK = temperature * torch.tensor([0.5, 0.3, 0.2]).log().expand(8, 3).clone()
     reference_NK, score_NK = tiny.scores(8, seed=1), tiny.scores(8, seed=2)
@@ -55,7 +55,7 @@ def problem(config: GroupConfig, temperature: float = 1.0) -> tuple[Job, Tensor,
     ids=["rloo", "grpo", "grpo with KL in the loss"],
 )
 def test_first_gradient_is_that_of_the_objective(
-    config_class: type[GroupConfig],
+    config_class: type[GroupBaselineConfig],
     options: dict[str, Any],
     factor: float,
     temperature: float,
@@ -64,7 +64,13 @@ def test_first_gradient_is_that_of_the_objective(
 ) -> None:
     beta = 0.5
     if temperature > 1:  # the first of two updates: annealing starts at 50 times kl_coef
-        options = {**options, "anneal": 1.0, "initial_temperature": temperature, "total_episodes": 160, "kl_coef": 0.1}
+        options = {
+            **options,
+            "anneal_fraction": 1.0,
+            "initial_temperature": temperature,
+            "total_episodes": 160,
+            "kl_coef": 0.1,
+        }
         beta = 5.0
     job, logp_NK, ref_logp_NK, score_NK = problem(group_jobs.config(config_class, **options), temperature)
     gradient_NK = first_gradient(job, tmp_path, monkeypatch)
@@ -94,7 +100,7 @@ def test_grpo_divides_by_the_configured_standard_deviation(
     ],
 )
 def test_reward_function_subtracts_kl_only_for_grpo_with_kl_in_reward(
-    config_class: type[GroupConfig], options: dict[str, Any], beta: float
+    config_class: type[GroupBaselineConfig], options: dict[str, Any], beta: float
 ) -> None:
     job, logp_NK, ref_logp_NK, score_NK = problem(group_jobs.config(config_class, **options), temperature=2.0)
     job.policy.temperature = job.reference.temperature = 2.0
@@ -109,7 +115,7 @@ def test_reward_function_subtracts_kl_only_for_grpo_with_kl_in_reward(
 @pytest.mark.parametrize("anneal", [0.0, 0.05, 0.9, 1.0])
 def test_annealing_ends_at_temperature_1_and_kl_coef(anneal: float) -> None:
     for updates in (1, 2, 3, 9, 10, 40):
-        options = {"anneal": anneal, "total_episodes": 80 * updates, "initial_temperature": 20.0}
+        options = {"anneal_fraction": anneal, "total_episodes": 80 * updates, "initial_temperature": 20.0}
         settings = group_jobs.config(RLOOConfig, **options)
         job = Job(settings, tiny.Tabular(torch.zeros(8, 3)), tiny.row_tokens(8), tiny.scores(8))
         assert job.updates == updates
@@ -130,10 +136,10 @@ def test_annealing_ends_at_temperature_1_and_kl_coef(anneal: float) -> None:
     [(RLOOConfig, {}), (GRPOConfig, {"kl_in_reward": True}), (GRPOConfig, {"kl_in_reward": False})],
 )
 def test_trl_reads_the_annealed_temperature_and_beta(
-    config_class: type[GroupConfig], options: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    config_class: type[GroupBaselineConfig], options: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """At sampling and at every step; TRL's own beta is 0 where KL is in the reward already."""
-    options |= {"anneal": 0.5, "initial_temperature": 7.0, "total_episodes": 4 * 80}
+    options |= {"anneal_fraction": 0.5, "initial_temperature": 7.0, "total_episodes": 4 * 80}
     settings = group_jobs.config(config_class, steps_per_generation=2, num_iterations=3, **options)
     job = Job(settings, tiny.Tabular(torch.zeros(8, 3)), tiny.row_tokens(8), tiny.scores(8))
     trainer = job.trainer(tmp_path)

@@ -13,21 +13,28 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 import tiny
-from eightball_ppo.config.methods import GroupConfig, GRPOConfig, RLOOConfig
+from eightball_ppo.config.methods import GroupBaselineConfig, GRPOConfig, RLOOConfig
 from eightball_ppo.errors import InputError
 from eightball_ppo.functional import objective
 from eightball_ppo.methods import groups
-from eightball_ppo.models.loading import table_logits_NK
+from eightball_ppo.models.loading import predict_logits_NK
 from eightball_ppo.trl_adapters.group import GroupPolicyAdapter, RowTokenizer
-from eightball_ppo.trl_adapters.prompt_ids import QuestionReader, SequenceIds
+from eightball_ppo.trl_adapters.prompt_ids import PromptEncoder, PromptVocabulary
 
 BOTH = pytest.mark.parametrize("config_class", [RLOOConfig, GRPOConfig])
 
 
 @BOTH
-def test_learning_rate_zero_leaves_the_policy_unchanged(config_class: type[GroupConfig], tmp_path: Path) -> None:
+def test_learning_rate_zero_leaves_the_policy_unchanged(
+    config_class: type[GroupBaselineConfig], tmp_path: Path
+) -> None:
     settings = config(
-        config_class, learning_rate=0.0, anneal=0.9, total_episodes=160, steps_per_generation=2, num_iterations=2
+        config_class,
+        learning_rate=0.0,
+        anneal_fraction=0.9,
+        total_episodes=160,
+        steps_per_generation=2,
+        num_iterations=2,
     )
     job = Job(settings, tiny.classifier(), tiny.tokens(8), tiny.scores(8))
     before = tiny.state(job.policy)
@@ -37,7 +44,7 @@ def test_learning_rate_zero_leaves_the_policy_unchanged(config_class: type[Group
 
 @BOTH
 def test_a_seed_gives_the_same_bits_and_only_the_policy_changes(
-    config_class: type[GroupConfig], tmp_path: Path
+    config_class: type[GroupBaselineConfig], tmp_path: Path
 ) -> None:
     model = tiny.classifier()
     before = tiny.state(model)
@@ -81,7 +88,7 @@ class TabularWithDropout(tiny.Tabular):
 
 @BOTH
 def test_classifier_stays_in_eval_mode_and_trls_function_is_restored(
-    config_class: type[GroupConfig], tmp_path: Path
+    config_class: type[GroupBaselineConfig], tmp_path: Path
 ) -> None:
     from trl.trainer import grpo_trainer, rloo_trainer
 
@@ -97,10 +104,10 @@ def test_classifier_stays_in_eval_mode_and_trls_function_is_restored(
 
 def test_answers_are_sampled_and_weighted_at_the_temperature() -> None:
     """20,000 samples: each label's share within 4 standard errors; the pad column is never sampled."""
-    ids, model, table = SequenceIds(3), tiny.classifier(), tiny.tokens(4)
-    policy = GroupPolicyAdapter(model, QuestionReader(table, ids))
+    ids, model, table = PromptVocabulary(3), tiny.classifier(), tiny.tokens(4)
+    policy = GroupPolicyAdapter(model, PromptEncoder(table, ids))
     question_B1 = ids.question_ids(torch.full((20_000, 1), 2))
-    logits_K = table_logits_NK(model, table)[2]
+    logits_K = predict_logits_NK(model, table)[2]
     for temperature in (1.0, 3.0, 100.0):
         policy.temperature = temperature
         torch.manual_seed(0)
@@ -115,7 +122,7 @@ def test_answers_are_sampled_and_weighted_at_the_temperature() -> None:
 
 
 def test_row_tokenizer_encodes_row_numbers() -> None:
-    ids = SequenceIds(3)
+    ids = PromptVocabulary(3)
     tokenizer = RowTokenizer(ids)
     encoded = tokenizer(["0", "7"], padding=True)["input_ids"]
     assert ids.rows(torch.tensor(encoded)).tolist() == [0, 7] and tokenizer.batch_decode(encoded) == ["", ""]
@@ -133,11 +140,11 @@ def test_row_tokenizer_encodes_row_numbers() -> None:
     ids=["rloo", "grpo", "grpo with KL in the loss", "grpo scaled by group"],
 )
 def test_table_of_logits_nears_the_optimum(
-    config_class: type[GroupConfig], options: dict[str, Any], max_regret: float, tmp_path: Path
+    config_class: type[GroupBaselineConfig], options: dict[str, Any], max_regret: float, tmp_path: Path
 ) -> None:
     score_NK = tiny.scores(32)
     options |= {"num_generations": 16, "steps_per_generation": 2, "num_iterations": 2, "total_episodes": 512 * 20}
-    options |= {"learning_rate": 0.15, "anneal": 0.5, "initial_temperature": 2.0, "epsilon": 0.2}
+    options |= {"learning_rate": 0.15, "anneal_fraction": 0.5, "initial_temperature": 2.0, "epsilon": 0.2}
     job = Job(config(config_class, **options), tiny.Tabular(tiny.scores(32, seed=7)), tiny.row_tokens(32), score_NK)
     ref_logp_NK = job.logp_NK()
     job.train(tmp_path)

@@ -16,8 +16,8 @@ from conftest import LABELS
 from eightball_ppo.cli import parser
 from eightball_ppo.config.methods import PPOConfig
 from eightball_ppo.config.stages import SFTConfig
-from eightball_ppo.errors import GuardError, IncompleteError, InputError
-from eightball_ppo.graders.auto_batch_size import BatchSize
+from eightball_ppo.errors import IncompleteError, InputError, TrainingDivergedError
+from eightball_ppo.graders.auto_batch_size import AutoBatchSize
 from eightball_ppo.graders.budgeted_scores import BudgetedScores
 from eightball_ppo.methods import ppo, sft
 from eightball_ppo.methods.run_method import run_method
@@ -76,7 +76,7 @@ def test_a_score_that_is_not_finite_stops_and_leaves_its_batch(
 
 def test_a_gradient_that_is_not_finite_is_never_used(tmp_path: Path) -> None:
     settings, model = tiny.config(total_episodes=48), tiny.classifier()
-    watch = GradNormCallback(None, GuardError)
+    watch = GradNormCallback(None, TrainingDivergedError)
     trainer, models = tiny.trainer(settings, model, tiny.tokens(24), tiny.scores(24), tmp_path, [watch])
     parameter = next(p for p in models.policy.parameters() if p.requires_grad)
     steps: list[int] = []
@@ -86,7 +86,7 @@ def test_a_gradient_that_is_not_finite_is_never_used(tmp_path: Path) -> None:
         return gradient * float("nan") if len(steps) == 3 else gradient
 
     parameter.register_hook(spoil)
-    with pytest.raises(GuardError, match="the gradient"):
+    with pytest.raises(TrainingDivergedError, match="the gradient"):
         ppo.run_trainer(trainer, settings)
     assert len(steps) == 3 and all(torch.isfinite(p).all() for p in models.policy.parameters())
 
@@ -96,7 +96,9 @@ def test_a_fit_stops_at_a_gradient_that_is_not_finite(
 ) -> None:
     monkeypatch.setattr(grad_norm, "total_norm", lambda _: torch.tensor(float("inf")))
     options: dict[str, Any] = {"dataset_name": str(small_data), "labels": LABELS, "disable_tqdm": True}
-    with pytest.raises(GuardError, match=r"the gradient is not finite in step 1; its batch is in .*not-finite-0.json"):
+    with pytest.raises(
+        TrainingDivergedError, match=r"the gradient is not finite in step 1; its batch is in .*not-finite-0.json"
+    ):
         sft.train(SFTConfig(output_dir=str(tmp_path / "run"), **options))
     told = json.loads((tmp_path / "run.unfinished" / "not-finite-0.json").read_text())
     assert len(told["questions"]) == len(told["labels"]) == 2 and told["questions"][0].endswith("?")
@@ -108,14 +110,14 @@ def test_a_fit_stops_at_a_gradient_that_is_not_finite(
 def test_target_kl_ends_as_a_success_and_max_kl_keeps_the_best_policy(
     config: Callable[..., PPOConfig], tmp_path: Path
 ) -> None:
-    done = run_method(config(target_kl=0.05, learning_rate=0.002))
+    done = run_method(config(stop_kl=0.05, learning_rate=0.002))
     rows, results = read_metrics(done), read_results(done)
     assert [row["exact/kl"] > 0.05 for row in rows] == [False] * (len(rows) - 1) + [True]
-    assert results["ended_by"] == "target_kl" and results["updates"] == len(rows) < 10
+    assert results["ended_by"] == "stop_kl" and results["updates"] == len(rows) < 10
     assert results["splits"]["train"]["kl"] == pytest.approx(rows[-1]["exact/kl"])
 
     with pytest.raises(
-        GuardError, match=r"the exact KL is .* above --max_kl 0.05; the policy of update \d+, with the b"
+        TrainingDivergedError, match=r"the exact KL is .* above --max_kl 0.05; the policy of update \d+, with the b"
     ):
         run_method(config(max_kl=0.05, learning_rate=0.002, output_dir=str(tmp_path / "far")))
     unfinished = tmp_path / "far.unfinished"
@@ -123,8 +125,8 @@ def test_target_kl_ends_as_a_success_and_max_kl_keeps_the_best_policy(
     assert model.config.num_labels == 3
     with pytest.raises(InputError, match="holds the best policy of a run that was given up"):
         run_method(config(max_kl=0.05, learning_rate=0.002, output_dir=str(tmp_path / "far")))
-    with pytest.raises(InputError, match=r"--target_kl 0.2: must be below --max_kl 0.1"):
-        config(target_kl=0.2, max_kl=0.1)
+    with pytest.raises(InputError, match=r"--stop_kl 0.2: must be below --max_kl 0.1"):
+        config(stop_kl=0.2, max_kl=0.1)
 
 
 def test_the_best_policy_is_that_of_the_row_with_the_best_objective_below_max_kl(
@@ -135,7 +137,7 @@ def test_the_best_policy_is_that_of_the_row_with_the_best_objective_below_max_kl
     most = sorted(row["exact/kl"] for row in rows)[len(rows) // 2]
     passed = next(i for i, row in enumerate(rows) if row["exact/kl"] > most)
     best = max(range(passed), key=lambda i: rows[i]["exact/objective"])
-    with pytest.raises(GuardError, match=f"the policy of update {best + 1}, "):
+    with pytest.raises(TrainingDivergedError, match=f"the policy of update {best + 1}, "):
         run_method(config(max_kl=most))
     kept = tmp_path / "run.unfinished" / "best" / "model.safetensors"
     assert kept.read_bytes() == (straight / f"checkpoint-{best + 1}" / "model.safetensors").read_bytes()
@@ -193,7 +195,7 @@ def test_a_full_disk_under_the_metrics_leaves_nothing_behind(tmp_path: Path) -> 
     ids=str,
 )
 def test_a_grader_out_of_memory_goes_on_with_half(full: Exception, caplog: pytest.LogCaptureFixture) -> None:
-    batch, tried = BatchSize(16), []
+    batch, tried = AutoBatchSize(16), []
 
     def work(size: int) -> str:
         tried.append(size)
@@ -218,9 +220,9 @@ def test_a_grader_without_memory_for_one_question_says_so_and_other_errors_pass(
         raise RuntimeError("shapes differ")
 
     with pytest.raises(IncompleteError, match="out of memory with a single question; free some or take a smaller"):
-        BatchSize(8).fitting(nothing_fits)
+        AutoBatchSize(8).fitting(nothing_fits)
     with pytest.raises(RuntimeError, match="shapes differ"):
-        BatchSize(8).fitting(broken)
+        AutoBatchSize(8).fitting(broken)
 
 
 def test_local_graders_ask_in_batches_that_fit(reward_run: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -153,7 +153,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory, small_data: Path, sft_run: Pa
     export.run(GradeConfig(output_dir=str(root / "grades"), **shared))
     shared |= {"sft_model_path": str(root / "sft"), "allow_weak_grader": True}
     run_method(PPOConfig(output_dir=str(root / "ppo"), total_episodes=480, **shared))
-    run_method(BestOfNConfig(output_dir=str(root / "recall"), best_of=4, **shared))
+    run_method(BestOfNConfig(output_dir=str(root / "recall"), num_samples=4, **shared))
     judged = {name: value for name, value in shared.items() if name not in ("dataset_name", "sft_model_path")}
     del judged["allow_weak_grader"]
     gold = str(small_data / "heldout.jsonl")

@@ -266,7 +266,7 @@ def test_processes_that_end_with_different_weights_are_told(tmp_path: Path) -> N
     (tmp_path / "unequal.py").write_text(
         "import os, sys, torch\nfrom types import SimpleNamespace\n"
         "from eightball_ppo.runtime import distributed, launch\n"
-        "launch.meet(60)\nmodel = torch.nn.Linear(2, 2)\nrank = int(os.environ['RANK'])\n"
+        "launch.init_process_group(60)\nmodel = torch.nn.Linear(2, 2)\nrank = int(os.environ['RANK'])\n"
         "torch.nn.init.constant_(model.weight, 1.0)\ntorch.nn.init.constant_(model.bias, 1.0)\n"
         "trainer = SimpleNamespace(model=model, accelerator=SimpleNamespace(distributed_type='MULTI_CPU'))\n"
         "launch.require_equal_ranks(trainer)\nmodel.weight.data[0, 0] += rank * 1e-6\ntold = 'nothing'\n"
@@ -300,7 +300,7 @@ from pathlib import Path
 from eightball_ppo.runtime import distributed, launch
 from eightball_ppo.errors import InputError
 rank = os.environ["RANK"]
-launch.meet(60)
+launch.init_process_group(60)
 def say(*words):
     os.write(1, (" ".join(map(str, words)) + "\\n").encode())  # in one piece: both write to one pipe
 def work():
@@ -310,13 +310,13 @@ def work():
 def refused():
     raise InputError("a weak grader")
 try:
-    say(rank, distributed.from_main_process(work, int(sys.argv[2])))
-    distributed.from_main_process(refused, int(sys.argv[2]))
+    say(rank, distributed.broadcast_from_main(work, int(sys.argv[2])))
+    distributed.broadcast_from_main(refused, int(sys.argv[2]))
 except InputError as error:
     say(rank, error, error.relayed)
 except RuntimeError as error:
-    say(rank, launch.lost_peer(error))
-distributed.part_processes()
+    say(rank, launch.peer_failure(error))
+distributed.destroy_process_group()
 """
 
 

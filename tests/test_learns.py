@@ -9,16 +9,16 @@ import torch
 import tiny
 from eightball_ppo.functional import objective
 from eightball_ppo.methods import ppo
-from eightball_ppo.models.loading import table_logits_NK
+from eightball_ppo.models.loading import predict_logits_NK
 
 
 def regret_and_distance(model: Any, table: Any, score_NK: torch.Tensor, beta: float, tmp_path: Path, **recipe: Any):
     """(1 - optimum fraction, mean total variation to the optimum) after training."""
     settings = tiny.config(kl_coef=beta, **recipe)
-    ref_logp_NK = table_logits_NK(model, table).log_softmax(-1)
+    ref_logp_NK = predict_logits_NK(model, table).log_softmax(-1)
     trainer, models = tiny.trainer(settings, model, table, score_NK, tmp_path)
     ppo.run_trainer(trainer, settings)
-    logp_NK = table_logits_NK(models.policy.by_row.classifier, table).log_softmax(-1)
+    logp_NK = predict_logits_NK(models.policy.by_row.classifier, table).log_softmax(-1)
     optimum_NK = objective.optimum_logp_NK(ref_logp_NK, score_NK, beta)
     fraction = objective.optimum_fraction(logp_NK, ref_logp_NK, score_NK, beta)
     assert fraction is not None
@@ -32,7 +32,7 @@ def test_a_table_of_logits_reaches_the_optimum(tmp_path: Path) -> None:
         tiny.scores(64),
         0.5,
         tmp_path,
-        num_generations=8,
+        repeats_per_epoch=8,
         total_episodes=51_200,
         learning_rate=0.03,
     )
@@ -48,7 +48,7 @@ def test_the_small_classifier_gets_near_it(tmp_path: Path, labels: int, bound: f
         tiny.scores(32, labels),
         0.5,
         tmp_path,
-        num_generations=16,
+        repeats_per_epoch=16,
         num_mini_batches=4,
         total_episodes=40_960,
         learning_rate=0.02,
@@ -59,9 +59,9 @@ def test_the_small_classifier_gets_near_it(tmp_path: Path, labels: int, bound: f
 
 def test_a_high_price_keeps_the_reference(tmp_path: Path) -> None:
     model, table, score_NK = tiny.Tabular(tiny.scores(32, seed=5)), tiny.row_tokens(32), tiny.scores(32)
-    settings = tiny.config(kl_coef=100.0, num_generations=16, total_episodes=10_240, learning_rate=0.003)
+    settings = tiny.config(kl_coef=100.0, repeats_per_epoch=16, total_episodes=10_240, learning_rate=0.003)
     trainer, models = tiny.trainer(settings, model, table, score_NK, tmp_path)
     ppo.run_trainer(trainer, settings)
-    logp_NK = table_logits_NK(models.policy.by_row.classifier, table).log_softmax(-1)
-    ref_logp_NK = table_logits_NK(model, table).log_softmax(-1)
+    logp_NK = predict_logits_NK(models.policy.by_row.classifier, table).log_softmax(-1)
+    ref_logp_NK = predict_logits_NK(model, table).log_softmax(-1)
     assert objective.kl_exact_N(logp_NK, ref_logp_NK).mean() < 0.01

@@ -15,15 +15,15 @@ import tiny
 from eightball_ppo.functional.objective import objective_N
 from eightball_ppo.graders.budgeted_scores import BudgetedScores
 from eightball_ppo.methods import ppo
-from eightball_ppo.models.loading import table_logits_NK
+from eightball_ppo.models.loading import predict_logits_NK
 from eightball_ppo.trl_adapters import speedups
 from eightball_ppo.trl_adapters.build import TRLModels, build_models, build_policies
 from eightball_ppo.trl_adapters.policy import PolicyAdapter, RewardAdapter
-from eightball_ppo.trl_adapters.prompt_ids import QuestionReader, Reading, SequenceIds
-from eightball_ppo.trl_adapters.value import ExactBaseline, ValueAdapter, ValueTrunk
+from eightball_ppo.trl_adapters.prompt_ids import EncodedBatch, PromptEncoder, PromptVocabulary
+from eightball_ppo.trl_adapters.value import ExactValueBaseline, ValueAdapter, ValueTrunk
 
 N, K = 24, 3
-IDS = SequenceIds(K)
+IDS = PromptVocabulary(K)
 
 
 class _Forwards:
@@ -44,7 +44,7 @@ def test_an_update_makes_the_passes_that_it_is_designed_to_make(
     """Of 24 questions, each twice in a batch of 48: a rollout is one pass of the 24; so is each of 2 x 2 minibatches
     of 24 rows. The reference is asked once in all, the grader once an update, for the answers that were drawn."""
     settings = tiny.config(
-        num_generations=2, num_mini_batches=2, num_ppo_epochs=2, total_episodes=5 * 48, baseline=baseline
+        repeats_per_epoch=2, num_mini_batches=2, num_ppo_epochs=2, total_episodes=5 * 48, baseline=baseline
     )
     trainer, models = tiny.trainer(settings, tiny.classifier(), tiny.tokens(N), tiny.scores(N), tmp_path)
     policy, reference = (_Forwards(own.by_row.classifier) for own in (models.policy, models.reference))
@@ -117,7 +117,7 @@ class _Grows(TrainerCallback):
 @pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="reads the resident memory as Linux tells it")
 def test_five_hundred_updates_take_no_memory_and_no_collection_of_their_own(tmp_path: Path) -> None:
     watch = _Grows()
-    settings = tiny.config(num_generations=1, num_ppo_epochs=1, total_episodes=500 * N)
+    settings = tiny.config(repeats_per_epoch=1, num_ppo_epochs=1, total_episodes=500 * N)
     trainer, _ = tiny.trainer(settings, tiny.classifier(), tiny.tokens(N), tiny.scores(N), tmp_path, [watch])
     ppo.run_trainer(trainer, settings)
     assert len(watch.resident) == 500
@@ -127,23 +127,23 @@ def test_five_hundred_updates_take_no_memory_and_no_collection_of_their_own(tmp_
 
 
 def test_a_question_is_read_once_a_batch_and_once_for_policy_and_value() -> None:
-    reader = QuestionReader(tiny.tokens(N), IDS)
+    reader = PromptEncoder(tiny.tokens(N), IDS)
     few = IDS.question_ids(torch.tensor([5, 3, 5]))[:, None]
     assert reader.read(few) is reader.read(few)
-    assert reader.read(few).place_B is None  # of so few rows hardly any stands twice
+    assert reader.read(few).inverse_B is None  # of so few rows hardly any stands twice
     many = IDS.question_ids(torch.tensor([7, 3] * 10))[:, None]
-    inputs, place_B = reader.read(many)
-    assert len(inputs["input_ids"]) == 2 and place_B is not None and place_B.tolist() == [1, 0] * 10
-    whole, place_B = reader.read(IDS.question_ids(torch.arange(30) % N)[:, None])
-    assert len(whole["input_ids"]) == N and place_B is not None and place_B.tolist() == [i % N for i in range(30)]
+    inputs, inverse_B = reader.read(many)
+    assert len(inputs["input_ids"]) == 2 and inverse_B is not None and inverse_B.tolist() == [1, 0] * 10
+    whole, inverse_B = reader.read(IDS.question_ids(torch.arange(30) % N)[:, None])
+    assert len(whole["input_ids"]) == N and inverse_B is not None and inverse_B.tolist() == [i % N for i in range(30)]
     assert reader.read(IDS.question_ids(torch.arange(N))[:, None]).inputs is whole  # made once
 
 
-class _PlainReader(QuestionReader):
+class _PlainReader(PromptEncoder):
     """Reads every row of every batch anew, repeats and all."""
 
-    def read(self, input_ids: Tensor) -> Reading:
-        return Reading(self.tokens.rows(self.ids.rows(input_ids)), None)
+    def read(self, input_ids: Tensor) -> EncodedBatch:
+        return EncodedBatch(self.tokens.rows(self.ids.rows(input_ids)), None)
 
 
 def _plain(model: nn.Module, table: Any, score_NK: Tensor) -> TRLModels:
@@ -167,7 +167,7 @@ def _plain(model: nn.Module, table: Any, score_NK: Tensor) -> TRLModels:
 def test_three_updates_give_the_numbers_of_adapters_that_save_nothing(batch: int, tmp_path: Path) -> None:
     model, table, score_NK = tiny.classifier(), tiny.tokens(N), tiny.scores(N)
     settings = tiny.config(
-        num_generations=2, num_mini_batches=2, total_episodes=3 * batch, per_device_train_batch_size=batch
+        repeats_per_epoch=2, num_mini_batches=2, total_episodes=3 * batch, per_device_train_batch_size=batch
     )
     rows: list[list[dict[str, float]]] = []
     ended = []
@@ -175,9 +175,9 @@ def test_three_updates_give_the_numbers_of_adapters_that_save_nothing(batch: int
         logs = tiny.Logs()
         ppo.run_trainer(ppo.build_trainer(settings, models, batch, tmp_path, [logs]), settings)
         rows.append(logs.rows)
-        ended.append(table_logits_NK(models.policy.by_row.classifier, table))
+        ended.append(predict_logits_NK(models.policy.by_row.classifier, table))
     torch.testing.assert_close(ended[0], ended[1], atol=1e-6, rtol=0)
-    assert not torch.allclose(ended[0], table_logits_NK(model, table), atol=1e-3)
+    assert not torch.allclose(ended[0], predict_logits_NK(model, table), atol=1e-3)
     for mine, theirs in zip(*rows, strict=True):
         for name in ("objective/kl", "objective/scores", "loss/policy_avg", "loss/value_avg", "policy/entropy_avg"):
             assert mine[name] == pytest.approx(theirs[name], abs=2e-6), name
@@ -221,7 +221,7 @@ def test_the_exact_baseline_is_the_value_of_the_policy_that_sampled(tmp_path: Pa
     scores = BudgetedScores(score_NK)
     models = build_models(*build_policies(model, table, settings), scores, scores, settings)
     trunk = models.value.trunk
-    assert isinstance(trunk, ExactBaseline) and not list(models.value.parameters())
+    assert isinstance(trunk, ExactValueBaseline) and not list(models.value.parameters())
     assert scores.calls == N * K  # it looks at every grade
     ids = IDS.question_ids(torch.arange(N))[:, None]
     with torch.no_grad():
@@ -243,14 +243,14 @@ def test_the_exact_baseline_learns_and_a_budget_is_refused(tmp_path: Path) -> No
     from eightball_ppo.functional.objective import optimum_fraction
 
     settings = tiny.config(
-        baseline="exact", num_generations=4, num_mini_batches=4, num_ppo_epochs=4, total_episodes=40 * 96
+        baseline="exact", repeats_per_epoch=4, num_mini_batches=4, num_ppo_epochs=4, total_episodes=40 * 96
     )
     model, table, score_NK = tiny.Tabular(tiny.scores(N, seed=5)), tiny.row_tokens(N), tiny.scores(N)
     settings.learning_rate = 0.05
     trainer, models = tiny.trainer(settings, model, table, score_NK, tmp_path)
     ppo.run_trainer(trainer, settings)
     logp_NK, ref_logp_NK = (
-        table_logits_NK(own, table).log_softmax(-1) for own in (models.policy.by_row.classifier, model)
+        predict_logits_NK(own, table).log_softmax(-1) for own in (models.policy.by_row.classifier, model)
     )
     reached = optimum_fraction(logp_NK, ref_logp_NK, score_NK, settings.kl_coef)
     assert reached is not None and reached > 0.95

@@ -17,12 +17,12 @@ METHOD = """
 from dataclasses import dataclass
 
 from eightball_ppo.config.fields import option
-from eightball_ppo.config.methods import GradedConfig
+from eightball_ppo.config.methods import MethodConfig
 from eightball_ppo.config.registry import MethodSpec
 
 
 @dataclass
-class TiltConfig(GradedConfig):
+class TiltConfig(MethodConfig):
     \"\"\"Add a number to one logit of the reference.\"\"\"
 
     output_dir: str = option("runs/tilt", "Directory of the finished run; it must not hold another run.")
@@ -62,7 +62,7 @@ page.unlink()
 commands.run("report", ["runs/compare"])
 assert page.read_text() == before
 ball = Ball(DemoConfig(runs=["runs/tilt"]))
-print(views.voices_view(ball, ball.ask("Will I be rich?")))
+print(views.answers_view(ball, ball.ask("Will I be rich?")))
 app.build(DemoConfig(runs=["runs/tilt"]))
 """
 
@@ -139,7 +139,7 @@ REFUSED = {
     "slow_exact = bad:EXACT": "has the options of method exact",
     "twin = bad:TWIN": "has the options of method tilt",
     "markup = bad:MARKUP": "title and description must be one line without < > |",
-    "no_config = bad:NO_CONFIG": "tilt_method:MethodSpec is no GradedConfig",
+    "no_config = bad:NO_CONFIG": "tilt_method:MethodSpec is no MethodConfig",
     "fixed = bad:FIXED": "tilt_method:TiltConfig has no option slant",
 }
 

@@ -12,7 +12,7 @@ import pytest
 import torch
 from short_methods import METHODS, SAMPLED, WHOLE_ROWS, Make, loaded, numbers, train
 
-from eightball_ppo.config.graded import GradedConfig
+from eightball_ppo.config.graded import MethodConfig
 from eightball_ppo.config.methods import (
     BestOfNConfig,
     DistillConfig,
@@ -25,7 +25,7 @@ from eightball_ppo.errors import DryRun, InputError
 from eightball_ppo.evaluation import evaluate
 from eightball_ppo.functional import objective
 from eightball_ppo.methods import best_of_n, reevaluate
-from eightball_ppo.models.loading import load_classifier, table_logits_NK
+from eightball_ppo.models.loading import load_classifier, predict_logits_NK
 from eightball_ppo.runtime.run import read_metrics, read_results
 
 FILES = {
@@ -47,12 +47,12 @@ def test_a_run_is_whole_and_its_saved_policy_gives_its_results_back(
     run = runs[method]
     assert {path.name for path in run.iterdir()} >= FILES
     results = read_results(run)
-    assert (results["method"], results["seed"], results["beta"], results["score"]) == (method, 0, 0.1, "log_prob")
-    assert results["grader_noise"] == 0 and results["grader_call_budget"] is None
+    assert (results["method"], results["seed"], results["beta"], results["score_type"]) == (method, 0, 0.1, "log_prob")
+    assert results["label_noise"] == 0 and results["grader_call_budget"] is None
     policy, _ = load_classifier(str(run), "run")
     ground = loaded(options("sft"))
     for split, then in results["splits"].items():
-        logp_NK = table_logits_NK(policy, ground.tokens[split]).double().log_softmax(-1)
+        logp_NK = predict_logits_NK(policy, ground.tokens[split]).double().log_softmax(-1)
         now = evaluate(logp_NK, ground.graded(split), 0.1, ground.labels)
         assert set(now) == set(then)
         for name in ("expected_score", "kl", "objective", "frontier_distance", "win_rate", "tie_rate", "entropy"):
@@ -78,8 +78,8 @@ def test_what_each_method_took(runs: dict[str, Path]) -> None:
     assert results["rloo"]["generation_batch_size"] == 360 and results["rloo"]["updates"] == 2
     for method in ("distill_soft", "distill_boltzmann"):
         assert results[method]["coverage"] == 1 and results[method]["thresholds_tried"] == []
-    assert results["distill_boltzmann"]["target"] == "boltzmann" and results["best_of_n"]["best_of"] >= 1
-    assert results["exact"]["anneal"] == 0.8
+    assert results["distill_boltzmann"]["target"] == "boltzmann" and results["best_of_n"]["num_samples"] >= 1
+    assert results["exact"]["anneal_fraction"] == 0.8
 
 
 def test_the_exact_gradient_reaches_the_optimum_and_nobody_gets_further(runs: dict[str, Path]) -> None:
@@ -113,14 +113,14 @@ def test_best_of_n_chooses_n_by_the_objective_and_answers_exactly_so(
         .item()
         for n in best_of_n.CANDIDATES
     }
-    assert read_results(runs["best_of_n"])["best_of"] == max(value, key=lambda n: value[n]) > 1
-    run = train("best_of_n", options("best_of_n", best_of=3))
-    assert read_results(run)["best_of"] == 3
+    assert read_results(runs["best_of_n"])["num_samples"] == max(value, key=lambda n: value[n]) > 1
+    run = train("best_of_n", options("best_of_n", num_samples=3))
+    assert read_results(run)["num_samples"] == 3
     policy, _ = load_classifier(str(run), "run")
     for split in ("train", "heldout"):  # held-out questions are asked, too
         own = ground.graded(split)
         expected_NK = objective.best_of_n_logp_NK(own.ref_logp_NK, own.score_NK, 3)
-        found_NK = table_logits_NK(policy, ground.tokens[split]).double().log_softmax(-1)
+        found_NK = predict_logits_NK(policy, ground.tokens[split]).double().log_softmax(-1)
         torch.testing.assert_close(found_NK, expected_NK, atol=1e-5, rtol=1e-5)
 
 
@@ -145,7 +145,7 @@ def test_distilled_policies_go_where_their_targets_are(runs: dict[str, Path], op
     found = {}
     for method in aim:
         policy, _ = load_classifier(str(runs[method]), "run")
-        found[method] = table_logits_NK(policy, ground.tokens["train"]).double().log_softmax(-1)
+        found[method] = predict_logits_NK(policy, ground.tokens["train"]).double().log_softmax(-1)
     for method, other in (("distill_soft", "distill_boltzmann"), ("distill_boltzmann", "distill_soft")):
         cross = {own: -(aim[method].exp() * logp_NK).sum(-1).mean() for own, logp_NK in found.items()}
         assert cross[method] < cross[other]
@@ -173,18 +173,18 @@ def test_it_loads_without_the_package_as_its_model_card_says(runs: dict[str, Pat
 
 
 def test_a_trained_policy_is_measured_at_another_price(runs: dict[str, Path], options: Make, no_figures: None) -> None:
-    config = options("distill_soft", kl_coef=0.5, score="probability")
+    config = options("distill_soft", kl_coef=0.5, score_type="probability")
     run = reevaluate.reevaluate(config, runs["distill_soft"])
     assert (run / "model.safetensors").read_bytes() == (runs["distill_soft"] / "model.safetensors").read_bytes()
     results, before = read_results(run), read_results(runs["distill_soft"])
-    for name in ("method", "seed", "episodes", "grader_calls", "grader_noise", "target", "coverage", "seconds"):
+    for name in ("method", "seed", "episodes", "grader_calls", "label_noise", "target", "coverage", "seconds"):
         assert results[name] == before[name], name
-    assert (results["beta"], results["score"], results["measured_from"]) == (0.5, "probability", "distill_soft")
+    assert (results["beta"], results["score_type"], results["measured_from"]) == (0.5, "probability", "distill_soft")
     assert "measured_from" not in before
     ground = loaded(config)
     policy, _ = load_classifier(str(run), "run")
     for split, record in results["splits"].items():
-        logp_NK = table_logits_NK(policy, ground.tokens[split]).double().log_softmax(-1)
+        logp_NK = predict_logits_NK(policy, ground.tokens[split]).double().log_softmax(-1)
         now = evaluate(logp_NK, ground.graded(split), 0.5, ground.labels)
         assert numbers(now) == pytest.approx(numbers(record), abs=1e-6)
         assert record["kl"] == pytest.approx(before["splits"][split]["kl"], abs=1e-6)
@@ -218,18 +218,18 @@ def test_what_cannot_be_measured_is_refused(runs: dict[str, Path], options: Make
     [
         (ReferenceConfig, {"kl_coef": -0.1}, r"--kl_coef -0.1: must not be negative"),
         (ExactConfig, {"kl_coef": float("nan")}, r"--kl_coef nan: must be a finite number"),
-        (ExactConfig, {"grader_noise": 1.5}, r"--grader_noise 1.5: a share, 0 to 1"),
-        (ExactConfig, {"grader_noise": -0.1}, r"--grader_noise -0.1: a share"),
+        (ExactConfig, {"label_noise": 1.5}, r"--label_noise 1.5: a share, 0 to 1"),
+        (ExactConfig, {"label_noise": -0.1}, r"--label_noise -0.1: a share"),
         (ExactConfig, {"grader_call_budget": 0}, r"--grader_call_budget 0: at least 1"),
-        (ExactConfig, {"anneal": 1.1}, r"--anneal 1.1: a share"),
-        (ExactConfig, {"anneal": -0.1}, r"--anneal -0.1: a share"),
+        (ExactConfig, {"anneal_fraction": 1.1}, r"--anneal_fraction 1.1: a share"),
+        (ExactConfig, {"anneal_fraction": -0.1}, r"--anneal_fraction -0.1: a share"),
         (ExactConfig, {"adam_beta2": 1.0}, r"--adam_beta2 1.0: at least 0 and below 1"),
         (DistillConfig, {"adam_beta2": -0.1}, r"--adam_beta2 -0.1: at least 0"),
         (DistillConfig, {"target": "soft", "preset": "original"}, r"--preset original: distils hard targets"),
         (DistillConfig, {"target": "boltzmann", "kl_coef": 0.0}, r"--target boltzmann: --kl_coef must be above 0"),
         (DistillConfig, {"threshold": 1.2}, r"--threshold 1.2: a probability"),
-        (BestOfNConfig, {"best_of": 0}, r"--best_of 0: 1 to 1024"),
-        (BestOfNConfig, {"best_of": 1025}, r"--best_of 1025: 1 to 1024"),
+        (BestOfNConfig, {"num_samples": 0}, r"--num_samples 0: 1 to 1024"),
+        (BestOfNConfig, {"num_samples": 1025}, r"--num_samples 1025: 1 to 1024"),
         (RLOOConfig, {"num_generations": 1}, r"--num_generations 1: at least 2, to compare"),
         (RLOOConfig, {"total_episodes": 0}, r"--total_episodes 0: at least 1"),
         (RLOOConfig, {"steps_per_generation": 0}, r"--steps_per_generation 0: at least 1"),
@@ -238,14 +238,14 @@ def test_what_cannot_be_measured_is_refused(runs: dict[str, Path], options: Make
         (GRPOConfig, {"weight_decay": -1.0}, r"--weight_decay -1.0: must not be negative"),
         (GRPOConfig, {"epsilon": 0.0}, r"--epsilon 0.0: must be above 0"),
         (GRPOConfig, {"adam_beta2": 1.0}, r"--adam_beta2 1.0"),
-        (GRPOConfig, {"anneal": 2.0}, r"--anneal 2.0: a share"),
+        (GRPOConfig, {"anneal_fraction": 2.0}, r"--anneal_fraction 2.0: a share"),
         (RLOOConfig, {"initial_temperature": 0.5}, r"--initial_temperature 0.5: 1 to 100"),
         (RLOOConfig, {"initial_temperature": 1000.0}, r"--initial_temperature 1000.0: 1 to 100"),
         (RLOOConfig, {"output_dir": "runs/sft"}, r"--output_dir runs/sft: is the --sft_model_path"),
     ],
 )
 def test_bad_options_are_refused_with_one_line(
-    config_class: type[GradedConfig], bad: dict[str, Any], message: str
+    config_class: type[MethodConfig], bad: dict[str, Any], message: str
 ) -> None:
     with pytest.raises(InputError, match=message) as error:
         config_class(**bad)

@@ -20,7 +20,7 @@ from scipy.stats import chi2
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from conftest import REPOSITORY
-from eightball_ppo.comparison.grid import Cell
+from eightball_ppo.comparison.grid import RunSpec
 from eightball_ppo.config.methods import BestOfNConfig, DistillConfig, ExactConfig, GRPOConfig, PPOConfig, RLOOConfig
 from eightball_ppo.functional.statistics import Interval, PairComparison
 from eightball_ppo.methods.run_method import run_method
@@ -48,7 +48,7 @@ def runs(
         "disable_tqdm": True,
     }
     methods: dict[str, tuple[Callable[[Any], Path], type, dict[str, Any]]] = {
-        "ppo": (run_method, PPOConfig, {"total_episodes": 240, "num_generations": 2, "log_completions": True}),
+        "ppo": (run_method, PPOConfig, {"total_episodes": 240, "repeats_per_epoch": 2, "log_completions": True}),
         "rloo": (run_method, RLOOConfig, {"total_episodes": 360}),
         "grpo": (run_method, GRPOConfig, {"total_episodes": 360, "kl_in_reward": False}),
         "exact": (run_method, ExactConfig, {"num_train_epochs": 3}),
@@ -80,7 +80,7 @@ def written(runs: dict[str, Path]) -> set[str]:
         found |= set(results)
         for file in run.glob("completions/*.parquet"):
             found |= set(map(str, pd.read_parquet(file)))
-    found |= {field.name for field in dataclasses.fields(Cell)} | {"split", "run_dir"}
+    found |= {field.name for field in dataclasses.fields(RunSpec)} | {"split", "run_dir"}
     found |= {field.name for kind in (Interval, PairComparison) for field in dataclasses.fields(kind)}
     return found - {"a", "b", "difference"}  # a pair's names, and its interval
 

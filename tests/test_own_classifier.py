@@ -77,7 +77,9 @@ def test_a_finished_classifier_is_trained_by_flags_alone(classifier: Path, tmp_p
         assert "model.safetensors" in bundles.bundle(run, "me/x").files
     else:
         assert not (run / "config.json").exists() and "LoRA adapters" in (run / "README.md").read_text()
-        with pytest.raises(InputError, match=r"adapters without the model they stand on; train it with --merge"):
+        with pytest.raises(
+            InputError, match=r"adapters without the model they stand on; train it with --merge_adapter"
+        ):
             bundles.bundle(run, "me/x")
 
 

@@ -29,12 +29,12 @@ def test_no_panel_is_empty_and_the_loss_has_its_name(
     panels = plots.panels_of(rows, method)
     assert panels[-1][0] == last and len(panels) == (4 if method == "best_of_n" else 5)
     assert all(set(panel[1:]) != {None} for panel in panels)
-    plots.curves(rows, tmp_path / "curves.png", method)
+    plots.plot_curves(rows, tmp_path / "curves.png", method)
     assert (tmp_path / "curves.png").stat().st_size > 1000
 
 
 def test_what_was_never_logged_has_no_panel(tmp_path: Path) -> None:
     rows = [{"stage": "exact", "step": 1, "loss": 1.0, "exact/kl": 0.1, "exact/optimum_fraction": None}]
     assert [panel[0] for panel in plots.panels_of(rows, "exact")] == ["KL to the reference, nats", "Loss, -J / beta"]
-    plots.curves([], tmp_path / "curves.png", "exact")
+    plots.plot_curves([], tmp_path / "curves.png", "exact")
     assert (tmp_path / "curves.png").exists()

@@ -23,11 +23,11 @@ import tiny
 from conftest import LABELS
 from eightball_ppo.config.methods import DistillConfig, ExactConfig, PPOConfig, RLOOConfig
 from eightball_ppo.config.stages import RewardConfig, SFTConfig
-from eightball_ppo.errors import InputError, Stopped
+from eightball_ppo.errors import InputError, TrainingInterrupted
 from eightball_ppo.functional.objective import optimum_fraction
 from eightball_ppo.methods import ppo, reward_model, sft
 from eightball_ppo.methods.run_method import run_method
-from eightball_ppo.models.loading import load_classifier, table_logits_NK
+from eightball_ppo.models.loading import load_classifier, predict_logits_NK
 from eightball_ppo.models.saving import save_policy
 from eightball_ppo.runtime import distributed, launch, signals
 from eightball_ppo.training import supervised
@@ -68,7 +68,7 @@ def train_ppo(base: Path | None, directory: Path) -> dict[str, Any]:
         "processes": trainer.accelerator.num_processes,
         **{name: [p.double().sum().item() for p in network.parameters()] for name, network in networks.items()},
         "rows": sampled,
-        "logits": table_logits_NK(models.policy.by_row.classifier, table).tolist(),
+        "logits": predict_logits_NK(models.policy.by_row.classifier, table).tolist(),
     }
 
 
@@ -80,12 +80,12 @@ def test_ppo_on_two_ranks_ends_with_equal_weights_and_splits_the_questions(use_p
     assert first["processes"] == second["processes"] == 2
     for network in ("policy", "value", "reference", "logits"):
         assert first[network] == second[network]
-    before_NK = table_logits_NK(tiny.classifier(), tiny.tokens(24))
+    before_NK = predict_logits_NK(tiny.classifier(), tiny.tokens(24))
     after_NK = torch.tensor(first["logits"])
     assert not torch.allclose(after_NK, before_NK, atol=1e-2)
     if use_peft:
         saved, _ = load_classifier(str(tmp_path / "policy"), "--sft_model_path")
-        torch.testing.assert_close(table_logits_NK(saved, tiny.tokens(24)), after_NK, atol=1e-5, rtol=0)
+        torch.testing.assert_close(predict_logits_NK(saved, tiny.tokens(24)), after_NK, atol=1e-5, rtol=0)
     else:
         assert first["policy"] != first["reference"]
     # every question is sampled twice an epoch, over both ranks together
@@ -133,7 +133,7 @@ def test_supervised_stages_end_with_equal_weights_on_two_ranks(
     graded: dict[str, Any] = {"grader": "rule:Yes", "sft_model_path": "sft", "learning_rate": 1e-3, **shared}
 
     def train(rank: int) -> list[Any]:
-        launch.meet(120)
+        launch.init_process_group(120)
         sft.train(SFTConfig(output_dir="sft", **shared))
         reward_model.train(RewardConfig(output_dir="reward", model_name_or_path=encoder, learning_rate=1e-4, **shared))
         run_method(DistillConfig(output_dir="distill", threshold=0.0, **graded))
@@ -145,7 +145,7 @@ def test_supervised_stages_end_with_equal_weights_on_two_ranks(
 
 def test_unequal_weights_are_an_error(tmp_path: Path) -> None:
     def compare(rank: int) -> str:
-        launch.meet(60)
+        launch.init_process_group(60)
         model = torch.nn.Linear(2, 2)
         torch.nn.init.constant_(model.weight, 1.0), torch.nn.init.constant_(model.bias, 1.0)
         trainer = SimpleNamespace(model=model, accelerator=SimpleNamespace(distributed_type="MULTI_CPU"))
@@ -161,6 +161,7 @@ def test_unequal_weights_are_an_error(tmp_path: Path) -> None:
 
 # --- a rank that is stopped
 
+PPO_BATCH: dict[str, Any] = {"num_mini_batches": 2, "per_device_train_batch_size": 24}
 STAGES: dict[str, tuple[Callable[[Any], Path], type, dict[str, Any], int]] = {  # the last: SIGTERM in this update
     "ppo": (
         run_method,
@@ -191,9 +192,13 @@ def test_two_ranks_resume_to_the_same_bits(stage: str, ruled: dict[str, Any], no
         return due(self, update)
 
     def stop_and_resume(rank: int) -> dict[str, Any]:
-        launch.meet(120)
+        launch.init_process_group(120)
         straight = train(replace(config, output_dir="straight"))
-        with signals.handled(), pytest.MonkeyPatch.context() as patch, pytest.raises(Stopped) as stop:
+        with (
+            signals.install_handlers(),
+            pytest.MonkeyPatch.context() as patch,
+            pytest.raises(TrainingInterrupted) as stop,
+        ):
             patch.setattr(CheckpointWriter, "due", terminated)
             train(replace(config, output_dir="run"))
         resumed = train(replace(config, output_dir="run", resume_from_checkpoint="true"))
@@ -209,7 +214,7 @@ def test_two_ranks_resume_to_the_same_bits(stage: str, ruled: dict[str, Any], no
 
 def wait_for_main(seconds: float, ddp_timeout: int) -> list[Any]:
     """What the main process hands to this one: a result after some seconds of work, and an error."""
-    launch.meet(60)
+    launch.init_process_group(60)
 
     def work() -> str:
         Path("working").touch()
@@ -220,12 +225,12 @@ def wait_for_main(seconds: float, ddp_timeout: int) -> list[Any]:
         raise InputError("a weak grader")
 
     try:
-        result = distributed.from_main_process(work, ddp_timeout)
-        distributed.from_main_process(refuse, ddp_timeout)
+        result = distributed.broadcast_from_main(work, ddp_timeout)
+        distributed.broadcast_from_main(refuse, ddp_timeout)
     except InputError as error:
         return [result, str(error), error.relayed]
     except RuntimeError as error:
-        return [str(launch.lost_peer(error))]
+        return [str(launch.peer_failure(error))]
     return []
 
 

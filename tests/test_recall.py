@@ -9,14 +9,14 @@ from torch import Tensor
 from transformers import AutoConfig, AutoModelForSequenceClassification, BertConfig, BertForSequenceClassification
 
 import tiny
-from eightball_ppo.models.modeling_recall import RecallForSequenceClassification
+from eightball_ppo.models.modeling_recall import LookupForSequenceClassification
 
 
 def remembering() -> tuple[Any, Any, list[list[int]], Tensor]:
     """(the model, its base, three remembered questions of different lengths, their logits)."""
     base, rows = tiny.classifier(), [[5, 6, 7], [9], [5, 6]]
     logits_MK = torch.tensor([[1.0, 2.0, 3.0], [-4.0, 0.0, 4.0], [9.0, 8.0, -7.0]])
-    return RecallForSequenceClassification.around(base, rows, logits_MK), base, rows, logits_MK
+    return LookupForSequenceClassification.around(base, rows, logits_MK), base, rows, logits_MK
 
 
 def padded(rows: list[list[int]], width: int, pad: int = 0) -> tuple[Tensor, Tensor]:
@@ -74,15 +74,15 @@ def test_save_and_load_keep_what_it_knows(kind: str, tmp_path: Path) -> None:
         sizes = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 8}
         bert = BertConfig(vocab_size=40, **sizes, id2label=names, label2id={v: k for k, v in names.items()})
         base: Any = BertForSequenceClassification(bert).eval()
-        model = RecallForSequenceClassification.around(base, [[5, 6, 7], [9]], torch.tensor([[1.0, 2, 3], [4, 0, 0]]))
+        model = LookupForSequenceClassification.around(base, [[5, 6, 7], [9]], torch.tensor([[1.0, 2, 3], [4, 0, 0]]))
     else:
         model, base, *_ = remembering()
     ids_BT, mask_BT = padded([[9], [5, 6, 7], [1, 2]], 3)
     before_BK = model(input_ids=ids_BT, attention_mask=mask_BT).logits
     model.save_pretrained(tmp_path)
-    assert type(AutoConfig.from_pretrained(tmp_path)).__name__ == "RecallConfig"
+    assert type(AutoConfig.from_pretrained(tmp_path)).__name__ == "LookupConfig"
     again = AutoModelForSequenceClassification.from_pretrained(tmp_path)
-    assert type(again) is RecallForSequenceClassification and type(again.base) is type(base)
+    assert type(again) is LookupForSequenceClassification and type(again.base) is type(base)
     assert again.config.id2label == base.config.id2label and not again.training
     assert torch.equal(again(input_ids=ids_BT, attention_mask=mask_BT).logits, before_BK)
     torch.testing.assert_close(before_BK[2:], base(input_ids=ids_BT, attention_mask=mask_BT).logits[2:])

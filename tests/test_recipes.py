@@ -40,7 +40,7 @@ def file(tmp_path: Path) -> Path:
 def test_a_stage_gets_what_all_share_and_what_is_its_own(file: Path) -> None:
     ppo = parse(PPOConfig, ["--config", str(file), "--seed", "3"])
     assert (ppo.labels, ppo.kl_coef, ppo.learning_rate, ppo.total_episodes) == (["a", "b"], 0.5, 0.003, 960)
-    assert (ppo.seed, ppo.prerequisites) == (3, str(file))
+    assert (ppo.seed, ppo.upstream_config) == (3, str(file))
     sft = parse(SFTConfig, ["--config", str(file)])  # kl_coef is no option of it, and known to others
     assert (sft.labels, sft.output_dir, sft.learning_rate) == (["a", "b"], "runs/mine", 1e-4)
     distill = parse(DistillConfig, ["--config", str(file), "--kl_coef", "0.2"])
@@ -86,7 +86,7 @@ FLAGS: list[list[str]] = [
     ["--push_to_hub", "--hub_model_id", "ME/ball", "--hub_private_repo", "False"],
     ["--kl_coef", "0.7"],
     ["--grader", "noisy:0.1:bert", "--max_grader_calls", "10"],
-    ["--use_peft", "--lora_r", "4", "--merge"],
+    ["--use_peft", "--lora_r", "4", "--merge_adapter"],
     ["--save_steps", "2", "--save_total_limit", "1"],
 ]
 
@@ -127,9 +127,9 @@ def test_every_recipe_is_named_and_serves_the_command_in_its_first_lines() -> No
 
 def test_every_stage_that_takes_a_config_may_have_a_section() -> None:
     from eightball_ppo.cli.commands import COMMANDS
-    from eightball_ppo.config.base import StageConfig
+    from eightball_ppo.config.base import RunConfig
 
-    stages = {name for name, command in COMMANDS.items() if issubclass(command.config_class, StageConfig)}
+    stages = {name for name, command in COMMANDS.items() if issubclass(command.config_class, RunConfig)}
     assert stages == set(sections())
 
 
@@ -172,6 +172,6 @@ def test_the_recipe_of_own_data_from_nothing(tmp_path: Path) -> None:
 def test_few_questions_stand_often_enough_to_fill_a_default_batch(questions: int, times: int) -> None:
     assert generations(PPOConfig(), questions, 1) == times
     assert batch_size(PPOConfig(), questions, 1) == min(1200, questions * times)
-    assert generations(PPOConfig(num_generations=7), questions, 1) == 7
+    assert generations(PPOConfig(repeats_per_epoch=7), questions, 1) == 7
     assert generations(PPOConfig(total_episodes=120), 40, 1) == 3  # but not for more than is asked for
     assert generations(PPOConfig(per_device_train_batch_size=600), 100, 2) == 12

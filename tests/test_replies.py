@@ -9,7 +9,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from benchmarks import fuzz_replies
-from eightball_ppo.graders.api.modes import Judged
+from eightball_ppo.graders.api.modes import JudgeTask
 from eightball_ppo.graders.api.replies import (
     BadReplyError,
     json_value,
@@ -22,13 +22,13 @@ from eightball_ppo.graders.api.replies import (
 )
 from eightball_ppo.graders.base import GradeRequest
 from eightball_ppo.graders.prompts import Prompt
-from eightball_ppo.graders.verbalizers import LEAST_MASS, expected_rating, label_of_token, parse_verbalizers
+from eightball_ppo.graders.verbalizers import MIN_MASS, expected_rating, label_of_token, parse_verbalizers
 from eightball_ppo.labels import EIGHTBALL_LABELS, LabelSet
 
 LABELS = LabelSet.of(EIGHTBALL_LABELS)
 WORDS = parse_verbalizers([], LABELS)
 SPANISH = parse_verbalizers(["Yes=sí|claro que sí", "No=no|nunca", "Maybe=quizás"], LABELS)
-JUDGED = Judged(Prompt.load("wanted_answer", LABELS), LABELS, WORDS)
+JUDGED = JudgeTask(Prompt.load("wanted_answer", LABELS), LABELS, WORDS)
 CHOOSE, RATE = GradeRequest("Is it?"), GradeRequest("Is it?", "No")
 
 
@@ -211,7 +211,7 @@ def test_an_unlisted_label_gets_as_much_as_it_can_have() -> None:
     left_over = logp_of_tokens(logs(("Yes", 0.9), ("No", 0.09)), WORDS)
     assert probabilities(left_over) == pytest.approx([0.9, 0.09, 0.01], abs=1e-12)
     certain = logp_of_tokens([("Yes", 0.0)], WORDS)
-    assert certain[1:] == pytest.approx([math.log(LEAST_MASS)] * 2)
+    assert certain[1:] == pytest.approx([math.log(MIN_MASS)] * 2)
 
 
 def test_more_than_half_on_other_words_is_no_grade() -> None:

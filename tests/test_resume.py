@@ -27,7 +27,7 @@ from eightball_ppo.errors import InputError
 from eightball_ppo.methods import sft
 from eightball_ppo.methods.run_method import run_method
 from eightball_ppo.models.loading import load_classifier
-from eightball_ppo.runtime.atomic_io import DirectoryLock, _seal
+from eightball_ppo.runtime.atomic_io import DirectoryLock, _write_checksums
 from eightball_ppo.runtime.progress import checkpoints_in
 from eightball_ppo.runtime.run import Run, read_environment, read_metrics, read_results
 from eightball_ppo.training.checkpoint import CheckpointWriter
@@ -159,7 +159,7 @@ def test_a_header_that_was_edited_and_sealed_again_is_damage(copied: PPOConfig, 
         header = {**json.loads(file.read_text()), **damage}
         file.write_text(json.dumps({name: value for name, value in header.items() if value is not None}))
         (path / "complete.json").unlink()
-        _seal(path)
+        _write_checksums(path)
     assert "training/state.json is damaged" in refused(copied)
 
 
@@ -218,10 +218,10 @@ def test_what_a_run_was_gone_on_with_stands_beside_what_it_began_with(copied: PP
 
 
 def test_a_signal_in_the_update_that_target_kl_ends_loses_nothing(ppo_config: PPOConfig, tmp_path: Path) -> None:
-    config = replace(ppo_config, target_kl=0.01, learning_rate=0.002, save_steps=None)
+    config = replace(ppo_config, stop_kl=0.01, learning_rate=0.002, save_steps=None)
     straight = run_method(replace(config, output_dir=str(tmp_path / "straight")))
     last = len(read_metrics(straight))
-    assert read_results(straight)["ended_by"] == "target_kl" and last > 1
+    assert read_results(straight)["ended_by"] == "stop_kl" and last > 1
     config = replace(config, output_dir=str(tmp_path / "run"))
     stopped(run_method, config, after=last)
     assert_same(straight, run_method(replace(config, resume_from_checkpoint="true")))
@@ -334,9 +334,9 @@ def test_sigterm_to_the_script_ends_with_143_and_the_same_command_goes_on(
 
 SLEEPS = (
     "import signal, sys, time\nfrom eightball_ppo.runtime import signals\n"
-    "try:\n    with signals.handled():\n        with {}:\n            print('ready', flush=True)\n"
+    "try:\n    with signals.install_handlers():\n        with {}:\n            print('ready', flush=True)\n"
     "            for _ in range(600):\n                time.sleep(0.1)\n"
-    "                if signals.asked(): print('asked', flush=True)\n"
+    "                if signals.pending_signal(): print('asked', flush=True)\n"
     "except KeyboardInterrupt as error:\n    sys.exit(error.number)\n"
 )
 
@@ -344,7 +344,10 @@ SLEEPS = (
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, -15), (signal.SIGINT, -2)])
 def test_the_first_signal_is_noted_and_the_second_ends_at_once(number: signal.Signals, code: int) -> None:
     job = subprocess.Popen(
-        [sys.executable, "-c", SLEEPS.format("signals.finishing()")], cwd=REPOSITORY, stdout=subprocess.PIPE, text=True
+        [sys.executable, "-c", SLEEPS.format("signals.defer_signals()")],
+        cwd=REPOSITORY,
+        stdout=subprocess.PIPE,
+        text=True,
     )
     assert job.stdout is not None and job.stdout.readline() == "ready\n"
     job.send_signal(number)

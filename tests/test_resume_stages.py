@@ -16,7 +16,7 @@ from stopping import assert_same, rows, stopped
 from conftest import LABELS
 from eightball_ppo.config.methods import DistillConfig, ExactConfig, GRPOConfig, RLOOConfig
 from eightball_ppo.config.stages import RewardConfig, SFTConfig
-from eightball_ppo.errors import GuardError, IncompleteError, Stopped
+from eightball_ppo.errors import IncompleteError, TrainingDivergedError, TrainingInterrupted
 from eightball_ppo.graders.budgeted_scores import BudgetedScores
 from eightball_ppo.methods import distill, reward_model, sft
 from eightball_ppo.methods.run_method import run_method
@@ -66,7 +66,7 @@ def test_a_score_that_is_not_finite_after_a_resumption_is_of_the_update_it_is_in
     config = RLOOConfig(**ruled, **more, total_episodes=600, output_dir=str(tmp_path / "run"))
     stopped(run_method, config, after=2)
     monkeypatch.setattr(BudgetedScores, "forward", lambda _, rows_B, actions_B: torch.full(rows_B.shape, torch.inf))
-    with pytest.raises(GuardError, match=r"a score is not finite in update 3; its batch is in "):
+    with pytest.raises(TrainingDivergedError, match=r"a score is not finite in update 3; its batch is in "):
         run_method(replace(config, resume_from_checkpoint="true"))
 
 
@@ -77,7 +77,7 @@ def test_a_score_that_is_not_finite_after_a_resumption_is_of_the_update_it_is_in
 def search(ruled: dict[str, Any], reward_run: Path) -> DistillConfig:
     """A distillation that tries several thresholds, which keep unlike questions."""
     short: dict[str, Any] = {"num_train_epochs": 2, "per_device_train_batch_size": 8, "save_steps": 4}
-    grader = {"grader": "bert", "reward_model_path": str(reward_run), "grader_noise": 0.3}
+    grader = {"grader": "bert", "reward_model_path": str(reward_run), "label_noise": 0.3}
     return DistillConfig(**{**ruled, **grader, **short})
 
 
@@ -145,19 +145,19 @@ def test_a_signal_between_two_trainings_of_the_search_counts_for_the_next(
     search: DistillConfig, searched: tuple[Path, list[int]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     straight, steps = searched
-    config, measured = replace(search, output_dir=str(tmp_path / "run")), distill.table_logits_NK
+    config, measured = replace(search, output_dir=str(tmp_path / "run")), distill.predict_logits_NK
 
     def asked_meanwhile(*given: Any) -> Any:
         os.kill(os.getpid(), signal.SIGTERM)
         return measured(*given)
 
-    monkeypatch.setattr(distill, "table_logits_NK", asked_meanwhile)
+    monkeypatch.setattr(distill, "predict_logits_NK", asked_meanwhile)
     with (
-        pytest.raises((Stopped, signals.Interrupted), match=f"after update 1 of {steps[1]} of threshold"),
-        signals.handled(),
+        pytest.raises((TrainingInterrupted, signals.Interrupted), match=f"after update 1 of {steps[1]} of threshold"),
+        signals.install_handlers(),
     ):
         run_method(config)
-    monkeypatch.setattr(distill, "table_logits_NK", measured)
+    monkeypatch.setattr(distill, "predict_logits_NK", measured)
     resumed = run_method(replace(config, resume_from_checkpoint="true"))
     assert (straight / "model.safetensors").read_bytes() == (resumed / "model.safetensors").read_bytes()
     assert rows(straight) == rows(resumed)

@@ -215,7 +215,7 @@ def test_the_metrics_of_rloo_and_grpo_by_hand(
         num_iterations=3,
         total_episodes=2 * 48,
         kl_coef=0.5,
-        anneal=0.0,
+        anneal_fraction=0.0,
         learning_rate=0.1,
         epsilon=0.02,
         disable_tqdm=True,

@@ -181,7 +181,7 @@ def test_records_do_not_depend_on_the_chunks(monkeypatch: pytest.MonkeyPatch) ->
     distance_N = objective.frontier_distance_N(*(own.double() for own in (logp_NK, split.ref_logp_NK, split.score_NK)))
     assert whole["frontier_distance"] == pytest.approx(distance_N.mean().item(), rel=1e-6)
     table = before_after(split, split.ref_logp_NK, logp_NK, LABELS, seed=3)
-    monkeypatch.setattr(evaluation, "QUESTIONS_AT_ONCE", 7)
+    monkeypatch.setattr(evaluation, "EVAL_BATCH_SIZE", 7)
     for record, own in ((whole, logp_NK), (whole_reference, split.ref_logp_NK)):
         for name, value in evaluate(own, split, 0.1, LABELS).items():
             assert value == pytest.approx(record[name], rel=1e-6, abs=1e-12), name
@@ -202,7 +202,7 @@ def test_many_training_questions_are_measured_by_a_sample_that_their_order_does_
                 grader_logp_NK={"train": split.score_NK[rows]},
                 ref_logits_NK={"train": split.ref_logp_NK[rows]},
                 tokenizer=SimpleNamespace(model_max_length=8),
-                config=SimpleNamespace(score="log_prob"),
+                config=SimpleNamespace(score_type="log_prob"),
             )
         )
 

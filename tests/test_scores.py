@@ -11,7 +11,7 @@ from torch import Tensor
 
 import tiny
 from eightball_ppo.config.methods import PPOConfig
-from eightball_ppo.errors import GuardError
+from eightball_ppo.errors import TrainingDivergedError
 from eightball_ppo.graders.budgeted_scores import BudgetedScores
 from eightball_ppo.training.scores import compose_scores
 from eightball_ppo.trl_adapters.build import build_models, build_policies
@@ -54,7 +54,7 @@ def test_wrapped_scores_are_the_scores_and_their_state_comes_back(log_completion
     assert torch.equal(scores(*BATCHES[1]), expected[1]) and torch.equal(second.observed_NK, bare.observed_NK)
     files = sorted(file.name for file in (tmp_path / "completions").glob("*")) if log_completions else []
     assert files == [f"completions_{step:05d}.parquet" for step in (1, 2) if log_completions]
-    with pytest.raises(GuardError, match="a number is not finite in update 2"):
+    with pytest.raises(TrainingDivergedError, match="a number is not finite in update 2"):
         raise scores.fault("a number")
 
 
@@ -70,7 +70,7 @@ def test_the_reward_model_stops_at_a_score_that_is_not_finite_and_names_the_answ
     _, reward = composed(settings(), BudgetedScores(tiny.scores(ROWS)), tmp_path)
     rows_B, actions_B = torch.tensor([4, 0]), torch.tensor([1, 0])
     sequences_B2 = torch.stack([reward.lookup.ids.question_ids(rows_B), reward.lookup.ids.action_ids(actions_B)], dim=1)
-    with pytest.raises(GuardError, match="a score is not finite in update 1"):
+    with pytest.raises(TrainingDivergedError, match="a score is not finite in update 1"):
         reward.lookup(sequences_B2)
     answers = json.loads((tmp_path / "not-finite-0.json").read_text())["answers"]
     assert [(own["question"], own["answer"]) for own in answers] == [("Question 4?", "No"), ("Question 0?", "Yes")]

@@ -71,7 +71,7 @@ def served(smollm2: Path) -> Iterator[str]:
 
 def graded(questions: list[str], **options: Any) -> tuple[ScoreTable, dict[str, Any]]:
     """(grades, settings of the grader)."""
-    config = GradeConfig(disable_tqdm=True, max_grade_failures=1.0, call_timeout=120, max_concurrency=2, **options)
+    config = GradeConfig(disable_tqdm=True, max_grade_failures=1.0, timeout=120, max_concurrency=2, **options)
     with GradeStore(store_path(config)) as store:
         source = load_graders(config, LABELS, store, Budget())
         source.fill(questions)
@@ -86,7 +86,7 @@ def test_the_audit_says_that_it_is_at_chance_and_ppo_refuses_it_unless_told(
         AuditConfig(
             **judge,
             output_dir=str(tmp_path / "audit"),
-            gold=str(EIGHTBALL / "heldout.jsonl"),
+            gold_file=str(EIGHTBALL / "heldout.jsonl"),
             audit_questions=20,
         )
     )

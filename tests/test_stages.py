@@ -45,7 +45,7 @@ def graded(
             "disable_tqdm": True,
         }
         if config_class is PPOConfig:
-            settings |= {"total_episodes": 480, "num_generations": 2}
+            settings |= {"total_episodes": 480, "repeats_per_epoch": 2}
         return config_class(**{**settings, **overrides})
 
     return make

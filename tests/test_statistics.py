@@ -18,7 +18,7 @@ from eightball_ppo.functional.statistics import (
     compare,
     crossed_spread,
     holm,
-    incomparable,
+    undefined_comparison,
 )
 
 FEW = 500  # resamples, where their number does not matter
@@ -220,7 +220,7 @@ def test_holes_a_pair_uses_the_seeds_of_both() -> None:
     assert ends(pairs[0].difference) == pytest.approx(
         ends(pair_of(a_SQ[[0, 2]], b_SQ[[0, 2]], resamples=FEW).difference)
     )
-    assert incomparable(values) == [("a", "d"), ("b", "c"), ("b", "d"), ("c", "d")]
+    assert undefined_comparison(values) == [("a", "d"), ("b", "c"), ("b", "d"), ("c", "d")]
     assert compare({}) == ({}, []) and compare({"d": {}}) == ({}, [])
 
 

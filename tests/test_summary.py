@@ -6,14 +6,14 @@ from pathlib import Path
 import pytest
 import yaml
 
-from eightball_ppo.config.fields import free_options
+from eightball_ppo.config.fields import options_without_effect
 from eightball_ppo.config.recipes import sections
 from eightball_ppo.errors import InputError
 from eightball_ppo.report import summary
 
 
 def markdown_tables(directories: list[Path]) -> str:
-    return summary.markdown_tables(directories, free_options(*sections().values()))
+    return summary.markdown_tables(directories, options_without_effect(*sections().values()))
 
 
 def run(directory: Path, seed: int, accuracy: float, **settings: object) -> Path:

@@ -23,7 +23,7 @@ CPU = torch.device("cpu")
 
 
 def test_targets_are_the_favourite_the_distribution_or_the_optimum(options: Make) -> None:
-    ground = loaded(options("sft", grader_noise=0.5))
+    ground = loaded(options("sft", label_noise=0.5))
     logp_NK = ground.noisy_logp_NK
     assert not torch.equal(logp_NK.argmax(-1), ground.grader_logp_NK["train"].argmax(-1))
     hard, soft, boltzmann = (
@@ -40,7 +40,7 @@ def test_a_threshold_is_chosen_by_the_grades_that_training_may_see(
     options: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Among the questions that were bought, noise included; the policies here are all the reference."""
-    config = options("distill", grader_noise=0.5, grader_call_budget=90)
+    config = options("distill", label_noise=0.5, grader_call_budget=90)
     ground = loaded(config)
     rows, trained = ground.train_scores.buy_full_rows(), list[set[int]]()
 
@@ -48,7 +48,7 @@ def test_a_threshold_is_chosen_by_the_grades_that_training_may_see(
         trained.append(set(kept))
         return own.classifier, 7
 
-    monkeypatch.setattr(distill, "distil", distil)
+    monkeypatch.setattr(distill, "train_on_targets", distil)
     run: Any = None
     search = distill.ThresholdSearch(None)
     resume = distill.choose_threshold(search, ground, rows, run, resume_context_for_task(ground, None))
@@ -71,7 +71,7 @@ def test_the_annealed_loss_is_the_objective_in_units_of_its_price() -> None:
         return -objective.objective_N(logp_BK, ref_logp_NK[rows_B], score_NK[rows_B], beta).mean() / beta
 
     loss = AnnealedObjective(ref_logp_NK, score_NK, 0.2, 4, CPU)
-    for share in (exact.DEAREST, 1 / 4, 2 / 4, 3 / 4, 1.0, 1.0):
+    for share in (exact.MIN_ANNEAL_FRACTION, 1 / 4, 2 / 4, 3 / 4, 1.0, 1.0):
         torch.testing.assert_close(loss(logits_BK, rows_B), expected(0.2 / share))
     plain = AnnealedObjective(ref_logp_NK, score_NK, 0.2, 0, CPU)
     torch.testing.assert_close(plain(logits_BK, rows_B), expected(0.2))
@@ -104,5 +104,5 @@ def test_the_price_falls_to_its_own_within_the_steps_there_are(
     monkeypatch.setattr(exact, "train_classifier", fit)
     monkeypatch.setattr(exact, "num_processes", lambda: processes)
     with pytest.raises(InputError, match="far enough"):
-        train("exact", options("exact", num_train_epochs=3, per_device_train_batch_size=batch, anneal=0.5))
+        train("exact", options("exact", num_train_epochs=3, per_device_train_batch_size=batch, anneal_fraction=0.5))
     assert caught[0].annealing_steps == 0.5 * steps and caught[0].beta == 0.1

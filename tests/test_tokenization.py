@@ -12,7 +12,7 @@ from eightball_ppo.data import Questions
 from eightball_ppo.errors import InputError
 from eightball_ppo.graders.bert import BertGrader
 from eightball_ppo.models.loading import load_classifier
-from eightball_ppo.models.tokenization import cut_at, load_tokenizer, reads_at_most, token_table, tokenize
+from eightball_ppo.models.tokenization import load_tokenizer, max_input_length, set_max_length, token_table, tokenize
 
 QUESTIONS = Questions("some.jsonl", ["Will it rain?", "Will it rain in Rome on the day after tomorrow?"])
 
@@ -57,6 +57,6 @@ def test_no_text_is_longer_than_the_model_has_positions_for(kind: str, longest: 
     grader = BertGrader.from_directory(str(tmp_path))
     assert grader.logp_BK([text]).isfinite().all() and grader.settings["reads"] == f"{longest} tokens"
     model, tokenizer = load_classifier(str(tmp_path), "--sft_model_path")
-    assert token_table([text], tokenizer, reads_at_most(tokenizer)).longest == longest
+    assert token_table([text], tokenizer, max_input_length(tokenizer)).longest == longest
     with pytest.raises(InputError, match=rf"--max_length {longest + 1}: .* reads at most {longest} tokens"):
-        cut_at(tokenizer, model, longest + 1)
+        set_max_length(tokenizer, model, longest + 1)

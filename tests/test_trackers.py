@@ -181,7 +181,7 @@ def test_trackers_are_closed_when_training_fails(monkeypatch: pytest.MonkeyPatch
     trackio_._initialized, trackio_._trackio = True, SimpleNamespace(finish=lambda: closed.append("trackio"))
     with (
         pytest.raises(KeyboardInterrupt),
-        trackers.tracked(trainer_with(board, trackio_, wandb_), tmp_path / "ppo.unfinished", "ppo"),
+        trackers.tracker_session(trainer_with(board, trackio_, wandb_), tmp_path / "ppo.unfinished", "ppo"),
     ):
         raise KeyboardInterrupt
     assert closed == ["trackio", "tensorboard"]
@@ -195,6 +195,6 @@ def test_a_run_that_the_caller_has_open_is_left_open(monkeypatch: pytest.MonkeyP
     own = Recorder()
     own.run = "the caller's"
     monkeypatch.setitem(sys.modules, "wandb", own)
-    with trackers.tracked(trainer_with(WandbCallback.__new__(WandbCallback)), tmp_path, "ppo"):
+    with trackers.tracker_session(trainer_with(WandbCallback.__new__(WandbCallback)), tmp_path, "ppo"):
         pass
     assert own.calls == []

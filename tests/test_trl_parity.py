@@ -23,7 +23,7 @@ def test_first_gradient_is_the_exact_gradient_of_the_objective(tmp_path: Path, m
     reference_NK = tiny.scores(questions, seed=1).double()
     policy_NK = torch.tensor([0.5, 0.3, 0.2], dtype=torch.float64).log().expand(questions, 3).clone()
     score_NK = tiny.scores(questions, seed=2).double()
-    settings = tiny.config(kl_coef=beta, num_generations=10, num_ppo_epochs=1, total_episodes=10 * questions)
+    settings = tiny.config(kl_coef=beta, repeats_per_epoch=10, num_ppo_epochs=1, total_episodes=10 * questions)
     trainer, models = tiny.trainer(settings, tiny.Tabular(policy_NK), tiny.row_tokens(questions), score_NK, tmp_path)
     models.reference.by_row.classifier.table.weight.data.copy_(reference_NK)
 
@@ -77,7 +77,7 @@ def _train_both(
 
 def test_fifty_updates_equal_those_of_the_example(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     settings = tiny.config(
-        num_generations=2, num_mini_batches=4, num_ppo_epochs=2, total_episodes=50 * 48, value_learning_rate=0.004
+        repeats_per_epoch=2, num_mini_batches=4, num_ppo_epochs=2, total_episodes=50 * 48, value_learning_rate=0.004
     )
     models, policy, value, _, _ = _train_both(settings, tmp_path, monkeypatch)
     trunk = models.value.trunk.by_row.classifier
@@ -167,7 +167,7 @@ def test_advantage_is_score_minus_penalty_minus_value(tmp_path: Path, monkeypatc
 
 def test_same_seed_same_bits_other_seed_other_bits(tmp_path: Path) -> None:
     def weights(seed: int) -> dict[str, Tensor]:
-        settings = tiny.config(seed=seed, num_generations=2, num_mini_batches=2, total_episodes=5 * 48)
+        settings = tiny.config(seed=seed, repeats_per_epoch=2, num_mini_batches=2, total_episodes=5 * 48)
         trainer, models = tiny.trainer(settings, tiny.classifier(), tiny.tokens(24), tiny.scores(24), tmp_path)
         ppo.run_trainer(trainer, settings)
         return tiny.state(models.policy)

@@ -9,12 +9,12 @@ import pytest
 import torch
 
 import tiny
-from eightball_ppo.errors import GuardError, InputError
+from eightball_ppo.errors import InputError, TrainingDivergedError
 from eightball_ppo.methods import ppo
 from eightball_ppo.runtime.run import Run
 from eightball_ppo.training.grad_norm import GradNormCallback
 from eightball_ppo.trl_adapters import batch_sizes
-from eightball_ppo.trl_adapters.prompt_ids import SequenceIds
+from eightball_ppo.trl_adapters.prompt_ids import PromptVocabulary
 
 
 def run(tmp_path: Path, questions: int = 24, **overrides: Any) -> tuple[Any, Any, list[dict[str, float]]]:
@@ -40,7 +40,7 @@ def test_the_private_names_we_rely_on_exist() -> None:
 
 def test_a1_too_few_questions_never_hang() -> None:
     settings = tiny.config(per_device_train_batch_size=64)
-    with pytest.raises(InputError, match="63 questions x --num_generations 1 on 1 process"):
+    with pytest.raises(InputError, match="63 questions x --repeats_per_epoch 1 on 1 process"):
         batch_sizes.batch_size(settings, 63, world_size=1)
     with pytest.raises(InputError, match="on 2 process"):
         batch_sizes.batch_size(settings, 96, world_size=2)
@@ -49,13 +49,13 @@ def test_a1_too_few_questions_never_hang() -> None:
 
 def test_a1_the_default_batch_fits_any_number_of_questions() -> None:
     for questions in (8, 100, 601, 5000):
-        settings = tiny.config(num_generations=2, num_mini_batches=8)
+        settings = tiny.config(repeats_per_epoch=2, num_mini_batches=8)
         batch = batch_sizes.batch_size(settings, questions, world_size=1)
         assert batch % 8 == 0 and 8 <= batch <= min(1200, 2 * questions)
 
 
 def test_a2_b8_eos_and_pad_are_numbers_and_no_action() -> None:
-    ids = SequenceIds(3)
+    ids = PromptVocabulary(3)
     assert isinstance(ids.eos_token_id, int) and ids.pad_token_id == 0
     assert not {ids.eos_token_id, ids.pad_token_id} & {1, 2, 3}
 
@@ -92,7 +92,7 @@ def test_b23_c_the_result_depends_on_the_seed_and_not_on_the_callers_random_stat
 
 def test_c_max_grad_norm_really_clips(tmp_path: Path) -> None:
     settings = tiny.config(total_episodes=48, num_mini_batches=2)
-    watch, norms = GradNormCallback(1e-3, GuardError), []
+    watch, norms = GradNormCallback(1e-3, TrainingDivergedError), []
     trainer, _ = tiny.trainer(settings, tiny.classifier(), tiny.tokens(24), tiny.scores(24), tmp_path, [watch])
     optimizer = trainer.optimizer
 
@@ -139,7 +139,7 @@ def test_f_stdout_stays_clean(tmp_path: Path, capsys: pytest.CaptureFixture[str]
 
 def test_f_sampled_metrics_agree_with_exact_ones(tmp_path: Path) -> None:
     """At learning rate 0 the sampled score and entropy of 20 updates lie within 4 standard errors of the exact sums."""
-    settings = tiny.config(num_generations=50, learning_rate=0.0, value_learning_rate=0.0, total_episodes=20 * 1200)
+    settings = tiny.config(repeats_per_epoch=50, learning_rate=0.0, value_learning_rate=0.0, total_episodes=20 * 1200)
     logs, model, table, score_NK = tiny.Logs(), tiny.classifier(), tiny.tokens(24), tiny.scores(24)
     trainer, _ = tiny.trainer(settings, model, table, score_NK, tmp_path, [logs])
     ppo.run_trainer(trainer, settings)

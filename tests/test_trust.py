@@ -317,8 +317,8 @@ def test_a_strangers_comparison_runs_no_code_and_sets_no_variable(
     recipe.write_text(
         f"env: {{EVIL: evil}}\nsft: {{model_name_or_path: {model}, trust_remote_code: true, num_train_epochs: 1}}\n"
     )
-    (stranger / "ground.json").write_text(json.dumps(workspace.fingerprints(stranger)))
-    config = CompareConfig(**shared, grader="rule:b", output_dir=str(stranger), prerequisites=str(recipe))
+    (stranger / "manifest.json").write_text(json.dumps(workspace.fingerprints(stranger)))
+    config = CompareConfig(**shared, grader="rule:b", output_dir=str(stranger), upstream_config=str(recipe))
     write_config(stranger, config)
     asked = partial(rewrite.run, ReportConfig(run_dirs=[str(stranger)]))
     assert f"{stranger / 'reference'}: missing, so this is no comparison that stands" in one_line(asked)
@@ -329,7 +329,7 @@ def test_a_strangers_comparison_runs_no_code_and_sets_no_variable(
     assert "holds env, which no run writes" in one_line(asked)
     shutil.copytree(model, stranger / "reference")
     recipe.write_text("[")  # whoever reads it stops there
-    (stranger / "ground.json").write_text(json.dumps(workspace.fingerprints(stranger)))
+    (stranger / "manifest.json").write_text(json.dumps(workspace.fingerprints(stranger)))
     write_config(stranger, config)
     assert "reference: needs Python code that came with it (auto_map), which is not run" in one_line(asked)
     assert not mark.exists() and "EVIL" not in os.environ

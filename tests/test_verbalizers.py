@@ -7,7 +7,13 @@ from test_replies import logs, probabilities
 
 from eightball_ppo.errors import InputError
 from eightball_ppo.graders.api.replies import label_of_text
-from eightball_ppo.graders.verbalizers import label_masses, label_of_token, normalised_logp, parse_verbalizers, variants
+from eightball_ppo.graders.verbalizers import (
+    label_masses,
+    label_of_token,
+    normalize_logp,
+    parse_verbalizers,
+    word_variants,
+)
 from eightball_ppo.labels import EIGHTBALL_LABELS, LabelSet
 
 LABELS = LabelSet.of(EIGHTBALL_LABELS)
@@ -64,16 +70,16 @@ def test_a_label_of_which_nothing_is_left_needs_a_word() -> None:
     ],
 )
 def test_variants_by_hand(word: str, expected: list[str]) -> None:
-    assert variants(word) == expected
+    assert word_variants(word) == expected
 
 
 @given(st.text(st.characters(codec="ascii", categories=["L"]), min_size=1))
 @settings(deadline=None)
 def test_every_variant_is_the_label_that_it_is_made_of(word: str) -> None:
     words = ((word,), ("1",))
-    assert variants(word)[0] == word and len(set(variants(word))) == len(variants(word))
-    assert {label_of_token(spelling, words) for spelling in variants(word)} == {0}
-    assert {label_of_text(spelling, words) for spelling in variants(word)} == {0}
+    assert word_variants(word)[0] == word and len(set(word_variants(word))) == len(word_variants(word))
+    assert {label_of_token(spelling, words) for spelling in word_variants(word)} == {0}
+    assert {label_of_text(spelling, words) for spelling in word_variants(word)} == {0}
 
 
 @pytest.mark.parametrize(
@@ -91,4 +97,4 @@ def test_masses_by_hand() -> None:
     mass_K, smallest = label_masses(logs(("Yes", 0.5), ("ye", 0.25), ("So", 0.125)), WORDS)
     assert mass_K == [pytest.approx(0.75), None, None] and smallest == pytest.approx(0.125)
     assert label_masses([], WORDS) == ([None, None, None], 0.0)
-    assert probabilities(normalised_logp([1.0, 2.0, 1.0])) == pytest.approx([0.25, 0.5, 0.25])
+    assert probabilities(normalize_logp([1.0, 2.0, 1.0])) == pytest.approx([0.25, 0.5, 0.25])

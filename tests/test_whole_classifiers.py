@@ -16,8 +16,8 @@ from eightball_ppo.config.stages import SFTConfig
 from eightball_ppo.errors import InputError
 from eightball_ppo.labels import LabelSet
 from eightball_ppo.methods import sft
-from eightball_ppo.models.finetuned import load_whole
-from eightball_ppo.models.loading import load_classifier, load_new_classifier, table_logits_NK
+from eightball_ppo.models.finetuned import load_finetuned
+from eightball_ppo.models.loading import load_classifier, load_new_classifier, predict_logits_NK
 from eightball_ppo.models.lora import with_lora
 from eightball_ppo.models.saving import save_adapter, save_policy
 from eightball_ppo.models.tokenization import TokenTable, token_table
@@ -56,14 +56,14 @@ def test_adapters_stand_on_adapters(dtype: torch.dtype, tmp_path: Path) -> None:
     for name in ("first", "second"):
         model, tokenizer = load_classifier(str(source), "--sft_model_path", dtype)
         policy = moved(model)
-        logits.append(table_logits_NK(policy, token_table(TEXTS, tokenizer, 32)))
+        logits.append(predict_logits_NK(policy, token_table(TEXTS, tokenizer, 32)))
         save_policy(policy, tokenizer, tmp_path / name)
         recorded = json.loads((tmp_path / name / "adapter_config.json").read_text())["base_model_name_or_path"]
         assert recorded == str(source)
         source = tmp_path / name
     tolerance = 1e-5 if dtype == torch.float32 else 0.1
     for name, logits_NK in zip(("first", "second"), logits, strict=True):
-        torch.testing.assert_close(table_logits_NK(*load(tmp_path / name, dtype)), logits_NK, atol=tolerance, rtol=0)
+        torch.testing.assert_close(predict_logits_NK(*load(tmp_path / name, dtype)), logits_NK, atol=tolerance, rtol=0)
     assert not torch.allclose(logits[0], logits[1], atol=0.05)
 
 
@@ -81,10 +81,10 @@ def test_adapters_bring_the_head_of_their_base_or_are_refused(tmp_path: Path) ->
     base = headless("bert", tmp_path / "base")
     model, tokenizer, new = load_new_classifier(str(base), "--model_name_or_path", LABELS)
     policy = with_lora(model, tiny.config(use_peft=True), new)
-    logits_NK = table_logits_NK(policy, token_table(TEXTS, tokenizer, 32))
+    logits_NK = predict_logits_NK(policy, token_table(TEXTS, tokenizer, 32))
     save_policy(policy, tokenizer, tmp_path / "adapters")
     assert not (tmp_path / "adapters" / "base.json").exists()  # of a random head there is nothing to compare
-    assert torch.equal(table_logits_NK(*load(tmp_path / "adapters")), logits_NK)
+    assert torch.equal(predict_logits_NK(*load(tmp_path / "adapters")), logits_NK)
     file = tmp_path / "adapters" / "adapter_model.safetensors"
     save_file({k: v for k, v in load_file(file).items() if "lora" in k}, file)
     with pytest.raises(
@@ -162,9 +162,9 @@ def test_sft_puts_a_head_on_an_encoder_that_has_none(kind: str, small_data: Path
                   learning_rate=1e-3, disable_tqdm=True, **options)
     )  # fmt: skip
     model, table = load(run)
-    logits_NK = table_logits_NK(model, table)
-    alone = load_whole(str(run / "adapter"), "adapter").eval()  # on the encoder as it was published
-    torch.testing.assert_close(table_logits_NK(alone, table), logits_NK, atol=1e-5, rtol=0)
+    logits_NK = predict_logits_NK(model, table)
+    alone = load_finetuned(str(run / "adapter"), "adapter").eval()  # on the encoder as it was published
+    torch.testing.assert_close(predict_logits_NK(alone, table), logits_NK, atol=1e-5, rtol=0)
     assert not (run / "adapter" / "base.json").exists()
     new = {name.split(".")[0] for name, _ in model.named_parameters()} - {model.base_model_prefix}
     saved = load_file(run / "adapter" / "adapter_model.safetensors")

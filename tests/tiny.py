@@ -64,7 +64,7 @@ def scores(num_questions: int, num_labels: int = 3, seed: int = 0) -> Tensor:
 def config(**overrides: Any) -> PPOConfig:
     """PPO on one batch of everything, one minibatch; overridden as needed."""
     settings: dict[str, Any] = {
-        "num_generations": 1,
+        "repeats_per_epoch": 1,
         "num_mini_batches": 1,
         "learning_rate": 0.01,
         "value_learning_rate": 0.01,

@@ -89,16 +89,16 @@ class BareTricks:
     def _networks(self, rows_B: Tensor) -> tuple[Tensor, Tensor]:
         """Logits [B, K] and values [B] of the questions `rows_B`."""
         if len(rows_B) >= len(self.task):
-            place_B, mask_UT, ids_UT = rows_B, self.mask_NT, self.task.ids_NT
+            inverse_B, mask_UT, ids_UT = rows_B, self.mask_NT, self.task.ids_NT
         else:
-            place_B = None
+            inverse_B = None
             if 2 * len(rows_B) > len(self.task):
-                rows_B, place_B = rows_B.unique(return_inverse=True)
+                rows_B, inverse_B = rows_B.unique(return_inverse=True)
             mask_UT, ids_UT = self.mask_NT[rows_B], self.task.ids_NT[rows_B]
         logits_UK, value_U = self.joint(mask_UT, ids_UT)
-        if place_B is None:
+        if inverse_B is None:
             return logits_UK, value_U
-        return logits_UK.index_select(0, place_B), value_U.index_select(0, place_B)
+        return logits_UK.index_select(0, inverse_B), value_U.index_select(0, inverse_B)
 
     def run(self) -> None:
         torch.manual_seed(self.settings.seed)

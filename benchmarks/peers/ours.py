@@ -12,7 +12,7 @@ from eightball_ppo.methods import ppo
 from eightball_ppo.methods.ppo_callbacks import PPOTraining
 from eightball_ppo.methods.resume_task import resume_context_for_task
 from eightball_ppo.methods.task import Task
-from eightball_ppo.models.loading import table_logits_NK
+from eightball_ppo.models.loading import predict_logits_NK
 from eightball_ppo.models.tokenization import TokenTable
 from eightball_ppo.runtime.run import Run
 
@@ -36,7 +36,7 @@ class Ours:
         callbacks = list(training.callbacks)
         if on_update is not None:
             classifier = self.models.policy.by_row.classifier
-            callbacks.append(UpdateHook(on_update, lambda: table_logits_NK(classifier, self.task.tokens["train"])))
+            callbacks.append(UpdateHook(on_update, lambda: predict_logits_NK(classifier, self.task.tokens["train"])))
         self.trainer = ppo.build_trainer(self.config, self.models, settings.batch, self.run_directory.path, callbacks)
         training.enable_checkpoints(self.trainer, resume_context_for_task(self.task, None))
 
@@ -74,7 +74,7 @@ class Ours:
             tokenizer=None,  # type: ignore[arg-type] (the questions are tokens already)
             questions={"train": questions},
             tokens={"train": tokens},
-            ref_logits_NK={"train": table_logits_NK(classifier, tokens)},
+            ref_logits_NK={"train": predict_logits_NK(classifier, tokens)},
             grader_logp_NK={"train": bench.score_NK},
             noisy_logp_NK=bench.score_NK,
             train_scores=BudgetedScores(bench.score_NK, seed=self.settings.seed),

@@ -16,7 +16,7 @@ Answers = Mapping[str, Tensor]
 Probes = Mapping[str, Sequence[Probe]]  # by the question that they are made of
 
 
-class Pair(NamedTuple):
+class ProbePair(NamedTuple):
     """A question and a probe made of it: log-probabilities [K] of both."""
 
     question: str
@@ -29,28 +29,28 @@ class Pair(NamedTuple):
         return bool(self.before.argmax() != self.after.argmax())
 
 
-def pairs_of(probes: Probes, answers: Answers) -> list[Pair]:
+def probe_pairs(probes: Probes, answers: Answers) -> list[ProbePair]:
     """Every probe that can be compared with its question."""
     return [
-        Pair(question, probe, answers[question], answers[probe.text])
+        ProbePair(question, probe, answers[question], answers[probe.text])
         for question, own in probes.items()
         for probe in own
         if question in answers and probe.text in answers
     ]
 
 
-def compare(pairs: Sequence[Pair], num_labels: int) -> dict[str, Any]:
-    """`measures.change` from the questions to their probes."""
-    return measures.change(*_before_after(pairs, num_labels))
+def compare(pairs: Sequence[ProbePair], num_labels: int) -> dict[str, Any]:
+    """`measures.answer_change` from the questions to their probes."""
+    return measures.answer_change(*_before_after(pairs, num_labels))
 
 
-def _before_after(pairs: Sequence[Pair], num_labels: int) -> tuple[Tensor, Tensor]:
+def _before_after(pairs: Sequence[ProbePair], num_labels: int) -> tuple[Tensor, Tensor]:
     """Log-probabilities [N, K] of the questions and of their probes."""
-    before_NK = measures.stacked([pair.before for pair in pairs], num_labels)
-    return before_NK, measures.stacked([pair.after for pair in pairs], num_labels)
+    before_NK = measures.stack_rows([pair.before for pair in pairs], num_labels)
+    return before_NK, measures.stack_rows([pair.after for pair in pairs], num_labels)
 
 
-def any_flips(pairs: Iterable[Pair]) -> float | None:
+def any_flips(pairs: Iterable[ProbePair]) -> float | None:
     """The share of questions whose favourite label is another under at least one of their probes; None without any."""
     flipped: dict[str, bool] = {}
     for pair in pairs:
@@ -60,7 +60,7 @@ def any_flips(pairs: Iterable[Pair]) -> float | None:
 
 def stability(probes: Probes, answers: Answers, labels: Sequence[str]) -> dict[str, Any]:
     """What variants change: `kinds` (flips under any variant of a kind), `rows` (each variant) and `examples`."""
-    pairs = pairs_of(probes, answers)
+    pairs = probe_pairs(probes, answers)
     asked = [probe for own in probes.values() for probe in own]
     kinds = {}
     for kind in KINDS:
@@ -79,7 +79,7 @@ def stability(probes: Probes, answers: Answers, labels: Sequence[str]) -> dict[s
     return {"kinds": kinds, "rows": rows, "examples": examples}
 
 
-def order(pairs: Sequence[Pair], asked: int, labels: Sequence[str]) -> dict[str, Any]:
+def order(pairs: Sequence[ProbePair], asked: int, labels: Sequence[str]) -> dict[str, Any]:
     """What permuted options change: as a kind of `stability`, and `rows`, each order."""
     names = dict.fromkeys(pair.probe.name for pair in pairs)
     by_name = {name: [pair for pair in pairs if pair.probe.name == name] for name in names}
@@ -95,8 +95,8 @@ def injection(injections: Probes, variants: Probes, answers: Answers, labels: Se
     the largest of them is the grader's.
     """
     questions = {question: variants[question] for question in injections}
-    pairs = pairs_of(injections, answers)
-    neutral = [pair for pair in pairs_of(questions, answers) if pair.probe.kind == "rewording"]
+    pairs = probe_pairs(injections, answers)
+    neutral = [pair for pair in probe_pairs(questions, answers) if pair.probe.kind == "rewording"]
     rows, examples = [], []
     for name in INJECTIONS:
         for k, label in enumerate(labels):
@@ -120,14 +120,14 @@ def injection(injections: Probes, variants: Probes, answers: Answers, labels: Se
         "questions": len(injections),
         "asked": sum(map(len, injections.values())),
         "pairs": len(pairs),
-        "excess": measures.worst([row["excess"] for row in rows]),
+        "excess": measures.largest_known([row["excess"] for row in rows]),
         "neutral": compare(neutral, len(labels)),
         "rows": rows,
         "examples": examples,
     }
 
 
-def _example(pair: Pair, labels: Sequence[str]) -> dict[str, Any]:
+def _example(pair: ProbePair, labels: Sequence[str]) -> dict[str, Any]:
     return {
         "kind": pair.probe.kind,
         "text": pair.probe.text,

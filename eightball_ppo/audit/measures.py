@@ -74,7 +74,7 @@ def total_variation(logp_NK: Tensor, other_NK: Tensor) -> float:
     return (0.5 * (logp_NK.double().exp() - other_NK.double().exp()).abs().sum(-1)).mean().item()
 
 
-def change(logp_NK: Tensor, other_NK: Tensor) -> dict[str, Any]:
+def answer_change(logp_NK: Tensor, other_NK: Tensor) -> dict[str, Any]:
     """`pairs` (N), `flips` (share of other favourites) and `total_variation`, both None where there is no pair."""
     if not len(logp_NK):
         return {"pairs": 0, "flips": None, "total_variation": None}
@@ -123,12 +123,12 @@ def distribution(logp_K: Tensor, labels: Sequence[str]) -> dict[str, Any]:
     }
 
 
-def worst(values: Sequence[float | None]) -> float | None:
+def largest_known(values: Sequence[float | None]) -> float | None:
     """The largest of the values that are numbers, or None."""
     known = [value for value in values if value is not None and not math.isnan(value)]
     return max(known, default=None)
 
 
-def stacked(rows: Sequence[Tensor], num_labels: int) -> Tensor:
+def stack_rows(rows: Sequence[Tensor], num_labels: int) -> Tensor:
     """[N, K] of N rows, also where N is 0."""
     return torch.stack(list(rows)) if rows else torch.empty(0, num_labels)

@@ -25,14 +25,14 @@ SHOWN_OPTIONS = {"llm", "api"}  # graders that read the labels' names in an orde
 AS_GIVEN = "as given"
 
 
-def leaves(source: GradeSource) -> list[Grader]:
+def base_graders(source: GradeSource) -> list[Grader]:
     """The graders that are really asked, behind whatever is made of their grades."""
     if isinstance(source, StoredGrader):
         return [source.grader]
-    return [leaf for member in getattr(source, "members", ()) for leaf in leaves(member)]
+    return [leaf for member in getattr(source, "members", ()) for leaf in base_graders(member)]
 
 
-def answers_of(scores: ScoreTable, texts: Sequence[str]) -> dict[str, Tensor]:
+def complete_grades(scores: ScoreTable, texts: Sequence[str]) -> dict[str, Tensor]:
     """Log-probabilities [K] of every one of the `texts`, which `scores` is about, that has a whole grade."""
     return {texts[row]: scores.logp_NK[row] for row in np.flatnonzero(scores.whole_N).tolist()}
 
@@ -73,14 +73,14 @@ def order_sensitivity(
         source = load_graders(own, theirs, store, budget)
         scores = source.fill(questions)
         back_K = [theirs.id_of(label) for label in labels.names]
-        after = {question: logp_K[back_K] for question, logp_K in answers_of(scores, questions).items()}
+        after = {question: logp_K[back_K] for question, logp_K in complete_grades(scores, questions).items()}
         del source  # one local judge at a time in memory
         if name == AS_GIVEN:
             before = after
             continue
         asked += len(questions)
         pairs += [
-            checks.Pair(question, Probe("order", name, question), before[question], logp_K)
+            checks.ProbePair(question, Probe("order", name, question), before[question], logp_K)
             for question, logp_K in after.items()
             if question in before
         ]
@@ -90,7 +90,7 @@ def order_sensitivity(
 def repeats(source: GradeSource, questions: list[str], budget: Budget) -> list[dict[str, Any]] | None:
     """How far the grades of each judge that samples differ from one time to the next; None if none samples."""
     noise = []
-    for leaf in leaves(source):
+    for leaf in base_graders(source):
         if not leaf.settings.get("temperature", 0) > 0:
             continue
         logps = []

@@ -5,7 +5,7 @@ from typing import Any
 from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 
-from eightball_ppo.report.pages import DARK, LIGHT, Scheme, environment, paint, png, readable_on, short
+from eightball_ppo.report.pages import DARK, LIGHT, Scheme, apply_theme, environment, png, readable_on, short
 
 TEMPLATE = "audit.html.jinja"
 MOST_CELLS_NAMED = 12  # labels up to which every cell of the confusion matrix shows its count
@@ -87,5 +87,5 @@ def _plain(label: str) -> str:
 
 
 def _painted(figure: Figure, axis: Any, scheme: Scheme) -> str:
-    paint(axis, scheme)
+    apply_theme(axis, scheme)
     return png(figure)

@@ -26,7 +26,7 @@ class Probe(NamedTuple):
     label: str | None = None
 
 
-def variants(question: str) -> list[Probe]:
+def probe_variants(question: str) -> list[Probe]:
     """`question` in other case, with other blanks and in other frames; what leaves it as it is, is left out.
 
     Whoever grades sees these texts as they are: nothing between here and a grader strips or folds a question.

@@ -18,20 +18,20 @@ from torch import Tensor
 from eightball_ppo.audit import checks, measures
 from eightball_ppo.audit.order_sensitivity import (
     REPEATS,
-    answers_of,
-    leaves,
+    base_graders,
+    complete_grades,
     order_sensitivity,
     permuted_options,
     repeats,
 )
 from eightball_ppo.audit.page import render_audit
-from eightball_ppo.audit.probes import EMPTY, Probe, injections, variants
+from eightball_ppo.audit.probes import EMPTY, Probe, injections, probe_variants
 from eightball_ppo.config.stages import AuditConfig
 from eightball_ppo.data import Questions, load_file, load_split
-from eightball_ppo.data.pairs import shown
+from eightball_ppo.data.pairs import display_text
 from eightball_ppo.errors import DryRun, IncompleteError, InputError
 from eightball_ppo.graders.budget import Budget
-from eightball_ppo.graders.job import budget_of, estimate, kept, spent, store_path
+from eightball_ppo.graders.job import cost_record, estimate_cost, make_budget, resume_hint, store_path
 from eightball_ppo.graders.registry import check_graders, load_graders, parse_grader
 from eightball_ppo.graders.storage.score_table import missing_mass
 from eightball_ppo.graders.storage.sources import GradeSource
@@ -40,7 +40,7 @@ from eightball_ppo.labels import LabelSet
 from eightball_ppo.models.label_inference import with_labels
 from eightball_ppo.report import tables
 from eightball_ppo.runtime.atomic_io import write_json
-from eightball_ppo.runtime.distributed import from_main_process
+from eightball_ppo.runtime.distributed import broadcast_from_main
 from eightball_ppo.runtime.redaction import redacted
 from eightball_ppo.runtime.run import Run, check_output_dir
 
@@ -82,23 +82,23 @@ def run(config: AuditConfig) -> Path:
     check_graders(config, labels)
     plan = _plan(config, labels)
     if config.dry_run:
-        raise DryRun(_outlook(config, labels, plan))
+        raise DryRun(_estimate_cost(config, labels, plan))
     with Run(config, "audit") as own:
-        results = from_main_process(lambda: _audit(config, labels, plan, own), config.ddp_timeout)
+        results = broadcast_from_main(lambda: _audit(config, labels, plan, own), config.ddp_timeout)
         return own.finish(results)
 
 
 def load_gold(config: AuditConfig, labels: LabelSet) -> Questions:
-    """The labelled questions of the file that `--gold` names, or those that a method would be measured on.
+    """The labelled questions of the file that `--gold_file` names, or those that a method would be measured on.
 
     Raises:
         InputError: no such file, one of a kind that is not read, or bad rows.
     """
-    if config.gold is None:
+    if config.gold_file is None:
         return load_split(config, "test", labels)
-    file = Path(config.gold).expanduser()
+    file = Path(config.gold_file).expanduser()
     if not file.is_file():
-        raise InputError(f"--gold {config.gold}: no such file")
+        raise InputError(f"--gold_file {config.gold_file}: no such file")
     return load_file(config, file.absolute(), labels)
 
 
@@ -108,14 +108,14 @@ def _plan(config: AuditConfig, labels: LabelSet) -> Plan:
     ranked = sorted(set(gold.texts), key=lambda text: hashlib.sha256(f"{config.seed}:{text}".encode()).digest())
     sample = ranked[: config.audit_questions]
     injected = {question: injections(question, labels.names) for question in sample[:MOST_INJECTED]}
-    return Plan(gold, sample, {question: variants(question) for question in sample}, injected)
+    return Plan(gold, sample, {question: probe_variants(question) for question in sample}, injected)
 
 
-def _outlook(config: AuditConfig, labels: LabelSet, plan: Plan) -> str:
+def _estimate_cost(config: AuditConfig, labels: LabelSet, plan: Plan) -> str:
     """What an audit would cost, in words."""
-    lines = [estimate(config, labels, [*plan.gold.texts, *plan.probes])]
+    lines = [estimate_cost(config, labels, [*plan.gold.texts, *plan.probes])]
     for name, own in permuted_options(config, labels).items():
-        lines.append(f"options {name}: {estimate(own, own.label_set(), plan.sample)}")
+        lines.append(f"options {name}: {estimate_cost(own, own.label_set(), plan.sample)}")
     if "api" in (spec.name for spec in parse_grader(config.grader)):
         lines.append(f"and {REPEATS} times {min(REPEATED, len(plan.sample))} questions again, if the judge samples")
     return "\n".join(lines)
@@ -123,13 +123,13 @@ def _outlook(config: AuditConfig, labels: LabelSet, plan: Plan) -> str:
 
 def _audit(config: AuditConfig, labels: LabelSet, plan: Plan, own: Run) -> dict[str, Any]:
     """Ask and measure; writes the record and the page and prints the verdict. Returns the record of the run."""
-    budget = budget_of(config)
+    budget = make_budget(config)
     with GradeStore(store_path(config)) as store:
         record = _measure(config, labels, plan, store, budget)
         record["checks"] = [] if record["deliberate"] else checks.checks(record, vars(config))
         record["failed_checks"] = [check["sentence"] for check in record["checks"] if not check["passed"]]
         record |= {
-            **spent(config, budget),
+            **cost_record(config, budget),
             "seconds": own.seconds,
         }
         fingerprint, record = record["fingerprint"], redacted(record)
@@ -161,14 +161,14 @@ def _measure(config: AuditConfig, labels: LabelSet, plan: Plan, store: GradeStor
     probes = plan.probes
     scores = source.fill(probes)
     _check_budget(config, budget)
-    answers |= answers_of(scores, probes)
+    answers |= complete_grades(scores, probes)
     record = {
         "grader": config.grader,
         "fingerprint": source.fingerprint,
         "deliberate": source.deliberate,
-        "settings": [leaf.settings for leaf in leaves(source)],
+        "settings": [leaf.settings for leaf in base_graders(source)],
         "labels": list(labels.names),
-        "gold": config.gold or plan.gold.source,
+        "gold": config.gold_file or plan.gold.source,
         **gold,
         "sampled": len(plan.sample),
         "stability": checks.stability(plan.variants, answers, labels.names),
@@ -187,7 +187,9 @@ def _measure(config: AuditConfig, labels: LabelSet, plan: Plan, store: GradeStor
 def _check_budget(config: AuditConfig, budget: Budget) -> None:
     """Raises IncompleteError if calls are no longer allowed: what was not asked would be missing from every share."""
     if budget.stopped:
-        raise IncompleteError(f"grader {config.grader}: {budget.stopped}, and the audit is not done; {kept(config)}")
+        raise IncompleteError(
+            f"grader {config.grader}: {budget.stopped}, and the audit is not done; {resume_hint(config)}"
+        )
 
 
 def _ask_gold(
@@ -195,11 +197,11 @@ def _ask_gold(
 ) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """Grade the gold questions; returns what they say of the grader (agreement, calibration, failures, speed)."""
     texts = plan.gold.texts
-    before = len(answers_of(source.read(texts), texts))
+    before = len(complete_grades(source.read(texts), texts))
     calls, tokens, started = budget.calls, budget.tokens, time.monotonic()
     scores = source.fill(texts)
     seconds = time.monotonic() - started
-    answers = answers_of(scores, texts)
+    answers = complete_grades(scores, texts)
     if not answers:
         why = budget.stopped or (scores.details[0] if scores.details else "all of them failed")
         raise IncompleteError(f"grader {config.grader}: no gold question has a whole grade ({why}); nothing to audit")
@@ -223,7 +225,7 @@ def _ask_gold(
         "failures": list(scores.details),
         "mistakes": [
             {
-                "question": shown(text),
+                "question": display_text(text),
                 "gold": labels.names[g],
                 "favourite": labels.names[k],
                 "confidence": math.exp(-best),
@@ -240,7 +242,7 @@ def _speed(
     """What the gold questions took, `graded` of them anew; None where all their grades came from the store."""
     if not calls:
         return None
-    latencies = [value for leaf in leaves(source) for value in getattr(leaf, "latencies", ())]
+    latencies = [value for leaf in base_graders(source) for value in getattr(leaf, "latencies", ())]
     price = config.price_per_1k_tokens
     return {
         "seconds": seconds,

@@ -54,7 +54,7 @@ COMMANDS = {
         "eightball_ppo.config.stages:AuditConfig",
         "eightball_ppo.audit.run:run",
         "judge a grader before it is believed",
-        ("--grader bert --gold datasets/eightball/heldout.jsonl",),
+        ("--grader bert --gold_file datasets/eightball/heldout.jsonl",),
     ),
     **{
         name: Command(
@@ -167,7 +167,7 @@ def completion(shell: str) -> str:
                 ("dir", "dirs", "path", "runs", "comparison", "dataset_name")
             ):
                 action.complete = shtab.DIRECTORY
-            elif action.dest in ("config", "file", "gold", "grade_table", "grade_store"):
+            elif action.dest in ("config", "file", "gold_file", "grade_table", "grade_store"):
                 action.complete = shtab.FILE
         commands.add_parser(name, parents=[options], add_help=False, help=command.purpose)
     commands.add_parser("completion", help="print a completion script").add_argument("shell", choices=SHELLS)

@@ -9,19 +9,19 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
-from eightball_ppo.config.base import StageConfig
+from eightball_ppo.config.base import RunConfig
 from eightball_ppo.config.methods import PPOConfig
 from eightball_ppo.config.recipes import read_recipe
 from eightball_ppo.config.registry import load
 from eightball_ppo.config.trl_unsupported import TRL_OPTIONS
-from eightball_ppo.errors import DryRun, GuardError, IncompleteError, InputError, Stopped
+from eightball_ppo.errors import DryRun, IncompleteError, InputError, TrainingDivergedError, TrainingInterrupted
 from eightball_ppo.runtime import signals
-from eightball_ppo.runtime.distributed import is_main_process, num_processes, part_processes
-from eightball_ppo.runtime.launch import check_launch, lost_peer, meet
-from eightball_ppo.runtime.logging import quiet_libraries, quiet_ourselves
+from eightball_ppo.runtime.distributed import destroy_process_group, is_main_process, num_processes
+from eightball_ppo.runtime.launch import check_launch, init_process_group, peer_failure
+from eightball_ppo.runtime.logging import configure_logging, silence_libraries
 from eightball_ppo.runtime.redaction import redact
 from eightball_ppo.runtime.run import check_output_dir
-from eightball_ppo.runtime.system_errors import refusal
+from eightball_ppo.runtime.system_errors import as_user_error
 
 C = TypeVar("C")
 
@@ -56,7 +56,7 @@ def parse(config_class: type[C], argv: Sequence[str], usage: str | None = None, 
     Raises:
         InputError: an unknown or refused option, a value of the wrong type, or an unreadable YAML file.
     """
-    arguments = [part for argument in argv for part in _split_equals(argument)]
+    arguments = [part for argument in argv for part in _split_at_equals(argument)]
     if config_class is PPOConfig:
         arguments = _without_trl_options(arguments)
     parser = build_parser(config_class, usage, epilog)
@@ -72,7 +72,7 @@ def parse(config_class: type[C], argv: Sequence[str], usage: str | None = None, 
     return config
 
 
-def _split_equals(argument: str) -> list[str]:
+def _split_at_equals(argument: str) -> list[str]:
     name, equals, value = argument.partition("=")
     return [name, value] if equals and name.startswith("--") else [argument]
 
@@ -110,62 +110,62 @@ def main(
     """Run a script: parse, call `stage` ("module:function") with the config, push what it made if that was asked for.
 
     Exits with 2 on an InputError; with 3 on an IncompleteError, a full or failing disk or a lost peer; with 4 on a
-    GuardError; with 128 + n on signal n.
+    TrainingDivergedError; with 128 + n on signal n.
 
     The stage's module is imported only after the flags are parsed, so `--help` answers at once.
     """
-    quiet_ourselves()
+    configure_logging()
     try:
-        with signals.handled():
+        with signals.install_handlers():
             _run(config_class, stage, sys.argv[1:] if argv is None else argv, usage, epilog)
     except DryRun as estimate:
         if is_main_process():
             print(estimate)
     except KeyboardInterrupt as error:
         if is_main_process():
-            _say("interrupted; grades that were made are kept")
+            _print_error("interrupted; grades that were made are kept")
         sys.exit(128 + (error.number if isinstance(error, signals.Interrupted) else signal.SIGINT))
-    except (InputError, IncompleteError, GuardError, Stopped) as error:
+    except (InputError, IncompleteError, TrainingDivergedError, TrainingInterrupted) as error:
         if not error.relayed:
-            _say(str(error))
-        part_processes()
+            _print_error(str(error))
+        destroy_process_group()
         sys.exit(_exit_code(error))
     except Exception as error:  # of this process alone: it says so, and the others are not waited for
-        told = lost_peer(error) or refusal(error)
+        told = peer_failure(error) or as_user_error(error)
         if told is None:
             raise
-        _say(str(told))
+        _print_error(str(told))
         sys.exit(_exit_code(told))
-    part_processes()
+    destroy_process_group()
 
 
 def _run(config_class: type[Any], stage: str, argv: Sequence[str], usage: str | None, epilog: str | None) -> None:
     """Parse, check, do the stage's work, push it."""
     check_launch()
     config = parse(config_class, argv, usage, epilog)
-    pushed = isinstance(config, StageConfig) and config.push_to_hub
-    if isinstance(config, StageConfig):
+    pushed = isinstance(config, RunConfig) and config.push_to_hub
+    if isinstance(config, RunConfig):
         check_output_dir(config)  # before the heavy imports
     if pushed:
         from eightball_ppo.hub import push  # heavy
 
         push.check_stage(config)
-    if isinstance(config, StageConfig):
-        meet(config.ddp_timeout)
+    if isinstance(config, RunConfig):
+        init_process_group(config.ddp_timeout)
     run: Callable[[Any], Any] = load(stage)
-    quiet_libraries()
+    silence_libraries()
     run(config)
     if pushed:
         push.push_stage(config)
 
 
-def _say(text: str) -> None:
+def _print_error(text: str) -> None:
     """One line on stderr, whatever the names and values in it hold; with the rank of any but the main process."""
     rank = "" if is_main_process() else f"rank {os.environ['RANK']} of {num_processes()}: "
     print(redact(f"{Path(sys.argv[0]).name}: {rank}{' '.join(text.splitlines())}"), file=sys.stderr)
 
 
 def _exit_code(error: Exception) -> int:
-    if isinstance(error, Stopped):
+    if isinstance(error, TrainingInterrupted):
         return 128 + error.signal_number
-    return 2 if isinstance(error, InputError) else 4 if isinstance(error, GuardError) else 3
+    return 2 if isinstance(error, InputError) else 4 if isinstance(error, TrainingDivergedError) else 3

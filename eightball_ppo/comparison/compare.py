@@ -5,12 +5,12 @@ from pathlib import Path
 
 from eightball_ppo.comparison import grid, workspace
 from eightball_ppo.comparison.report.write import write
-from eightball_ppo.comparison.results import load_ground, read_back
-from eightball_ppo.comparison.workers import run_jobs
+from eightball_ppo.comparison.results import collect_results, load_shared_task
+from eightball_ppo.comparison.workers import run_grid
 from eightball_ppo.config.compare import CompareConfig
 from eightball_ppo.data import Questions
 from eightball_ppo.errors import DryRun, IncompleteError, InputError
-from eightball_ppo.methods.prerequisites import outlook
+from eightball_ppo.methods.prerequisites import estimate_stage_cost
 from eightball_ppo.methods.task import load_splits
 from eightball_ppo.models.label_inference import with_labels
 from eightball_ppo.runtime.distributed import num_processes
@@ -29,32 +29,32 @@ def run(config: CompareConfig) -> Path:
     if num_processes() > 1:
         raise InputError("compare: starts its own processes; launch it with plain python")
     config = with_labels(config)
-    all_jobs = list(grid.jobs(config))
+    all_jobs = list(grid.run_groups(config))
     cells = [cell for job in all_jobs for cell in job.cells]
     for cell in cells:
-        grid.cell_config(cell, config)  # says what is wrong before anything is trained
+        grid.run_config(cell, config)  # says what is wrong before anything is trained
     questions = load_splits(config)
     workspace.check(config, questions)
     if config.dry_run:
-        raise DryRun(prospect(cells, config, questions))
-    with workspace.held(config):
+        raise DryRun(estimate_grid_cost(cells, config, questions))
+    with workspace.directory_lock(config):
         workspace.check(config, questions)  # what another process may have made of it meanwhile
         _make(config, all_jobs, cells)
     return Path(config.output_dir)
 
 
-def prospect(cells: list[grid.Cell], config: CompareConfig, questions: dict[str, Questions]) -> str:
+def estimate_grid_cost(cells: list[grid.RunSpec], config: CompareConfig, questions: dict[str, Questions]) -> str:
     """What is still to make, in words."""
     missing = [cell for cell in cells if not (Path(config.output_dir) / grid.RUNS / cell.name).exists()]
-    grades = "all grades are made" if workspace.is_prepared(config) else outlook(config, questions)
+    grades = "all grades are made" if workspace.is_prepared(config) else estimate_stage_cost(config, questions)
     return f"{len(cells)} runs, {len(missing)} of them to make; {grades}"
 
 
-def _make(config: CompareConfig, all_jobs: list[grid.Job], cells: list[grid.Cell]) -> None:
+def _make(config: CompareConfig, all_jobs: list[grid.RunGroup], cells: list[grid.RunSpec]) -> None:
     workspace.prepare(config)
-    task = load_ground(config)
-    holes = run_jobs(all_jobs, config)
-    found = read_back(cells, config, task, holes)
+    task = load_shared_task(config)
+    holes = run_grid(all_jobs, config)
+    found = collect_results(cells, config, task, holes)
     if not found:
         raise IncompleteError(f"{config.output_dir}: no run was made, e.g. {next(iter(holes.values()))}")
     command = ["compare.py", *redacted(sys.argv[1:])]

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple, get_type_hints
 from pydantic import TypeAdapter, ValidationError
 
 from eightball_ppo.config.compare import CompareConfig
-from eightball_ppo.config.graded import GradedConfig, TermsConfig
+from eightball_ppo.config.graded import GraderTrainingConfig, MethodConfig
 from eightball_ppo.config.registry import METHODS
 from eightball_ppo.errors import InputError
 
@@ -20,7 +20,7 @@ RUNS = "runs"
 
 
 @dataclass(frozen=True)
-class Cell:
+class RunSpec:
     """One run of the grid. `noise` 0.0 and `budget` None are the plain case; `threshold` is only ever distill's."""
 
     method: str
@@ -45,24 +45,24 @@ class Cell:
         return dataclasses.asdict(self)
 
 
-class Job(NamedTuple):
+class RunGroup(NamedTuple):
     """What one worker does in one go: train for the first cell, measure the same policy at the prices of the rest."""
 
-    cells: tuple[Cell, ...]
+    cells: tuple[RunSpec, ...]
 
 
-def jobs(config: CompareConfig) -> Iterator[Job]:
+def run_groups(config: CompareConfig) -> Iterator[RunGroup]:
     """Every run of the grid, longest methods first, so that the last worker is not left alone for long."""
     order = sorted(METHODS, key=lambda name: METHODS[name].samples)[::-1]
     budgets: list[int | None] = list(config.grader_call_budgets) or [None]
     for name in sorted(config.methods, key=order.index):
         thresholds: list[float | None] = list(config.thresholds) if name == "distill" else []
-        for noise, budget, threshold, seed in product(config.grader_noise, budgets, thresholds or [None], config.seeds):
-            cells = tuple(Cell(name, seed, beta, noise, budget, threshold) for beta in config.kl_coefs)
+        for noise, budget, threshold, seed in product(config.label_noise, budgets, thresholds or [None], config.seeds):
+            cells = tuple(RunSpec(name, seed, beta, noise, budget, threshold) for beta in config.kl_coefs)
             if METHODS[name].reads_kl_coef:
-                yield from (Job((cell,)) for cell in cells)
+                yield from (RunGroup((cell,)) for cell in cells)
             else:
-                yield Job(cells)
+                yield RunGroup(cells)
 
 
 def overrides(config: CompareConfig) -> dict[str, dict[str, Any]]:
@@ -71,8 +71,8 @@ def overrides(config: CompareConfig) -> dict[str, dict[str, Any]]:
     Raises:
         InputError: an entry that is no METHOD.OPTION=VALUE, an option that the comparison sets itself, a bad value.
     """
-    taken = {field.name for field in dataclasses.fields(TermsConfig)} | {
-        "grader_noise",
+    taken = {field.name for field in dataclasses.fields(GraderTrainingConfig)} | {
+        "label_noise",
         "grader_call_budget",
         "kl_coef",
     }
@@ -99,7 +99,7 @@ def overrides(config: CompareConfig) -> dict[str, dict[str, Any]]:
     return found
 
 
-def cell_config(cell: Cell, config: CompareConfig) -> GradedConfig:
+def run_config(cell: RunSpec, config: CompareConfig) -> MethodConfig:
     """The config of a cell's method: the comparison's terms, its own reference and grade table, the cell's place.
 
     Raises:
@@ -107,12 +107,12 @@ def cell_config(cell: Cell, config: CompareConfig) -> GradedConfig:
     """
     directory = Path(config.output_dir)
     method = METHODS[cell.method]
-    terms = {field.name: getattr(config, field.name) for field in dataclasses.fields(TermsConfig)}
+    terms = {field.name: getattr(config, field.name) for field in dataclasses.fields(GraderTrainingConfig)}
     place: dict[str, Any] = {
         "output_dir": str(directory / RUNS / cell.name),
         "overwrite_output_dir": False,
         "sft_model_path": str(directory / REFERENCE),
-        "prerequisites": None,  # the reference is made
+        "upstream_config": None,  # the reference is made
         "grade_table": str(directory / TABLE),
         "disable_tqdm": True,
         "push_to_hub": False,
@@ -120,7 +120,7 @@ def cell_config(cell: Cell, config: CompareConfig) -> GradedConfig:
         "hub_private_repo": True,
         "seed": cell.seed,
         "kl_coef": cell.beta,
-        "grader_noise": cell.noise,
+        "label_noise": cell.noise,
         "grader_call_budget": cell.budget,
     }
     threshold = {} if cell.threshold is None else {"threshold": cell.threshold}

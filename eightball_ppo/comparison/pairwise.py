@@ -8,8 +8,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
-from eightball_ppo.comparison.results import SPLITS, Measured, per_question
-from eightball_ppo.comparison.wording import place, sentence, spoken
+from eightball_ppo.comparison.results import SPLITS, RunResult, per_question
+from eightball_ppo.comparison.wording import condition_text, display_name, sentence
 from eightball_ppo.config.registry import REFERENCE
 from eightball_ppo.functional import statistics
 from eightball_ppo.functional.statistics import Interval, PairComparison
@@ -33,17 +33,17 @@ Condition = tuple[float, float, int | None]
 Values = dict[str, dict[int, np.ndarray]]
 
 
-def display(method: str, threshold: float | None) -> str:
+def row_name(method: str, threshold: float | None) -> str:
     """The name of a row: the method, with the threshold that the user fixed."""
     return method if threshold is None else f"{method}@{threshold:g}"
 
 
-def findings(found: list[Measured], task: Task, resamples: int) -> tuple[pd.DataFrame, pd.DataFrame]:
+def compare_methods(found: list[RunResult], task: Task, resamples: int) -> tuple[pd.DataFrame, pd.DataFrame]:
     """(intervals, pairs): a row for every method resp. pair, condition, split and metric."""
     intervals: list[dict[str, Any]] = []
     pairs: list[dict[str, Any]] = []
 
-    def condition(one: Measured) -> Condition:
+    def condition(one: RunResult) -> Condition:
         return one.cell.beta, one.cell.noise, one.cell.budget
 
     ordered = sorted(found, key=lambda one: tuple(-1 if part is None else part for part in condition(one)))
@@ -65,7 +65,7 @@ def findings(found: list[Measured], task: Task, resamples: int) -> tuple[pd.Data
     return _frame(intervals), _frame(pairs)
 
 
-def _values(runs: list[Measured], split: str, task: Task) -> tuple[dict[str, Values], np.ndarray]:
+def _values(runs: list[RunResult], split: str, task: Task) -> tuple[dict[str, Values], np.ndarray]:
     """(metric -> row's name -> seed -> [N], the largest gain of each question)."""
     graded = task.graded(split)
     values: dict[str, Values] = {}
@@ -75,7 +75,7 @@ def _values(runs: list[Measured], split: str, task: Task) -> tuple[dict[str, Val
         largest_N = arrays.pop("largest_gain")
         arrays["optimum_fraction"] = arrays.pop("gain")
         for metric, value_N in arrays.items():
-            name = display(one.cell.method, one.cell.threshold)
+            name = row_name(one.cell.method, one.cell.threshold)
             values.setdefault(metric, {}).setdefault(name, {})[one.cell.seed] = value_N
     return values, largest_N
 
@@ -117,7 +117,7 @@ def _pair(pair: PairComparison, metric: str) -> dict[str, Any]:
 
 def _words(pair: PairComparison, metric: str, test: str) -> str:
     known = METRICS[metric]
-    names = {name: spoken(name) for name in (pair.a, pair.b)}
+    names = {name: display_name(name) for name in (pair.a, pair.b)}
     return sentence(pair, names, known.unit, known.where, higher_is_better=known.higher_is_better, test=test)
 
 
@@ -141,7 +141,7 @@ def headline(pairs: pd.DataFrame, methods: list[str]) -> list[str]:
         if {row[side].partition("@")[0] for side in ("a", "b")} == {first, second}
     ]
     asked.sort(key=lambda row: (row["noise"], -1 if pd.isna(row["budget"]) else row["budget"], row["beta"]))
-    return [f"{place(row)}: {_asked(row)}." for row in asked]
+    return [f"{condition_text(row)}: {_asked(row)}." for row in asked]
 
 
 def _asked(row: Mapping[Any, Any]) -> str:

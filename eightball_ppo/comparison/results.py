@@ -8,46 +8,46 @@ import numpy as np
 import pandas as pd
 from torch import Tensor
 
-from eightball_ppo.comparison.grid import RUNS, Cell, cell_config
-from eightball_ppo.comparison.workers import Holes
+from eightball_ppo.comparison.grid import RUNS, RunSpec, run_config
+from eightball_ppo.comparison.workers import FailedRuns
 from eightball_ppo.config.compare import CompareConfig
 from eightball_ppo.config.methods import ReferenceConfig
 from eightball_ppo.config.registry import METHODS, REFERENCE
-from eightball_ppo.data.pairs import shown
+from eightball_ppo.data.pairs import display_text
 from eightball_ppo.errors import InputError
 from eightball_ppo.evaluation import GradedSplit, evaluate
 from eightball_ppo.functional import objective
 from eightball_ppo.methods.task import Task, load_splits, load_task
-from eightball_ppo.models.loading import label_set, load_classifier, table_logits_NK
-from eightball_ppo.report.style import display
+from eightball_ppo.models.loading import label_set, load_classifier, predict_logits_NK
+from eightball_ppo.report.style import row_name
 from eightball_ppo.runtime.run import METRICS, read_metrics, read_results
 
-CLOSE = 1e-5  # how far a saved policy may be from its own record: rounding, on another machine, is less
+LOGP_TOLERANCE = 1e-5  # how far a saved policy may be from its own record: rounding, on another machine, is less
 SPLITS = ("train", "heldout")
 FRONTIER_POINTS = 80
-MOST_FLIPS = 30
+MAX_CHANGES = 30
 
 
 @dataclass(frozen=True)
-class Measured:
+class RunResult:
     """A run that was read back: `results` as written, `logp_NK` of its saved policy by split (float64), and `curve`,
     the rows of its training that carry exact metrics."""
 
-    cell: Cell
+    cell: RunSpec
     directory: Path
     results: dict[str, Any]
     logp_NK: dict[str, Tensor]
     curve: list[dict[str, Any]]
 
 
-def load_ground(config: CompareConfig) -> Task:
+def load_shared_task(config: CompareConfig) -> Task:
     """Questions, clean scores and reference of the comparison, as every run of it has them."""
-    plain = cell_config(Cell(REFERENCE, config.seeds[0], config.kl_coefs[0]), config)
+    plain = run_config(RunSpec(REFERENCE, config.seeds[0], config.kl_coefs[0]), config)
     assert isinstance(plain, ReferenceConfig)
     return load_task(plain, load_splits(plain))
 
 
-def read_back(cells: list[Cell], config: CompareConfig, task: Task, holes: Holes) -> list[Measured]:
+def collect_results(cells: list[RunSpec], config: CompareConfig, task: Task, holes: FailedRuns) -> list[RunResult]:
     """Every run that stands; one whose files are damaged, or whose policy is not the one measured, becomes a hole."""
     found = []
     for cell in cells:
@@ -60,22 +60,22 @@ def read_back(cells: list[Cell], config: CompareConfig, task: Task, holes: Holes
     return found
 
 
-def _read(cell: Cell, config: CompareConfig, task: Task) -> Measured:
+def _read(cell: RunSpec, config: CompareConfig, task: Task) -> RunResult:
     directory = Path(config.output_dir) / RUNS / cell.name
     results = read_results(directory)
     policy, _ = load_classifier(str(directory), "run", trust_remote_code=config.trust_remote_code)
     task.labels.require_same(label_set(policy), "--labels", f"run {directory}")
-    logp_NK = {split: table_logits_NK(policy, task.tokens[split]).double().log_softmax(-1) for split in SPLITS}
+    logp_NK = {split: predict_logits_NK(policy, task.tokens[split]).double().log_softmax(-1) for split in SPLITS}
     for split in SPLITS:
         now = evaluate(logp_NK[split], task.graded(split), cell.beta, task.labels)
         for name in ("expected_score", "kl", "objective"):
             then = results.get("splits", {}).get(split, {}).get(name)
-            if then is None or abs(now[name] - then) > CLOSE * max(1.0, abs(then)):
+            if then is None or abs(now[name] - then) > LOGP_TOLERANCE * max(1.0, abs(then)):
                 raise InputError(
                     f"{directory}: its saved policy has {name} {now[name]:.6g} on the {split} questions, its results "
                     f"say {then}"
                 )
-    return Measured(cell, directory, results, logp_NK, _curve(directory, results["method"]))
+    return RunResult(cell, directory, results, logp_NK, _curve(directory, results["method"]))
 
 
 def _curve(directory: Path, method: str) -> list[dict[str, Any]]:
@@ -86,7 +86,7 @@ def _curve(directory: Path, method: str) -> list[dict[str, Any]]:
     return [row for row in rows if row.get("exact/expected_score") is not None]
 
 
-def results_frame(found: list[Measured], root: Path) -> pd.DataFrame:
+def results_frame(found: list[RunResult], root: Path) -> pd.DataFrame:
     """`results.parquet`: a row for every run and split; `run_dir` is relative to `root`."""
     rows = []
     for one in found:
@@ -100,7 +100,7 @@ def results_frame(found: list[Measured], root: Path) -> pd.DataFrame:
     return frame[first + [name for name in frame if name not in first]]
 
 
-def per_question(one: Measured, split: str, graded: GradedSplit) -> dict[str, np.ndarray]:
+def per_question(one: RunResult, split: str, graded: GradedSplit) -> dict[str, np.ndarray]:
     """The metrics of a run that are means over questions, question by question: arrays [N]."""
     logp_NK, ref_logp_NK, score_NK = one.logp_NK[split], graded.ref_logp_NK, graded.score_NK
     reference_N = objective.expected_score_N(ref_logp_NK, score_NK)
@@ -133,7 +133,7 @@ def frontier_frame(task: Task) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def curves_frame(found: list[Measured], task: Task) -> pd.DataFrame:
+def curves_frame(found: list[RunResult], task: Task) -> pd.DataFrame:
     """Training questions while each run learned, from the reference on; one point where nothing is sampled."""
     graded = task.graded("train")
     start = objective.expected_score_N(graded.ref_logp_NK, graded.score_NK).mean().item()
@@ -166,7 +166,7 @@ def coverage_frame(task: Task) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def flips_frame(found: list[Measured], task: Task) -> pd.DataFrame:
+def flips_frame(found: list[RunResult], task: Task) -> pd.DataFrame:
     """The held-out questions whose most probable answer one run changed, those first whose distribution moved most."""
     trained = [one for one in found if one.cell.method != REFERENCE and not METHODS[one.cell.method].asks_grader]
     rows: list[dict[str, Any]] = []
@@ -176,13 +176,13 @@ def flips_frame(found: list[Measured], task: Task) -> pd.DataFrame:
         change_N = 0.5 * (after_NK - before_NK).abs().sum(-1)
         for row in change_N.argsort(descending=True, stable=True).tolist():
             old, new = int(before_NK[row].argmax()), int(after_NK[row].argmax())
-            if old != new and len(rows) < MOST_FLIPS:
+            if old != new and len(rows) < MAX_CHANGES:
                 rows.append(
                     {
-                        "question": shown(graded.questions.texts[row]),
+                        "question": display_text(graded.questions.texts[row]),
                         "wanted": names[graded.questions.label_ids[row]] if graded.questions.label_ids else None,
                         "grader": names[_best(graded.score_NK[row])],
-                        "method": display(one.cell.method, one.cell.threshold),
+                        "method": row_name(one.cell.method, one.cell.threshold),
                         "beta": one.cell.beta,
                         "before": names[old],
                         "after": names[new],

@@ -10,13 +10,13 @@ from eightball_ppo.config.registry import title_of
 from eightball_ppo.functional.statistics import PairComparison
 
 
-def spoken(name: str) -> str:
+def display_name(name: str) -> str:
     """A row's name in a sentence."""
     method, at, threshold = name.partition("@")
     return title_of(method) + (f" with threshold {threshold}" if at else "")
 
 
-def place(row: Mapping[Any, Any]) -> str:
+def condition_text(row: Mapping[Any, Any]) -> str:
     """The condition of a row in words."""
     split = {"train": "training questions", "heldout": "held-out questions"}[row["split"]]
     noise = f", {row['noise']:.0%} of the grades wrong" if row["noise"] else ""

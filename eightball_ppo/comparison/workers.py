@@ -13,19 +13,19 @@ from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from typing import Any
 
-from eightball_ppo.comparison.grid import RUNS, Cell, Job, cell_config
-from eightball_ppo.comparison.workspace import log_file, same_recipe
+from eightball_ppo.comparison.grid import RUNS, RunGroup, RunSpec, run_config
+from eightball_ppo.comparison.workspace import check_same_config, log_file
 from eightball_ppo.config.compare import CompareConfig
 from eightball_ppo.errors import IncompleteError, InputError
-from eightball_ppo.runtime.logging import quiet_libraries
+from eightball_ppo.runtime.logging import silence_libraries
 from eightball_ppo.runtime.redaction import redact
 from eightball_ppo.runtime.run import read_results
 
-Holes = dict[Cell, str]
+FailedRuns = dict[RunSpec, str]
 """Cells that have no run, each with the reason in one line."""
 
 
-def finished(cell: Cell, config: CompareConfig) -> bool:
+def finished(cell: RunSpec, config: CompareConfig) -> bool:
     """Whether the cell's run stands, whole and made as it would be made now.
 
     Raises:
@@ -36,7 +36,7 @@ def finished(cell: Cell, config: CompareConfig) -> bool:
         return False
     try:
         method = read_results(directory)["method"]
-        same_recipe(directory, cell_config(cell, config))
+        check_same_config(directory, run_config(cell, config))
         if method != cell.method:
             raise InputError(f"{directory}: is a run of method {method}")
     except InputError as error:
@@ -44,11 +44,11 @@ def finished(cell: Cell, config: CompareConfig) -> bool:
     return True
 
 
-def run_jobs(jobs: list[Job], config: CompareConfig) -> Holes:
+def run_grid(jobs: list[RunGroup], config: CompareConfig) -> FailedRuns:
     """Do every job that is not done yet; returns the cells without a run."""
     from tqdm import tqdm
 
-    holes: Holes = {}
+    holes: FailedRuns = {}
     waiting = [job for job in jobs if not _done(job, config, holes)]
     workers = config.num_workers or _cores()
     with tqdm(total=len(waiting), desc="runs", disable=config.disable_tqdm or not waiting) as bar:
@@ -74,7 +74,7 @@ def _cores() -> int:
     return os.cpu_count() or 1
 
 
-def _done(job: Job, config: CompareConfig, holes: Holes) -> bool:
+def _done(job: RunGroup, config: CompareConfig, holes: FailedRuns) -> bool:
     """Whether nothing of a job is left to do; what cannot be done becomes a hole."""
     done = True
     for cell in job.cells:
@@ -85,14 +85,14 @@ def _done(job: Job, config: CompareConfig, holes: Holes) -> bool:
     return done or all(cell in holes for cell in job.cells)
 
 
-def _one_pool(jobs: list[Job], config: CompareConfig, workers: int, bar: Any) -> dict[Job, Holes]:
+def _one_pool(jobs: list[RunGroup], config: CompareConfig, workers: int, bar: Any) -> dict[RunGroup, FailedRuns]:
     """The holes of every job that came to an end; the others' processes died under them, or before they began."""
     for job in jobs:
         log_file(config, job.cells[0]).unlink(missing_ok=True)
-    outcome: dict[Job, Holes] = {}
+    outcome: dict[RunGroup, FailedRuns] = {}
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(workers, context, initializer=_start, initargs=(os.getpid(),)) as pool:
-        futures: dict[Future[Holes], Job] = {pool.submit(work, job, config): job for job in jobs}
+        futures: dict[Future[FailedRuns], RunGroup] = {pool.submit(work, job, config): job for job in jobs}
         try:
             for future in as_completed(futures):
                 with contextlib.suppress(BrokenProcessPool):
@@ -110,7 +110,7 @@ def _start(parent: int) -> None:
     """A worker's own beginning: one thread, and an end as soon as its parent is gone."""
     import torch
 
-    quiet_libraries()
+    silence_libraries()
     torch.set_num_threads(1)
 
     def watch() -> None:
@@ -121,11 +121,11 @@ def _start(parent: int) -> None:
     threading.Thread(target=watch, daemon=True).start()
 
 
-def work(job: Job, config: CompareConfig) -> Holes:
+def work(job: RunGroup, config: CompareConfig) -> FailedRuns:
     """Do a job in this process, all that is printed going to its log; returns the cells that have no run afterwards."""
     log = log_file(config, job.cells[0])
     log.parent.mkdir(parents=True, exist_ok=True)
-    holes: Holes = {}
+    holes: FailedRuns = {}
     with log.open("a", encoding="utf-8") as file:
         sys.stdout.flush(), sys.stderr.flush()
         kept = os.dup(1), os.dup(2)
@@ -142,7 +142,7 @@ def work(job: Job, config: CompareConfig) -> Holes:
     return holes
 
 
-def _one_cell(cell: Cell, trained: Cell | None, config: CompareConfig, log: Path) -> str | None:
+def _one_cell(cell: RunSpec, trained: RunSpec | None, config: CompareConfig, log: Path) -> str | None:
     """Make a cell's run, by training or from the run of `trained`; returns why there is none."""
     from eightball_ppo.methods import reevaluate
     from eightball_ppo.methods.run_method import run_method
@@ -151,7 +151,7 @@ def _one_cell(cell: Cell, trained: Cell | None, config: CompareConfig, log: Path
     try:
         if finished(cell, config):
             return None
-        own = cell_config(cell, config)
+        own = run_config(cell, config)
         if trained is None:
             run_method(own)
             return None

@@ -16,32 +16,32 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from eightball_ppo.comparison.grid import REFERENCE, TABLE, Cell
+from eightball_ppo.comparison.grid import REFERENCE, TABLE, RunSpec
 from eightball_ppo.config.compare import CompareConfig
-from eightball_ppo.config.fields import free_options
-from eightball_ppo.config.graded import TermsConfig
-from eightball_ppo.config.grader import LEAVING_OUT
+from eightball_ppo.config.fields import options_without_effect
+from eightball_ppo.config.graded import GraderTrainingConfig
+from eightball_ppo.config.grader import GRADE_LIMIT_OPTIONS
 from eightball_ppo.config.methods import ReferenceConfig
 from eightball_ppo.data import Questions
 from eightball_ppo.errors import InputError
-from eightball_ppo.graders.job import budget_of, grade_job, source_of, store_path
+from eightball_ppo.graders.job import grade_job, make_budget, make_source, store_path
 from eightball_ppo.graders.storage.store import GradeStore
 from eightball_ppo.graders.storage.table import write_table
 from eightball_ppo.methods.prerequisites import train_prerequisites
 from eightball_ppo.methods.task import load_splits
 from eightball_ppo.models.loading import label_set, load_classifier
-from eightball_ppo.models.tokenization import cut_at
+from eightball_ppo.models.tokenization import set_max_length
 from eightball_ppo.runtime.atomic_io import write_json
 from eightball_ppo.runtime.redaction import redacted
 from eightball_ppo.runtime.run import CONFIG, environment, read_config, write_config
 
 QUESTIONS = "questions"
-GROUND = "ground.json"  # written last: with it the reference and the grades are whole
-ORIGINS = ("sft_model_path", "reward_model_path", "grade_table")  # copied or read once; then they say what was
+MANIFEST = "manifest.json"  # written last: with it the reference and the grades are whole
+SOURCE_OPTIONS = ("sft_model_path", "reward_model_path", "grade_table")  # copied or read once; then they say what was
 
 
 @contextlib.contextmanager
-def held(config: CompareConfig) -> Iterator[None]:
+def directory_lock(config: CompareConfig) -> Iterator[None]:
     """Keep others out of the directory, which is made; it goes again if nothing was written.
 
     Raises:
@@ -73,18 +73,18 @@ def check(config: CompareConfig, questions: Mapping[str, Questions]) -> None:
     directory = Path(config.output_dir)
     if not directory.is_dir() or not any(directory.iterdir()):
         return
-    if not (directory / CONFIG).is_file() or not (directory / GROUND).is_file():
+    if not (directory / CONFIG).is_file() or not (directory / MANIFEST).is_file():
         if _unfinished(directory):
             return
         raise InputError(f"{directory}: holds files that are no comparison; name another --output_dir")
-    then, now = read_config(directory), terms(config)
-    for name, value in {**now, **{name: getattr(config, name) for name in ORIGINS}}.items():
-        if then.get(name) != value and not (name in ORIGINS and _same_place(then.get(name), value)):
+    then, now = read_config(directory), fixed_settings(config)
+    for name, value in {**now, **{name: getattr(config, name) for name in SOURCE_OPTIONS}}.items():
+        if then.get(name) != value and not (name in SOURCE_OPTIONS and _same_place(then.get(name), value)):
             raise InputError(
                 f"{directory}: was compared with --{name} {then.get(name)}, not {value}; name another --output_dir, or "
                 "remove this one"
             )
-    ground = _read_ground(directory)
+    ground = _read_manifest(directory)
     for name, digest in fingerprints(directory).items():
         if ground.get(name) != digest:
             raise InputError(
@@ -104,22 +104,22 @@ def _same_place(then: str | None, now: str | None) -> bool:
 
 def _unfinished(directory: Path) -> bool:
     """Whether nothing but the beginnings of a comparison stands there: it was killed before its grades were whole."""
-    known = {CONFIG, "environment.json", REFERENCE, TABLE, GROUND}
+    known = {CONFIG, "environment.json", REFERENCE, TABLE, MANIFEST}
     known |= {f".{name}.unfinished" for name in known}  # what a kill leaves of a file that was being written
     return (directory / CONFIG).is_file() and all(path.name in known for path in directory.iterdir())
 
 
-def _read_ground(directory: Path) -> dict[str, Any]:
+def _read_manifest(directory: Path) -> dict[str, Any]:
     try:
-        return dict(json.loads((directory / GROUND).read_text(encoding="utf-8")))
+        return dict(json.loads((directory / MANIFEST).read_text(encoding="utf-8")))
     except (OSError, ValueError, TypeError, RecursionError):
-        raise InputError(f"{directory / GROUND}: damaged; name another --output_dir") from None
+        raise InputError(f"{directory / MANIFEST}: damaged; name another --output_dir") from None
 
 
-def terms(config: CompareConfig) -> dict[str, Any]:
+def fixed_settings(config: CompareConfig) -> dict[str, Any]:
     """The options that must stay the same while a comparison grows."""
-    said = free_options(TermsConfig).union(ORIGINS, LEAVING_OUT)
-    names = [field.name for field in dataclasses.fields(TermsConfig) if field.name not in said]
+    said = options_without_effect(GraderTrainingConfig).union(SOURCE_OPTIONS, GRADE_LIMIT_OPTIONS)
+    names = [field.name for field in dataclasses.fields(GraderTrainingConfig) if field.name not in said]
     return redacted({name: getattr(config, name) for name in names})
 
 
@@ -148,8 +148,8 @@ def prepare(config: CompareConfig) -> None:
     """
     directory = Path(config.output_dir)
     labels = config.label_set()
-    if not (directory / GROUND).is_file():
-        shared = {field.name: getattr(config, field.name) for field in dataclasses.fields(TermsConfig)}
+    if not (directory / MANIFEST).is_file():
+        shared = {field.name: getattr(config, field.name) for field in dataclasses.fields(GraderTrainingConfig)}
         own = ReferenceConfig(**{**shared, "seed": config.seeds[0]})
         questions = load_splits(own)
         train_prerequisites(own)
@@ -161,36 +161,36 @@ def prepare(config: CompareConfig) -> None:
         directory.mkdir(parents=True, exist_ok=True)
         write_config(directory, config)
         shutil.rmtree(directory / REFERENCE, ignore_errors=True)
-        cut_at(tokenizer, classifier, config.max_length)
+        set_max_length(tokenizer, classifier, config.max_length)
         classifier.save_pretrained(directory / REFERENCE)
         tokenizer.save_pretrained(directory / REFERENCE)
         with GradeStore(store_path(config)) as store:
-            source = source_of(own, labels, store, budget_of(own))
+            source = make_source(own, labels, store, make_budget(own))
             write_table(source, [text for split in questions.values() for text in split.texts], directory / TABLE)
             about = {"grader": source.fingerprint, "grader_settings": source.settings}
-        write_json(directory / GROUND, {**fingerprints(directory), QUESTIONS: digest_of(questions), **about})
+        write_json(directory / MANIFEST, {**fingerprints(directory), QUESTIONS: digest_of(questions), **about})
     write_config(directory, config)
     write_json(directory / "environment.json", environment(config.trust_remote_code))
 
 
 def is_prepared(config: CompareConfig) -> bool:
     """Whether reference and grades stand there."""
-    return (Path(config.output_dir) / GROUND).is_file()
+    return (Path(config.output_dir) / MANIFEST).is_file()
 
 
-def ground(config: CompareConfig) -> dict[str, Any]:
+def manifest(config: CompareConfig) -> dict[str, Any]:
     """Who graded, `grader` and `grader_settings`, and the fingerprints of what all runs share."""
-    return _read_ground(Path(config.output_dir))
+    return _read_manifest(Path(config.output_dir))
 
 
-def same_recipe(directory: Path, config: Any) -> None:
+def check_same_config(directory: Path, config: Any) -> None:
     """Raises InputError if a finished run was made with other options than a cell's `config`."""
-    then, free = read_config(directory), free_options(type(config)).union(ORIGINS, LEAVING_OUT)
+    then, free = read_config(directory), options_without_effect(type(config)).union(SOURCE_OPTIONS, GRADE_LIMIT_OPTIONS)
     for name, value in redacted(dataclasses.asdict(config)).items():
         if name not in free and then.get(name) != value:
             raise InputError(f"{directory}: was made with --{name} {then.get(name)}, not {value}")
 
 
-def log_file(config: CompareConfig, cell: Cell) -> Path:
+def log_file(config: CompareConfig, cell: RunSpec) -> Path:
     """What a cell's worker printed."""
     return Path(config.output_dir) / "logs" / f"{cell.name}.txt"

@@ -8,11 +8,11 @@ from eightball_ppo.config.data import DataConfig
 from eightball_ppo.config.fields import option, require
 from eightball_ppo.config.model import TrustOptions
 
-MOST = 10**9  # of anything that is counted
+MAX_COUNT = 10**9  # of anything that is counted
 
 
 @dataclass
-class StageConfig(TrustOptions, DataConfig):
+class RunConfig(TrustOptions, DataConfig):
     """What every stage has that writes a directory. `replaces`: the method whose runs it may replace unasked;
     `resumes`: it goes on in a directory of its own; `checkpointed`: it can go on from a checkpoint."""
 
@@ -20,28 +20,30 @@ class StageConfig(TrustOptions, DataConfig):
     resumes: ClassVar[bool] = False
     checkpointed: ClassVar[bool] = False
 
-    output_dir: str = option("", "Directory of the finished run; it must not hold another run.", free=True)
+    output_dir: str = option("", "Directory of the finished run; it must not hold another run.", affects_results=False)
     overwrite_output_dir: bool = option(
-        False, "Replace a run that stands in output_dir, once the new one is whole.", free=True
+        False, "Replace a run that stands in output_dir, once the new one is whole.", affects_results=False
     )
     resume_from_checkpoint: str | None = option(
-        None, "Go on where a run stopped: true, for its newest checkpoint, or the directory of one.", free=True
+        None,
+        "Go on where a run stopped: true, for its newest checkpoint, or the directory of one.",
+        affects_results=False,
     )
     seed: int = option(0, "Seed of torch, numpy and python.")
-    disable_tqdm: bool = option(False, "No progress bars.", free=True)
+    disable_tqdm: bool = option(False, "No progress bars.", affects_results=False)
     ddp_timeout: int = option(
         1800,
         "Seconds that a process of a launch waits for the others before it gives up, at the start and later.",
-        free=True,
+        affects_results=False,
     )
     push_to_hub: bool = option(
-        False, "Upload the finished run to the Hugging Face Hub; needs --hub_model_id.", free=True
+        False, "Upload the finished run to the Hugging Face Hub; needs --hub_model_id.", affects_results=False
     )
     hub_model_id: str | None = option(
-        None, "Repository for --push_to_hub: USER/NAME, or NAME for one of your own.", free=True
+        None, "Repository for --push_to_hub: USER/NAME, or NAME for one of your own.", affects_results=False
     )
     hub_private_repo: bool = option(
-        True, "Create that repository as private; one that stands is left as it is.", free=True
+        True, "Create that repository as private; one that stands is left as it is.", affects_results=False
     )
 
     def __post_init__(self) -> None:
@@ -53,8 +55,8 @@ class StageConfig(TrustOptions, DataConfig):
         for name, value in vars(self).items():
             finite = not isinstance(value, float) or math.isfinite(value)
             require(finite, f"--{name} {value}: must be a finite number")
-            counted = not isinstance(value, int) or name == "seed" or abs(value) <= MOST
-            require(counted, f"--{name} {value}: at most {MOST}")
+            counted = not isinstance(value, int) or name == "seed" or abs(value) <= MAX_COUNT
+            require(counted, f"--{name} {value}: at most {MAX_COUNT}")
 
     def _check_resumption(self) -> None:
         if self.resume_from_checkpoint is not None:

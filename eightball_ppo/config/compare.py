@@ -4,12 +4,12 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from eightball_ppo.config.fields import option, require
-from eightball_ppo.config.graded import TermsConfig
+from eightball_ppo.config.graded import GraderTrainingConfig
 from eightball_ppo.config.registry import BUILT_IN, METHODS
 
 
 @dataclass
-class CompareConfig(TermsConfig):
+class CompareConfig(GraderTrainingConfig):
     """Train every method on the same grades, with seeds, and say which is ahead, by how much, and how sure that is."""
 
     resumes: ClassVar[bool] = True
@@ -20,7 +20,7 @@ class CompareConfig(TermsConfig):
     kl_coefs: list[float] = option(
         [0.1, 0.5], "Prices of KL (beta); every method is trained for, or measured at, each."
     )
-    grader_noise: list[float] = option([0.0], "Shares of wrong grades to learn from; results use the clean ones.")
+    label_noise: list[float] = option([0.0], "Shares of wrong grades to learn from; results use the clean ones.")
     grader_call_budgets: list[int] = option(
         [], "Most (question, label) grades that training may look at, each compared; none given: no limit."
     )
@@ -35,7 +35,7 @@ class CompareConfig(TermsConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name in ("methods", "seeds", "kl_coefs", "grader_noise", "grader_call_budgets", "thresholds"):
+        for name in ("methods", "seeds", "kl_coefs", "label_noise", "grader_call_budgets", "thresholds"):
             values = getattr(self, name)
             require(len(set(values)) == len(values), f"--{name} {_words(values)}: one of them stands twice")
             require(bool(values) or name.startswith(("grader_call", "threshold")), f"--{name}: at least one is needed")
@@ -45,13 +45,13 @@ class CompareConfig(TermsConfig):
             require(0 <= seed < 2**31, f"--seeds {seed}: between 0 and {2**31 - 1}")
         for beta in self.kl_coefs:
             require(0 < beta < float("inf"), f"--kl_coefs {beta}: must be above 0 and finite")
-        for rate in self.grader_noise:
-            require(0 <= rate <= 1, f"--grader_noise {rate}: a share, 0 to 1")
+        for rate in self.label_noise:
+            require(0 <= rate <= 1, f"--label_noise {rate}: a share, 0 to 1")
         for budget in self.grader_call_budgets:
             require(budget >= 1, f"--grader_call_budgets {budget}: at least 1")
         for threshold in self.thresholds:
             require(0 <= threshold <= 1, f"--thresholds {threshold}: a probability, 0 to 1")
-        for name in ("kl_coefs", "grader_noise", "thresholds"):
+        for name in ("kl_coefs", "label_noise", "thresholds"):
             for value in getattr(self, name):
                 require(float(f"{value:g}") == value, f"--{name} {value}: at most 6 digits; it names a directory")
         require(not self.thresholds or "distill" in self.methods, "--thresholds: of method distill, which is left out")

@@ -15,7 +15,7 @@ def option(default: Any, help: str, free: bool = False) -> Any:
     return field(default=default, metadata=metadata)
 
 
-def free_options(*config_classes: type[Any]) -> frozenset[str]:
+def options_without_effect(*config_classes: type[Any]) -> frozenset[str]:
     """The names of the free options of these classes; what a class gives another default stays free."""
     bases = {base for own in config_classes for base in own.__mro__ if is_dataclass(base)}
     return frozenset(own.name for base in bases for own in fields(base) if own.metadata.get("free"))

@@ -3,18 +3,18 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from eightball_ppo.config.base import StageConfig
+from eightball_ppo.config.base import RunConfig
 from eightball_ppo.config.fields import option, require
 
 ApiMode = Literal["auto", "logprobs", "schema", "text", "choice"]
 Quantization = Literal["none", "8bit", "4bit"]
 
 # may leave grades out: two runs that differ in them alone are alike if their grades are
-LEAVING_OUT = ("max_grade_failures", "max_grader_calls", "max_cost", "grading_timeout")
+GRADE_LIMIT_OPTIONS = ("max_grade_failures", "max_grader_calls", "max_cost", "grading_timeout")
 
 
 @dataclass
-class GraderConfig(StageConfig):
+class GraderConfig(RunConfig):
     """A stage that asks a grader."""
 
     grader: str = option(
@@ -47,7 +47,7 @@ class GraderConfig(StageConfig):
         False, "Graders llm and api: subtract the log-probabilities that a question without content gets."
     )
     grader_quantization: Quantization = option("none", "Grader llm: none, 8bit or 4bit (needs bitsandbytes).")
-    grader_batch_size: int = option(16, "Grader llm: questions per forward pass.", free=True)
+    grader_batch_size: int = option(16, "Grader llm: questions per forward pass.", affects_results=False)
     api_mode: ApiMode = option(
         "auto",
         "Grader api: logprobs (top_logprobs), schema (JSON), text, choice (/systemone); auto: the first of logprobs, "
@@ -57,37 +57,41 @@ class GraderConfig(StageConfig):
     grader_temperature: float | None = option(
         None, "Grader api: sampling temperature; by default 0 for one sample, 1 for several."
     )
-    max_concurrency: int = option(8, "Grader api: calls in flight at once.", free=True)
-    requests_per_minute: int | None = option(None, "Grader api: most calls a minute; none: no limit.", free=True)
+    max_concurrency: int = option(8, "Grader api: calls in flight at once.", affects_results=False)
+    requests_per_minute: int | None = option(
+        None, "Grader api: most calls a minute; none: no limit.", affects_results=False
+    )
     tokens_per_minute: int | None = option(
-        None, "Grader api: most tokens a minute, estimated; none: no limit.", free=True
+        None, "Grader api: most tokens a minute, estimated; none: no limit.", affects_results=False
     )
-    call_timeout: float = option(
-        60.0, "Grader api: seconds before one call counts as failed and is retried.", free=True
+    timeout: float = option(
+        60.0, "Grader api: seconds before one call counts as failed and is retried.", affects_results=False
     )
-    call_attempts: int = option(
-        6, "Grader api: tries of one call, with growing pauses or those the server asks for.", free=True
+    max_retries: int = option(
+        6, "Grader api: tries of one call, with growing pauses or those the server asks for.", affects_results=False
     )
     grading_timeout: float | None = option(None, "Seconds after which no new call is made; none: no limit.")
     grade_store: str = option(
-        "runs/grades.sqlite3", "SQLite file that keeps every grade, for all methods and runs.", free=True
+        "runs/grades.sqlite3", "SQLite file that keeps every grade, for all methods and runs.", affects_results=False
     )
     grade_table: str | None = option(None, "Use the grades of this grades.parquet and ask no grader.")
     max_grader_calls: int | None = option(None, "Most calls this run may make; none: no limit.")
     max_cost: float | None = option(None, "Most that this run's calls may cost, in the unit of the price.")
-    price_per_1k_tokens: float | None = option(None, "Price of 1,000 tokens, prompt and reply alike.", free=True)
+    price_per_1k_tokens: float | None = option(
+        None, "Price of 1,000 tokens, prompt and reply alike.", affects_results=False
+    )
     max_grade_failures: float = option(0.05, "Share of failed grades above which the run stops with exit code 3.")
-    dry_run: bool = option(False, "Print what grading would cost, and stop.", free=True)
+    dry_run: bool = option(False, "Print what grading would cost, and stop.", affects_results=False)
 
     def __post_init__(self) -> None:
         super().__post_init__()
         for name in (
             *("grader_batch_size", "grader_samples", "max_concurrency", "requests_per_minute", "tokens_per_minute"),
-            *("call_attempts", "max_grader_calls"),
+            *("max_retries", "max_grader_calls"),
         ):
             value = getattr(self, name)
             require(value is None or value >= 1, f"--{name} {value}: at least 1")
-        for name in ("call_timeout", "grading_timeout", "max_cost", "price_per_1k_tokens"):
+        for name in ("timeout", "grading_timeout", "max_cost", "price_per_1k_tokens"):
             value = getattr(self, name)
             require(value is None or value > 0, f"--{name} {value}: must be above 0")
         require(

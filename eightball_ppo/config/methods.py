@@ -4,9 +4,9 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from eightball_ppo.config.fields import option, require
-from eightball_ppo.config.graded import GradedConfig, SampledConfig
+from eightball_ppo.config.graded import MethodConfig, RolloutConfig
 from eightball_ppo.config.model import PolicyOptions
-from eightball_ppo.config.training import FitConfig, Schedule
+from eightball_ppo.config.training import Schedule, SupervisedConfig
 
 # The original experiment: one question a step, AdamW 2e-5, skip where the grader's best is below 0.4.
 ORIGINAL: dict[str, Any] = {
@@ -21,33 +21,35 @@ Target = Literal["hard", "soft", "boltzmann"]
 
 
 @dataclass
-class ReferenceConfig(GradedConfig):
+class ReferenceConfig(MethodConfig):
     """The SFT reference as it is: what every method starts from and is compared with."""
 
     output_dir: str = option("runs/reference", "Directory of the finished run; it must not hold another run.")
 
 
 @dataclass
-class BestOfNConfig(GradedConfig):
+class BestOfNConfig(MethodConfig):
     """The best-scored of n answers drawn from the reference, exactly. Nothing is trained: every question is asked."""
 
     output_dir: str = option("runs/best-of-n", "Directory of the finished run; it must not hold another run.")
-    best_of: int | None = option(
+    num_samples: int | None = option(
         None, "Answers drawn for each question; by default the power of 2 up to 128 with the best objective."
     )
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        require(self.best_of is None or 1 <= self.best_of <= 1024, f"--best_of {self.best_of}: 1 to 1024")
+        require(
+            self.num_samples is None or 1 <= self.num_samples <= 1024, f"--num_samples {self.num_samples}: 1 to 1024"
+        )
 
 
 @dataclass
-class PPOConfig(SampledConfig):
+class PPOConfig(RolloutConfig):
     """True policy gradients: TRL's PPOTrainer on any classifier. Flags are those of `trl.experimental.ppo`."""
 
     output_dir: str = option("runs/ppo", "Directory of the finished run; it must not hold another run.")
     total_episodes: int = option(48_000, "Answers sampled in all, over all processes; rounded up to whole batches.")
-    num_generations: int | None = option(
+    repeats_per_epoch: int | None = option(
         None, "How often a question stands in one pass over the data; by default 2, or until a pass has 1200 episodes."
     )
     per_device_train_batch_size: int | None = option(
@@ -83,7 +85,7 @@ class PPOConfig(SampledConfig):
     )
     vf_coef: float = option(0.1, "Weight of the value loss.")
     whiten_rewards: bool = option(False, "Whiten rewards, too (advantages always are).")
-    target_kl: float | None = option(
+    stop_kl: float | None = option(
         None, "End training, as a success, once the exact KL on the training questions is above this; none: never."
     )
     max_kl: float | None = option(
@@ -98,7 +100,7 @@ class PPOConfig(SampledConfig):
             # The optimum's logits lie score / kl_coef away from the reference's. TRL whitens that scale out of the
             # advantages, so without smaller steps a high price would be drowned in the noise of the steps themselves.
             self.learning_rate = (0.001 if self.use_peft else 0.012) / max(1.0, self.kl_coef)
-        for name in ("total_episodes", "num_generations", "num_mini_batches", "num_ppo_epochs"):
+        for name in ("total_episodes", "repeats_per_epoch", "num_mini_batches", "num_ppo_epochs"):
             value = getattr(self, name)
             require(value is None or value >= 1, f"--{name} {value}: at least 1")
         for name in ("learning_rate", "value_learning_rate", "weight_decay", "vf_coef"):
@@ -111,15 +113,15 @@ class PPOConfig(SampledConfig):
             self.max_grad_norm is None or self.max_grad_norm > 0,
             f"--max_grad_norm {self.max_grad_norm}: must be above 0",
         )
-        for name in ("target_kl", "max_kl"):
+        for name in ("stop_kl", "max_kl"):
             value = getattr(self, name)
             require(value is None or value > 0, f"--{name} {value}: must be above 0")
-        target, most = self.target_kl, self.max_kl
-        require(target is None or most is None or target < most, f"--target_kl {target}: must be below --max_kl {most}")
+        target, most = self.stop_kl, self.max_kl
+        require(target is None or most is None or target < most, f"--stop_kl {target}: must be below --max_kl {most}")
 
 
 @dataclass
-class GroupConfig(SampledConfig):
+class GroupBaselineConfig(RolloutConfig):
     """What RLOO and GRPO share: several answers to a question, each judged by the others. Flags are TRL's."""
 
     total_episodes: int = option(48_000, "Answers sampled in all, over all processes; rounded up to whole batches.")
@@ -139,7 +141,7 @@ class GroupConfig(SampledConfig):
     initial_temperature: float = option(
         20.0, "Temperature of the first answers, falling to 1; at 1 from the start, rare answers are never tried."
     )
-    anneal: float = option(
+    anneal_fraction: float = option(
         0.9,
         "Share of the updates over which the temperature falls to 1 and 1/beta rises from 0 to 1/kl_coef; 0 is off.",
     )
@@ -157,18 +159,18 @@ class GroupConfig(SampledConfig):
         require(self.epsilon > 0, f"--epsilon {self.epsilon}: must be above 0")
         hot = self.initial_temperature  # above 100 the pad column would be sampled, which is no answer
         require(1 <= hot <= 100, f"--initial_temperature {hot}: 1 to 100")
-        require(0 <= self.anneal <= 1, f"--anneal {self.anneal}: a share, 0 to 1")
+        require(0 <= self.anneal_fraction <= 1, f"--anneal_fraction {self.anneal_fraction}: a share, 0 to 1")
 
 
 @dataclass
-class RLOOConfig(GroupConfig):
+class RLOOConfig(GroupBaselineConfig):
     """TRL's RLOOTrainer on any classifier: the baseline of an answer is the mean of the others."""
 
     output_dir: str = option("runs/rloo", "Directory of the finished run; it must not hold another run.")
 
 
 @dataclass
-class GRPOConfig(GroupConfig):
+class GRPOConfig(GroupBaselineConfig):
     """TRL's GRPOTrainer on any classifier: advantages are standardised within the answers to a question."""
 
     output_dir: str = option("runs/grpo", "Directory of the finished run; it must not hold another run.")
@@ -181,7 +183,7 @@ class GRPOConfig(GroupConfig):
 
 
 @dataclass
-class DistillConfig(PolicyOptions, FitConfig, GradedConfig):
+class DistillConfig(PolicyOptions, SupervisedConfig, MethodConfig):
     """Distillation: cross-entropy to the grader's favourite label, its distribution, or the optimum of this kl_coef."""
 
     output_dir: str = option("runs/distill", "Directory of the finished run; it must not hold another run.")
@@ -226,11 +228,11 @@ class DistillConfig(PolicyOptions, FitConfig, GradedConfig):
 
 
 @dataclass
-class ExactConfig(PolicyOptions, FitConfig, GradedConfig):
+class ExactConfig(PolicyOptions, SupervisedConfig, MethodConfig):
     """The gradient of the objective itself, a sum over all labels: what a policy gradient estimates from samples."""
 
     output_dir: str = option("runs/exact", "Directory of the finished run; it must not hold another run.")
-    anneal: float = option(
+    anneal_fraction: float = option(
         0.8, "Share of the steps over which 1/beta rises from 0 to 1/kl_coef; 0 is off, and gets stuck."
     )
     learning_rate: float = option(0.01, "Peak learning rate.")
@@ -241,4 +243,4 @@ class ExactConfig(PolicyOptions, FitConfig, GradedConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        require(0 <= self.anneal <= 1, f"--anneal {self.anneal}: a share, 0 to 1")
+        require(0 <= self.anneal_fraction <= 1, f"--anneal_fraction {self.anneal_fraction}: a share, 0 to 1")

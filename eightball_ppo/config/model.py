@@ -5,7 +5,7 @@ from typing import Literal
 
 from eightball_ppo.config.fields import option, require
 
-SMALL = "eightball"  # as --model_name_or_path: the small classifier, new
+SMALL_CLASSIFIER = "eightball"  # as --model_name_or_path: the small classifier, new
 Dtype = Literal["float32", "bfloat16"]
 
 
@@ -42,10 +42,12 @@ class LoraOptions:
 class PolicyOptions(LoraOptions):
     """How a policy under adapters is saved."""
 
-    merge: bool = option(
+    merge_adapter: bool = option(
         False, "With --use_peft: save a full model, adapters merged into its weights, and the adapter beside it."
     )
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        require(self.use_peft or not self.merge, "--merge: there is nothing to merge without --use_peft")
+        require(
+            self.use_peft or not self.merge_adapter, "--merge_adapter: there is nothing to merge without --use_peft"
+        )

@@ -11,7 +11,7 @@ from typing import Any, get_type_hints
 
 from eightball_ppo.config import stages
 from eightball_ppo.config.compare import CompareConfig
-from eightball_ppo.config.graded import TermsConfig
+from eightball_ppo.config.graded import GraderTrainingConfig
 from eightball_ppo.config.methods import PPOConfig
 from eightball_ppo.config.registry import commands
 from eightball_ppo.config.trl_unsupported import TRL_OPTIONS
@@ -35,7 +35,7 @@ def read_recipe(file: Path, config_class: type[Any]) -> dict[str, Any]:
     """The options that `file` has for the stage of `config_class`, each as its field's type; an `env` mapping is set in
     the environment, as TRL does.
 
-    A recipe that says how to train the reference or the reward model is the graded stages' `prerequisites`, too.
+    A recipe that says how to train the reference or the reward model is the graded stages' `upstream_config`, too.
 
     Raises:
         InputError: an unreadable file, an unknown or refused option, or a value of the wrong type.
@@ -53,8 +53,8 @@ def read_recipe(file: Path, config_class: type[Any]) -> dict[str, Any]:
     own = next((name for name, of in sections().items() if of is config_class), "")
     options = _typed({key: value for key, value in content.items() if key in known}, config_class, file)
     options |= _typed(own_of.get(own, {}), config_class, file)
-    if issubclass(config_class, TermsConfig) and {"sft", "reward"} & set(own_of):
-        options.setdefault("prerequisites", str(file))
+    if issubclass(config_class, GraderTrainingConfig) and {"sft", "reward"} & set(own_of):
+        options.setdefault("upstream_config", str(file))
     return options
 
 

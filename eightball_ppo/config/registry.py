@@ -28,7 +28,7 @@ class MethodSpec:
     """A method of turning a grader's scores into a policy.
 
     Args:
-        config: Its dataclass of options, a `GradedConfig`, as "module:name".
+        config: Its dataclass of options, a `MethodConfig`, as "module:name".
         fit: Its training as "module:name", a function `(task, run) -> policy`.
         title: Its name in a sentence.
         description: What it does, in one line.
@@ -128,7 +128,7 @@ _ROWS: dict[str, MethodSpec] = {
         title="best of n",
         description="the best-scored of n answers of the reference; it knows the questions that were graded",
         asks_grader=True,
-        examples=("--best_of 8",),
+        examples=("--num_samples 8",),
         marker="P",
         color="#022e06",
         dark_color="#c3e04a",
@@ -222,7 +222,7 @@ class _Methods(Mapping[str, MethodSpec]):
 
     def _problem(self, name: str, spec: Any) -> str | None:
         """Why `spec` cannot be the row `name`; None if it can."""
-        from eightball_ppo.config.graded import GradedConfig
+        from eightball_ppo.config.graded import MethodConfig
 
         if not NAME.fullmatch(name) or name in RESERVED:
             return "is no name of a method: a command has it, or it is not of lower-case letters, digits and _"
@@ -233,8 +233,8 @@ class _Methods(Mapping[str, MethodSpec]):
         for text in (spec.title, spec.description):
             if not text.isprintable() or set("<>|") & set(text):
                 return f"title and description must be one line without < > |, got {text!r}"
-        if not issubclass(spec.config_class, GradedConfig):
-            return f"{spec.config} is no GradedConfig"
+        if not issubclass(spec.config_class, MethodConfig):
+            return f"{spec.config} is no MethodConfig"
         if unknown := spec.fixed.keys() - {own.name for own in dataclasses.fields(spec.config_class)}:
             return f"{spec.config} has no option {min(unknown)}, which is fixed"
         for other, row in self._rows.items():

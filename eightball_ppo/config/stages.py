@@ -5,12 +5,12 @@ from typing import ClassVar
 
 from eightball_ppo.config.fields import option, require
 from eightball_ppo.config.grader import GraderConfig
-from eightball_ppo.config.model import SMALL, LoraOptions, TrustOptions
-from eightball_ppo.config.training import FitConfig, Schedule
+from eightball_ppo.config.model import SMALL_CLASSIFIER, LoraOptions, TrustOptions
+from eightball_ppo.config.training import Schedule, SupervisedConfig
 
 
 @dataclass
-class SFTConfig(LoraOptions, FitConfig):
+class SFTConfig(LoraOptions, SupervisedConfig):
     """Fine-tune a classifier on labelled questions: the reference policy. The embedded ones have random answers, which
     teach the form of an answer and nothing else."""
 
@@ -18,7 +18,8 @@ class SFTConfig(LoraOptions, FitConfig):
 
     output_dir: str = option("runs/sft", "Directory of the finished run; it must not hold another run.")
     model_name_or_path: str = option(
-        SMALL, "eightball (the small classifier, new), minilm (packaged), or a directory or Hub id of an encoder."
+        SMALL_CLASSIFIER,
+        "eightball (the small classifier, new), minilm (packaged), or a directory or Hub id of an encoder.",
     )
     tokenizer: str = option(
         "wordpiece",
@@ -28,13 +29,13 @@ class SFTConfig(LoraOptions, FitConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         require(
-            self.tokenizer == SFTConfig.tokenizer or self.model_name_or_path == SMALL,
+            self.tokenizer == SFTConfig.tokenizer or self.model_name_or_path == SMALL_CLASSIFIER,
             f"--tokenizer {self.tokenizer}: is for the small classifier; {self.model_name_or_path} has its own",
         )
 
 
 @dataclass
-class RewardConfig(LoraOptions, FitConfig):
+class RewardConfig(LoraOptions, SupervisedConfig):
     """Fine-tune a BERT on what askers want to hear, then scale its temperature."""
 
     own_split: ClassVar[str] = "preferences"
@@ -76,7 +77,7 @@ class AuditConfig(GraderConfig):
     replaces: ClassVar[str] = "audit"
 
     output_dir: str = option("runs/audit", "Directory for audit.html; an audit that stands there is replaced.")
-    gold: str | None = option(
+    gold_file: str | None = option(
         None, "File of questions with the answers that were wanted; by default the split to measure on."
     )
     audit_questions: int = option(100, "Gold questions that are asked again in variants; accuracy takes all of them.")

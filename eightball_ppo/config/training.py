@@ -3,14 +3,14 @@
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
-from eightball_ppo.config.base import MOST, StageConfig
+from eightball_ppo.config.base import MAX_COUNT, RunConfig
 from eightball_ppo.config.fields import option, require
 
 Schedule = Literal["linear", "cosine", "constant", "constant_with_warmup", "inverse_sqrt", "polynomial"]
 
 
 @dataclass
-class LearningConfig(StageConfig):
+class TrainingConfig(RunConfig):
     """A stage that trains a classifier."""
 
     max_length: int | None = option(
@@ -19,7 +19,7 @@ class LearningConfig(StageConfig):
         "model's tokenizer was saved with; 32 for a new small classifier.",
     )
     report_to: str = option(
-        "none", "Tracker that transformers logs to: none, trackio, tensorboard, wandb, all ...", free=True
+        "none", "Tracker that transformers logs to: none, trackio, tensorboard, wandb, all ...", affects_results=False
     )
 
     def __post_init__(self) -> None:
@@ -29,7 +29,7 @@ class LearningConfig(StageConfig):
 
 
 @dataclass
-class CheckpointedConfig(LearningConfig):
+class CheckpointedConfig(TrainingConfig):
     """A stage whose training can stop and go on."""
 
     checkpointed: ClassVar[bool] = True
@@ -37,9 +37,11 @@ class CheckpointedConfig(LearningConfig):
     save_steps: int | None = option(
         None,
         "Updates between two checkpoints, from which the run can go on; none: only where it is stopped.",
-        free=True,
+        affects_results=False,
     )
-    save_total_limit: int | None = option(None, "Most checkpoints that are kept, the newest; none: all.", free=True)
+    save_total_limit: int | None = option(
+        None, "Most checkpoints that are kept, the newest; none: all.", affects_results=False
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -51,7 +53,7 @@ class CheckpointedConfig(LearningConfig):
 
 
 @dataclass
-class FitConfig(CheckpointedConfig):
+class SupervisedConfig(CheckpointedConfig):
     """A stage that fits a classifier to labels with `transformers.Trainer`."""
 
     learning_rate: float = option(1e-3, "Peak learning rate.")
@@ -66,7 +68,7 @@ class FitConfig(CheckpointedConfig):
         super().__post_init__()
         require(self.learning_rate > 0, f"--learning_rate {self.learning_rate}: must be above 0")
         epochs = self.num_train_epochs
-        require(0 < epochs <= MOST, f"--num_train_epochs {epochs}: must be above 0 and at most {MOST}")
+        require(0 < epochs <= MAX_COUNT, f"--num_train_epochs {epochs}: must be above 0 and at most {MAX_COUNT}")
         require(self.per_device_train_batch_size >= 1, "--per_device_train_batch_size: at least 1")
         require(self.weight_decay >= 0, f"--weight_decay {self.weight_decay}: must not be negative")
         require(0 <= self.adam_beta2 < 1, f"--adam_beta2 {self.adam_beta2}: at least 0 and below 1")

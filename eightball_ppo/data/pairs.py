@@ -16,7 +16,7 @@ def split_pair(question: str) -> tuple[str, str | None]:
     return text, pair if separator else None
 
 
-def shown(question: str) -> str:
+def display_text(question: str) -> str:
     """A question as people and judges read it: two texts with a blank line between them."""
     return question.replace(SEPARATOR, "\n\n")
 

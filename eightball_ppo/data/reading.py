@@ -9,9 +9,9 @@ from typing import Any, Literal
 from eightball_ppo.config.data import DataConfig
 from eightball_ppo.data.formats import LABEL, LABELS_OF, PAIR, TEXT, known_rows
 from eightball_ppo.data.pairs import SEPARATOR, join_pair
-from eightball_ppo.data.questions import Questions, held_out, require_sides
+from eightball_ppo.data.questions import Questions, check_nonempty_splits, held_out
 from eightball_ppo.data.sources import ONE_SPLIT, Source, open_file, open_split, splits_of
-from eightball_ppo.data.texts import Texts
+from eightball_ppo.data.texts import ArrowTexts
 from eightball_ppo.errors import InputError
 from eightball_ppo.labels import LabelSet
 
@@ -43,7 +43,7 @@ def load_both(
         return load_split(config, "train", train_labels), load_split(config, "test", test_labels)
     source = open_split(config.dataset_name, train_split(config), config.dataset_config_name)
     train, test = _read(config, source, (train_labels, test_labels), lambda text: held_out(text, fraction))
-    require_sides(source.name, (len(train), len(test)), f"--dataset_test_split {fraction}")
+    check_nonempty_splits(source.name, (len(train), len(test)), f"--dataset_test_split {fraction}")
     return train, test
 
 
@@ -117,7 +117,7 @@ def _read(
                 label_ids[own].append(_label_id(row, config.label_column, classes, known, where))
             yield own, text
 
-    columns = Texts.written_apart(texts(), len(labels))
+    columns = ArrowTexts.written_apart(texts(), len(labels))
     sides = [
         Questions(source.name, own, None if known is None else their_ids)
         for own, known, their_ids in zip(columns, ids, label_ids, strict=True)

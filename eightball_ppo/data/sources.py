@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from eightball_ppo.errors import InputError
-from eightball_ppo.runtime.paths import leads_to, local_path, stays_inside
+from eightball_ppo.runtime.paths import local_path, resolves_to, stays_inside
 
 Rows = Iterator[tuple[int, dict[str, Any]]]
 ENDINGS = (".jsonl", ".csv", ".parquet", ".json")
@@ -84,7 +84,7 @@ def open_file(file: Path) -> Source:
 def _stays_inside(file: Path, directory: Path) -> None:
     """Raises InputError for a link in a data set's directory that leads out of it."""
     if not stays_inside(file, directory):
-        raise InputError(f"{file}: leads to {leads_to(file)}, which is no file of {directory}; put a copy there")
+        raise InputError(f"{file}: leads to {resolves_to(file)}, which is no file of {directory}; put a copy there")
 
 
 def _need_split(name: str, split: str, there: list[str], why: str) -> None:

@@ -8,25 +8,25 @@ from typing import Self, overload
 
 import pyarrow as pa
 
-AT_ONCE = 4096  # strings that are written or read together
+CHUNK_SIZE = 4096  # strings that are written or read together
 
 
-class Texts(Sequence[str]):
+class ArrowTexts(Sequence[str]):
     """Strings in an Arrow column. A slice is a list; equal to any sequence of the same strings."""
 
     def __init__(self, column: pa.ChunkedArray):
         self._column = column
 
     @classmethod
-    def written(cls, texts: Iterable[str]) -> "Texts":
+    def written(cls, texts: Iterable[str]) -> "ArrowTexts":
         """`texts`, in a temporary file that is mapped into memory and goes with the mapping."""
         return cls.written_apart(((0, text) for text in texts), 1)[0]
 
     @classmethod
-    def written_apart(cls, texts: Iterable[tuple[int, str]], columns: int) -> list["Texts"]:
+    def written_apart(cls, texts: Iterable[tuple[int, str]], columns: int) -> list["ArrowTexts"]:
         """The texts that come with 0, with 1 ... and with `columns - 1`, written in one pass as `written` does."""
         with contextlib.ExitStack() as stack:
-            files = [stack.enter_context(_File()) for _ in range(columns)]
+            files = [stack.enter_context(_ArrowWriter()) for _ in range(columns)]
             for column, text in texts:
                 files[column].add(text)
             return [cls(file.column()) for file in files]
@@ -47,8 +47,8 @@ class Texts(Sequence[str]):
         return [self[row] for row in rows]
 
     def __iter__(self) -> Iterator[str]:
-        for first in range(0, len(self), AT_ONCE):
-            yield from self[first : first + AT_ONCE]
+        for first in range(0, len(self), CHUNK_SIZE):
+            yield from self[first : first + CHUNK_SIZE]
 
     def __eq__(self, other: object) -> bool:
         if isinstance(other, str) or not isinstance(other, Sequence):
@@ -60,12 +60,12 @@ class Texts(Sequence[str]):
     def __repr__(self) -> str:
         return f"Texts({self[:2]}{' ...' if len(self) > 2 else ''})"
 
-    def take(self, rows: Iterable[int]) -> "Texts":
+    def take(self, rows: Iterable[int]) -> "ArrowTexts":
         """The texts of `rows`, in that order, in a temporary file of their own."""
-        return Texts.written(self[row] for row in rows)
+        return ArrowTexts.written(self[row] for row in rows)
 
 
-class _File:
+class _ArrowWriter:
     """A temporary file that strings are written to, in the directory that the environment variable TMPDIR names. It has
     no name any more once it is left."""
 
@@ -81,7 +81,7 @@ class _File:
 
     def add(self, text: str) -> None:
         self._waiting.append(text)
-        if len(self._waiting) == AT_ONCE:
+        if len(self._waiting) == CHUNK_SIZE:
             self._write()
 
     def _write(self) -> None:

@@ -17,10 +17,13 @@ from eightball_ppo.errors import InputError
 if TYPE_CHECKING:
     import gradio
 
-    from eightball_ppo.demo.session import Answer, Ball
+    from eightball_ppo.demo.session import Answer, DemoSession
 
 EIGHT = "Magic 8-Ball"
-AT_ONCE, WAITING = 8, 256  # questions that are answered at the same time, and those that may wait
+MAX_CONCURRENT_REQUESTS, MAX_QUEUE_SIZE = (
+    8,
+    256,
+)  # questions that are answered at the same time, and those that may wait
 
 
 def run(config: DemoConfig) -> None:
@@ -82,16 +85,16 @@ def build(config: DemoConfig) -> "gradio.Blocks":
         InputError: runs, reward model or records that cannot be shown; see `load_policies` and `load_judge`.
     """
     gr = _gradio()
-    from eightball_ppo.demo.session import Ball, position
+    from eightball_ppo.demo.session import DemoSession, position
     from eightball_ppo.demo.views import foot_view, head_view
 
-    ball = Ball(config)
+    ball = DemoSession(config)
     files = _files(ball)  # before any component, so that a damaged file is said first
     with gr.Blocks(title=EIGHT, analytics_enabled=False) as page:
         gr.HTML(head_view(ball), elem_id="top", js_on_load=None)
         answer = gr.State(None)
         with gr.Row(elem_id="hero"):
-            hero = _hero(gr, files["examples"])
+            hero = _question_panel(gr, files["examples"])
         voices = gr.HTML(files["voices"], elem_id="voices", js_on_load=None)
         with gr.Column(elem_id="price"):
             gr.HTML("<h2>What would the best answer be?</h2>", js_on_load=None)
@@ -111,8 +114,8 @@ def build(config: DemoConfig) -> "gradio.Blocks":
                 with gr.Tab(name):
                     gr.HTML(files[name], js_on_load=None)
         gr.HTML(foot_view(), elem_id="foot", js_on_load=None)
-        _wire(gr, ball, hero, answer, voices, slider, price)
-    page.queue(default_concurrency_limit=AT_ONCE, max_size=WAITING)
+        _bind_events(gr, ball, hero, answer, voices, slider, price)
+    page.queue(default_concurrency_limit=MAX_CONCURRENT_REQUESTS, max_size=MAX_QUEUE_SIZE)
     return page
 
 
@@ -125,26 +128,26 @@ def _gradio() -> Any:
     return gradio
 
 
-def _files(ball: "Ball") -> dict[str, Any]:
+def _files(ball: "DemoSession") -> dict[str, Any]:
     """All that the page shows before the first question."""
     from eightball_ppo.demo import views
     from eightball_ppo.demo.session import position
 
-    flips, examples = views.flips_view(ball)
+    flips, examples = views.changes_view(ball)
     return {
         "Flips": flips,
         "Training curves": views.curves_view(ball),
         "Numbers": views.numbers_view(ball),
         "examples": examples,
-        "voices": views.voices_view(ball, None),
+        "voices": views.answers_view(ball, None),
         "scale": views.scale_view(ball),
-        "price": views.price_view(ball, None, position(ball.prices, ball.beta)),
+        "price": views.beta_view(ball, None, position(ball.prices, ball.beta)),
     }
 
 
-def _hero(gr: Any, examples: list[str]) -> dict[str, Any]:
+def _question_panel(gr: Any, examples: list[str]) -> dict[str, Any]:
     """The ball, and beside it the question, the button, the answer in words and some examples."""
-    from eightball_ppo.demo.session import LONGEST_QUESTION
+    from eightball_ppo.demo.session import MAX_QUESTION_LENGTH
     from eightball_ppo.demo.views import ball_view
 
     with gr.Column(elem_id="left", min_width=240):
@@ -154,7 +157,7 @@ def _hero(gr: Any, examples: list[str]) -> dict[str, Any]:
             label="Your question",
             placeholder="Will I be successful?",
             max_lines=1,
-            max_length=LONGEST_QUESTION,
+            max_length=MAX_QUESTION_LENGTH,
             elem_id="question",
         )
         ask = gr.Button("Ask the ball", variant="primary", elem_id="ask")
@@ -167,52 +170,54 @@ def _hero(gr: Any, examples: list[str]) -> dict[str, Any]:
     return {"ball": ball, "question": question, "ask": ask, "spoken": spoken, "chips": chips}
 
 
-def _wire(gr: Any, ball: "Ball", hero: dict[str, Any], answer: Any, voices: Any, slider: Any, price: Any) -> None:
+def _bind_events(
+    gr: Any, ball: "DemoSession", hero: dict[str, Any], answer: Any, voices: Any, slider: Any, price: Any
+) -> None:
     """The events: a question is asked by Enter, by the button or by an example; the slider asks no model."""
-    from eightball_ppo.demo.views import price_view
+    from eightball_ppo.demo.views import beta_view
 
-    asked, moved = _asked(gr, ball), lambda place, said: price_view(ball, said, int(place))
+    asked, moved = _answer(gr, ball), lambda place, said: beta_view(ball, said, int(place))
     outputs = [hero["ball"], hero["spoken"], voices, price, answer]
     quiet = {"show_progress": "hidden", "api_visibility": "private"}
     gr.on([hero["question"].submit, hero["ask"].click], asked, [hero["question"], slider], outputs, **quiet)
     for chip in hero["chips"]:
         chip.click(lambda text: text, chip, hero["question"], **quiet).then(asked, [chip, slider], outputs, **quiet)
     slider.change(moved, [slider, answer], price, trigger_mode="always_last", **quiet)
-    gr.api(_told(ball), api_name="answer")
+    gr.api(_api_answer(ball), api_name="answer")
 
 
-def _asked(gr: Any, ball: "Ball") -> Callable[[str, float], tuple[Any, ...]]:
+def _answer(gr: Any, ball: "DemoSession") -> Callable[[str, float], tuple[Any, ...]]:
     """What a question does to the page; where there is no answer, only the reason is shown."""
     from eightball_ppo.demo import views
-    from eightball_ppo.demo.session import NoQuestion
+    from eightball_ppo.demo.session import InvalidQuestion
 
     turns = iter(range(1, 2**62))
 
     def asked(text: str, place: float) -> tuple[Any, ...]:
         try:
             answer = ball.ask(text)
-        except NoQuestion as reason:
-            return gr.skip(), views.complaint_view(str(reason)), gr.skip(), gr.skip(), gr.skip()
+        except InvalidQuestion as reason:
+            return gr.skip(), views.error_view(str(reason)), gr.skip(), gr.skip(), gr.skip()
         return (
             views.ball_view(ball.said(answer)[0], next(turns)),
-            views.spoken_view(ball, answer),
-            views.voices_view(ball, answer),
-            views.price_view(ball, answer, int(place)),
+            views.answer_view(ball, answer),
+            views.answers_view(ball, answer),
+            views.beta_view(ball, answer, int(place)),
             answer,
         )
 
     return asked
 
 
-def _told(ball: "Ball") -> Callable[[str], dict[str, Any]]:
+def _api_answer(ball: "DemoSession") -> Callable[[str], dict[str, Any]]:
     """The ball for programs: `/answer` takes a question."""
-    from eightball_ppo.demo.session import NoQuestion
+    from eightball_ppo.demo.session import InvalidQuestion
 
     def told(question: str) -> dict[str, Any]:
         """The question, the answer, and every policy's probability of every label; or an `error`."""
         try:
             answer = ball.ask(question)
-        except NoQuestion as reason:
+        except InvalidQuestion as reason:
             return {"error": str(reason)}
         return {
             "question": answer.question,
@@ -223,7 +228,7 @@ def _told(ball: "Ball") -> Callable[[str], dict[str, Any]]:
     return told
 
 
-def _probabilities(ball: "Ball", answer: "Answer") -> dict[str, dict[str, float]]:
+def _probabilities(ball: "DemoSession", answer: "Answer") -> dict[str, dict[str, float]]:
     rows = answer.logp_PK.exp().tolist()
     return {
         policy.name: dict(zip(ball.labels.names, row, strict=True))

@@ -38,7 +38,7 @@ _ONE_AT_A_TIME = threading.Lock()  # a fast tokenizer that two threads use at on
 
 
 def score_K(logp_K: Tensor, kind: Any) -> Tensor:
-    """The scores [K] that a run with `--score kind` maximises, of a grader's log-probabilities [K]."""
+    """The scores [K] that a run with `--score_type kind` maximises, of a grader's log-probabilities [K]."""
     return convert_scores(logp_K[None], kind)[0]
 
 

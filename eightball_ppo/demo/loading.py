@@ -13,13 +13,13 @@ from eightball_ppo.labels import LabelSet
 from eightball_ppo.models.loading import check_checkpoint, label_set, load_classifier
 from eightball_ppo.runtime.run import RESULTS, read_config, read_results
 
-DEFAULT_RUN, DEFAULT_BESIDE = "runs/ppo", "runs/distill"
+DEFAULT_RUN, DEFAULT_COMPARED_RUNS = "runs/ppo", "runs/distill"
 _NO_POLICY = {
     "reward": "holds a reward model and no policy; pass it as --reward_model_path",
     "grade": "holds grades and no policy; name a run that was trained on them",
     "audit": "holds an audit and no policy; name a run that was trained",
 }
-_NEEDED = ("kl_coef", "score", "grader", "sft_model_path", "reward_model_path")
+_NEEDED = ("kl_coef", "score_type", "grader", "sft_model_path", "reward_model_path")
 
 
 @dataclass(frozen=True)
@@ -88,7 +88,7 @@ def _directories(config: DemoConfig) -> list[str]:
         return config.runs
     if not Path(DEFAULT_RUN).is_dir():
         raise InputError(f"{DEFAULT_RUN}: no finished run; train one first: python scripts/ppo.py")
-    return [*([DEFAULT_BESIDE] if (Path(DEFAULT_BESIDE) / RESULTS).is_file() else []), DEFAULT_RUN]
+    return [*([DEFAULT_COMPARED_RUNS] if (Path(DEFAULT_COMPARED_RUNS) / RESULTS).is_file() else []), DEFAULT_RUN]
 
 
 def _look(name: str) -> _Run:
@@ -96,7 +96,7 @@ def _look(name: str) -> _Run:
     directory = Path(name).expanduser()
     if not directory.is_dir():
         raise InputError(f"--runs {name}: no such directory; name a finished run, e.g. {DEFAULT_RUN}")
-    if (directory / "ground.json").is_file():
+    if (directory / "manifest.json").is_file():
         raise InputError(f"--runs {name}: holds a comparison, not a run; name runs of it, below {directory / 'runs'}")
     try:
         run = _Run(directory, read_results(directory), read_config(directory))

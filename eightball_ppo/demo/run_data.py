@@ -13,7 +13,7 @@ from eightball_ppo.labels import LabelSet
 from eightball_ppo.runtime.run import METRICS, read_metrics
 
 BEFORE_AFTER = "before_after.parquet"
-MOST_FLIPS = 500
+MAX_CHANGES = 500
 LONGEST_EXAMPLE = 60  # characters
 PANELS = (
     ("exact/expected_score", "Expected score", "what the grader says of the answers; higher is better"),
@@ -23,7 +23,7 @@ PANELS = (
 
 
 @dataclass(frozen=True)
-class Flip:
+class AnswerChange:
     """A held-out question whose most probable answer training changed; `wanted` None where nobody said."""
 
     question: str
@@ -47,7 +47,7 @@ class Curve:
     points: list[tuple[float, float]]
 
 
-def read_flips(policy: Policy, labels: LabelSet) -> tuple[list[Flip], int]:
+def read_changes(policy: Policy, labels: LabelSet) -> tuple[list[AnswerChange], int]:
     """(flips, the largest change first, and how many questions there were); ([], 0) where the run has no such table.
 
     Raises:
@@ -70,11 +70,13 @@ def read_flips(policy: Policy, labels: LabelSet) -> tuple[list[Flip], int]:
         old, new = int(before_K.argmax()), int(after_K.argmax())
         if old != new:
             names = labels.names[old], labels.names[new]
-            flips.append(Flip(str(question), gold, *names, float(before_K[old]), float(after_K[new]), float(change)))
+            flips.append(
+                AnswerChange(str(question), gold, *names, float(before_K[old]), float(after_K[new]), float(change))
+            )
     return sorted(flips, key=lambda flip: (-flip.change, flip.question)), len(table)
 
 
-def examples(flips: list[Flip], labels: LabelSet) -> list[str]:
+def examples(flips: list[AnswerChange], labels: LabelSet) -> list[str]:
     """A question or two to begin with: one for each of up to 4 labels that training learned to give, and a miss."""
     short = [flip for flip in flips if len(flip.question) <= LONGEST_EXAMPLE]
     good = [next((f for f in short if f.met and f.after == label), None) for label in labels.names[:4]]

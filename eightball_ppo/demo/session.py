@@ -14,14 +14,18 @@ from eightball_ppo.demo.judge import Judge, load_judge, score_K
 from eightball_ppo.demo.loading import Policy, load_policies
 from eightball_ppo.functional import objective
 from eightball_ppo.labels import LabelSet
-from eightball_ppo.models.loading import table_logits_NK
-from eightball_ppo.models.tokenization import reads_at_most, tokenize
+from eightball_ppo.models.loading import predict_logits_NK
+from eightball_ppo.models.tokenization import max_input_length, tokenize
 
-LONGEST_QUESTION = 2000  # characters
-DEAREST, CHEAPEST, PER_DECADE = 100.0, 0.001, 10  # the prices on the slider, between the reference and the favourite
+MAX_QUESTION_LENGTH = 2000  # characters
+HIGHEST_BETA, LOWEST_BETA, BETAS_PER_DECADE = (
+    100.0,
+    0.001,
+    10,
+)  # the prices on the slider, between the reference and the favourite
 
 
-class NoQuestion(ValueError):  # noqa: N818  nothing went wrong
+class InvalidQuestion(ValueError):  # noqa: N818  nothing went wrong
     """What was typed is no question that can be answered; the text is for the asker."""
 
 
@@ -39,7 +43,7 @@ class Answer:
 
 
 @dataclass(frozen=True)
-class Spot:
+class PolicyPoint:
     """A policy at one question: the probabilities of its answers [K], its KL to the reference in nats, its score."""
 
     probability_K: tuple[float, ...]
@@ -51,17 +55,17 @@ def checked_question(text: object) -> str:
     """`text` as it is asked: stripped, and without halves of surrogate pairs.
 
     Raises:
-        NoQuestion: nothing that can be seen, or more than can be read.
+        InvalidQuestion: nothing that can be seen, or more than can be read.
     """
     question = str(text or "").encode("utf-8", "replace").decode("utf-8").strip()
-    if len(question) > LONGEST_QUESTION:
-        raise NoQuestion(f"That is {len(question):,} characters. The ball reads {LONGEST_QUESTION:,} at most.")
+    if len(question) > MAX_QUESTION_LENGTH:
+        raise InvalidQuestion(f"That is {len(question):,} characters. The ball reads {MAX_QUESTION_LENGTH:,} at most.")
     if not any(letter.isprintable() and not letter.isspace() for letter in question):
-        raise NoQuestion("The ball needs a question. Type one, then ask.")
+        raise InvalidQuestion("The ball needs a question. Type one, then ask.")
     return question
 
 
-class Ball:
+class DemoSession:
     """The policies of a demo, loaded and ready; `ask` may be called from many threads at once.
 
     Raises:
@@ -76,7 +80,7 @@ class Ball:
             self.last.config, config.reward_model_path, self.labels, config.trust_remote_code
         )
         self.beta = float(self.last.config["kl_coef"])
-        self.prices = prices(self.beta)
+        self.prices = beta_grid(self.beta)
         self._lock = threading.Lock()  # a fast tokenizer that two threads use at once raises "Already borrowed"
 
     @property
@@ -88,11 +92,11 @@ class Ball:
         """Everybody's answer to `text`.
 
         Raises:
-            NoQuestion: as `checked_question`.
+            InvalidQuestion: as `checked_question`.
         """
         question = checked_question(text)
         grader_logp_K = self.judge.logp_K(question)
-        score = None if grader_logp_K is None else score_K(grader_logp_K, self.last.config["score"])
+        score = None if grader_logp_K is None else score_K(grader_logp_K, self.last.config["score_type"])
         rows, cut = [], []
         with self._lock:
             for policy in self.everybody:
@@ -110,15 +114,15 @@ class Ball:
 
 def _logp_K(policy: Policy, question: str) -> tuple[Tensor, bool]:
     """The policy's log-probabilities [K] (float64), and whether it read only the question's beginning."""
-    table = tokenize(Questions("question", [question]), policy.tokenizer, reads_at_most(policy.tokenizer))
-    return table_logits_NK(policy.model, table)[0].double().log_softmax(-1), table.truncated > 0
+    table = tokenize(Questions("question", [question]), policy.tokenizer, max_input_length(policy.tokenizer))
+    return predict_logits_NK(policy.model, table)[0].double().log_softmax(-1), table.truncated > 0
 
 
-def prices(beta: float) -> list[float]:
+def beta_grid(beta: float) -> list[float]:
     """The prices on the slider, from infinity (the reference) down to 0 (the grader's favourite); `beta` is one."""
-    high, low = max(DEAREST, 10 * beta), min(CHEAPEST, beta / 10 if beta > 0 else CHEAPEST)
-    steps = round(math.log10(high / low) * PER_DECADE)
-    found = {float(f"{high * 10 ** (-step / PER_DECADE):.2g}") for step in range(steps + 1)}
+    high, low = max(HIGHEST_BETA, 10 * beta), min(LOWEST_BETA, beta / 10 if beta > 0 else LOWEST_BETA)
+    steps = round(math.log10(high / low) * BETAS_PER_DECADE)
+    found = {float(f"{high * 10 ** (-step / BETAS_PER_DECADE):.2g}") for step in range(steps + 1)}
     return [math.inf, *sorted(found | {beta} - {0.0}, reverse=True), 0.0]
 
 
@@ -127,21 +131,21 @@ def position(prices_: list[float], beta: float) -> int:
     return bisect.bisect_left(prices_, -beta, key=lambda price: -price)
 
 
-def spot(answer: Answer, logp_K: Tensor) -> Spot:
+def policy_point(answer: Answer, logp_K: Tensor) -> PolicyPoint:
     """Where the policy `logp_K` stands at this question. Labels may have probability 0; the scores must be there."""
     assert answer.score_K is not None
     own_K, ref_K, score = (row[logp_K > -torch.inf][None] for row in (logp_K, answer.logp_PK[0], answer.score_K))
     kl, expected = objective.kl_exact_N(own_K, ref_K), objective.expected_score_N(own_K, score)
-    return Spot(tuple(logp_K.exp().tolist()), max(kl.item(), 0.0), expected.item())
+    return PolicyPoint(tuple(logp_K.exp().tolist()), max(kl.item(), 0.0), expected.item())
 
 
-def optimum(answer: Answer, price: float) -> Spot:
+def optimum(answer: Answer, price: float) -> PolicyPoint:
     """The best policy at `price` for this question, in closed form; at 0 and infinity the limits of that form."""
     assert answer.score_K is not None
     ref_logp_K, score = answer.logp_PK[0], answer.score_K
     if math.isinf(price):
-        return spot(answer, ref_logp_K)
+        return policy_point(answer, ref_logp_K)
     if price == 0:
         best_K = ref_logp_K.where(score == score.max(), -torch.inf)
-        return spot(answer, best_K.log_softmax(-1))
-    return spot(answer, objective.optimum_logp_NK(ref_logp_K[None], score[None], price)[0])
+        return policy_point(answer, best_K.log_softmax(-1))
+    return policy_point(answer, objective.optimum_logp_NK(ref_logp_K[None], score[None], price)[0])

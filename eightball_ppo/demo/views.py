@@ -8,10 +8,10 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from eightball_ppo.config.registry import REFERENCE, title_of
-from eightball_ppo.data.pairs import shown
+from eightball_ppo.data.pairs import display_text
 from eightball_ppo.demo import run_data
 from eightball_ppo.demo.charts import BOTTOM, HEIGHT, LEFT, RIGHT, WIDTH, chart
-from eightball_ppo.demo.session import Answer, Ball, Spot, optimum, position, spot
+from eightball_ppo.demo.session import Answer, DemoSession, PolicyPoint, optimum, policy_point, position
 from eightball_ppo.report.pages import number, percent, short
 from eightball_ppo.report.style import styles
 
@@ -26,7 +26,7 @@ def title(name: str) -> str:
     return f"{words}{blank}{rest}"
 
 
-def price_text(price: float) -> str:
+def beta_text(price: float) -> str:
     """A price of KL in words."""
     if math.isinf(price):
         return "infinite: the reference"
@@ -40,7 +40,7 @@ _PAGES = Environment(
     trim_blocks=True,
     lstrip_blocks=True,
 )
-_PAGES.filters.update(percent=percent, number=number, title=title, price=price_text, shown=shown)
+_PAGES.filters.update(percent=percent, number=number, title=title, price=beta_text, shown=display_text)
 
 
 def _render(template: str, **values: Any) -> str:
@@ -61,29 +61,29 @@ def ball_view(label: str | None, turn: int = 0) -> str:
     return _render("ball.html.jinja", label=label, lines=lines, size=size, turn=turn)
 
 
-def spoken_view(ball: Ball, answer: Answer) -> str:
+def answer_view(ball: DemoSession, answer: Answer) -> str:
     """The answer in a sentence, and the question that it belongs to."""
     label, probability = ball.said(answer)
     return _render("spoken.html.jinja", answer=answer, label=label, probability=probability, who=ball.last.name)
 
 
-def complaint_view(text: str) -> str:
+def error_view(text: str) -> str:
     """Why there is no answer."""
     return _render("spoken.html.jinja", complaint=text, answer=None)
 
 
-def _colours(ball: Ball) -> dict[str, tuple[str, str]]:
+def _colours(ball: DemoSession) -> dict[str, tuple[str, str]]:
     """(light, dark) of everybody by name; two runs of one method share its colour."""
     methods = styles(policy.method for policy in ball.everybody)
     return {own.name: (methods[own.method].light, methods[own.method].dark) for own in ball.everybody}
 
 
-def _bars(ball: Ball, probability_K: Any) -> list[tuple[str, float, bool]]:
+def _bars(ball: DemoSession, probability_K: Any) -> list[tuple[str, float, bool]]:
     best = max(probability_K)
     return [(name, p, p == best) for name, p in zip(ball.labels.names, probability_K, strict=True)]
 
 
-def voices_view(ball: Ball, answer: Answer | None) -> str:
+def answers_view(ball: DemoSession, answer: Answer | None) -> str:
     """Every policy's probabilities as bars, and the grader's; without an answer, who will speak here."""
     cards: list[dict[str, Any]] = []
     colours = _colours(ball)
@@ -108,15 +108,17 @@ def _trained(config: dict[str, Any]) -> str:
     return f"learned from the grader, beta {config['kl_coef']:g}"
 
 
-def price_view(ball: Ball, answer: Answer | None, place: int) -> str:
+def beta_view(ball: DemoSession, answer: Answer | None, place: int) -> str:
     """The optimum at the slider's price, beside everybody's KL and expected score for this question."""
     price = ball.prices[min(max(place, 0), len(ball.prices) - 1)]
-    rows: list[tuple[str, Spot]] = []
+    rows: list[tuple[str, PolicyPoint]] = []
     best = bars = None
     if answer is not None and answer.score_K is not None:
         best = optimum(answer, price)
         bars = _bars(ball, best.probability_K)
-        rows = [(own.name, spot(answer, logp_K)) for own, logp_K in zip(ball.everybody, answer.logp_PK, strict=True)]
+        rows = [
+            (own.name, policy_point(answer, logp_K)) for own, logp_K in zip(ball.everybody, answer.logp_PK, strict=True)
+        ]
     return _render(
         "price.html.jinja",
         price=price,
@@ -126,24 +128,24 @@ def price_view(ball: Ball, answer: Answer | None, place: int) -> str:
         rows=rows,
         silent=ball.judge.grader is None,
         note=ball.judge.note,
-        score=ball.last.config["score"],
+        score=ball.last.config["score_type"],
         last=ball.last.name,
     )
 
 
-def scale_view(ball: Ball) -> str:
+def scale_view(ball: DemoSession) -> str:
     """What stands under the slider: its two ends, and a mark at the price that the last run was trained at."""
     share = position(ball.prices, ball.beta) / (len(ball.prices) - 1)
-    texts = [price_text(price) for price in ball.prices]
+    texts = [beta_text(price) for price in ball.prices]
     return _render("scale.html.jinja", share=share, beta=ball.beta, who=ball.last.name, texts=texts)
 
 
-def flips_view(ball: Ball) -> tuple[str, list[str]]:
+def changes_view(ball: DemoSession) -> tuple[str, list[str]]:
     """(the table of held-out questions that the last run answers otherwise than the reference, examples to ask)."""
-    flips, questions = run_data.read_flips(ball.last, ball.labels)
+    flips, questions = run_data.read_changes(ball.last, ball.labels)
     html = _render(
         "flips.html.jinja",
-        flips=flips[: run_data.MOST_FLIPS],
+        flips=flips[: run_data.MAX_CHANGES],
         total=len(flips),
         questions=questions,
         who=ball.last.name,
@@ -151,7 +153,7 @@ def flips_view(ball: Ball) -> tuple[str, list[str]]:
     return html, run_data.examples(flips, ball.labels)
 
 
-def curves_view(ball: Ball) -> str:
+def curves_view(ball: DemoSession) -> str:
     """Expected score, KL and share of the optimum over the training of every run."""
     found = run_data.read_curves(ball.policies)
     charts = [chart(name, note, found[key]) for key, name, note in run_data.PANELS if key in found]
@@ -160,13 +162,13 @@ def curves_view(ball: Ball) -> str:
     return _render("curves.html.jinja", charts=charts, frame=frame, legend=legend, colours=_colours(ball))
 
 
-def numbers_view(ball: Ball) -> str:
+def numbers_view(ball: DemoSession) -> str:
     """The held-out numbers of the runs."""
     rows = run_data.numbers(ball.reference, ball.policies)
     return _render("numbers.html.jinja", rows=rows)
 
 
-def head_view(ball: Ball) -> str:
+def head_view(ball: DemoSession) -> str:
     """The headline of the page."""
     return _render("head.html.jinja", labels=ball.labels.names)
 

@@ -16,7 +16,10 @@ import torch
 from scipy.optimize import brentq
 from torch import Tensor, nn
 
-CHEAPEST, DEAREST = 1e-4, 1e8  # prices of KL between which the frontier is searched, in units of the scores' range
+LOWEST_BETA, HIGHEST_BETA = (
+    1e-4,
+    1e8,
+)  # prices of KL between which the frontier is searched, in units of the scores' range
 
 
 def expected_score_N(logp_NK: Tensor, score_NK: Tensor) -> Tensor:
@@ -92,7 +95,7 @@ def frontier(ref_logp_NK: Tensor, score_NK: Tensor, betas: list[float]) -> list[
     return points
 
 
-def frontier_price(ref_logp_NK: Tensor, score_NK: Tensor, kl: float) -> float:
+def frontier_beta(ref_logp_NK: Tensor, score_NK: Tensor, kl: float) -> float:
     """The beta whose optimum has a mean KL of `kl` nats (the frontier's slope there): 0 where no optimum has as much.
 
     Never above `DEAREST` times the range of a question's scores, which stands for infinity: the reference itself.
@@ -102,22 +105,22 @@ def frontier_price(ref_logp_NK: Tensor, score_NK: Tensor, kl: float) -> float:
     def mean_kl(price: float) -> float:
         return kl_exact_N(optimum_logp_NK(ref_logp_NK, score_NK, price), ref_logp_NK).mean().item()
 
-    return search_price(mean_kl, -score_NK.min().item(), kl)
+    return search_beta(mean_kl, -score_NK.min().item(), kl)
 
 
-def search_price(mean_kl: Callable[[float], float], score_range: float, kl: float) -> float:
-    """`frontier_price`, where `mean_kl` gives the mean KL of the optimum at a price and `score_range` is the largest
+def search_beta(mean_kl: Callable[[float], float], score_range: float, kl: float) -> float:
+    """`frontier_beta`, where `mean_kl` gives the mean KL of the optimum at a price and `score_range` is the largest
     range of a question's scores."""
     unit = max(score_range, 1e-12)
 
     def excess(log_price: float) -> float:
         return mean_kl(unit * math.exp(log_price)) - kl
 
-    low, high = math.log(CHEAPEST), math.log(DEAREST)
+    low, high = math.log(LOWEST_BETA), math.log(HIGHEST_BETA)
     if excess(low) <= 0:
         return 0.0
     if excess(high) >= 0:
-        return unit * DEAREST
+        return unit * HIGHEST_BETA
     return unit * math.exp(brentq(excess, low, high, xtol=1e-12))
 
 
@@ -130,7 +133,7 @@ def frontier_distance_N(logp_NK: Tensor, ref_logp_NK: Tensor, score_NK: Tensor) 
     kl = kl_exact_N(logp_NK, ref_logp_NK).mean().item()
     if kl <= 0:
         return expected_score_N(ref_logp_NK, score_NK) - expected_score_N(logp_NK, score_NK)
-    beta = frontier_price(ref_logp_NK, score_NK, kl)
+    beta = frontier_beta(ref_logp_NK, score_NK, kl)
     return optimum_objective_N(ref_logp_NK, score_NK, beta) - objective_N(logp_NK, ref_logp_NK, score_NK, beta)
 
 

@@ -39,9 +39,9 @@ Values = Mapping[str, Mapping[int, Array]]  # method -> seed -> the metric of ea
 RESAMPLES = 10_000
 LEVEL = 0.05  # of the intervals (95 %) and of the Holm-adjusted test
 BATCH = 1_000  # resamples held at once; part of what the random numbers depend on
-FLUKE = 0.05  # how rare an agreement of seeds must be not to be believed
-SHORTEST = 0.9  # what an arm of BCa's counts as at least
-LEAST_LOG_P = -460.0  # below it p is 0; no t(1) is infinite yet
+MIN_SEED_QUANTILE = 0.05  # how rare an agreement of seeds must be not to be believed
+MIN_ARM_RATIO = 0.9  # what an arm of BCa's counts as at least
+MIN_LOG_P = -460.0  # below it p is 0; no t(1) is infinite yet
 ROUNDING = 1e-12  # a spread below this share of the largest value is none
 
 
@@ -74,7 +74,7 @@ class PairComparison:
 
 
 @dataclass(frozen=True)
-class Spread:
+class VarianceEstimate:
     """O means with their plain BCa intervals (NaN where nothing varies), the bootstrap's standard errors, and the mean
     squares over S Q of seeds, questions and error, which set the length."""
 
@@ -92,7 +92,9 @@ class Spread:
         question_t = -float(stdtrit(self.questions - 1, level / 2))
         seed_O, question_O, error_O = self.variance_3O
         if self.seeds > 1:
-            seed_O = np.maximum(seed_O, error_O * fdtri(self.seeds - 1, (self.seeds - 1) * (self.questions - 1), FLUKE))
+            seed_O = np.maximum(
+                seed_O, error_O * fdtri(self.seeds - 1, (self.seeds - 1) * (self.questions - 1), MIN_SEED_QUANTILE)
+            )
         return np.hypot(seed_t * np.sqrt(seed_O), question_t * np.sqrt((question_O - error_O).clip(0.0)))
 
     def arms_2O(self) -> Array:
@@ -100,7 +102,7 @@ class Spread:
         arm_2O = np.stack([self.estimate_O - self.bca_low_O, self.bca_high_O - self.estimate_O])
         with np.errstate(invalid="ignore", divide="ignore"):
             arm_2O = arm_2O / (-ndtri(LEVEL / 2) * self.bootstrap_error_O)
-        return np.where(np.isfinite(arm_2O).all(0), arm_2O.clip(SHORTEST), 1.0)
+        return np.where(np.isfinite(arm_2O).all(0), arm_2O.clip(MIN_ARM_RATIO), 1.0)
 
     def intervals(self) -> list[Interval]:
         """The 95 % interval of each output."""
@@ -118,7 +120,7 @@ class Spread:
         def p_value(o: int) -> float:
             if self.estimate_O[o] == 0.0:
                 return 1.0
-            return math.exp(brentq(gap, LEAST_LOG_P, 0.0, (o,), xtol=1e-9)) if gap(LEAST_LOG_P, o) > 0 else 0.0
+            return math.exp(brentq(gap, MIN_LOG_P, 0.0, (o,), xtol=1e-9)) if gap(MIN_LOG_P, o) > 0 else 0.0
 
         return [p_value(o) for o in range(len(self.estimate_O))]
 
@@ -164,7 +166,7 @@ def compare(
     return methods, holm([pairs[pair] for pair in combinations(values, 2) if pair in pairs])
 
 
-def incomparable(values: Values) -> list[tuple[str, str]]:
+def undefined_comparison(values: Values) -> list[tuple[str, str]]:
     """The pairs of methods that have no seed in common, which `compare` leaves out."""
     return [(a, b) for a, b in combinations(values, 2) if not set(values[a]) & set(values[b])]
 
@@ -182,7 +184,7 @@ def holm(pairs: Sequence[PairComparison]) -> list[PairComparison]:
 
 def crossed_spread(
     value_MSQ: Array, contrast_OM: Array, denominator_Q: Array | None = None, *, resamples: int, rng_seed: int
-) -> Spread:
+) -> VarianceEstimate:
     """The O means `contrast_OM @ mean(value_MSQ)` (over the mean of `denominator_Q`) and what their intervals need.
 
     All outputs come from one set of resamples. Rounding counts as no spread: such an output's interval is its value.
@@ -205,7 +207,7 @@ def crossed_spread(
     estimate_O = np.where(still_O & (np.abs(estimate_O) <= rounding_O), 0.0, estimate_O)
     low_O, high_O = (np.asarray(end) for end in result.confidence_interval)
     error_O, variance_3O = np.asarray(result.standard_error), np.where(still_O, 0.0, variance_3O)
-    return Spread(estimate_O, low_O, high_O, error_O, variance_3O, seeds=S, questions=Q)
+    return VarianceEstimate(estimate_O, low_O, high_O, error_O, variance_3O, seeds=S, questions=Q)
 
 
 def _statistic(value_MSQ: Array, denominator_Q: Array, contrast_OM: Array) -> Callable[..., Array]:

@@ -14,7 +14,7 @@ logger = logging.getLogger(__name__)
 T = TypeVar("T")
 
 
-class BatchSize:
+class AutoBatchSize:
     """Questions in one forward pass: as many as asked for, until they do not fit into memory."""
 
     def __init__(self, most: int):

@@ -8,14 +8,14 @@ from typing import Any, Literal, NamedTuple, Protocol, TypeVar
 import torch
 from torch import Tensor
 
-from eightball_ppo.config.graded import ScoreKind
+from eightball_ppo.config.graded import ScoreType
 from eightball_ppo.graders.budget import Budget
 from eightball_ppo.labels import LabelSet
 
 T = TypeVar("T")
 Status = Literal["ok", "failed", "refused"]
 Scale = Literal["log_prob", "rating"]
-LONGEST_DETAIL = 200  # characters of what went wrong that are worth keeping
+MAX_DETAIL_LENGTH = 200  # characters of what went wrong that are worth keeping
 
 
 class GradeRequest(NamedTuple):
@@ -49,7 +49,7 @@ class Grade(NamedTuple):
         """An ok grade, or a failed one where a score is not finite: that is no grade, and never becomes a number."""
         if all(math.isfinite(score) for score in scores):
             return cls(request, "ok", tuple(scores), "", calls, tokens, missing)
-        return cls(request, "failed", (), f"scores {list(scores)} are not finite"[:LONGEST_DETAIL], calls, tokens)
+        return cls(request, "failed", (), f"scores {list(scores)} are not finite"[:MAX_DETAIL_LENGTH], calls, tokens)
 
 
 OnGrade = Callable[[Grade], None]
@@ -99,7 +99,7 @@ def batched(items: Iterable[T], size: int) -> Iterable[list[T]]:
         yield batch
 
 
-def convert_scores(logp_NK: Tensor, kind: ScoreKind) -> Tensor:
+def convert_scores(logp_NK: Tensor, kind: ScoreType) -> Tensor:
     """The score that training maximises, made of the grader's log-probabilities; same shape.
 
     `log_prob`: log p in nats. `probability`: p. `logit_margin`: log p - log(1 - p), the log-odds against all others.

@@ -9,7 +9,7 @@ from torch import Tensor
 from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from eightball_ppo.data import Questions
-from eightball_ppo.graders.auto_batch_size import BatchSize
+from eightball_ppo.graders.auto_batch_size import AutoBatchSize
 from eightball_ppo.graders.base import Grade, GradeRequest, OnGrade, Scale, batched
 from eightball_ppo.graders.budget import Budget
 from eightball_ppo.graders.fingerprint import settings_fingerprint
@@ -17,35 +17,35 @@ from eightball_ppo.labels import LabelSet
 from eightball_ppo.models.fingerprint import weights_fingerprint
 from eightball_ppo.models.loading import label_set, load_classifier, load_encoder, text_logits_NK
 from eightball_ppo.models.packaged import checked_minilm_dir
-from eightball_ppo.models.tokenization import reads_at_most
+from eightball_ppo.models.tokenization import max_input_length
 
 # MiniLM's summary vector is short: an untrained head of BERT's own initialisation (standard deviation 0.02) gives every
 # label 0.33 to 0.35, and the original's threshold of 0.4 keeps nothing. At 0.2 the threshold keeps some and drops some.
 RANDOM_HEAD_STD = 0.2
 RANDOM_HEAD_SEED = 1
 
-ASKS_AT_ONCE = 1024  # sorted by length within, so that little is spent on padding
-FORWARD = 16  # of these in one forward pass: more pad more, and are not faster
+GRADE_BATCH = 1024  # sorted by length within, so that little is spent on padding
+FORWARD_BATCH = 16  # of these in one forward pass: more pad more, and are not faster
 
 
 class BertGrader:
     """A sequence classifier whose softmax is the probability that an answer is the wanted one."""
 
     scale: Scale = "log_prob"
-    free = True  # and made ASKS_AT_ONCE at once anyway
+    free = True  # and made GRADE_BATCH at once anyway
 
     def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, kind: str, deliberate: bool):
         self.model = model.eval().requires_grad_(False)
         self.tokenizer = tokenizer
         self.labels = label_set(model)
         self.deliberate = deliberate
-        reads = f"{reads_at_most(tokenizer)} tokens"
+        reads = f"{max_input_length(tokenizer)} tokens"
         weights = weights_fingerprint(model)
         labels = list(self.labels.names)
         self.settings: dict[str, Any] = {"grader": kind, "weights": weights, "reads": reads, "labels": labels}
         self.fingerprint = settings_fingerprint(self.settings)
         self.model.to(PartialState().device)
-        self._batch = BatchSize(FORWARD)
+        self._batch = AutoBatchSize(FORWARD_BATCH)
 
     @classmethod
     def from_directory(cls, reward_model_path: str, trust_remote_code: bool = False) -> "BertGrader":
@@ -78,7 +78,7 @@ class BertGrader:
 
     def grade(self, requests: Iterable[GradeRequest], on_grade: OnGrade, budget: Budget) -> None:
         """See `Grader.grade`."""
-        for batch in batched(budget.allowed(requests), ASKS_AT_ONCE):
+        for batch in batched(budget.allowed(requests), GRADE_BATCH):
             for request, logp_K in zip(
                 batch, self.logp_BK([request.question for request in batch]).tolist(), strict=True
             ):

@@ -7,12 +7,12 @@ all K labels of a question. On equal budgets the two can be compared, whatever t
 import torch
 from torch import Tensor, nn
 
-from eightball_ppo.config.graded import GradedConfig
+from eightball_ppo.config.graded import MethodConfig
 from eightball_ppo.errors import InputError
 from eightball_ppo.runtime.distributed import num_processes
 
 
-def check_budget_single_process(config: GradedConfig) -> None:
+def check_budget_single_process(config: MethodConfig) -> None:
     """Raises InputError if several processes would sample against one budget: each counts its observed cells alone."""
     if config.grader_call_budget is not None and num_processes() > 1:
         raise InputError(

@@ -11,19 +11,19 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, P
 
 from eightball_ppo.config.grader import GraderConfig
 from eightball_ppo.errors import InputError
-from eightball_ppo.graders.auto_batch_size import BatchSize
+from eightball_ppo.graders.auto_batch_size import AutoBatchSize
 from eightball_ppo.graders.base import Grade, GradeRequest, OnGrade, batched
 from eightball_ppo.graders.budget import Budget
 from eightball_ppo.graders.fingerprint import settings_fingerprint
-from eightball_ppo.graders.label_token_probs import NextWords, token_sequences
+from eightball_ppo.graders.label_token_probs import LabelTokenScorer, token_sequences
 from eightball_ppo.graders.prompts import CONTENT_FREE, Messages, Prompt
 from eightball_ppo.graders.verbalizers import (
-    LEAST_MASS,
-    MOST_MISSING,
+    MAX_MISSING_MASS,
+    MIN_MASS,
     RATINGS,
     expected_rating,
     missing_mass,
-    normalised_logp,
+    normalize_logp,
     parse_verbalizers,
 )
 from eightball_ppo.labels import LabelSet
@@ -49,7 +49,7 @@ class CausalLMGrader:
         model.eval().requires_grad_(False)
         self.tokenizer = tokenizer
         self.labels = labels
-        self._batch = BatchSize(config.grader_batch_size)
+        self._batch = AutoBatchSize(config.grader_batch_size)
         self._prompt = Prompt.load(config.grader_prompt, labels)
         self.scale = self._prompt.scale
         words = parse_verbalizers(config.grader_verbalizers, labels)
@@ -66,7 +66,7 @@ class CausalLMGrader:
             ]
         except TemplateError as error:  # transformers renders it in a sandbox
             raise InputError(f"--grader_model {config.grader_model}: its chat template fails ({error})") from None
-        self._next_words = NextWords(model, sequences_K, examples)
+        self._next_words = LabelTokenScorer(model, sequences_K, examples)
         self.settings: dict[str, Any] = {
             "grader": "llm",
             "model": config.grader_model,
@@ -125,7 +125,7 @@ class CausalLMGrader:
         for batch in batched(self._readable(budget.allowed(requests), on_grade), self._batch.most):
             for request, mass_K in zip(batch, self._mass_BK(batch), strict=True):
                 missing = missing_mass(mass_K)
-                if missing > MOST_MISSING:
+                if missing > MAX_MISSING_MASS:
                     wanted = "the labels" if request.label is None else "1 to 10"
                     on_grade(
                         Grade(request, "failed", (), f"{missing:.2f} of the probability is on other than {wanted}")
@@ -160,10 +160,10 @@ class CausalLMGrader:
         """Of the masses of the words: log-probabilities of the labels, or one rating."""
         if self.scale == "rating":
             return [expected_rating(mass_K)]
-        per_token = [math.log(max(m, LEAST_MASS)) / length for m, length in zip(mass_K, self._length_K, strict=True)]
+        per_token = [math.log(max(m, MIN_MASS)) / length for m, length in zip(mass_K, self._length_K, strict=True)]
         if self._content_free_K is not None:
             per_token = [value - free for value, free in zip(per_token, self._content_free_K, strict=True)]
-        return normalised_logp([math.exp(value - max(per_token)) for value in per_token])
+        return normalize_logp([math.exp(value - max(per_token)) for value in per_token])
 
     def _content_free(self) -> list[float]:
         """The scores of a question without content, which contextual calibration subtracts.

@@ -7,14 +7,22 @@ from typing import Any
 from eightball_ppo.config.stages import GradeConfig
 from eightball_ppo.data import load_both, load_named
 from eightball_ppo.errors import DryRun, IncompleteError, InputError
-from eightball_ppo.graders.job import budget_of, check_failures, estimate, failure_rate, kept, spent, store_path
+from eightball_ppo.graders.job import (
+    check_failures,
+    cost_record,
+    estimate_cost,
+    failure_rate,
+    make_budget,
+    resume_hint,
+    store_path,
+)
 from eightball_ppo.graders.registry import check_graders, load_graders
 from eightball_ppo.graders.storage.store import GradeStore
 from eightball_ppo.graders.storage.table import write_table
 from eightball_ppo.graders.storage.texts import ConcatTexts
 from eightball_ppo.labels import LabelSet
 from eightball_ppo.models.label_inference import with_labels
-from eightball_ppo.runtime.distributed import from_main_process
+from eightball_ppo.runtime.distributed import broadcast_from_main
 from eightball_ppo.runtime.run import Run, check_output_dir
 
 TABLE = "grades.parquet"
@@ -40,15 +48,15 @@ def run(config: GradeConfig) -> Path:
         asked = list(load_both(config, None, None))
     texts = ConcatTexts([own.texts for own in asked])
     if config.dry_run:
-        raise DryRun(estimate(config, labels, texts))
+        raise DryRun(estimate_cost(config, labels, texts))
     with Run(config, "grade") as own:
-        results = from_main_process(lambda: _grade(config, labels, texts, own), config.ddp_timeout)
+        results = broadcast_from_main(lambda: _grade(config, labels, texts, own), config.ddp_timeout)
         return own.finish(results)
 
 
 def _grade(config: GradeConfig, labels: LabelSet, texts: Sequence[str], own: Run) -> dict[str, Any]:
     """Fill and export; returns the record of the run and prints its one line."""
-    budget = budget_of(config)
+    budget = make_budget(config)
     with GradeStore(store_path(config)) as store:
         source = load_graders(config, labels, store, budget)
         source.grade_missing(texts)
@@ -56,7 +64,7 @@ def _grade(config: GradeConfig, labels: LabelSet, texts: Sequence[str], own: Run
     check_failures(config, count, details, budget)
     if count["skipped"]:
         missing = f"{count['skipped']} of {count.total()} grades are missing"
-        raise IncompleteError(f"grader {config.grader}: {budget.stopped}; {missing}; {kept(config)}")
+        raise IncompleteError(f"grader {config.grader}: {budget.stopped}; {missing}; {resume_hint(config)}")
     speed = budget.calls / own.seconds
     print(
         f"{config.grader}: {count['ok']} ok, {count['failed']} failed, {count['refused']} refused; {budget.calls} "
@@ -69,6 +77,6 @@ def _grade(config: GradeConfig, labels: LabelSet, texts: Sequence[str], own: Run
         "grader_settings": source.settings,
         "grades": {status: count[status] for status in ("ok", "failed", "refused", "skipped")},
         "failure_rate": failure_rate(count),
-        **spent(config, budget),
+        **cost_record(config, budget),
         "seconds": own.seconds,
     }

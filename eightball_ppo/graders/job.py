@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from eightball_ppo.config.graded import GradedConfig, TermsConfig
+from eightball_ppo.config.graded import GraderTrainingConfig, MethodConfig
 from eightball_ppo.config.grader import GraderConfig
 from eightball_ppo.data import Questions
 from eightball_ppo.errors import IncompleteError, InputError
@@ -24,7 +24,7 @@ from eightball_ppo.graders.storage.store import GradeStore
 from eightball_ppo.graders.storage.table import GradeTable
 from eightball_ppo.graders.storage.texts import first_occurrence_N
 from eightball_ppo.labels import LabelSet
-from eightball_ppo.runtime.distributed import from_main_process
+from eightball_ppo.runtime.distributed import broadcast_from_main
 
 logger = logging.getLogger(__name__)
 
@@ -36,7 +36,7 @@ class GradingResult:
     """The scores of both splits, the grader's fingerprint, and `record`, what grading cost, for results.json.
 
     `tables`: the grader's scores by split ("train", "heldout"), which results are measured with. `training`: the scores
-    that training observes: those of "train", with `--grader_noise` applied.
+    that training observes: those of "train", with `--label_noise` applied.
     """
 
     tables: dict[str, ScoreTable]
@@ -50,25 +50,25 @@ def store_path(config: GraderConfig) -> Path:
     return Path(config.grade_store)
 
 
-def kept(config: GraderConfig) -> str:
+def resume_hint(config: GraderConfig) -> str:
     """What becomes of the grades of a run that stops, and how to go on, for the end of its message."""
     if config.grade_table is not None:
         return "grade what is missing (scripts/grade.py), or allow more with --max_grade_failures"
     return f"every good grade is kept in {config.grade_store}; run the same command again to ask for what is missing"
 
 
-def budget_of(config: GraderConfig) -> Budget:
+def make_budget(config: GraderConfig) -> Budget:
     """What a stage may spend on its grader."""
     return Budget(config.max_grader_calls, config.max_cost, config.price_per_1k_tokens, config.grading_timeout)
 
 
-def spent(config: GraderConfig, budget: Budget) -> dict[str, Any]:
+def cost_record(config: GraderConfig, budget: Budget) -> dict[str, Any]:
     """What a run's calls took, for its results."""
     cost = budget.cost if config.price_per_1k_tokens is not None else None
     return {"calls_made": budget.calls, "tokens": budget.tokens, "cost": cost}
 
 
-def source_of(
+def make_source(
     config: GraderConfig, labels: LabelSet, store: GradeStore, budget: Budget, judge: Grader | None = None
 ) -> GradeSource:
     """The grade table that is named, or the grader behind the store: `judge`, or the one that is named."""
@@ -92,14 +92,14 @@ def check_grades(config: GraderConfig, labels: LabelSet, texts: Sequence[str], j
         GradeStore(store_path(config)).close()
 
 
-def estimate(config: GraderConfig, labels: LabelSet, texts: Sequence[str], judge: Grader | None = None) -> str:
+def estimate_cost(config: GraderConfig, labels: LabelSet, texts: Sequence[str], judge: Grader | None = None) -> str:
     """What grading `texts` would take, in words; asks no grader."""
     unique = int(first_occurrence_N(texts).sum())
     if judge is None and config.grade_table is not None:
         return f"{unique} questions, all grades from {config.grade_table}: 0 calls"
     judge_name = f"--grader {config.grader}" if judge is None else f"grader {judge.fingerprint}"
     with GradeStore(store_path(config)) as store:
-        source = source_of(config, labels, store, budget_of(config), judge)
+        source = make_source(config, labels, store, make_budget(config), judge)
         calls, tokens = source.estimate_cost(texts)
     cost = (
         "" if config.price_per_1k_tokens is None else f", cost about {tokens / 1000 * config.price_per_1k_tokens:.4g}"
@@ -111,7 +111,7 @@ def estimate(config: GraderConfig, labels: LabelSet, texts: Sequence[str], judge
 
 
 def grade_job(
-    config: GradedConfig, labels: LabelSet, questions: Mapping[str, Questions], judge: Grader | None = None
+    config: MethodConfig, labels: LabelSet, questions: Mapping[str, Questions], judge: Grader | None = None
 ) -> GradingResult:
     """Scores of both splits, on every process; each question is asked once in the whole run, by the main process.
 
@@ -122,15 +122,15 @@ def grade_job(
         InputError: a bad grader or table, or a grader that is too weak or failed its audit.
         IncompleteError: too many grades failed.
     """
-    return from_main_process(lambda: _grade_job(config, labels, questions, judge), config.ddp_timeout)
+    return broadcast_from_main(lambda: _grade_job(config, labels, questions, judge), config.ddp_timeout)
 
 
 def _grade_job(
-    config: GradedConfig, labels: LabelSet, questions: Mapping[str, Questions], judge: Grader | None
+    config: MethodConfig, labels: LabelSet, questions: Mapping[str, Questions], judge: Grader | None
 ) -> GradingResult:
-    budget = budget_of(config)
+    budget = make_budget(config)
     with GradeStore(store_path(config)) as store:
-        source = source_of(config, labels, store, budget, judge)
+        source = make_source(config, labels, store, budget, judge)
         if not source.deliberate:
             _check_audits(config, store.audits_of(source.fingerprints))
         tables: dict[str, ScoreTable] = {}
@@ -139,13 +139,13 @@ def _grade_job(
             if split == "heldout" and not source.deliberate:
                 _check_accuracy(config, tables[split], questions[split])
         record, training = _record(config, source, tables, budget), tables["train"]
-        if config.grader_noise:
-            training = LabelNoiseSource(source, config.grader_noise, config.seed).read(questions["train"].texts)
+        if config.label_noise:
+            training = LabelNoiseSource(source, config.label_noise, config.seed).read(questions["train"].texts)
     return GradingResult(tables, training, source.fingerprint, record)
 
 
 def _record(
-    config: TermsConfig, source: GradeSource, tables: Mapping[str, ScoreTable], budget: Budget
+    config: GraderTrainingConfig, source: GradeSource, tables: Mapping[str, ScoreTable], budget: Budget
 ) -> dict[str, Any]:
     """What grading a run cost, in numbers, for results.json.
 
@@ -157,7 +157,7 @@ def _record(
     for split, table in tables.items():
         if not table.whole_N.any():
             raise IncompleteError(
-                f"grader {config.grader}: no {split} question has a whole grade ({budget.stopped}); {kept(config)}"
+                f"grader {config.grader}: no {split} question has a whole grade ({budget.stopped}); {resume_hint(config)}"
             )
     dropped = {split: int((~table.whole_N).sum()) for split, table in tables.items()}
     if any(dropped.values()):
@@ -172,14 +172,14 @@ def _record(
         "missing_mass": missing_mass(tables.values()),
         "dropped_questions": dropped,
         "calls": sum(table.calls for table in tables.values()),
-        **spent(config, budget),
+        **cost_record(config, budget),
         "stopped": budget.stopped,
         "grader_settings": source.settings,
         "prompt": _prompt(config, source),
     }
 
 
-def _prompt(config: TermsConfig, source: GradeSource) -> str | None:
+def _prompt(config: GraderTrainingConfig, source: GradeSource) -> str | None:
     """The text of the prompt that a judge was given; None for graders that read none."""
     if "prompt_sha256" not in json.dumps(source.settings):
         return None
@@ -203,16 +203,16 @@ def check_failures(config: GraderConfig, count: Counter[str], details: Sequence[
         raise IncompleteError(
             f"grader {config.grader}: {rate:.1%} of {asked} grades failed ({count['failed']} failed, "
             f"{count['refused']} refused{example}), above --max_grade_failures {config.max_grade_failures}; "
-            f"{kept(config)}"
+            f"{resume_hint(config)}"
         )
     if budget.broken:
-        raise IncompleteError(f"grader {config.grader}: {budget.stopped}; {kept(config)}")
+        raise IncompleteError(f"grader {config.grader}: {budget.stopped}; {resume_hint(config)}")
     if not count["ok"]:
         why = f" ({budget.stopped})" if budget.stopped else example
-        raise IncompleteError(f"grader {config.grader}: no grade was made{why}; {kept(config)}")
+        raise IncompleteError(f"grader {config.grader}: no grade was made{why}; {resume_hint(config)}")
 
 
-def _check_audits(config: TermsConfig, audits: list[dict[str, Any]]) -> None:
+def _check_audits(config: GraderTrainingConfig, audits: list[dict[str, Any]]) -> None:
     """Raises InputError if a grader failed its last audit, unless that is allowed."""
     for audit in audits:
         if not audit["failed_checks"]:
@@ -223,7 +223,7 @@ def _check_audits(config: TermsConfig, audits: list[dict[str, Any]]) -> None:
         logger.warning("%s (allowed by --allow_weak_grader)", message)
 
 
-def _check_accuracy(config: TermsConfig, scores: ScoreTable, heldout: Questions) -> None:
+def _check_accuracy(config: GraderTrainingConfig, scores: ScoreTable, heldout: Questions) -> None:
     """Raises InputError if the accuracy on the held-out wishes is not above 0.6, unless that is allowed."""
     whole_N = torch.from_numpy(scores.whole_N)
     if not whole_N.any():

@@ -13,13 +13,13 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from eightball_ppo.errors import InputError
-from eightball_ppo.graders.verbalizers import Words, variants
+from eightball_ppo.graders.verbalizers import Verbalizers, word_variants
 
 NEGLIGIBLE = 1e-6  # probability of a first token below which the rest of a word is not looked at
 Tokens = tuple[int, ...]
 
 
-class NextWords:
+class LabelTokenScorer:
     """Reads off `model` how likely each of K sets of token sequences is to come next.
 
     Args:
@@ -93,7 +93,7 @@ class NextWords:
 
 
 def token_sequences(
-    tokenizer: PreTrainedTokenizerBase, words: Words, lead: str, may_continue: bool = False
+    tokenizer: PreTrainedTokenizerBase, words: Verbalizers, lead: str, may_continue: bool = False
 ) -> list[list[Tokens]]:
     """For each set the token sequences of its words as they follow `lead`, in several cases, with and without a space.
 
@@ -107,7 +107,7 @@ def token_sequences(
         {
             _tokens_after(tokenizer, lead, spelling): spelling in own
             for word in own
-            for spelling in reversed(variants(word))
+            for spelling in reversed(word_variants(word))
         }
         for own in words
     ]

@@ -23,7 +23,7 @@ from eightball_ppo.graders.storage.store import GradeStore
 from eightball_ppo.labels import LabelSet
 
 NAMES = ("bert", "llm", "api", "random-head", "rule", "noisy")
-MOST_DIGITS = 9  # of a seed
+MAX_DIGITS = 9  # of a seed
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,7 @@ def _parse_one(part: str, spec: str) -> GraderSpec:
     if name in ("bert", "llm", "api") and argument:
         flag = "--reward_model_path" if name == "bert" else "--grader_model"
         raise InputError(f"--grader {spec}: {name} takes no argument; its model is {flag}")
-    if name == "random-head" and argument and not (argument.isdecimal() and len(argument) <= MOST_DIGITS):
+    if name == "random-head" and argument and not (argument.isdecimal() and len(argument) <= MAX_DIGITS):
         raise InputError(f"--grader {spec}: the seed must be a whole number below a billion, got {argument!r}")
     return GraderSpec(name, argument, tuple(reversed(rates)))
 

@@ -13,7 +13,7 @@ from eightball_ppo.errors import InputError
 from eightball_ppo.hub import dataset_cards
 from eightball_ppo.hub.cards import eval_results_yaml, model_card
 from eightball_ppo.hub.grade_shapes import shapes
-from eightball_ppo.runtime.paths import ADAPTER, leads_to, stays_inside
+from eightball_ppo.runtime.paths import ADAPTER, resolves_to, stays_inside
 from eightball_ppo.runtime.redaction import portable, portable_text, redact
 from eightball_ppo.runtime.run import CONFIG, ENVIRONMENT, METRICS, RESULTS, read_config, read_results
 
@@ -44,7 +44,7 @@ class Bundle:
         for pattern in patterns:
             for file in sorted(directory.glob(pattern)):
                 if not stays_inside(file, directory):
-                    raise InputError(f"{file}: leads to {leads_to(file)}, which is no file of the run; not uploaded")
+                    raise InputError(f"{file}: leads to {resolves_to(file)}, which is no file of the run; not uploaded")
                 self.files[inside + file.name] = _content(file)
 
     def size(self, name: str) -> int:
@@ -106,7 +106,7 @@ def _its_comparison(directory: Path) -> Path | None:
 def _model(directory: Path, results: dict[str, Any], repo_id: str, comparison: Path | None) -> Bundle:
     if (directory / "adapter_config.json").is_file():
         raise InputError(
-            f"{directory}: holds adapters without the model they stand on; train it with --merge to push it"
+            f"{directory}: holds adapters without the model they stand on; train it with --merge_adapter to push it"
         )
     for name in ("config.json", "model.safetensors"):
         if not (directory / name).is_file():

@@ -6,8 +6,8 @@ from typing import Any
 
 from huggingface_hub import EvalResult, EvalResultEntry, ModelCardData, eval_result_entries_to_yaml
 
-from eightball_ppo.config.base import StageConfig
-from eightball_ppo.config.model import SMALL
+from eightball_ppo.config.base import RunConfig
+from eightball_ppo.config.model import SMALL_CLASSIFIER
 from eightball_ppo.config.registry import METHODS
 from eightball_ppo.hub import card_words as words
 from eightball_ppo.hub.card_tables import cell, methods_table, numbers_table
@@ -66,7 +66,7 @@ def _snippets(directory: Path, config: dict[str, Any], name: str, base: str | No
     if not (directory / "config.json").is_file():
         return [words.bare_adapter_snippet(name, config["sft_model_path"])]
     model_config = json.loads((directory / "config.json").read_text(encoding="utf-8"))
-    example = words.EXAMPLE if config["dataset_name"] == StageConfig.dataset_name else words.ANY_TEXT
+    example = words.EXAMPLE if config["dataset_name"] == RunConfig.dataset_name else words.ANY_TEXT
     full = words.snippet(name, model_config, example)
     if not (directory / ADAPTER).is_dir():
         return [full]
@@ -118,7 +118,7 @@ def eval_results_yaml(results: dict[str, Any], config: dict[str, Any]) -> list[d
 def base_model(config: dict[str, Any]) -> str | None:
     """The Hub id of what a run started from: an encoder, or the reference if it is on the Hub, too."""
     name = config.get("model_name_or_path", config.get("sft_model_path"))
-    if name in (None, SMALL):
+    if name in (None, SMALL_CLASSIFIER):
         return None
     path = local_path(name)
     if path is None:

@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from eightball_ppo.config.base import StageConfig
+from eightball_ppo.config.base import RunConfig
 from eightball_ppo.config.tools import PushConfig
 from eightball_ppo.errors import InputError
 from eightball_ppo.hub.access import checked_repo_id, hub_errors, signed_in
@@ -48,7 +48,7 @@ def run(config: PushConfig) -> None:
     print(f"pushed {' '.join(config.run_dirs)} -> {url}")
 
 
-def check_stage(config: StageConfig) -> None:
+def check_stage(config: RunConfig) -> None:
     """Raises InputError before a stage that is to be pushed begins, if it could not be."""
     if config.push_to_hub and config.hub_model_id is None:
         raise InputError("--push_to_hub: to which repository? pass --hub_model_id USER/NAME")
@@ -56,7 +56,7 @@ def check_stage(config: StageConfig) -> None:
         signed_in(str(config.hub_model_id), "--hub_model_id")
 
 
-def push_stage(config: StageConfig) -> None:
+def push_stage(config: RunConfig) -> None:
     """Push the run that a stage has just finished, if that was asked for."""
     if config.push_to_hub and is_main_process():
         assert config.hub_model_id is not None

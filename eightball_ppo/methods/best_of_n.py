@@ -1,6 +1,6 @@
 """Best of n: nothing is trained; n answers are drawn from the reference and the grader's favourite is given.
 
-The distribution of that answer is a closed form, so it is saved as a policy: `RecallForSequenceClassification`, which
+The distribution of that answer is a closed form, so it is saved as a policy: `LookupForSequenceClassification`, which
 knows it for the questions that were graded and answers all others as the reference does.
 """
 
@@ -12,8 +12,8 @@ from eightball_ppo.config.methods import BestOfNConfig
 from eightball_ppo.evaluation import GradedSplit
 from eightball_ppo.functional import objective
 from eightball_ppo.methods.task import Task
-from eightball_ppo.models.modeling_recall import RecallForSequenceClassification
-from eightball_ppo.models.tokenization import reads_at_most, token_table
+from eightball_ppo.models.modeling_recall import LookupForSequenceClassification
+from eightball_ppo.models.tokenization import max_input_length, token_table
 from eightball_ppo.runtime.run import Run
 
 CANDIDATES = tuple(2**power for power in range(8))
@@ -31,16 +31,16 @@ def fit(task: Task[BestOfNConfig], run: Run) -> PreTrainedModel:
     config = task.config
     rows = task.train_scores.buy_full_rows()
     ref_logp_NK, score_NK = task.ref_logits_NK["train"].double().log_softmax(-1)[rows], _train_score_NK(task)[rows]
-    n = config.best_of or choose_n(ref_logp_NK, score_NK, config.kl_coef)
+    n = config.num_samples or choose_n(ref_logp_NK, score_NK, config.kl_coef)
     texts = [task.questions["train"].texts[row] for row in rows]
     logp_NK = objective.best_of_n_logp_NK(ref_logp_NK, score_NK, n)
     if config.grader_call_budget is None:
         heldout = task.graded("heldout")
         texts += heldout.questions.texts
         logp_NK = torch.cat([logp_NK, _best_of(heldout, n)])
-    policy = RecallForSequenceClassification.around(task.classifier, _token_rows(task, texts), logp_NK.float())
+    policy = LookupForSequenceClassification.around(task.classifier, _token_rows(task, texts), logp_NK.float())
     run.log({"stage": run.method, "step": 0, **task.exact_metrics(policy)})
-    run.results["best_of"] = n
+    run.results["num_samples"] = n
     return policy
 
 
@@ -54,7 +54,7 @@ def _best_of(split: GradedSplit, n: int) -> Tensor:
 
 def _token_rows(task: Task, texts: list[str]) -> list[list[int]]:
     """The token ids under which the policy will meet each question."""
-    table = token_table(texts, task.tokenizer, reads_at_most(task.tokenizer))
+    table = token_table(texts, task.tokenizer, max_input_length(task.tokenizer))
     return [ids.tolist() for ids in table.ids_S.split(table.length_N.tolist())]
 
 

@@ -13,13 +13,13 @@ from eightball_ppo.data import split_by_question
 from eightball_ppo.errors import InputError
 from eightball_ppo.functional import objective
 from eightball_ppo.methods.task import Task
-from eightball_ppo.models.loading import table_logits_NK
+from eightball_ppo.models.loading import predict_logits_NK
 from eightball_ppo.models.trainable import trainable_copy
 from eightball_ppo.runtime.distributed import num_processes
 from eightball_ppo.runtime.run import Run
-from eightball_ppo.runtime.signals import finishing
+from eightball_ppo.runtime.signals import defer_signals
 from eightball_ppo.training.resume import ResumeContext
-from eightball_ppo.training.supervised import nothing, train_classifier
+from eightball_ppo.training.supervised import no_metrics, train_classifier
 
 THRESHOLDS = (0.0, 0.5, 0.7, 0.9, 0.99)  # tried on the validation questions
 
@@ -62,7 +62,7 @@ def fit(task: Task[DistillConfig], run: Run) -> PreTrainedModel:
     search = ThresholdSearch(config.threshold)
     task.resume.load([("search", search)])
     resume = dataclasses.replace(task.resume.with_states(("search", search)), updates_before=search.updates)
-    with finishing():
+    with defer_signals():
         if config.target == "hard" and search.threshold is None:
             resume = choose_threshold(search, task, rows, run, resume)
         kept = kept_rows(task.noisy_logp_NK, rows, search.threshold or 0.0)
@@ -72,7 +72,7 @@ def fit(task: Task[DistillConfig], run: Run) -> PreTrainedModel:
                 f"--threshold {search.threshold}: no question reaches it, the grader's highest probability is "
                 f"{best:.3f}"
             )
-        policy, _ = distil(task, kept, run, run.method, resume)
+        policy, _ = train_on_targets(task, kept, run, run.method, resume)
     run.tried_only = search.updates
     run.results |= {
         "target": config.target,
@@ -113,7 +113,7 @@ class TargetLoss:
         return torch.nn.functional.cross_entropy(logits_BK, self.target_NK[rows_B])
 
 
-def distil(
+def train_on_targets(
     task: Task[DistillConfig], kept: list[int], run: Run, stage: str, resume: ResumeContext
 ) -> tuple[PreTrainedModel, int]:
     """(a copy of the reference trained on the targets of the `kept` rows, by how many updates), logged as `stage`."""
@@ -122,7 +122,7 @@ def distil(
     policy = trainable_copy(task.classifier, config)
     texts = [task.questions["train"].texts[row] for row in kept]
     loss = TargetLoss(targets_NK(task), PartialState().device)
-    measure = (lambda: task.exact_metrics(policy)) if stage == run.method else nothing
+    measure = (lambda: task.exact_metrics(policy)) if stage == run.method else no_metrics
     own = (texts, kept, config, run, stage, measure, loss)
     updates = train_classifier(policy, task.tokenizer, *own, resume=resume, callbacks=task.callbacks)
     return policy, updates
@@ -154,8 +154,8 @@ def choose_threshold(
         if kept == kept_before:
             score = search.tried[-1]["validation_score"]
         else:
-            policy, updates = distil(task, kept, run, f"threshold {threshold}", resume)
-            logp_NK = table_logits_NK(policy, task.tokens["train"]).log_softmax(-1)[validation_rows]
+            policy, updates = train_on_targets(task, kept, run, f"threshold {threshold}", resume)
+            logp_NK = predict_logits_NK(policy, task.tokens["train"]).log_softmax(-1)[validation_rows]
             score = objective.expected_score_N(logp_NK, score_NK).mean().item()
             search.updates += updates
             resume = dataclasses.replace(resume, point=None, updates_before=search.updates)

@@ -15,7 +15,7 @@ from eightball_ppo.runtime.distributed import num_processes
 from eightball_ppo.runtime.run import Run
 from eightball_ppo.training.supervised import train_classifier
 
-DEAREST = 0.001  # the least share of 1/kl_coef that annealing starts from
+MIN_ANNEAL_FRACTION = 0.001  # the least share of 1/kl_coef that annealing starts from
 
 
 class AnnealedObjective:
@@ -42,7 +42,9 @@ class AnnealedObjective:
         self.step = state["step"]
 
     def __call__(self, logits_BK: Tensor, rows_B: Tensor) -> Tensor:
-        share = 1.0 if not self.annealing_steps else min(1.0, max(self.step / self.annealing_steps, DEAREST))
+        share = (
+            1.0 if not self.annealing_steps else min(1.0, max(self.step / self.annealing_steps, MIN_ANNEAL_FRACTION))
+        )
         self.step += 1
         beta = self.beta / share
         ref_logp_BK, score_BK = self.ref_logp_NK[rows_B], self.score_NK[rows_B]
@@ -63,11 +65,11 @@ def fit(task: Task[ExactConfig], run: Run) -> PreTrainedModel:
     ref_logp_NK = task.ref_logits_NK["train"].log_softmax(-1)
     steps = config.num_train_epochs * -(-len(rows) // (config.per_device_train_batch_size * num_processes()))
     score_NK, device = task.train_scores.score_NK, PartialState().device
-    loss = AnnealedObjective(ref_logp_NK, score_NK, config.kl_coef, config.anneal * steps, device)
+    loss = AnnealedObjective(ref_logp_NK, score_NK, config.kl_coef, config.anneal_fraction * steps, device)
     texts = [task.questions["train"].texts[row] for row in rows]
     resume = task.resume.with_states(("annealing", loss))
     measure = lambda: task.exact_metrics(policy)  # noqa: E731
     own = (texts, rows, config, run, run.method, measure, loss)
     train_classifier(policy, task.tokenizer, *own, resume=resume, callbacks=task.callbacks)
-    run.results["anneal"] = config.anneal
+    run.results["anneal_fraction"] = config.anneal_fraction
     return policy

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel, TrainerCallback, set_seed
 
-from eightball_ppo.config.methods import GroupConfig, GRPOConfig
+from eightball_ppo.config.methods import GroupBaselineConfig, GRPOConfig
 from eightball_ppo.errors import InputError
 from eightball_ppo.methods.task import Task
 from eightball_ppo.models.lora import with_lora
@@ -24,31 +24,31 @@ from eightball_ppo.training.grad_norm import GradNormCallback
 from eightball_ppo.training.resume import ResumeContext
 from eightball_ppo.training.scores import compose_scores
 from eightball_ppo.training.state import PerRankState
-from eightball_ppo.training.supervised import MetricsCallback, replace_progress, reporting
-from eightball_ppo.training.trackers import project, run_name, tracked
+from eightball_ppo.training.supervised import MetricsCallback, replace_progress, resolve_report_to
+from eightball_ppo.training.trackers import project, run_name, tracker_session
 from eightball_ppo.training.trainer import ResumableTrainer
 from eightball_ppo.trl_adapters.group import GroupPolicyAdapter, RowTokenizer
 from eightball_ppo.trl_adapters.loop import trl_loop
-from eightball_ppo.trl_adapters.prompt_ids import QuestionReader, SequenceIds
+from eightball_ppo.trl_adapters.prompt_ids import PromptEncoder, PromptVocabulary
 
 LARGEST_DEFAULT_BATCH = 1200
-DEAREST = 0.02  # the least share of 1/kl_coef that annealing starts from
+MIN_ANNEAL_FRACTION = 0.02  # the least share of 1/kl_coef that annealing starts from
 
 
-def check(config: GroupConfig, num_questions: int) -> None:
+def check(config: GroupBaselineConfig, num_questions: int) -> None:
     """Raises InputError if groups, parts and processes do not divide a batch, or the questions cannot fill it."""
     generation_batch_size(config, num_questions, num_processes())
 
 
-def fit(task: Task[GroupConfig], run: Run) -> PreTrainedModel:
+def fit(task: Task[GroupBaselineConfig], run: Run) -> PreTrainedModel:
     """The policy that TRL's trainer of `run.method` ("rloo" or "grpo") has trained."""
     config = task.config
     batch = generation_batch_size(config, len(task.questions["train"]), num_processes())
     set_seed(config.seed)
-    job = GroupJob(task, batch, run)
+    job = GroupTraining(task, batch, run)
     trainer = job.build_trainer()
     job.enable_checkpoints(trainer, task.resume)
-    with tracked(trainer, run.path, run.method):
+    with tracker_session(trainer, run.path, run.method):
         run_trainer(trainer, config.seed)
     require_equal_ranks(trainer)
     run.results |= {
@@ -60,7 +60,7 @@ def fit(task: Task[GroupConfig], run: Run) -> PreTrainedModel:
     return job.classifier.to("cpu")
 
 
-def generation_batch_size(config: GroupConfig, num_questions: int, world_size: int) -> int:
+def generation_batch_size(config: GroupBaselineConfig, num_questions: int, world_size: int) -> int:
     """Answers sampled at once: the configured number, or the largest sensible one.
 
     Raises:
@@ -91,16 +91,16 @@ def generation_batch_size(config: GroupConfig, num_questions: int, world_size: i
     return batch
 
 
-class GroupJob:
+class GroupTraining:
     """The models and scores of one training, and what is read while it runs: KL coefficient, temperature, episodes."""
 
-    def __init__(self, task: Task[GroupConfig], batch: int, run: Run):
+    def __init__(self, task: Task[GroupBaselineConfig], batch: int, run: Run):
         self.config = config = task.config
         self.method, self.task, self.batch, self.run = run.method, task, batch, run
         self.updates = -(-config.total_episodes // batch)
         self.steps_per_update = config.steps_per_generation * config.num_iterations
-        self.ids = SequenceIds(len(task.labels))
-        reader = QuestionReader(task.tokens["train"], self.ids)
+        self.ids = PromptVocabulary(len(task.labels))
+        reader = PromptEncoder(task.tokens["train"], self.ids)
         if config.use_peft:  # the reference is the policy's own model, read past its adapters
             policy = reference = with_lora(task.classifier.requires_grad_(False), config)
         else:
@@ -144,9 +144,11 @@ class GroupJob:
     def anneal(self, update: int) -> None:
         """Price and temperature of an update; those of the last one are what was asked for, however few there are."""
         last = update + 1 == self.updates
-        passed = update / (self.updates * self.config.anneal) if self.config.anneal and not last else 1.0
-        self.beta = self.config.kl_coef / min(1.0, max(passed, DEAREST))
-        hot = self.config.initial_temperature if self.config.anneal else 1.0
+        passed = (
+            update / (self.updates * self.config.anneal_fraction) if self.config.anneal_fraction and not last else 1.0
+        )
+        self.beta = self.config.kl_coef / min(1.0, max(passed, MIN_ANNEAL_FRACTION))
+        hot = self.config.initial_temperature if self.config.anneal_fraction else 1.0
         temperature = max(1.0, hot + (1.0 - hot) * passed)
         self.policy.temperature = self.reference.temperature = temperature
 
@@ -190,7 +192,7 @@ class GroupJob:
             "run_name": run_name(run.target.name, config.report_to),
             "project": project(),
             "seed": config.seed,
-            "report_to": reporting(config.report_to),
+            "report_to": resolve_report_to(config.report_to),
             "disable_tqdm": config.disable_tqdm,
             "save_strategy": "no",
             "logging_steps": self.steps_per_update,
@@ -230,7 +232,7 @@ def _trl_classes(method: str) -> tuple[Any, Callable[..., Any]]:
     return type(trainer_class.__name__, (ResumableTrainer, trainer_class), {}), arguments
 
 
-def _annealing(job: GroupJob, trainer: Any) -> TrainerCallback:
+def _annealing(job: GroupTraining, trainer: Any) -> TrainerCallback:
     """Sets price and temperature where TRL reads them, before every batch of answers is drawn."""
 
     class Annealing(TrainerCallback):

@@ -15,12 +15,12 @@ from eightball_ppo.runtime.distributed import is_main_process, num_processes
 from eightball_ppo.runtime.launch import require_equal_ranks
 from eightball_ppo.runtime.run import Run
 from eightball_ppo.training.guards import allow_early_stop
-from eightball_ppo.training.supervised import replace_progress, reporting
-from eightball_ppo.training.trackers import project, run_name, tracked
+from eightball_ppo.training.supervised import replace_progress, resolve_report_to
+from eightball_ppo.training.trackers import project, run_name, tracker_session
 from eightball_ppo.trl_adapters.batch_sizes import batch_size, generations
 from eightball_ppo.trl_adapters.build import TRLModels
 from eightball_ppo.trl_adapters.loop import trl_loop
-from eightball_ppo.trl_adapters.sampler import Episodes
+from eightball_ppo.trl_adapters.sampler import RolloutSampler
 from eightball_ppo.trl_adapters.speedups import QuickAdamW
 
 logger = logging.getLogger(__name__)
@@ -45,13 +45,13 @@ def fit(task: Task[PPOConfig], run: Run) -> PreTrainedModel:
     training = PPOTraining(task, batch, updates, run)
     trainer = build_trainer(config, training.models, batch, run.path, [*training.callbacks, *task.callbacks])
     training.enable_checkpoints(trainer, task.resume)
-    with tracked(trainer, run.path, run.method):
+    with tracker_session(trainer, run.path, run.method):
         run_trainer(trainer, config)
     require_equal_ranks(trainer)
     run.results |= {
         "episodes": trainer.state.episode,
         "updates": trainer.state.global_step,
-        "ended_by": "target_kl" if trainer.state.global_step < updates else "total_episodes",
+        "ended_by": "stop_kl" if trainer.state.global_step < updates else "total_episodes",
         "per_device_train_batch_size": batch,
         "world_size": world_size,
     }
@@ -71,13 +71,15 @@ def build_trainer(config: PPOConfig, models: TRLModels, batch: int, output_dir: 
         ref_model=models.reference,
         reward_model=models.reward,
         value_model=models.value,
-        train_dataset=range(num_questions * repeats),  # only its length is read: the batches are those of `Episodes`
+        train_dataset=range(
+            num_questions * repeats
+        ),  # only its length is read: the batches are those of `RolloutSampler`
         optimizers=(_optimizer(config, models), None),
         data_collator=list,
         callbacks=callbacks,
     )
     rank = trainer.accelerator.process_index
-    trainer.dataloader = Episodes(models.ids, num_questions, repeats, batch, config.seed, rank, world_size)
+    trainer.dataloader = RolloutSampler(models.ids, num_questions, repeats, batch, config.seed, rank, world_size)
     if str(trainer.accelerator.distributed_type).rpartition(".")[2] not in ("FSDP", "DEEPSPEED"):
         # Accelerate's wrapper accumulates gradients and unscales those of float16; neither is done here. At every step
         # it looks through the installed packages, too, which takes a tenth of a small policy's training.
@@ -98,7 +100,7 @@ def _trl_arguments(config: PPOConfig, batch: int, output_dir: Path) -> Any:
         return trl_ppo.PPOConfig(
             output_dir=str(output_dir),
             seed=config.seed,
-            report_to=reporting(config.report_to),
+            report_to=resolve_report_to(config.report_to),
             run_name=run_name(output_dir.name.removesuffix(".unfinished"), config.report_to),
             project=project(),
             disable_tqdm=config.disable_tqdm,
@@ -148,6 +150,6 @@ def _optimizer(config: PPOConfig, models: TRLModels) -> torch.optim.Optimizer:
 
 
 def run_trainer(trainer: Any, config: PPOConfig) -> None:
-    """TRL's `train()`, which `--target_kl` may end."""
+    """TRL's `train()`, which `--stop_kl` may end."""
     with trl_loop(trainer, config.seed), allow_early_stop(trainer):
         trainer.train()

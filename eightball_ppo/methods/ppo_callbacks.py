@@ -43,7 +43,7 @@ class PPOTraining:
         self._gradients = GradNormCallback(config.max_grad_norm, self._scores.fault)
         num_measured = len(task.tokens["train"] if task.metric_subset is None else task.metric_subset.tokens)
         every = updates_between_measurements(config, batch, len(task.questions["train"]), num_measured)
-        if config.target_kl is not None or config.max_kl is not None:
+        if config.stop_kl is not None or config.max_kl is not None:
             every = 1  # the guards look at every update
         metrics = MetricsCallback(run, "ppo", lambda: task.exact_metrics(self.classifier), every, self._beside)
         self._guard = KLGuardCallback(config, run, self.classifier, task.tokenizer, metrics, self._scores)

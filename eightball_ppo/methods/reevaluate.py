@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from eightball_ppo.config.graded import GradedConfig
+from eightball_ppo.config.graded import MethodConfig
 from eightball_ppo.errors import InputError
 from eightball_ppo.methods.run_method import finish
 from eightball_ppo.methods.task import load_splits, load_task
@@ -11,10 +11,10 @@ from eightball_ppo.models.loading import label_set, load_classifier
 from eightball_ppo.runtime.run import Run, read_results
 
 # What a run's results say of the measuring, not of the training that came before it.
-MEASURED = ("beta", "grader", "grades", "score", "truncated_questions", "splits", "reference")
+EVAL_KEYS = ("beta", "grader", "grades", "score_type", "truncated_questions", "splits", "reference")
 
 
-def reevaluate(config: GradedConfig, trained: Path) -> Path:
+def reevaluate(config: MethodConfig, trained: Path) -> Path:
     """Write the policy of the run `trained` as a run with the `kl_coef` of `config`; it took what that one took.
 
     Raises:
@@ -27,7 +27,7 @@ def reevaluate(config: GradedConfig, trained: Path) -> Path:
         raise InputError(f"{trained}: its results do not say what its training took; train it anew")
     policy, _ = load_classifier(str(trained), "run", trust_remote_code=config.trust_remote_code)
     task.labels.require_same(label_set(policy), "--labels", f"run {trained}")
-    took = {name: value for name, value in results.items() if name not in MEASURED}
+    took = {name: value for name, value in results.items() if name not in EVAL_KEYS}
     with Run(config, results["method"]) as run:
         spent = {"grader_calls": results["grader_calls"]}
         run.log({"stage": run.method, "step": 0, **task.exact_metrics(policy), **spent})

@@ -19,7 +19,7 @@ from eightball_ppo.models.lora import merged, with_lora
 from eightball_ppo.models.packaged import packaged_base
 from eightball_ppo.models.precision import last_linear
 from eightball_ppo.models.saving import save_adapter
-from eightball_ppo.models.tokenization import cut_at, reads_at_most, tokenize
+from eightball_ppo.models.tokenization import max_input_length, set_max_length, tokenize
 from eightball_ppo.models.trainable import check_rates
 from eightball_ppo.report.tables import print_record
 from eightball_ppo.runtime.distributed import is_main_process
@@ -49,8 +49,8 @@ def train(config: RewardConfig) -> Path:
     )
     last_linear(model, f"--model_name_or_path {config.model_name_or_path}")
     check_rates(model, config)
-    cut_at(tokenizer, model, config.max_length)  # the grader cuts where the reward model was cut
-    truncated = tokenize(preferences, tokenizer, reads_at_most(tokenizer)).truncated
+    set_max_length(tokenizer, model, config.max_length)  # the grader cuts where the reward model was cut
+    truncated = tokenize(preferences, tokenizer, max_input_length(tokenizer)).truncated
     if config.use_peft:
         model = with_lora(model, config, new)
     assert training.label_ids is not None

@@ -9,7 +9,7 @@ from torch import nn
 from transformers import PreTrainedModel, TrainerCallback
 
 from eightball_ppo.config import registry
-from eightball_ppo.config.graded import GradedConfig
+from eightball_ppo.config.graded import MethodConfig
 from eightball_ppo.config.model import LoraOptions
 from eightball_ppo.config.training import CheckpointedConfig
 from eightball_ppo.data import Questions
@@ -19,7 +19,7 @@ from eightball_ppo.graders.base import Grader
 from eightball_ppo.graders.budgeted_scores import check_budget_single_process
 from eightball_ppo.hub.cards import write_card
 from eightball_ppo.labels import LabelSet
-from eightball_ppo.methods.prerequisites import outlook
+from eightball_ppo.methods.prerequisites import estimate_stage_cost
 from eightball_ppo.methods.resume_task import resume_context_for_task
 from eightball_ppo.methods.task import Inputs, LoadedModel, Task, load_splits, load_task, logits_NK
 from eightball_ppo.models.label_inference import with_labels
@@ -35,7 +35,7 @@ from eightball_ppo.training.resume import find_resume_point
 
 
 def run_method(
-    config: GradedConfig,
+    config: MethodConfig,
     *,
     model: LoadedModel | None = None,
     judge: Grader | None = None,
@@ -72,7 +72,7 @@ def run_method(
     config = with_labels(config)
     questions = load_splits(config, given)
     if config.dry_run:
-        raise DryRun(outlook(config, questions, judge))
+        raise DryRun(estimate_stage_cost(config, questions, judge))
     if spec.samples:
         check_budget_single_process(config)
         require_one_precision()
@@ -126,10 +126,10 @@ def finish(task: Task[Any], policy: PreTrainedModel, run: Run) -> Path:
         "episodes": 0,
         "grader_calls": task.train_scores.calls,
         "grader_call_budget": task.config.grader_call_budget,
-        "grader_noise": task.config.grader_noise,
+        "label_noise": task.config.label_noise,
         "grader": task.grader_fingerprint,
         "grades": task.grading_record,
-        "score": task.config.score,
+        "score_type": task.config.score_type,
         "dtype": task.config.dtype,
         "mixed_precision": mixed_precision(),
         "truncated_questions": sum(table.truncated for table in task.tokens.values()),
@@ -139,15 +139,15 @@ def finish(task: Task[Any], policy: PreTrainedModel, run: Run) -> Path:
         **run.results,
     }
     if is_main_process():
-        save_policy(policy, task.tokenizer, run.path, merge=getattr(task.config, "merge", False))
+        save_policy(policy, task.tokenizer, run.path, merge=getattr(task.config, "merge_adapter", False))
         table = before_after(
             task.graded("heldout"), task.ref_logits_NK["heldout"], after_NK["heldout"], task.labels, task.config.seed
         )
         table.to_parquet(run.path / "before_after.parquet")
         if not (run.path / METRICS).exists():  # the method has logged nothing
             run.log({"stage": run.method, "step": 0, **task.exact_metrics(policy)})
-        plots.label_histogram(results, run.path / "labels.png")
-        plots.curves(read_metrics(run.path), run.path / "curves.png", run.method)
+        plots.plot_label_histogram(results, run.path / "labels.png")
+        plots.plot_curves(read_metrics(run.path), run.path / "curves.png", run.method)
         write_card(run.path, results)
         tables.print_before_after(table, task.labels)
         tables.print_results(results, task.config.grade_table or task.config.grader)

@@ -7,7 +7,7 @@ import torch
 from scipy.stats import chi2_contingency
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, set_seed
 
-from eightball_ppo.config.model import SMALL
+from eightball_ppo.config.model import SMALL_CLASSIFIER
 from eightball_ppo.config.stages import SFTConfig
 from eightball_ppo.data import Questions, load_both
 from eightball_ppo.evaluation import describe
@@ -15,12 +15,12 @@ from eightball_ppo.hub.cards import write_card
 from eightball_ppo.labels import LabelSet
 from eightball_ppo.models.configuration_eightball import EightBallConfig
 from eightball_ppo.models.label_inference import with_labels
-from eightball_ppo.models.loading import load_new_classifier, table_logits_NK
+from eightball_ppo.models.loading import load_new_classifier, predict_logits_NK
 from eightball_ppo.models.lora import merged, with_lora
 from eightball_ppo.models.modeling_eightball import EightBallForSequenceClassification
 from eightball_ppo.models.packaged import packaged_base
 from eightball_ppo.models.saving import save_adapter
-from eightball_ppo.models.tokenization import cut_at, load_tokenizer, reads_at_most, tokenize
+from eightball_ppo.models.tokenization import load_tokenizer, max_input_length, set_max_length, tokenize
 from eightball_ppo.models.trainable import check_rates
 from eightball_ppo.report.tables import print_record
 from eightball_ppo.runtime.distributed import is_main_process
@@ -44,7 +44,7 @@ def train(config: SFTConfig) -> Path:
     questions, heldout = load_both(config, labels, labels)
     set_seed(config.seed)
     model, tokenizer = _new_policy(config, labels, questions)
-    truncated = tokenize(questions, tokenizer, reads_at_most(tokenizer)).truncated
+    truncated = tokenize(questions, tokenizer, max_input_length(tokenizer)).truncated
     assert questions.label_ids is not None
     resume = resume_context_for_fit(config, "sft", model, questions.texts, questions.label_ids)
     with Run(config, "sft", resume.progress) as run:
@@ -53,7 +53,7 @@ def train(config: SFTConfig) -> Path:
             if is_main_process():
                 save_adapter(model, run.path / ADAPTER, packaged_base(config.model_name_or_path))
             model = merged(model)
-        logits_NK = table_logits_NK(model, tokenize(heldout, tokenizer, reads_at_most(tokenizer)))
+        logits_NK = predict_logits_NK(model, tokenize(heldout, tokenizer, max_input_length(tokenizer)))
         results = _results(logits_NK, heldout, questions.label_ids, labels, config, run)
         results["truncated_questions"] = truncated
         if is_main_process():
@@ -72,7 +72,7 @@ def _new_policy(
     Raises:
         InputError: no loadable encoder or tokenizer, or an option that the model cannot be trained with.
     """
-    if config.model_name_or_path == SMALL:
+    if config.model_name_or_path == SMALL_CLASSIFIER:
         tokenizer = load_tokenizer(config.tokenizer, questions, config.trust_remote_code)
         small = EightBallConfig(
             vocab_size=len(tokenizer),
@@ -82,13 +82,13 @@ def _new_policy(
         )
         model: PreTrainedModel = EightBallForSequenceClassification(small)
         new = ["classifier"]
-        cut_at(tokenizer, model, config.max_length or SMALL_MAX_LENGTH)
+        set_max_length(tokenizer, model, config.max_length or SMALL_MAX_LENGTH)
     else:
         model, tokenizer, new = load_new_classifier(
             config.model_name_or_path, "--model_name_or_path", labels, config.trust_remote_code
         )
         check_rates(model, config)
-        cut_at(tokenizer, model, config.max_length)
+        set_max_length(tokenizer, model, config.max_length)
     return (with_lora(model, config, new) if config.use_peft else model), tokenizer
 
 

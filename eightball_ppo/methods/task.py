@@ -12,7 +12,7 @@ from accelerate import PartialState
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback
 
-from eightball_ppo.config.graded import GradedConfig, TermsConfig
+from eightball_ppo.config.graded import GraderTrainingConfig, MethodConfig
 from eightball_ppo.data import Questions, load_both
 from eightball_ppo.evaluation import ExactMetrics, GradedSplit, LazyTable, record
 from eightball_ppo.graders.base import Grader, convert_scores
@@ -22,11 +22,11 @@ from eightball_ppo.graders.registry import check_graders
 from eightball_ppo.graders.storage.texts import ConcatTexts
 from eightball_ppo.labels import LabelSet
 from eightball_ppo.methods.prerequisites import train_prerequisites
-from eightball_ppo.models.loading import label_set, load_classifier, table_logits_NK
-from eightball_ppo.models.tokenization import TokenTable, cut_at, reads_at_most, token_table, tokenize
+from eightball_ppo.models.loading import label_set, load_classifier, predict_logits_NK
+from eightball_ppo.models.tokenization import TokenTable, max_input_length, set_max_length, token_table, tokenize
 from eightball_ppo.training.resume import ResumeContext
 
-C = TypeVar("C", bound=GradedConfig)
+C = TypeVar("C", bound=MethodConfig)
 LoadedModel = tuple[PreTrainedModel, PreTrainedTokenizerBase]
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 MAX_METRIC_QUESTIONS = 8192  # training questions of which the exact metrics are measured at every logged step
@@ -52,7 +52,7 @@ class Inputs(NamedTuple):
     evaluation: Questions | None = None
 
 
-NOTHING_GIVEN = Inputs()
+NO_INPUTS = Inputs()
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ class Task(Generic[C]):
     """One reference, and two splits of questions with whole grades; methods may learn from the split `train`.
 
     `grader_logp_NK` are the grader's log-probabilities, which results are measured with. `noisy_logp_NK` are those of
-    the training questions with `--grader_noise` applied, and `train_scores` the scores made of them, behind the budget:
+    the training questions with `--label_noise` applied, and `train_scores` the scores made of them, behind the budget:
     methods learn from these alone. `grading_record`: what grading cost, for results.json. `metric_subset`: the training
     questions that `exact_metrics` measures during training; None for all of them.
     `resume`: how the training is stopped and resumed. `callbacks` are the caller's own.
@@ -89,13 +89,15 @@ class Task(Generic[C]):
 
     def _tables(self, split: str) -> tuple[LazyTable, LazyTable]:
         """Scores and the reference's log-probabilities [N, K], in float64."""
-        score_NK = LazyTable(self.grader_logp_NK[split], lambda own: convert_scores(own.double(), self.config.score))
-        return score_NK, LazyTable(self.ref_logits_NK[split], normalised)
+        score_NK = LazyTable(
+            self.grader_logp_NK[split], lambda own: convert_scores(own.double(), self.config.score_type)
+        )
+        return score_NK, LazyTable(self.ref_logits_NK[split], log_softmax_double)
 
     def record(self, split: str, logits_NK: Tensor) -> dict[str, Any]:
         """The record of a policy with these logits; no table in float64 is made of a whole split."""
         score_NK, ref_logp_NK = self._tables(split)
-        logp_NK, beta = LazyTable(logits_NK, normalised), self.config.kl_coef
+        logp_NK, beta = LazyTable(logits_NK, log_softmax_double), self.config.kl_coef
         return record(logp_NK, ref_logp_NK, score_NK, self.questions[split], beta, self.labels)
 
     def exact_metrics(self, policy: PreTrainedModel) -> dict[str, Any]:
@@ -103,7 +105,7 @@ class Task(Generic[C]):
         `metric_subset`; `exact/questions` says how many these are; `grader_calls` so far."""
         tokens = self.tokens["train"] if self.metric_subset is None else self.metric_subset.tokens
         sample = {} if self.metric_subset is None else {"exact/questions": len(tokens)}
-        exact = self._exact_metrics.metrics(table_logits_NK(policy, tokens, by_length=True))
+        exact = self._exact_metrics.metrics(predict_logits_NK(policy, tokens, by_length=True))
         return {
             **{f"exact/{name}": value for name, value in exact.items()},
             **sample,
@@ -116,12 +118,12 @@ class Task(Generic[C]):
         return ExactMetrics(graded, self.config.kl_coef)
 
 
-def normalised(logits_NK: Tensor) -> Tensor:
+def log_softmax_double(logits_NK: Tensor) -> Tensor:
     """Log-probabilities in float64."""
     return logits_NK.double().log_softmax(-1)
 
 
-def load_splits(config: TermsConfig, given: Inputs = NOTHING_GIVEN) -> dict[str, Questions]:
+def load_splits(config: GraderTrainingConfig, given: Inputs = NO_INPUTS) -> dict[str, Questions]:
     """The questions to learn from ("train", unlabelled) and those to measure on ("heldout", labelled).
 
     Raises:
@@ -139,7 +141,7 @@ def load_splits(config: TermsConfig, given: Inputs = NOTHING_GIVEN) -> dict[str,
     return splits
 
 
-def load_task(config: C, questions: dict[str, Questions], given: Inputs = NOTHING_GIVEN) -> Task[C]:
+def load_task(config: C, questions: dict[str, Questions], given: Inputs = NO_INPUTS) -> Task[C]:
     """Reference, questions and grades of a method, training the defaults where they are missing.
 
     Raises:
@@ -162,10 +164,10 @@ def load_task(config: C, questions: dict[str, Questions], given: Inputs = NOTHIN
         split: own if whole_N[split].all() else own.subset(np.flatnonzero(whole_N[split]))
         for split, own in questions.items()
     }
-    cut_at(tokenizer, classifier, config.max_length)
-    tokens = {split: tokenize(own, tokenizer, reads_at_most(tokenizer)) for split, own in questions.items()}
+    set_max_length(tokenizer, classifier, config.max_length)
+    tokens = {split: tokenize(own, tokenizer, max_input_length(tokenizer)) for split, own in questions.items()}
     noisy_logp_NK = grading.training.logp_NK[torch.from_numpy(whole_N["train"])]
-    train_scores_NK = convert_scores(noisy_logp_NK, config.score)
+    train_scores_NK = convert_scores(noisy_logp_NK, config.score_type)
     task = Task(
         labels,
         classifier,
@@ -187,7 +189,7 @@ def logits_NK(model: PreTrainedModel, table: TokenTable) -> Tensor:
     """Logits [N, K] on the CPU, computed on the device of this launch; the model goes back to where it was."""
     home = next(model.parameters()).device
     try:
-        return table_logits_NK(model.to(PartialState().device), table)
+        return predict_logits_NK(model.to(PartialState().device), table)
     finally:
         model.to(home)
 
@@ -201,7 +203,7 @@ def _metric_subset(task: Task) -> MetricSubset | None:
     rank_N = np.fromiter((int.from_bytes(digest) for digest in digests), np.uint64, len(questions))
     rows = np.sort(np.argpartition(rank_N, MAX_METRIC_QUESTIONS)[:MAX_METRIC_QUESTIONS])
     sample = questions.subset(rows)
-    score_NK = convert_scores(task.grader_logp_NK["train"][rows].double(), task.config.score)
+    score_NK = convert_scores(task.grader_logp_NK["train"][rows].double(), task.config.score_type)
     ref_logp_NK = task.ref_logits_NK["train"][rows].double().log_softmax(-1)
-    tokens = token_table(sample.texts, task.tokenizer, reads_at_most(task.tokenizer))
+    tokens = token_table(sample.texts, task.tokenizer, max_input_length(task.tokenizer))
     return MetricSubset(tokens, GradedSplit(sample, score_NK, ref_logp_NK))

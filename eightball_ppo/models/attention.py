@@ -13,7 +13,7 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import eager_mask, sdpa_mask
 
 ALWAYS_MASKED = {"sdpa": "sdpa_always_masked", "eager": "eager_always_masked"}
-OWN_ATTENTION = ("mpnet",)  # always eager, by code of its own; the mask is transformers' all the same
+MASKED_ATTENTION = ("mpnet",)  # always eager, by code of its own; the mask is transformers' all the same
 
 
 def _sdpa_mask(**kwargs: Any) -> Tensor | None:
@@ -29,18 +29,18 @@ AttentionMaskInterface.register(ALWAYS_MASKED["sdpa"], _sdpa_mask)
 AttentionMaskInterface.register(ALWAYS_MASKED["eager"], _eager_mask)
 
 
-def without_waiting(model: PreTrainedModel) -> PreTrainedModel:
+def always_mask(model: PreTrainedModel) -> PreTrainedModel:
     """`model`, which from now on masks its attention whether a batch is padded or not: the same numbers.
 
-    A model whose attention is neither transformers' `sdpa` nor `OWN_ATTENTION` stays as it is. Nothing of this is saved
+    A model whose attention is neither transformers' `sdpa` nor `MASKED_ATTENTION` stays as it is. Nothing of this is saved
     with the model.
     """
     name = model.config._attn_implementation
-    if name == "sdpa" or (name == "eager" and model.config.model_type in OWN_ATTENTION):
+    if name == "sdpa" or (name == "eager" and model.config.model_type in MASKED_ATTENTION):
         model.config._attn_implementation = ALWAYS_MASKED[name]
     return model
 
 
-def has_to_be_waited_for() -> bool:
+def needs_always_mask() -> bool:
     """Whether there is a device that works on while Python goes on."""
     return torch.accelerator.is_available()

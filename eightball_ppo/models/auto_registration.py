@@ -19,19 +19,19 @@ _AUTO_MODEL = "transformers.models.auto.modeling_auto"
 
 def _register(name: str, module: Any) -> None:
     from eightball_ppo.models.configuration_eightball import EightBallConfig
-    from eightball_ppo.models.configuration_recall import RecallConfig
+    from eightball_ppo.models.configuration_recall import LookupConfig
 
     if name == _AUTO_CONFIG:
-        for config in (EightBallConfig, RecallConfig):
+        for config in (EightBallConfig, LookupConfig):
             module.AutoConfig.register(config.model_type, config, exist_ok=True)
             config.register_for_auto_class()
         return
     from eightball_ppo.models.modeling_eightball import EightBallForSequenceClassification
-    from eightball_ppo.models.modeling_recall import RecallForSequenceClassification
+    from eightball_ppo.models.modeling_recall import LookupForSequenceClassification
 
     for config, model in (
         (EightBallConfig, EightBallForSequenceClassification),
-        (RecallConfig, RecallForSequenceClassification),
+        (LookupConfig, LookupForSequenceClassification),
     ):
         module.AutoModelForSequenceClassification.register(config, model, exist_ok=True)
         model.register_for_auto_class("AutoModelForSequenceClassification")

@@ -3,8 +3,8 @@
 from transformers import PretrainedConfig
 
 
-class RecallConfig(PretrainedConfig):
-    """What [`RecallForSequenceClassification`] is made of.
+class LookupConfig(PretrainedConfig):
+    """What [`LookupForSequenceClassification`] is made of.
 
     Args:
         base (`dict`): configuration of the classifier that answers questions that are not remembered.

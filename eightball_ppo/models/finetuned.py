@@ -12,10 +12,10 @@ from eightball_ppo.errors import InputError
 from eightball_ppo.models.saving import check_base
 from eightball_ppo.runtime.paths import local_path
 
-NAMED = 2  # weights that a message names
+MAX_NAMES = 2  # weights that a message names
 
 
-def load_whole(source: str, flag: str, trust_remote_code: bool = False) -> PreTrainedModel:
+def load_finetuned(source: str, flag: str, trust_remote_code: bool = False) -> PreTrainedModel:
     """The classifier in `source`, float32; LoRA adapters are merged into the model they name.
 
     `flag` names the option in errors; `trust_remote_code`: code that comes with the model may run. Whatever
@@ -27,7 +27,7 @@ def load_whole(source: str, flag: str, trust_remote_code: bool = False) -> PreTr
     model, missing = _load(source, flag, trust_remote_code)
     if missing:
         raise InputError(
-            f"{flag} {source}: no finished classifier, it lacks {few_of(missing)}, which would be random numbers; "
+            f"{flag} {source}: no finished classifier, it lacks {format_names(missing)}, which would be random numbers; "
             f"train it first (eightball sft or eightball reward with --model_name_or_path {source})"
         )
     return model
@@ -60,7 +60,7 @@ def _load_adapters(source: str, flag: str, trust_remote_code: bool) -> PreTraine
     path = local_path(base)
     if path is not None and not path.is_dir():
         raise InputError(
-            f"{flag} {source}: its adapters stand on {base}, which is not here; run where it is, or train with --merge"
+            f"{flag} {source}: its adapters stand on {base}, which is not here; run where it is, or train with --merge_adapter"
         )
     model, missing = _load(str(base if path is None else path), flag, trust_remote_code)
     if not missing:  # else its head comes with the adapters, and was random when they were trained
@@ -68,12 +68,12 @@ def _load_adapters(source: str, flag: str, trust_remote_code: bool) -> PreTraine
     weights: dict[str, Any] = load_peft_weights(source, device="cpu")
     lacking = [name for name in missing if f"base_model.model.{name}" not in weights]
     if lacking:
-        raise InputError(f"{flag} {source}: neither its adapters nor their base {base} hold {few_of(lacking)}")
+        raise InputError(f"{flag} {source}: neither its adapters nor their base {base} hold {format_names(lacking)}")
     under_adapters = PeftModel.from_pretrained(model, source)
     unused = set_peft_model_state_dict(under_adapters, weights).unexpected_keys
     if unused:
         raise InputError(
-            f"{flag} {source}: its adapters do not fit on {base}, which has no place for {few_of(unused)}; give it the "
+            f"{flag} {source}: its adapters do not fit on {base}, which has no place for {format_names(unused)}; give it the "
             "base it had"
         )
     model = under_adapters.merge_and_unload()
@@ -81,7 +81,7 @@ def _load_adapters(source: str, flag: str, trust_remote_code: bool) -> PreTraine
     return model
 
 
-def few_of(names: Iterable[str]) -> str:
+def format_names(names: Iterable[str]) -> str:
     """The first of `names`, and how many more there are."""
     names = sorted(names)
-    return ", ".join(names[:NAMED]) + (f" and {len(names) - NAMED} more" if len(names) > NAMED else "")
+    return ", ".join(names[:MAX_NAMES]) + (f" and {len(names) - MAX_NAMES} more" if len(names) > MAX_NAMES else "")

@@ -4,8 +4,8 @@ import dataclasses
 import json
 from typing import TypeVar
 
-from eightball_ppo.config.base import StageConfig
-from eightball_ppo.config.graded import TermsConfig
+from eightball_ppo.config.base import RunConfig
+from eightball_ppo.config.graded import GraderTrainingConfig
 from eightball_ppo.config.grader import GraderConfig
 from eightball_ppo.config.stages import SFTConfig
 from eightball_ppo.data import label_names, train_split
@@ -14,7 +14,7 @@ from eightball_ppo.labels import LabelSet
 from eightball_ppo.models.loading import check_checkpoint
 from eightball_ppo.runtime.paths import local_path
 
-C = TypeVar("C", bound=StageConfig)
+C = TypeVar("C", bound=RunConfig)
 
 
 def with_labels(config: C) -> C:
@@ -26,7 +26,7 @@ def with_labels(config: C) -> C:
     if config.labels is not None:
         return config
     names = None
-    if isinstance(config, TermsConfig):
+    if isinstance(config, GraderTrainingConfig):
         names = _of_model(config.sft_model_path, "--sft_model_path")
     elif isinstance(config, GraderConfig) and config.grade_table is None and "bert" in config.grader:
         names = _of_model(config.reward_model_path, "--reward_model_path")
@@ -39,11 +39,11 @@ def with_labels(config: C) -> C:
     return dataclasses.replace(config, labels=list(LabelSet.of(names).names))
 
 
-def _first_stage(config: StageConfig) -> StageConfig:
+def _first_stage(config: RunConfig) -> RunConfig:
     """The stage whose data say which labels there are: of a method whose reference is yet to be trained, the SFT."""
     if not isinstance(config, GraderConfig):
         return config
-    shared = {own.name: getattr(config, own.name) for own in dataclasses.fields(StageConfig)}
+    shared = {own.name: getattr(config, own.name) for own in dataclasses.fields(RunConfig)}
     return SFTConfig(**{**shared, "dataset_train_split": config.shared_train_split})
 
 

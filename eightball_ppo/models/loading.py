@@ -14,12 +14,12 @@ from transformers import (
 from eightball_ppo.data import Questions
 from eightball_ppo.errors import InputError
 from eightball_ppo.labels import LabelSet
-from eightball_ppo.models.attention import has_to_be_waited_for, without_waiting
-from eightball_ppo.models.finetuned import few_of, load_whole
+from eightball_ppo.models.attention import always_mask, needs_always_mask
+from eightball_ppo.models.finetuned import format_names, load_finetuned
 from eightball_ppo.models.packaged import PACKAGED_MINILM, checked_minilm_dir
-from eightball_ppo.models.precision import in_dtype
+from eightball_ppo.models.precision import cast_encoder
 from eightball_ppo.models.safe_loading import ADAPTER_CONFIG, check_files, unloadable, warn_of_code
-from eightball_ppo.models.tokenization import TokenTable, cut_at, reads_at_most, tokenize
+from eightball_ppo.models.tokenization import TokenTable, max_input_length, set_max_length, tokenize
 from eightball_ppo.runtime.paths import local_path
 
 
@@ -60,7 +60,7 @@ def load_classifier(
         warn_of_code(name, flag)
     try:
         check_files(name, flag)
-        model = load_whole(source, flag, trust_remote_code)
+        model = load_finetuned(source, flag, trust_remote_code)
         tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=trust_remote_code)
     except InputError:
         raise
@@ -71,10 +71,10 @@ def load_classifier(
         label_set(model)
     except InputError as error:
         raise InputError(f"{flag} {name}: {error}") from None
-    cut_at(tokenizer, model, None)
-    if has_to_be_waited_for():
-        without_waiting(model)
-    return in_dtype(model, dtype, f"{flag} {name}").eval(), tokenizer
+    set_max_length(tokenizer, model, None)
+    if needs_always_mask():
+        always_mask(model)
+    return cast_encoder(model, dtype, f"{flag} {name}").eval(), tokenizer
 
 
 def require_padding(tokenizer: PreTrainedTokenizerBase, flag: str, name: str) -> None:
@@ -113,7 +113,7 @@ def load_new_classifier(
     of_body = [key for key in keys if key.startswith(body) and not key.startswith(f"{pooler}.")]
     if of_body:
         raise InputError(
-            f"{flag} {name}: no whole encoder, it lacks {few_of(of_body)}, which would be random numbers; is its "
+            f"{flag} {name}: no whole encoder, it lacks {format_names(of_body)}, which would be random numbers; is its "
             f"config.json that of another model?"
         )
     return model, tokenizer, sorted({pooler if key.startswith(body) else key.split(".")[0] for key in keys})
@@ -150,7 +150,7 @@ def label_set(model: PreTrainedModel) -> LabelSet:
 
 
 @torch.no_grad()
-def table_logits_NK(
+def predict_logits_NK(
     model: torch.nn.Module, tokens: TokenTable, batch_size: int = 256, by_length: bool = False
 ) -> torch.Tensor:
     """Logits [N, K] of every question of a token table, on the CPU, in the table's order.
@@ -179,6 +179,8 @@ def text_logits_NK(
 ) -> torch.Tensor:
     """Logits [N, K] of questions, in batches of like length so that little is spent on padding; in the order given.
 
-    Questions are cut where `reads_at_most` says: where the model's training cut them.
+    Questions are cut where `max_input_length` says: where the model's training cut them.
     """
-    return table_logits_NK(model, tokenize(questions, tokenizer, reads_at_most(tokenizer)), batch_size, by_length=True)
+    return predict_logits_NK(
+        model, tokenize(questions, tokenizer, max_input_length(tokenizer)), batch_size, by_length=True
+    )

@@ -11,20 +11,20 @@ from transformers import AutoConfig, AutoModelForSequenceClassification, PreTrai
 from transformers.modeling_outputs import SequenceClassifierOutput
 
 from .configuration_eightball import EightBallConfig
-from .configuration_recall import RecallConfig
+from .configuration_recall import LookupConfig
 from .modeling_eightball import EightBallForSequenceClassification
 
 
-class RecallForSequenceClassification(PreTrainedModel):
+class LookupForSequenceClassification(PreTrainedModel):
     """Logits from memory for a question whose real tokens are remembered, and the base classifier's for any other.
 
     Args:
-        config ([`RecallConfig`]): the base classifier's configuration and the size of the memory.
+        config ([`LookupConfig`]): the base classifier's configuration and the size of the memory.
     """
 
-    config_class = RecallConfig
+    config_class = LookupConfig
 
-    def __init__(self, config: RecallConfig):
+    def __init__(self, config: LookupConfig):
         super().__init__(config)
         base = dict(config.base)
         kind = base.pop("model_type")
@@ -42,10 +42,10 @@ class RecallForSequenceClassification(PreTrainedModel):
     @classmethod
     def around(
         cls, base: PreTrainedModel, token_rows: Sequence[Sequence[int]], logits_MK: Tensor
-    ) -> "RecallForSequenceClassification":
+    ) -> "LookupForSequenceClassification":
         """A copy of `base` that answers the questions `token_rows` (real tokens alone) with `logits_MK`."""
         length = max(len(row) for row in token_rows)
-        config = RecallConfig(
+        config = LookupConfig(
             {name: value for name, value in base.config.to_dict().items() if name != "_name_or_path"},
             len(token_rows),
             length,

@@ -22,7 +22,7 @@ def last_linear(model: PreTrainedModel, flag: str) -> nn.Linear:
     return linear[-1]
 
 
-def in_dtype(model: PreTrainedModel, dtype: torch.dtype, flag: str) -> PreTrainedModel:
+def cast_encoder(model: PreTrainedModel, dtype: torch.dtype, flag: str) -> PreTrainedModel:
     """`model` with its weights in `dtype`, in place, but for its head: that computes in float32, whatever it is given.
 
     The head is all that stands behind the encoder; of a model that has no encoder under a name of its own, the layer

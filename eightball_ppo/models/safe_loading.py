@@ -12,7 +12,7 @@ from typing import Any
 from transformers.utils import cached_file
 
 from eightball_ppo.errors import InputError
-from eightball_ppo.runtime.paths import leads_to, local_path, stays_inside
+from eightball_ppo.runtime.paths import local_path, resolves_to, stays_inside
 
 logger = logging.getLogger(__name__)
 
@@ -94,7 +94,7 @@ def _check_directory(directory: Path, where: str) -> None:
     for file in sorted([*directory.iterdir(), *directory.glob("additional_chat_templates/*")]):  # all that is read
         if not stays_inside(file, directory):
             raise InputError(
-                f"{where}: {file.relative_to(directory)} leads to {leads_to(file)}, which is no file of it; put a copy "
+                f"{where}: {file.relative_to(directory)} leads to {resolves_to(file)}, which is no file of it; put a copy "
                 "there"
             )
 

@@ -60,5 +60,5 @@ def check_base(model: PreTrainedModel, directory: Path, flag: str) -> None:
     if expected != base_fingerprint(model):
         raise InputError(
             f"{flag} {directory}: its adapters were trained on other weights than those of {model.name_or_path} now; "
-            "give it the base it had, or train again with --merge"
+            "give it the base it had, or train again with --merge_adapter"
         )

@@ -141,12 +141,12 @@ def whitespace_tokenizer(texts: Sequence[str]) -> PreTrainedTokenizerFast:
     return PreTrainedTokenizerFast(tokenizer_object=backend, pad_token="<pad>", unk_token="<unk>")
 
 
-def reads_at_most(tokenizer: PreTrainedTokenizerBase) -> int:
+def max_input_length(tokenizer: PreTrainedTokenizerBase) -> int:
     """Tokens after which a question is cut: the tokenizer's own limit, or 512 where it was saved without one."""
     return tokenizer.model_max_length if tokenizer.model_max_length < 1_000_000 else 512
 
 
-def positions(model: PreTrainedModel) -> int | None:
+def max_positions(model: PreTrainedModel) -> int | None:
     """Most tokens that `model` has positions for; None where it needs none.
 
     RoBERTa and its kin, and MPNet, count positions from behind that of padding, so that the first ones are never used.
@@ -157,19 +157,19 @@ def positions(model: PreTrainedModel) -> int | None:
     return getattr(model.config, "max_position_embeddings", None)
 
 
-def cut_at(tokenizer: PreTrainedTokenizerBase, model: PreTrainedModel, max_length: int | None) -> None:
+def set_max_length(tokenizer: PreTrainedTokenizerBase, model: PreTrainedModel, max_length: int | None) -> None:
     """Let `tokenizer` cut at `max_length` tokens, also for whoever loads it beside the policy; None leaves it as it is.
 
     Raises:
         InputError: `model` has no positions for so many.
     """
-    longest = positions(model)
+    longest = max_positions(model)
     if max_length is not None:
         if longest is not None and max_length > longest:
             raise InputError(f"--max_length {max_length}: {type(model).__name__} reads at most {longest} tokens")
         tokenizer.model_max_length = max_length
     elif longest is not None:
-        tokenizer.model_max_length = min(reads_at_most(tokenizer), longest)
+        tokenizer.model_max_length = min(max_input_length(tokenizer), longest)
 
 
 def tokenize(questions: Questions, tokenizer: PreTrainedTokenizerBase, max_length: int) -> TokenTable:

@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 
 TEMPLATES = Path(__file__).parent / "templates"
 NOTHING = "\u2013"  # what stands where nothing was measured
-LONGEST_LABEL = 24  # letters of a label in a figure
+MAX_LABEL_LENGTH = 24  # letters of a label in a figure
 
 
 class Scheme(NamedTuple):
@@ -42,7 +42,7 @@ def environment(**filters: Callable[..., Any]) -> Environment:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    own.filters.update(percent=percent, number=number, seconds=seconds, quoted=quoted, **filters)
+    own.filters.update(percent=percent, number=number, seconds=seconds, quoted=quote_text, **filters)
     return own
 
 
@@ -71,7 +71,7 @@ def seconds(value: float | None) -> str:
     return f"{value * 1000:.3g} ms" if value < 1 else f"{value:,.3g} s"
 
 
-def quoted(text: str) -> str:
+def quote_text(text: str) -> str:
     """`text` as a JSON string: one line, in which blanks, line breaks and emptiness can be seen."""
     return json.dumps(text, ensure_ascii=False)
 
@@ -79,7 +79,7 @@ def quoted(text: str) -> str:
 def short(label: str) -> str:
     """A label for a figure: one line, and not without end."""
     line = "".join(letter if letter.isprintable() else " " for letter in label)
-    return line if len(line) <= LONGEST_LABEL else f"{line[: LONGEST_LABEL - 1]}\u2026"
+    return line if len(line) <= MAX_LABEL_LENGTH else f"{line[: MAX_LABEL_LENGTH - 1]}\u2026"
 
 
 def readable_on(colour: tuple[float, ...]) -> str:
@@ -89,7 +89,7 @@ def readable_on(colour: tuple[float, ...]) -> str:
     return "#111820" if luminance > 0.19 else "#ffffff"
 
 
-def paint(axis: Any, scheme: Scheme) -> None:
+def apply_theme(axis: Any, scheme: Scheme) -> None:
     """Ticks, labels and the two spines that stay, in the colours of the page."""
     axis.tick_params(colors=scheme.text)
     axis.xaxis.label.set_color(scheme.text)

@@ -35,7 +35,7 @@ def panels_of(rows: list[dict[str, Any]], method: str) -> list[tuple[str, str | 
 
 
 @matplotlib.rc_context(PLAIN)
-def curves(rows: list[dict[str, Any]], file: Path, method: str) -> None:
+def plot_curves(rows: list[dict[str, Any]], file: Path, method: str) -> None:
     """Learning curves of a graded method from the rows of metrics.jsonl: score, KL, entropy, share of the optimum and
     loss, as far as they were logged, against episodes where there are any, else against optimizer steps."""
     rows = [row for row in rows if row["stage"] == method]
@@ -61,7 +61,7 @@ def curves(rows: list[dict[str, Any]], file: Path, method: str) -> None:
 
 
 @matplotlib.rc_context(PLAIN)
-def label_histogram(results: dict[str, Any], file: Path) -> None:
+def plot_label_histogram(results: dict[str, Any], file: Path) -> None:
     """Mean probability of every label on held-out questions, before and after; of many, those that had most."""
     before = results["reference"]["heldout"]["label_histogram"]
     after = results["splits"]["heldout"]["label_histogram"]

@@ -30,7 +30,7 @@ _SIZES = {"*": 1.75, "^": 1.15, "v": 1.15, "<": 1.15, ">": 1.15, "D": 0.82, "s":
 _COMMANDS: dict[Any, str] = {Path.MOVETO: "M", Path.LINETO: "L", Path.CURVE3: "Q", Path.CURVE4: "C"}
 
 
-class Look(NamedTuple):
+class PlotTheme(NamedTuple):
     """A scheme and, by name, the marker and colour of every method on it."""
 
     scheme: Scheme
@@ -38,7 +38,7 @@ class Look(NamedTuple):
     colours: dict[str, str]
 
 
-def display(method: str, threshold: float | None) -> str:
+def row_name(method: str, threshold: float | None) -> str:
     """`distill@0.99` where the user fixed the threshold, else the method."""
     return method if threshold is None or math.isnan(threshold) else f"{method}@{threshold:g}"
 
@@ -83,9 +83,9 @@ def _threshold(name: str) -> float:
         return math.inf
 
 
-def look(found: dict[str, Style], dark: bool) -> Look:
+def plot_theme(found: dict[str, Style], dark: bool) -> PlotTheme:
     """The look of the light or the dark page."""
-    return Look(
+    return PlotTheme(
         scheme=DARK if dark else LIGHT,
         markers={name: style.marker for name, style in found.items()},
         colours={name: style.dark if dark else style.light for name, style in found.items()},
@@ -97,7 +97,7 @@ def size(marker: str) -> float:
     return _SIZES.get(marker, 1.0)
 
 
-def mixed(colour: str, other: str, share: float) -> str:
+def blend(colour: str, other: str, share: float) -> str:
     """`colour` with `share` of `other` in it."""
     pairs = zip(to_rgb(colour), to_rgb(other), strict=True)
     return str(to_hex([(1 - share) * own + share * added for own, added in pairs]))

@@ -14,7 +14,7 @@ from typing import Any
 
 from eightball_ppo.errors import InputError
 
-SEAL = "complete.json"  # written last: size and sha256 of every other file
+CHECKSUMS = "complete.json"  # written last: size and sha256 of every other file
 
 
 class DirectoryLock:
@@ -56,11 +56,11 @@ def write_directory(directory: Path, fill: Callable[[Path], None]) -> None:
         shutil.rmtree(growing, ignore_errors=True)
         growing.mkdir(parents=True)
         fill(growing)
-        _seal(growing)
+        _write_checksums(growing)
         for folder, _, files in os.walk(growing, topdown=False):
             for path in (*(Path(folder) / name for name in files), Path(folder)):
                 _sync(path)
-        drop_directory(directory)
+        remove_directory(directory)
         growing.rename(directory)
         _sync(directory.parent)
     except BaseException:
@@ -68,7 +68,7 @@ def write_directory(directory: Path, fill: Callable[[Path], None]) -> None:
         raise
 
 
-def drop_directory(directory: Path) -> None:
+def remove_directory(directory: Path) -> None:
     """Remove a directory, if it is there; it loses its name before it loses its first file."""
     if directory.exists():
         falling = directory.with_name(f".dropped-{directory.name}")
@@ -93,9 +93,9 @@ def _sync(path: Path) -> None:
         os.close(descriptor)
 
 
-def _seal(directory: Path) -> None:
+def _write_checksums(directory: Path) -> None:
     files = {str(path.relative_to(directory)): _digest(path) for path in sorted(directory.rglob("*")) if path.is_file()}
-    (directory / SEAL).write_text(json.dumps({"files": files}, indent=1) + "\n", encoding="utf-8")
+    (directory / CHECKSUMS).write_text(json.dumps({"files": files}, indent=1) + "\n", encoding="utf-8")
 
 
 def _digest(path: Path) -> dict[str, object]:
@@ -103,9 +103,9 @@ def _digest(path: Path) -> dict[str, object]:
         return {"bytes": path.stat().st_size, "sha256": hashlib.file_digest(file, "sha256").hexdigest()}
 
 
-def check_seal(directory: Path) -> None:
+def verify_checksums(directory: Path) -> None:
     """Raises InputError, naming the file, unless every file is as it was written."""
-    seal = directory / SEAL
+    seal = directory / CHECKSUMS
     try:
         files = dict(json.loads(seal.read_text(encoding="utf-8"))["files"])
     except (OSError, ValueError, KeyError, TypeError):
@@ -118,17 +118,17 @@ def check_seal(directory: Path) -> None:
             raise InputError(f"{path}: not as it was written, so the checkpoint is damaged")
 
 
-def finite(value: Any) -> Any:
+def nan_to_null(value: Any) -> Any:
     """`value` as strict JSON holds it: null for every number that is not finite."""
     if isinstance(value, dict):
-        return {key: finite(item) for key, item in value.items()}
+        return {key: nan_to_null(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [finite(item) for item in value]
+        return [nan_to_null(item) for item in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 @contextlib.contextmanager
-def whole(path: Path) -> Iterator[Path]:
+def atomic_path(path: Path) -> Iterator[Path]:
     """A path to write to; what was written is `path` once it is whole, and what was there stands until then."""
     growing = path.with_name(f".{path.name}.unfinished")
     try:
@@ -140,10 +140,10 @@ def whole(path: Path) -> Iterator[Path]:
 
 def write_text(path: Path, text: str) -> None:
     """A text file in UTF-8 that is whole, or as it was before."""
-    with whole(path) as file:
+    with atomic_path(path) as file:
         file.write_text(text, encoding="utf-8")
 
 
 def write_json(path: Path, content: dict[str, Any]) -> None:
     """Strict JSON: a value that is not finite becomes null."""
-    write_text(path, json.dumps(finite(content), indent=2, ensure_ascii=False) + "\n")
+    write_text(path, json.dumps(nan_to_null(content), indent=2, ensure_ascii=False) + "\n")

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 from eightball_ppo.errors import IncompleteError, InputError
 
 T = TypeVar("T")
-LONGEST_PAUSE = 10.0  # seconds between two signs of life while the main process works and the others wait
+MAX_POLL_INTERVAL = 10.0  # seconds between two signs of life while the main process works and the others wait
 
 
 def rank() -> int:
@@ -51,14 +51,14 @@ def join_processes(**kwargs: Any) -> int:
     return int(PartialState(cpu=on_cpu, **kwargs).num_processes)
 
 
-def part_processes() -> None:
+def destroy_process_group() -> None:
     """Leave the other processes, as the last act. Else threads that still listen may end Python by an abort."""
     distributed = getattr(sys.modules.get("torch"), "distributed", None)
     if distributed is not None and distributed.is_available() and distributed.is_initialized():
         distributed.destroy_process_group()
 
 
-def from_main_process(work: Callable[[], T], ddp_timeout: int) -> T:
+def broadcast_from_main(work: Callable[[], T], ddp_timeout: int) -> T:
     """What `work` returns on the main process, on every process; the others do nothing but wait for it, however long it
     takes, as long as there is a sign of life of everybody within `ddp_timeout` seconds.
 
@@ -76,7 +76,7 @@ def from_main_process(work: Callable[[], T], ddp_timeout: int) -> T:
     done = Event()
     if is_main_process():
         with ThreadPoolExecutor(1) as executor:
-            signs = executor.submit(_give_signs, group, done, min(LONGEST_PAUSE, ddp_timeout / 4))
+            signs = executor.submit(_heartbeat, group, done, min(MAX_POLL_INTERVAL, ddp_timeout / 4))
             try:
                 outcome[0] = work()
             except (InputError, IncompleteError) as error:
@@ -85,7 +85,7 @@ def from_main_process(work: Callable[[], T], ddp_timeout: int) -> T:
                 done.set()
             signs.result()
     else:
-        _give_signs(group, done, 0)
+        _heartbeat(group, done, 0)
     distributed.broadcast_object_list(outcome, src=0, group=group)
     if outcome[1] is not None:
         outcome[1].relayed = not is_main_process()
@@ -93,7 +93,7 @@ def from_main_process(work: Callable[[], T], ddp_timeout: int) -> T:
     return outcome[0]
 
 
-def _give_signs(group: Any, done: Event, pause: float) -> None:
+def _heartbeat(group: Any, done: Event, pause: float) -> None:
     """Meet the other processes again and again, `pause` seconds apart, until one of them comes and is `done`."""
     import torch
     from torch import distributed
@@ -105,7 +105,7 @@ def _give_signs(group: Any, done: Event, pause: float) -> None:
         done.wait(0 if finished.item() else pause)
 
 
-def largest(value: int) -> int:
+def all_reduce_max(value: int) -> int:
     """The largest of the numbers that the processes of the launch come with."""
     if num_processes() == 1:
         return value
@@ -118,7 +118,7 @@ def largest(value: int) -> int:
     return int(own)
 
 
-def from_every_process(own: T) -> list[T]:
+def all_gather_object(own: T) -> list[T]:
     """What each process of the launch comes with, in the order of their ranks."""
     if num_processes() == 1:
         return [own]

@@ -66,7 +66,7 @@ def _has_accelerator() -> bool:
     return torch.cuda.is_available() and os.environ.get("ACCELERATE_USE_CPU", "").lower() not in ("1", "true")
 
 
-def meet(seconds: int) -> None:
+def init_process_group(seconds: int) -> None:
     """Return once every process of the launch is here; no later wait for one of them takes longer than `seconds`.
 
     Raises:
@@ -95,7 +95,7 @@ def meet(seconds: int) -> None:
         )
 
 
-def lost_peer(error: Exception) -> IncompleteError | None:
+def peer_failure(error: Exception) -> IncompleteError | None:
     """What to say where `error` is a collective that failed since another process died or is late; else None."""
     distributed = getattr(sys.modules.get("torch"), "distributed", None)
     known = getattr(distributed, "DistError", None)

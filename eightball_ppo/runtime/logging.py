@@ -7,7 +7,7 @@ import sys
 from eightball_ppo.runtime.distributed import is_main_process
 
 
-def quiet_ourselves() -> None:
+def configure_logging() -> None:
     """Our own notices on stderr, from one process; TRL's notice on experimental modules and telemetry off."""
     level = logging.WARNING if is_main_process() else logging.CRITICAL
     logging.basicConfig(level=level, format="%(message)s", stream=sys.stderr)
@@ -18,7 +18,7 @@ def quiet_ourselves() -> None:
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 
 
-def quiet_libraries() -> None:
+def silence_libraries() -> None:
     """No bars and reports for loading and writing weights: a stage's own bar is the one that matters."""
     import warnings
 

@@ -20,7 +20,7 @@ def local_path(name: str) -> Path | None:
     return path if len(path.parts) > 1 and (first in OUR_FOLDERS or Path(first).is_dir()) else None
 
 
-def leads_to(file: Path) -> Path:
+def resolves_to(file: Path) -> Path:
     """Where `file` lies, links followed; of links that lead in a circle, somewhere in it."""
     return Path(os.path.realpath(file))
 
@@ -28,6 +28,6 @@ def leads_to(file: Path) -> Path:
 def stays_inside(file: Path, directory: Path) -> bool:
     """Whether `file` of `directory` is, links followed, a file or folder in it; or a blob of a snapshot of the Hub's
     cache, whose files are links by design."""
-    home, target = leads_to(directory), leads_to(file)
+    home, target = resolves_to(directory), resolves_to(file)
     cached = home.parent.name == "snapshots" and target.parent == home.parents[1] / "blobs"
     return (target.is_relative_to(home) or cached) and (target.is_file() or target.is_dir())

@@ -5,7 +5,7 @@ import os
 import shutil
 from pathlib import Path
 
-from eightball_ppo.runtime.atomic_io import drop_directory
+from eightball_ppo.runtime.atomic_io import remove_directory
 
 METRICS = "metrics.jsonl"
 
@@ -19,7 +19,7 @@ class Progress:
     seconds: float
 
 
-def unfinished_path(path: Path) -> Path:
+def staging_path(path: Path) -> Path:
     """Where a run is written that will be `path`."""
     return path.with_name(path.name + ".unfinished")
 
@@ -35,7 +35,7 @@ def update_of(checkpoint: Path) -> int:
     return int(checkpoint.name.removeprefix("checkpoint-"))
 
 
-def empty(directory: Path) -> None:
+def clear_directory(directory: Path) -> None:
     """Remove what is in a directory, but not the directory, which is locked."""
     for path in directory.iterdir():
         if path.is_dir() and not path.is_symlink():
@@ -44,13 +44,13 @@ def empty(directory: Path) -> None:
             path.unlink()
 
 
-def put_back(directory: Path, progress: Progress) -> None:
+def rewind_to(directory: Path, progress: Progress) -> None:
     """Cut off what was written after a checkpoint: later checkpoints, halves of some, and rows of metrics.jsonl."""
     for path in (*directory.glob(".checkpoint-*"), *directory.glob(".dropped-*")):
         shutil.rmtree(path)
     for path in checkpoints_in(directory):
         if update_of(path) > progress.update:
-            drop_directory(path)
+            remove_directory(path)
     metrics = directory / METRICS
     if progress.metrics_bytes:
         os.truncate(metrics, progress.metrics_bytes)

@@ -9,7 +9,7 @@ from eightball_ppo.errors import InputError
 
 KEY_VARIABLES = ("EIGHTBALL_API_KEY", "OPENAI_API_KEY")
 TOKEN_VARIABLES = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "WANDB_API_KEY")
-SHORTEST_SECRET = 8  # characters; a shorter key is a placeholder, and would be found in every other word
+MIN_SECRET_LENGTH = 8  # characters; a shorter key is a placeholder, and would be found in every other word
 _USERINFO = re.compile(r"(?<=://)[^/\s]*@")
 
 
@@ -31,7 +31,7 @@ def redact(text: str) -> str:
     """`text` without the keys and tokens in the environment and without the userinfo of any address."""
     for name in (*KEY_VARIABLES, *TOKEN_VARIABLES):
         key = os.environ.get(name, "").strip()
-        if len(key) >= SHORTEST_SECRET:
+        if len(key) >= MIN_SECRET_LENGTH:
             text = text.replace(key, "***")
     return _USERINFO.sub("***@", text)
 

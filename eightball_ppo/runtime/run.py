@@ -19,22 +19,29 @@ from typing import Any
 
 import yaml
 
-from eightball_ppo.config.base import StageConfig
+from eightball_ppo.config.base import RunConfig
 from eightball_ppo.config.training import CheckpointedConfig
 from eightball_ppo.errors import IncompleteError, InputError
-from eightball_ppo.runtime.atomic_io import DirectoryLock, drop_directory, finite, sync_file, write_json, write_text
+from eightball_ppo.runtime.atomic_io import (
+    DirectoryLock,
+    nan_to_null,
+    remove_directory,
+    sync_file,
+    write_json,
+    write_text,
+)
 from eightball_ppo.runtime.distributed import is_main_process, num_processes, wait_for_everyone
 from eightball_ppo.runtime.progress import (
     METRICS,
     Progress,
     checkpoints_in,
-    empty,
-    put_back,
-    unfinished_path,
+    clear_directory,
+    rewind_to,
+    staging_path,
     update_of,
 )
 from eightball_ppo.runtime.redaction import redacted
-from eightball_ppo.runtime.system_errors import check_place, refusal
+from eightball_ppo.runtime.system_errors import as_user_error, check_writable
 
 RESULTS = "results.json"
 CONFIG = "config.yaml"
@@ -43,18 +50,18 @@ BEST = "best"  # in an unfinished run that was given up: the policy with the bes
 _PACKAGES = ("eightball_ppo", "torch", "transformers", "trl", "accelerate", "datasets", "peft", "tokenizers", "numpy")
 
 
-def check_output_dir(config: StageConfig) -> None:
+def check_output_dir(config: RunConfig) -> None:
     """Raises InputError if `output_dir` cannot be a directory, or holds anything that may not be replaced.
 
     Only a run of ours is ever replaced, and only on request; a stage whose work is in the grade store replaces its own,
     and one that resumes looks for itself.
     """
-    check_place(config.output_dir, "--output_dir")
+    check_writable(config.output_dir, "--output_dir")
     path = Path(config.output_dir).absolute()
     for part in (path, *path.parents):
         if part.is_file():
             raise InputError(f"{config.output_dir}: {part.name} is a file; name a directory in --output_dir")
-    _check_unfinished(config, unfinished_path(path))
+    _check_unfinished(config, staging_path(path))
     if config.resumes or not path.is_dir() or not any(path.iterdir()):
         return
     if not (path / RESULTS).is_file() or not (path / CONFIG).is_file():
@@ -65,7 +72,7 @@ def check_output_dir(config: StageConfig) -> None:
         )
 
 
-def _check_unfinished(config: StageConfig, unfinished: Path) -> None:
+def _check_unfinished(config: RunConfig, unfinished: Path) -> None:
     """Raises InputError if a run is being written there, one that may be gone on with, or none where one is needed."""
     if unfinished.is_dir() and is_main_process():
         DirectoryLock(unfinished).release()
@@ -106,11 +113,11 @@ class Run:
         InputError: the output directory cannot be used, or another process is at work there.
     """
 
-    def __init__(self, config: StageConfig, method: str, progress: Progress | None = None):
+    def __init__(self, config: RunConfig, method: str, progress: Progress | None = None):
         check_output_dir(config)
         self.method = method
         self.target = Path(config.output_dir).absolute()
-        self.path = unfinished_path(self.target)
+        self.path = staging_path(self.target)
         self._made = [parent for parent in self.path.parents if not parent.exists()]
         self.started = time.monotonic() - (0.0 if progress is None else progress.seconds)
         self.results: dict[str, Any] = {}  # what a method says of its training beside what all of them say
@@ -121,11 +128,11 @@ class Run:
             self._lock = DirectoryLock(self.path)
             try:
                 if progress is None:
-                    empty(self.path)
+                    clear_directory(self.path)
                     write_config(self.path, config)
                     write_json(self.path / ENVIRONMENT, environment(config.trust_remote_code))
                 else:
-                    put_back(self.path, progress)
+                    rewind_to(self.path, progress)
                     self._note_resumption(progress.update)
             except OSError as error:
                 self.__exit__(type(error), error, None)
@@ -150,7 +157,7 @@ class Run:
         Raises:
             IncompleteError: instead of what says that the disk or the memory is full: how to go on.
         """
-        told = None if error is None else refusal(error)
+        told = None if error is None else as_user_error(error)
         stored = checkpoints_in(self.path)
         if not stored and (told is not None or isinstance(error, InputError | IncompleteError)):
             shutil.rmtree(self.path, ignore_errors=True)
@@ -177,7 +184,7 @@ class Run:
         """Append one row to metrics.jsonl; a value that is not finite becomes null."""
         if is_main_process():
             with (self.path / METRICS).open("a", encoding="utf-8") as file:
-                file.write(json.dumps(finite(row)) + "\n")
+                file.write(json.dumps(nan_to_null(row)) + "\n")
 
     def progress(self, update: int) -> Progress:
         """How far the run is after `update`; the rows of metrics.jsonl are on the disk then."""
@@ -190,7 +197,7 @@ class Run:
             for checkpoint in checkpoints_in(self.path):
                 # without --save_steps those that are there were written where the run was stopped
                 if not self._keeps_checkpoints or update_of(checkpoint) <= self.tried_only:
-                    drop_directory(checkpoint)
+                    remove_directory(checkpoint)
             replaced = self.target.with_name(self.target.name + ".replaced")
             shutil.rmtree(replaced, ignore_errors=True)  # of a run that was killed right here
             if self.target.exists():
@@ -206,7 +213,7 @@ class Run:
         return self.target
 
 
-def write_config(directory: Path, config: StageConfig) -> None:
+def write_config(directory: Path, config: RunConfig) -> None:
     """`config.yaml`: every option as it was resolved, without keys or passwords."""
     resolved = yaml.safe_dump(redacted(dataclasses.asdict(config)), sort_keys=False)
     write_text(directory / CONFIG, resolved)

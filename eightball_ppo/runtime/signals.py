@@ -14,8 +14,8 @@ from typing import Any
 
 from eightball_ppo.runtime.distributed import num_processes
 
-STOPPING = (signal.SIGTERM, signal.SIGINT)
-ECHO = 1.0  # seconds in which a launcher passes on what its processes got from the terminal already
+STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
+DEDUP_SECONDS = 1.0  # seconds in which a launcher passes on what its processes got from the terminal already
 
 
 class Interrupted(KeyboardInterrupt):
@@ -26,7 +26,7 @@ class Interrupted(KeyboardInterrupt):
         self.number = number
 
 
-class _Asked:
+class _SignalState:
     """What this process was asked for: the first signal, and whether a training is going on that can finish."""
 
     number = 0
@@ -34,54 +34,54 @@ class _Asked:
     training = False
 
 
-_asked = _Asked()
+_state = _SignalState()
 
 
 @contextmanager
-def handled() -> Iterator[None]:
+def install_handlers() -> Iterator[None]:
     """Around a script's work. Outside `finishing` the first signal raises Interrupted; a second one ends at once."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    _asked.number = 0
-    before: dict[signal.Signals, Any] = {number: signal.signal(number, _handle) for number in STOPPING}
+    _state.number = 0
+    before: dict[signal.Signals, Any] = {number: signal.signal(number, _handle) for number in STOP_SIGNALS}
     try:
         yield
     finally:
-        _asked.number = 0
+        _state.number = 0
         for number, handler in before.items():
             signal.signal(number, handler)
 
 
 def _handle(number: int, frame: FrameType | None) -> None:
-    again = _asked.number != 0
-    if again and num_processes() > 1 and time.monotonic() - _asked.at < ECHO:
+    again = _state.number != 0
+    if again and num_processes() > 1 and time.monotonic() - _state.at < DEDUP_SECONDS:
         return
     if again:
         signal.signal(number, signal.SIG_DFL)
         os.kill(os.getpid(), number)
-    _asked.number, _asked.at = number, time.monotonic()
-    if not _asked.training:
+    _state.number, _state.at = number, time.monotonic()
+    if not _state.training:
         raise Interrupted(number)
 
 
 @contextmanager
-def finishing() -> Iterator[None]:
+def defer_signals() -> Iterator[None]:
     """Around a training that looks at `asked()` after every update; what it did not look at any more counts after it.
     Within another one, which is made of several trainings, it counts for the next of them.
 
     Raises:
         Interrupted: a signal came after the last look.
     """
-    within, _asked.training = _asked.training, True
+    within, _state.training = _state.training, True
     try:
         yield
     finally:
-        _asked.training = within
-    if _asked.number and not within:
-        raise Interrupted(_asked.number)
+        _state.training = within
+    if _state.number and not within:
+        raise Interrupted(_state.number)
 
 
-def asked() -> int:
+def pending_signal() -> int:
     """The number of the signal that came, or 0."""
-    return _asked.number
+    return _state.number

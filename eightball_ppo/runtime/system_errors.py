@@ -24,7 +24,7 @@ _OUT_OF_MEMORY = re.compile(
 )
 
 
-def check_place(name: str, flag: str) -> None:
+def check_writable(name: str, flag: str) -> None:
     """Raises InputError unless a directory of this `name`, which `flag` was given, can be made or written to."""
     path = Path(name).absolute()
     if not path.name or "\0" in name:
@@ -38,7 +38,7 @@ def check_place(name: str, flag: str) -> None:
         raise InputError(f"{flag} {name}: {there} cannot be written to; name another directory")
 
 
-def refusal(error: BaseException) -> IncompleteError | InputError | None:
+def as_user_error(error: BaseException) -> IncompleteError | InputError | None:
     """What to say where `error`, or what it came from, is the machine's doing; None where it is not.
 
     A disk that is full or fails, or too little memory, stops a stage on the way, exit code 3; a place that is not to be

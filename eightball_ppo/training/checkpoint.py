@@ -9,11 +9,11 @@ from typing import Any
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback
 
 from eightball_ppo.config.training import CheckpointedConfig
-from eightball_ppo.errors import Stopped
+from eightball_ppo.errors import TrainingInterrupted
 from eightball_ppo.models.saving import save_policy
 from eightball_ppo.runtime import signals
-from eightball_ppo.runtime.atomic_io import drop_directory, write_directory
-from eightball_ppo.runtime.distributed import is_main_process, largest, num_processes, wait_for_everyone
+from eightball_ppo.runtime.atomic_io import remove_directory, write_directory
+from eightball_ppo.runtime.distributed import all_reduce_max, is_main_process, num_processes, wait_for_everyone
 from eightball_ppo.runtime.launch import mixed_precision
 from eightball_ppo.runtime.progress import checkpoints_in
 from eightball_ppo.runtime.redaction import redacted
@@ -49,7 +49,7 @@ class CheckpointWriter:
 
     def due(self, update: int) -> bool:
         """Whether there must be a checkpoint after `update`; a signal that any process got counts for all."""
-        self._signal = largest(signals.asked())
+        self._signal = all_reduce_max(signals.pending_signal())
         return self._signal != 0 or (self.config.save_steps is not None and update % self.config.save_steps == 0)
 
     def write(self, update: int, updates: int) -> None:
@@ -81,11 +81,11 @@ class CheckpointWriter:
             write_directory(self.run.path / f"checkpoint-{number}", fill)
             if self.config.save_total_limit is not None:
                 for old in checkpoints_in(self.run.path)[: -self.config.save_total_limit]:
-                    drop_directory(old)
+                    remove_directory(old)
         wait_for_everyone()  # or a process that ends now would have the launcher end this one
         if self._signal:
             stored = f" (checkpoint-{number})" if number != update else ""
-            raise Stopped(
+            raise TrainingInterrupted(
                 f"stopped by {signal.Signals(self._signal).name} after update {update} of {updates}{self._within}"
                 f"{stored}; go on by the same command with --resume_from_checkpoint true",
                 self._signal,

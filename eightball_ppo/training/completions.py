@@ -8,7 +8,7 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
-from eightball_ppo.config.graded import SampledConfig
+from eightball_ppo.config.graded import RolloutConfig
 from eightball_ppo.data import pairs
 from eightball_ppo.report.tables import print_completions
 from eightball_ppo.runtime.distributed import is_main_process
@@ -44,7 +44,7 @@ class CompletionLogger(nn.Module):
 
     def __init__(
         self,
-        config: SampledConfig,
+        config: RolloutConfig,
         scores: Scores,
         policy: PolicyAdapter,
         reference: PolicyAdapter,

@@ -10,7 +10,7 @@ from torch import Tensor
 from transformers import TrainerCallback
 
 from eightball_ppo.config.fields import require
-from eightball_ppo.errors import GuardError
+from eightball_ppo.errors import TrainingDivergedError
 from eightball_ppo.training.state import unwrap_optimizer
 
 SMALL_MODEL_PARAMS = 1_000_000  # so few are concatenated faster than summed apart
@@ -33,7 +33,7 @@ class GradNormCallback(TrainerCallback):
         fault: what to raise where a gradient is not finite.
     """
 
-    def __init__(self, max_norm: float | None, fault: Callable[[str], GuardError]):
+    def __init__(self, max_norm: float | None, fault: Callable[[str], TrainingDivergedError]):
         self.max_norm, self.fault = max_norm, fault
         self._norms: list[Tensor] = []  # of the update that is going on, or that ended last
         self._ended = False

@@ -11,21 +11,21 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback
 
 from eightball_ppo.config.methods import PPOConfig
-from eightball_ppo.errors import GuardError
+from eightball_ppo.errors import TrainingDivergedError
 from eightball_ppo.models.saving import save_policy
 from eightball_ppo.runtime.atomic_io import write_directory, write_json
-from eightball_ppo.runtime.distributed import is_main_process, largest, rank
+from eightball_ppo.runtime.distributed import all_reduce_max, is_main_process, rank
 from eightball_ppo.runtime.run import BEST, Run
 from eightball_ppo.training.state import StateDict, TrainableWeights
 from eightball_ppo.training.supervised import MetricsCallback
-from eightball_ppo.trl_adapters.policy import RowClassifier, Scores
+from eightball_ppo.trl_adapters.policy import PromptClassifier, Scores
 
 CHECKED_METRICS = ("loss/policy_avg", "loss/value_avg", "objective/rlhf_reward", "exact/objective")
 NAN_HINT = "lower --learning_rate; PPO also takes --max_grad_norm 1"
 
 
 class EarlyStop(Exception):  # noqa: N818  nothing went wrong
-    """`--target_kl` was passed: training ends, as a success."""
+    """`--stop_kl` was passed: training ends, as a success."""
 
 
 class LastBatchRecorder(nn.Module):
@@ -42,7 +42,7 @@ class LastBatchRecorder(nn.Module):
     def __init__(
         self,
         scores: Scores,
-        policy: RowClassifier,
+        policy: PromptClassifier,
         questions: Sequence[str],
         labels: Sequence[str],
         run: Run,
@@ -68,11 +68,13 @@ class LastBatchRecorder(nn.Module):
             raise self.fault("a score")
         return score_B
 
-    def fault(self, what: str) -> GuardError:
+    def fault(self, what: str) -> TrainingDivergedError:
         """What to raise where `what` is not finite; the batch has been written by then, by each process its own."""
         file = self.run.path / f"not-finite-{rank()}.json"
         write_json(file, {"what": what, "update": self.updates, "answers": self._answers()})
-        return GuardError(f"{what} is not finite in update {self.updates}; its batch is in {file}; {NAN_HINT}")
+        return TrainingDivergedError(
+            f"{what} is not finite in update {self.updates}; its batch is in {file}; {NAN_HINT}"
+        )
 
     @torch.no_grad()
     def _answers(self) -> list[dict[str, Any]]:
@@ -96,7 +98,7 @@ class LastBatchRecorder(nn.Module):
 
 
 class KLGuardCallback(TrainerCallback):
-    """Stops where a logged number is not finite and at `max_kl`, and sees when `target_kl` is passed; called after
+    """Stops where a logged number is not finite and at `max_kl`, and sees when `stop_kl` is passed; called after
     `metrics`.
 
     The KL and the objective are the exact ones on the training questions that are watched. With `max_kl` the weights of
@@ -140,12 +142,12 @@ class KLGuardCallback(TrainerCallback):
                 raise self.recorder.fault(name)
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        target, most = self.config.target_kl, self.config.max_kl
+        target, most = self.config.stop_kl, self.config.max_kl
         if target is None and most is None:
             return
         kl, objective = self.metrics.latest["exact/kl"], self.metrics.latest["exact/objective"]
         verdict = 2 if most is not None and kl > most else 1 if target is not None and kl > target else 0
-        verdict = largest(verdict)  # on another kind of machine the last digit may be another
+        verdict = all_reduce_max(verdict)  # on another kind of machine the last digit may be another
         if verdict == 2:
             raise self._given_up(kl, state.global_step)
         if most is not None and objective > self._best_objective:
@@ -153,15 +155,15 @@ class KLGuardCallback(TrainerCallback):
             self._best = {name: weight.cpu().clone() for name, weight in self._weights.state_dict().items()}
         self.far_enough = verdict == 1
 
-    def _given_up(self, kl: float, update: int) -> GuardError:
+    def _given_up(self, kl: float, update: int) -> TrainingDivergedError:
         said = f"the exact KL is {kl:.3g} after update {update}, above --max_kl {self.config.max_kl:g}"
         if not self._best:
-            return GuardError(f"{said}, from the first update on; lower --learning_rate, or raise --kl_coef")
+            return TrainingDivergedError(f"{said}, from the first update on; lower --learning_rate, or raise --kl_coef")
         directory: Path = self.run.path / BEST
         if is_main_process():
             self._weights.load_state_dict(self._best)
             write_directory(directory, lambda growing: save_policy(self.policy, self.tokenizer, growing))
-        return GuardError(
+        return TrainingDivergedError(
             f"{said}; the policy of update {self._best_update}, with the best objective on the training questions "
             f"({self._best_objective:.4g}), is in {directory}; lower --learning_rate, or raise --kl_coef"
         )

@@ -9,15 +9,15 @@ from pathlib import Path
 
 from transformers import PreTrainedModel
 
-from eightball_ppo.config.fields import free_options
-from eightball_ppo.config.grader import LEAVING_OUT
-from eightball_ppo.config.training import CheckpointedConfig, FitConfig
+from eightball_ppo.config.fields import options_without_effect
+from eightball_ppo.config.grader import GRADE_LIMIT_OPTIONS
+from eightball_ppo.config.training import CheckpointedConfig, SupervisedConfig
 from eightball_ppo.errors import InputError
 from eightball_ppo.models.fingerprint import weights_fingerprint
-from eightball_ppo.runtime.atomic_io import check_seal
-from eightball_ppo.runtime.distributed import from_main_process, is_main_process, num_processes
+from eightball_ppo.runtime.atomic_io import verify_checksums
+from eightball_ppo.runtime.distributed import broadcast_from_main, is_main_process, num_processes
 from eightball_ppo.runtime.launch import mixed_precision
-from eightball_ppo.runtime.progress import METRICS, Progress, checkpoints_in, unfinished_path
+from eightball_ppo.runtime.progress import METRICS, Progress, checkpoints_in, staging_path
 from eightball_ppo.runtime.redaction import redacted
 from eightball_ppo.runtime.run import ENVIRONMENT, environment, read_environment
 from eightball_ppo.training.state import (
@@ -97,7 +97,7 @@ class ResumeContext:
 
 
 def resume_context_for_fit(
-    config: FitConfig, method: str, model: PreTrainedModel, texts: Sequence[str], label_ids: Sequence[int]
+    config: SupervisedConfig, method: str, model: PreTrainedModel, texts: Sequence[str], label_ids: Sequence[int]
 ) -> ResumeContext:
     """How a supervised stage is stopped and resumed.
 
@@ -126,8 +126,8 @@ def find_resume_point(config: CheckpointedConfig, method: str) -> ResumePoint | 
     name = config.resume_from_checkpoint
     if name is None:
         return None
-    unfinished = unfinished_path(Path(config.output_dir).absolute())
-    path = from_main_process(
+    unfinished = staging_path(Path(config.output_dir).absolute())
+    path = broadcast_from_main(
         lambda: _newest_intact(unfinished) if name == "true" else _named(name, unfinished), config.ddp_timeout
     )
     found = ResumePoint(path, read_header(path / TRAINING))
@@ -168,7 +168,7 @@ def _named(name: str, unfinished: Path) -> Path:
 
 def _check_intact(path: Path) -> None:
     """Raises InputError unless the checkpoint and the metrics before it are as they were written."""
-    check_seal(path)
+    verify_checksums(path)
     damage = InputError(f"{path}: its {TRAINING}/{VALUES} is damaged")
     try:
         header = read_header(path / TRAINING)
@@ -195,7 +195,7 @@ def _check_same(found: ResumePoint, config: CheckpointedConfig, method: str) -> 
     if found.header["method"] != method:
         raise InputError(f"{found.path}: is of {found.header['method']}, not of {method}; {begin}")
     now = json.loads(json.dumps(redacted(dataclasses.asdict(config))))
-    free = free_options(type(config)).union(LEAVING_OUT)
+    free = options_without_effect(type(config)).union(GRADE_LIMIT_OPTIONS)
     for name, then in found.header["config"].items():
         if name not in free and now.get(name) != then:
             raise InputError(f"{found.path}: was made with --{name} {then}, not {now.get(name)}; go on so, or {begin}")

@@ -6,7 +6,7 @@ other) -> `BudgetedScores` -> the wrappers of `compose_scores` -> the trainer's 
 
 from collections.abc import Callable, Sequence
 
-from eightball_ppo.config.graded import SampledConfig
+from eightball_ppo.config.graded import RolloutConfig
 from eightball_ppo.graders.budgeted_scores import BudgetedScores
 from eightball_ppo.runtime.run import Run
 from eightball_ppo.training.completions import CompletionLogger
@@ -15,7 +15,7 @@ from eightball_ppo.trl_adapters.policy import PolicyAdapter, Scores
 
 
 def compose_scores(
-    config: SampledConfig,
+    config: RolloutConfig,
     train_scores: BudgetedScores,
     policy: PolicyAdapter,
     reference: PolicyAdapter,

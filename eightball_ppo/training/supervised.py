@@ -19,19 +19,19 @@ from transformers import (
 from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK, get_available_reporting_integrations
 from transformers.trainer_callback import PrinterCallback
 
-from eightball_ppo.config.training import FitConfig
-from eightball_ppo.errors import GuardError, InputError
-from eightball_ppo.models.tokenization import reads_at_most, token_table
+from eightball_ppo.config.training import SupervisedConfig
+from eightball_ppo.errors import InputError, TrainingDivergedError
+from eightball_ppo.models.tokenization import max_input_length, token_table
 from eightball_ppo.runtime.atomic_io import write_json
 from eightball_ppo.runtime.distributed import rank
 from eightball_ppo.runtime.launch import require_equal_ranks
 from eightball_ppo.runtime.run import Run
-from eightball_ppo.runtime.signals import finishing
+from eightball_ppo.runtime.signals import defer_signals
 from eightball_ppo.training.checkpoint import CheckpointWriter
 from eightball_ppo.training.grad_norm import GradNormCallback
 from eightball_ppo.training.like_lengths import LikeLengths
 from eightball_ppo.training.resume import ResumeContext
-from eightball_ppo.training.trackers import project, run_name, tracked
+from eightball_ppo.training.trackers import project, run_name, tracker_session
 from eightball_ppo.training.trainer import ResumableTrainer
 
 Measure = Callable[[], dict[str, Any]]
@@ -39,7 +39,7 @@ Loss = Callable[[Tensor, Tensor], Tensor]
 """(logits [B, K], what stands for labels [B]) -> a number to minimise."""
 
 
-def nothing() -> dict[str, Any]:
+def no_metrics() -> dict[str, Any]:
     """The measure of a stage that has nothing to add to its trainer's own metrics."""
     return {}
 
@@ -51,7 +51,9 @@ class MetricsCallback(TrainerCallback):
     Called before all others, as `replace_progress` sees to, so that the trackers get what was measured, too.
     """
 
-    def __init__(self, run: Run, stage: str, measure: Measure = nothing, every: int = 1, beside: Measure = nothing):
+    def __init__(
+        self, run: Run, stage: str, measure: Measure = no_metrics, every: int = 1, beside: Measure = no_metrics
+    ):
         self.run = run
         self.stage = stage
         self.measure = measure
@@ -91,7 +93,7 @@ class QuietProgress(ProgressCallback):
             )
 
 
-def reporting(report_to: str) -> list[str]:
+def resolve_report_to(report_to: str) -> list[str]:
     """The trackers that `--report_to` names (comma-separated; `none`, or `all` that are installed).
 
     Raises:
@@ -127,10 +129,10 @@ def train_classifier(
     tokenizer: PreTrainedTokenizerBase,
     texts: Sequence[str],
     label_ids: Sequence[int],
-    config: FitConfig,
+    config: SupervisedConfig,
     run: Run,
     stage: str,
-    measure: Measure = nothing,
+    measure: Measure = no_metrics,
     loss: Loss | None = None,
     by_length: bool = False,
     resume: ResumeContext | None = None,
@@ -144,13 +146,13 @@ def train_classifier(
     it writes checkpoints and can be stopped and resumed. `callbacks` are the caller's own.
 
     Raises:
-        GuardError: a gradient was not finite.
+        TrainingDivergedError: a gradient was not finite.
         Stopped: a signal asked for the end.
         InputError: no rows, or a tracker or scheduler that transformers does not know.
     """
     if not texts:
         raise InputError(f"{stage}: no questions to train on")
-    table, label_N = token_table(texts, tokenizer, reads_at_most(tokenizer)), torch.tensor(label_ids)
+    table, label_N = token_table(texts, tokenizer, max_input_length(tokenizer)), torch.tensor(label_ids)
     length_N = table.length_N
 
     def collate(rows: list[int]) -> dict[str, Tensor]:
@@ -174,23 +176,23 @@ def train_classifier(
     replace_progress(trainer, stage, config.disable_tqdm)
     if resume is not None:
         trainer.enable_checkpoints(CheckpointWriter(config, run, model, tokenizer, resume, stage))
-    with tracked(trainer, run.path, stage), nullcontext() if resume is None else finishing():
+    with tracker_session(trainer, run.path, stage), nullcontext() if resume is None else defer_signals():
         trainer.train_or_resume()
     require_equal_ranks(trainer)
     model.eval()
     return trainer.state.global_step
 
 
-def _fault(what: str, trainer: ResumableTrainer, tokenizer: PreTrainedTokenizerBase, run: Run) -> GuardError:
+def _fault(what: str, trainer: ResumableTrainer, tokenizer: PreTrainedTokenizerBase, run: Run) -> TrainingDivergedError:
     """What to raise where `what` is not finite; the batch has been written by then, by each process its own."""
     file, step = run.path / f"not-finite-{rank()}.json", trainer.state.global_step + 1
     batch = {name: own.tolist() for name, own in trainer.last_inputs.items()}
     questions = tokenizer.batch_decode(batch["input_ids"], skip_special_tokens=True)
     write_json(file, {"what": what, "step": step, "questions": questions, **batch})
-    return GuardError(f"{what} is not finite in step {step}; its batch is in {file}; lower --learning_rate")
+    return TrainingDivergedError(f"{what} is not finite in step {step}; its batch is in {file}; lower --learning_rate")
 
 
-def _arguments(config: FitConfig, run: Run, stage: str, num_rows: int) -> TrainingArguments:
+def _arguments(config: SupervisedConfig, run: Run, stage: str, num_rows: int) -> TrainingArguments:
     """transformers' own arguments: ours, and everything that must have one value said once.
 
     Raises:
@@ -212,7 +214,7 @@ def _arguments(config: FitConfig, run: Run, stage: str, num_rows: int) -> Traini
             save_strategy="no",
             average_tokens_across_devices=False,  # the loss is a mean already
             logging_steps=max(1, round(steps / 50)),
-            report_to=reporting(config.report_to),
+            report_to=resolve_report_to(config.report_to),
             run_name=run_name(
                 run.target.name if stage == run.method else f"{run.target.name} {stage}", config.report_to
             ),

@@ -35,7 +35,7 @@ def run_name(name: str, report_to: str) -> str:
 
 
 @contextlib.contextmanager
-def tracked(trainer: Any, directory: Path, stage: str) -> Iterator[None]:
+def tracker_session(trainer: Any, directory: Path, stage: str) -> Iterator[None]:
     """Around `train()`: one run of each tracker, named by the trainer's `run_name`, closed at the end whatever happens.
 
     TensorBoard writes to `directory`/tensorboard/`stage` (unless TENSORBOARD_LOGGING_DIR is set) and is closed before

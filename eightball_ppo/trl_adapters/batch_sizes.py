@@ -13,8 +13,8 @@ SMALLEST_BATCH = 8  # whitening divides by the batch's standard deviation; a bat
 def generations(config: PPOConfig, num_questions: int, world_size: int) -> int:
     """How often a question stands in one pass: as configured; else twice, and few questions so often that a pass fills
     the batch, the default one or another. Minibatches of a few episodes do not learn."""
-    if config.num_generations is not None:
-        return config.num_generations
+    if config.repeats_per_epoch is not None:
+        return config.repeats_per_epoch
     batch = min(LARGEST_DEFAULT_BATCH, config.total_episodes)
     if config.per_device_train_batch_size is not None:
         batch = config.per_device_train_batch_size * world_size
@@ -36,13 +36,13 @@ def batch_size(config: PPOConfig, num_questions: int, world_size: int) -> int:
         batch -= batch % config.num_mini_batches
         if batch < SMALLEST_BATCH:
             raise InputError(
-                f"{num_questions} questions x --num_generations {repeats} on {world_size} process(es): "
+                f"{num_questions} questions x --repeats_per_epoch {repeats} on {world_size} process(es): "
                 f"too few for {config.num_mini_batches} minibatches and at least {SMALLEST_BATCH} episodes; raise "
-                "--num_generations or lower --num_mini_batches"
+                "--repeats_per_epoch or lower --num_mini_batches"
             )
     if batch > available:
         raise InputError(
-            f"--per_device_train_batch_size {batch}: {num_questions} questions x --num_generations {repeats} on "
+            f"--per_device_train_batch_size {batch}: {num_questions} questions x --repeats_per_epoch {repeats} on "
             f"{world_size} process(es) fill at most {available}"
         )
     if batch < SMALLEST_BATCH:

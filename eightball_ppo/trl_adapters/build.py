@@ -11,16 +11,16 @@ from eightball_ppo.graders.budgeted_scores import BudgetedScores
 from eightball_ppo.models.lora import with_lora
 from eightball_ppo.models.tokenization import TokenTable
 from eightball_ppo.trl_adapters.policy import PolicyAdapter, ReferenceAdapter, RewardAdapter, Scores, freeze_unused
-from eightball_ppo.trl_adapters.prompt_ids import QuestionReader, SequenceIds
+from eightball_ppo.trl_adapters.prompt_ids import PromptEncoder, PromptVocabulary
 from eightball_ppo.trl_adapters.speedups import SideBySide
-from eightball_ppo.trl_adapters.value import ExactBaseline, SharedTrunk, ValueAdapter, ValueTrunk
+from eightball_ppo.trl_adapters.value import ExactValueBaseline, SharedTrunk, ValueAdapter, ValueTrunk
 
 
 @dataclass(frozen=True)
 class TRLModels:
     """What `PPOTrainer` is built from."""
 
-    ids: SequenceIds
+    ids: PromptVocabulary
     policy: PolicyAdapter
     reference: ReferenceAdapter
     value: ValueAdapter
@@ -35,8 +35,8 @@ def build_policies(
     Without LoRA, `classifier` becomes neither of them: it is copied, and stays as it is. With it, adapters go into
     `classifier` itself, which is then both: the policy with them, the reference without.
     """
-    ids = SequenceIds(classifier.config.num_labels)
-    reader = QuestionReader(tokens, ids)
+    ids = PromptVocabulary(classifier.config.num_labels)
+    reader = PromptEncoder(tokens, ids)
     if config.use_peft:
         trained = frozen = with_lora(classifier.requires_grad_(False), config)
         policy = PolicyAdapter(trained, reader)
@@ -68,10 +68,10 @@ def build_models(
         config: the options of the run.
     """
     reader = policy.by_row.reader
-    trunk: ValueTrunk | SharedTrunk | ExactBaseline
+    trunk: ValueTrunk | SharedTrunk | ExactValueBaseline
     if config.baseline == "exact":
         train_scores.buy_full_rows()
-        trunk = ExactBaseline(policy, reference, train_scores.score_NK, config.kl_coef)
+        trunk = ExactValueBaseline(policy, reference, train_scores.score_NK, config.kl_coef)
     elif config.use_peft:
         trunk = SharedTrunk(policy.by_row)
     else:

@@ -12,18 +12,18 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from eightball_ppo.trl_adapters.policy import PolicyAdapter
-from eightball_ppo.trl_adapters.prompt_ids import QuestionReader, SequenceIds
+from eightball_ppo.trl_adapters.prompt_ids import PromptEncoder, PromptVocabulary
 
 
 class RowTokenizer(PreTrainedTokenizerBase):
     """Reads a question's row number as its one id; answers have no text."""
 
-    pad_token = "<pad>"  # TRL reads these; they are numbers of `SequenceIds` and no words
+    pad_token = "<pad>"  # TRL reads these; they are numbers of `PromptVocabulary` and no words
     pad_token_id = property(lambda self: self.ids.pad_token_id)
     eos_token_id = property(lambda self: self.ids.eos_token_id)
     bos_token_id = None
 
-    def __init__(self, ids: SequenceIds):
+    def __init__(self, ids: PromptVocabulary):
         super().__init__(padding_side="left")
         self.ids = ids
 
@@ -41,7 +41,7 @@ class GroupPolicyAdapter(PolicyAdapter):
     `temperature` must be the trainer's, which divides the logits of policy and reference by it.
     """
 
-    def __init__(self, classifier: PreTrainedModel, reader: QuestionReader, adapters: bool = True):
+    def __init__(self, classifier: PreTrainedModel, reader: PromptEncoder, adapters: bool = True):
         super().__init__(classifier, reader, adapters)
         self.temperature = 1.0
         self.warnings_issued: dict[str, bool] = {}  # transformers writes into it
@@ -68,5 +68,5 @@ class GroupPolicyAdapter(PolicyAdapter):
         return logp_BK1.gather(1, self.ids.action_ids(actions_B.to(device)).unsqueeze(1)).squeeze(1)
 
     @property
-    def ids(self) -> SequenceIds:
+    def ids(self) -> PromptVocabulary:
         return self.by_row.reader.ids

@@ -8,7 +8,7 @@ from typing import Any
 
 from transformers import set_seed
 
-from eightball_ppo.runtime.signals import finishing
+from eightball_ppo.runtime.signals import defer_signals
 from eightball_ppo.trl_adapters.speedups import vectorised_log_softmax
 
 RANK_SEED_STEP = 100_003  # TRL's own distance between the seeds of two ranks
@@ -26,7 +26,7 @@ def trl_loop(trainer: Any, seed: int) -> Iterator[None]:
     gc.collect()
     gc.freeze()
     try:
-        with contextlib.redirect_stdout(sys.stderr), vectorised_log_softmax(trainer), finishing():
+        with contextlib.redirect_stdout(sys.stderr), vectorised_log_softmax(trainer), defer_signals():
             yield
     finally:
         gc.unfreeze()

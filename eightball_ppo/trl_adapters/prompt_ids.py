@@ -16,7 +16,7 @@ from eightball_ppo.models.tokenization import TokenTable
 
 
 @dataclass(frozen=True)
-class SequenceIds:
+class PromptVocabulary:
     """The id layout above; also stands in for a tokenizer, of which TRL reads `pad_token_id` and `eos_token_id`."""
 
     num_labels: int
@@ -42,17 +42,17 @@ class SequenceIds:
         return input_ids[:, -1] - 1
 
 
-class Reading(NamedTuple):
+class EncodedBatch(NamedTuple):
     """A batch as a classifier takes it: inputs [U, T] of its questions, and where among them each row's stands.
 
-    `place_B` is None where row i is question i.
+    `inverse_B` is None where row i is question i.
     """
 
     inputs: dict[str, Tensor]
-    place_B: Tensor | None
+    inverse_B: Tensor | None
 
 
-class QuestionReader:
+class PromptEncoder:
     """Reads the questions that TRL's `input_ids` name out of a token table.
 
     A batch as large as the table is read as the whole table, which is made once; on CPU, a smaller one that must hold
@@ -60,9 +60,9 @@ class QuestionReader:
     a reader: within an update TRL shows both the same tensor, and the second finds it read.
     """
 
-    def __init__(self, tokens: TokenTable, ids: SequenceIds):
+    def __init__(self, tokens: TokenTable, ids: PromptVocabulary):
         self.tokens, self.ids = tokens, ids
-        self._last: tuple[Tensor, Reading] | None = None
+        self._last: tuple[Tensor, EncodedBatch] | None = None
         self._whole: dict[str, Tensor] | None = None
 
     def __len__(self) -> int:
@@ -73,22 +73,22 @@ class QuestionReader:
         self.tokens = self.tokens.apply(fn)
         self._last = self._whole = None
 
-    def read(self, input_ids: Tensor) -> Reading:
+    def read(self, input_ids: Tensor) -> EncodedBatch:
         if self._last is None or self._last[0] is not input_ids:
             self._last = (input_ids, self._read(self.ids.rows(input_ids)))
         return self._last[1]
 
-    def _read(self, rows_B: Tensor) -> Reading:
+    def _read(self, rows_B: Tensor) -> EncodedBatch:
         if len(rows_B) >= len(self):
             if self._whole is None:
                 self._whole = self.tokens.rows(torch.arange(len(self), device=rows_B.device))
-            return Reading(self._whole, rows_B)
+            return EncodedBatch(self._whole, rows_B)
         if rows_B.device.type != "cpu":
-            return Reading(self.tokens.rows(rows_B), None)
-        place_B = None
+            return EncodedBatch(self.tokens.rows(rows_B), None)
+        inverse_B = None
         if 2 * len(rows_B) > len(self):
-            rows_B, place_B = rows_B.unique(return_inverse=True)
-        return Reading(self.tokens.rows(rows_B, self._width(rows_B)), place_B)
+            rows_B, inverse_B = rows_B.unique(return_inverse=True)
+        return EncodedBatch(self.tokens.rows(rows_B, self._width(rows_B)), inverse_B)
 
     def _width(self, rows_B: Tensor) -> int:
         """Tokens of the longest question of a batch, to which it is padded on a CPU; a card is not waited for."""

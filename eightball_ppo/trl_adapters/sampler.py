@@ -11,18 +11,18 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from eightball_ppo.trl_adapters.prompt_ids import SequenceIds
+from eightball_ppo.trl_adapters.prompt_ids import PromptVocabulary
 
 
 @dataclass
-class Episodes:
+class RolloutSampler:
     """Batches of TRL's `input_ids` without end: pass after pass over the questions, each in an order of its own.
 
     A question stands `generations` times in a pass. What is left of a pass, too little for a batch of every process,
     is dropped. `next_update` counts from 0 and may be set: that is where iteration goes on.
     """
 
-    ids: SequenceIds
+    ids: PromptVocabulary
     num_questions: int
     generations: int
     batch: int

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from eightball_ppo.models.modeling_eightball import EightBallForSequenceClassification as SmallClassifier
-from eightball_ppo.trl_adapters.policy import PolicyAdapter, RowClassifier, placed
+from eightball_ppo.trl_adapters.policy import PolicyAdapter, PromptClassifier, expand_to_rows
 
 
 @contextlib.contextmanager
@@ -95,23 +95,23 @@ class SideBySide:
     The numbers are those of the networks one by one, to rounding. Neither is changed; what they share is the reader.
     """
 
-    def __init__(self, policy: RowClassifier, value: RowClassifier):
+    def __init__(self, policy: PromptClassifier, value: PromptClassifier):
         self._reader = value.reader
         self._pair = cast(SmallClassifier, policy.classifier), cast(SmallClassifier, value.classifier)
         self._kept: tuple[Tensor, Tensor] | None = None
 
     @staticmethod
-    def fits(policy: PolicyAdapter, value: RowClassifier) -> bool:
+    def fits(policy: PolicyAdapter, value: PromptClassifier) -> bool:
         """Whether both are the small classifier itself, and not under adapters or of somebody else's making."""
         pair = (policy.by_row.classifier, value.classifier)
         return all(type(own) is SmallClassifier for own in pair)
 
     def summary_BH(self, input_ids: Tensor) -> Tensor:
         """The value network's hidden state; keeps the policy's logits for `logits_BK`."""
-        inputs, place_B = self._reader.read(input_ids)
+        inputs, inverse_B = self._reader.read(input_ids)
         logits_BK, hidden_BH = both(*self._pair, inputs["input_ids"], inputs["attention_mask"])
-        self._kept = (input_ids, placed(logits_BK, place_B))
-        return placed(hidden_BH, place_B)
+        self._kept = (input_ids, expand_to_rows(logits_BK, inverse_B))
+        return expand_to_rows(hidden_BH, inverse_B)
 
     def logits_BK(self, input_ids: Tensor) -> Tensor | None:
         """The policy's logits of a batch whose summary was asked just before, once; else None."""

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from eightball_ppo.runtime.atomic_io import finite
+from eightball_ppo.runtime.atomic_io import nan_to_null
 from eightball_ppo.trl_adapters.policy import ReferenceAdapter
 
 
@@ -17,7 +17,7 @@ class TrainerStateRestore:
 
     def state_dict(self) -> dict[str, Any]:
         names = ("global_step", "episode", "epoch", "max_steps", "log_history")
-        return finite({name: getattr(self.trainer.state, name) for name in names})
+        return nan_to_null({name: getattr(self.trainer.state, name) for name in names})
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         vars(self.trainer.state).update(state)

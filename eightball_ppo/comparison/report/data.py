@@ -5,7 +5,7 @@ from typing import Any
 
 import pandas as pd
 
-from eightball_ppo.report.style import display
+from eightball_ppo.report.style import row_name
 
 _GROUP = ("method", "threshold", "beta", "noise", "budget")
 COLUMNS: dict[str, tuple[str, ...]] = {
@@ -86,7 +86,7 @@ def _whole(name: str, frame: pd.DataFrame, columns: tuple[str, ...]) -> pd.DataF
     if "noise" in columns:
         frame["noise"] = frame["noise"].fillna(0.0)
     if "threshold" in columns and "method" in columns:
-        frame["name"] = [display(*row) for row in zip(frame["method"], frame["threshold"], strict=True)]
+        frame["name"] = [row_name(*row) for row in zip(frame["method"], frame["threshold"], strict=True)]
     elif "method" in columns:
         frame["name"] = frame["method"]
     return frame

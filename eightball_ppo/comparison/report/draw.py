@@ -10,8 +10,8 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator
 
 from eightball_ppo.comparison.report.frames import BEFORE, GRADER
 from eightball_ppo.config.registry import REFERENCE
-from eightball_ppo.report.pages import paint, readable_on, short
-from eightball_ppo.report.style import Look, mixed, size
+from eightball_ppo.report.pages import apply_theme, readable_on, short
+from eightball_ppo.report.style import PlotTheme, blend, size
 
 AREA = 46  # of a marker, in square points
 LOWEST_SHARE = -1.0  # share of the optimum below which curves are cut
@@ -20,7 +20,7 @@ MOST_SIDE_BY_SIDE = 8  # labels up to which they are the columns of the heat map
 _NINES = (0.0, 0.5, 0.9, 0.99, 0.999, 0.9999, 0.99999)
 
 
-def named(frame: pd.DataFrame, look: Look) -> Iterator[tuple[str, pd.DataFrame]]:
+def iter_methods(frame: pd.DataFrame, look: PlotTheme) -> Iterator[tuple[str, pd.DataFrame]]:
     """The rows of every method, in the order of the legend."""
     for name in look.markers:
         own = frame[frame["name"] == name]
@@ -28,18 +28,18 @@ def named(frame: pd.DataFrame, look: Look) -> Iterator[tuple[str, pd.DataFrame]]
             yield name, own
 
 
-def fills(betas: list[float]) -> dict[float, float]:
+def marker_fill(betas: list[float]) -> dict[float, float]:
     """How open a run's marker is by its beta: 0 filled, 1 empty."""
     ordered = sorted(set(betas))
     return {beta: place / max(len(ordered) - 1, 1) for place, beta in enumerate(ordered)}
 
 
-def _points(axis: Any, frame: pd.DataFrame, x: str, y: str, look: Look) -> None:
+def _points(axis: Any, frame: pd.DataFrame, x: str, y: str, look: PlotTheme) -> None:
     """Every run: marker and colour by method, filled by beta; runs with noise or a budget are small and pale."""
-    open_by_beta = fills(list(frame["beta"]))
+    open_by_beta = marker_fill(list(frame["beta"]))
     for main, zorder in ((False, 3), (True, 4)):
-        for name, own in named(frame[frame["main"] == main], look):
-            faces = [mixed(look.colours[name], look.scheme.card, 0.92 * open_by_beta[beta]) for beta in own["beta"]]
+        for name, own in iter_methods(frame[frame["main"] == main], look):
+            faces = [blend(look.colours[name], look.scheme.card, 0.92 * open_by_beta[beta]) for beta in own["beta"]]
             marker = look.markers[name]
             axis.scatter(
                 own[x],
@@ -61,7 +61,7 @@ def _limits(values: pd.Series, below: float = 0.05, above: float = 0.07) -> tupl
     return low - below * width, high + above * width
 
 
-def plane(axis: Any, frame: pd.DataFrame, look: Look) -> None:
+def draw_score_kl(axis: Any, frame: pd.DataFrame, look: PlotTheme) -> None:
     """Score against KL; what no policy can reach is shaded."""
     runs, curve, marks = (frame[frame["kind"] == kind] for kind in ("run", "frontier", "beta"))
     x_low, x_high = _limits(runs["kl"])
@@ -79,7 +79,7 @@ def plane(axis: Any, frame: pd.DataFrame, look: Look) -> None:
             va="top",
             fontsize=8.5,
             style="italic",
-            color=mixed(look.scheme.text, look.scheme.faint, 0.5),
+            color=blend(look.scheme.text, look.scheme.faint, 0.5),
         )
     named_at: list[float] = []
     for row in marks[marks["kl"].between(x_low, x_high)].sort_values("kl").to_dict("records"):
@@ -102,7 +102,7 @@ def plane(axis: Any, frame: pd.DataFrame, look: Look) -> None:
     _finish(axis, look)
 
 
-def gold(axis: Any, frame: pd.DataFrame, look: Look) -> None:
+def draw_gold(axis: Any, frame: pd.DataFrame, look: PlotTheme) -> None:
     """Expected score, by the grader, against gold accuracy: where the two part, the grader is not what was wanted."""
     _points(axis, frame, "expected_score", "gold_accuracy", look)
     axis.set(xlim=_limits(frame["expected_score"]), ylim=_limits(frame["gold_accuracy"]))
@@ -110,11 +110,11 @@ def gold(axis: Any, frame: pd.DataFrame, look: Look) -> None:
     _finish(axis, look)
 
 
-def curves(axis: Any, frame: pd.DataFrame, look: Look, x: str, y: str) -> None:
+def draw_curves(axis: Any, frame: pd.DataFrame, look: PlotTheme, x: str, y: str) -> None:
     """Thin lines are seeds, thick ones their mean; a method that has one point only is a dashed line from there on."""
     last = float(frame[x].max()) if frame[x].notna().any() else 1.0
     end = 1.05 * last
-    for name, own in named(frame, look):
+    for name, own in iter_methods(frame, look):
         colour, marker = look.colours[name], look.markers[name]
         style = {"color": colour, "solid_capstyle": "round", "clip_on": True}
         for _, seed in own[own["kind"] == "seed"].groupby("seed"):
@@ -141,12 +141,12 @@ def curves(axis: Any, frame: pd.DataFrame, look: Look, x: str, y: str) -> None:
     _finish(axis, look)
 
 
-def coverage(axis: Any, frame: pd.DataFrame, look: Look) -> None:
+def draw_coverage(axis: Any, frame: pd.DataFrame, look: PlotTheme) -> None:
     """Both shares against the threshold, on an axis that gives every further nine the same room."""
     rest = 1 - frame["threshold"].clip(upper=1)
     least = float(rest[rest > 1e-12].min()) / 3 if (rest > 1e-12).any() else 0.1
     x = -np.log10(rest.clip(lower=least))
-    muted = mixed(look.scheme.text, look.scheme.faint, 0.3)
+    muted = blend(look.scheme.text, look.scheme.faint, 0.3)
     lines = (
         ("coverage", "share of questions kept", look.scheme.accent, "-"),
         ("accuracy", "right of those", muted, "--"),
@@ -166,7 +166,7 @@ def coverage(axis: Any, frame: pd.DataFrame, look: Look) -> None:
     _finish(axis, look)
 
 
-def labels(axis: Any, frame: pd.DataFrame, look: Look, most: float) -> None:
+def draw_labels(axis: Any, frame: pd.DataFrame, look: PlotTheme, most: float) -> None:
     """A heat map, methods by labels, darkest at `most`; grader and reference stand apart."""
     names, columns = list(dict.fromkeys(frame["name"])), list(dict.fromkeys(frame["label"]))
     value = frame.pivot(index="name", columns="label", values="probability").loc[names, columns].to_numpy(float)
@@ -195,14 +195,14 @@ def labels(axis: Any, frame: pd.DataFrame, look: Look, most: float) -> None:
         axis.set_yticks(places, names)
     axis.invert_yaxis()
     axis.tick_params(length=0)
-    paint(axis, look.scheme)
+    apply_theme(axis, look.scheme)
     axis.spines[["left", "bottom"]].set_visible(False)
 
 
-def levels(axis: Any, frame: pd.DataFrame, look: Look, xlabel: str, ylabel: str) -> None:
+def draw_sensitivity(axis: Any, frame: pd.DataFrame, look: PlotTheme, xlabel: str, ylabel: str) -> None:
     """A metric against noise or budget; the levels are equally far apart, the methods a little beside one another."""
     level_names = list(frame.sort_values("position")["level"].drop_duplicates())
-    present = list(named(frame, look))
+    present = list(iter_methods(frame, look))
     for place, (name, own) in enumerate(present):
         own = own.sort_values("position")
         marker, colour = look.markers[name], look.colours[name]
@@ -223,7 +223,7 @@ def levels(axis: Any, frame: pd.DataFrame, look: Look, xlabel: str, ylabel: str)
     _finish(axis, look)
 
 
-def _finish(axis: Any, look: Look) -> None:
+def _finish(axis: Any, look: PlotTheme) -> None:
     axis.grid(axis="y", color=look.scheme.faint, alpha=0.3, linewidth=0.8)
     axis.set_axisbelow(True)
-    paint(axis, look.scheme)
+    apply_theme(axis, look.scheme)

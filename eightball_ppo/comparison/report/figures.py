@@ -21,7 +21,7 @@ from eightball_ppo.comparison.report import draw as draw
 from eightball_ppo.comparison.report import frames as frames
 from eightball_ppo.comparison.report.tables import conditions
 from eightball_ppo.report.pages import missing
-from eightball_ppo.report.style import Look, Style, look, size, styles
+from eightball_ppo.report.style import PlotTheme, Style, plot_theme, size, styles
 
 if TYPE_CHECKING:
     from eightball_ppo.comparison.report.data import ComparisonData
@@ -39,7 +39,7 @@ class Chart:
     title: str
     caption: str
     frame: pd.DataFrame
-    draw: Callable[[Any, pd.DataFrame, Look], None]
+    draw: Callable[[Any, pd.DataFrame, PlotTheme], None]
     says: Callable[[pd.DataFrame], str]  # a panel in words
     styles: dict[str, Style]  # of the methods in the legend; empty: no legend
     size: tuple[float, float] = (4.7, 3.6)  # of a panel, in inches
@@ -56,14 +56,14 @@ def charts(data: ComparisonData) -> list[Chart]:
     """Every figure that there is something to show in, in the order of the report."""
     found = styles([*data.results["name"], *data.curves["name"]])
     made = [
-        _plane(data, found),
-        _curves(data, found, "episode"),
-        _curves(data, found, "grader_calls"),
-        _coverage(data),
-        _gold(data, found),
-        _labels(data),
-        _levels(data, found, "noise"),
-        _levels(data, found, "budget"),
+        _score_kl_chart(data, found),
+        _curves_chart(data, found, "episode"),
+        _curves_chart(data, found, "grader_calls"),
+        _coverage_chart(data),
+        _gold_chart(data, found),
+        _labels_chart(data),
+        _sensitivity_chart(data, found, "noise"),
+        _sensitivity_chart(data, found, "budget"),
     ]
     return [chart for chart in made if len(chart.frame)]
 
@@ -94,8 +94,8 @@ def _encoding(data: ComparisonData, frame: pd.DataFrame) -> str:
     return words + pale
 
 
-def _plane(data: ComparisonData, found: dict[str, Style]) -> Chart:
-    frame = frames.plane(data)
+def _score_kl_chart(data: ComparisonData, found: dict[str, Style]) -> Chart:
+    frame = frames.score_kl_points(data)
     runs = frame[frame["kind"] == "run"]
     return Chart(
         name="plane",
@@ -103,15 +103,15 @@ def _plane(data: ComparisonData, found: dict[str, Style]) -> Chart:
         caption="Every run by its KL to the reference and its expected score. The line is the exact optimum at all "
         "prices of KL: no policy lies above it." + _encoding(data, runs),
         frame=frame,
-        draw=draw.plane,
+        draw=draw.draw_score_kl,
         says=lambda own: _means(own[own["kind"] == "run"], {"kl": "KL", "expected_score": "expected score"}),
         styles=_present(found, runs),
         size=(4.9, 4.0),
     )
 
 
-def _gold(data: ComparisonData, found: dict[str, Style]) -> Chart:
-    frame = frames.gold(data)
+def _gold_chart(data: ComparisonData, found: dict[str, Style]) -> Chart:
+    frame = frames.gold_points(data)
     return Chart(
         name="gold",
         title="Gold against grader",
@@ -119,15 +119,15 @@ def _gold(data: ComparisonData, found: dict[str, Style]) -> Chart:
         "probable answer is the wanted one. To the right without going up is over-optimisation: it pleases the grader "
         "alone." + _encoding(data, frame),
         frame=frame,
-        draw=draw.gold,
+        draw=draw.draw_gold,
         says=lambda own: _means(own, {"expected_score": "expected score", "gold_accuracy": "gold accuracy"}),
         styles=_present(found, frame),
         size=(4.9, 4.0),
     )
 
 
-def _curves(data: ComparisonData, found: dict[str, Style], x: str) -> Chart:
-    frame, y = frames.curves(data, x)
+def _curves_chart(data: ComparisonData, found: dict[str, Style], x: str) -> Chart:
+    frame, y = frames.curve_points(data, x)
     words, place = ("episodes", "as a line across") if x == "episode" else ("grader calls", "from the calls it made on")
     return Chart(
         name=f"curves_{words.replace(' ', '_')}",
@@ -135,7 +135,7 @@ def _curves(data: ComparisonData, found: dict[str, Style], x: str) -> Chart:
         caption="Training questions. Thick lines are the mean over seeds, thin ones single seeds. Dashed: a method "
         f"without episodes has only an end, drawn {place}.",
         frame=frame,
-        draw=partial(draw.curves, x=x, y=y),
+        draw=partial(draw.draw_curves, x=x, y=y),
         says=lambda own: (
             "At the end: " + _means(own[own["kind"] == "mean"].groupby("name").tail(1), {y: y.replace("_", " ")})
         ),
@@ -143,8 +143,8 @@ def _curves(data: ComparisonData, found: dict[str, Style], x: str) -> Chart:
     )
 
 
-def _coverage(data: ComparisonData) -> Chart:
-    frame = frames.coverage(data)
+def _coverage_chart(data: ComparisonData) -> Chart:
+    frame = frames.coverage_points(data)
     right = frame["accuracy"].notna().any()
     return Chart(
         name="coverage",
@@ -152,7 +152,7 @@ def _coverage(data: ComparisonData) -> Chart:
         caption="Share of the questions whose grade is at least as sure as the threshold of distillation"
         + (", and how often the grader's favourite is then the wanted answer (held-out questions)." if right else "."),
         frame=frame,
-        draw=draw.coverage,
+        draw=draw.draw_coverage,
         says=lambda own: "; ".join(
             f"threshold {row['threshold']:g}: {row['coverage']:.0%} kept"
             + ("" if missing(row["accuracy"]) else f", {row['accuracy']:.0%} of those right")
@@ -162,8 +162,8 @@ def _coverage(data: ComparisonData) -> Chart:
     )
 
 
-def _labels(data: ComparisonData) -> Chart:
-    frame = frames.labels(data)
+def _labels_chart(data: ComparisonData) -> Chart:
+    frame = frames.label_shares(data)
     held = (data.results["split"] == "heldout").any()
     upright = len(data.labels) > draw.MOST_SIDE_BY_SIDE
     rows = frame.groupby("panel")["name"].nunique().max() if len(frame) else 1
@@ -174,7 +174,7 @@ def _labels(data: ComparisonData) -> Chart:
         caption=f"Mean probability of every label on {'held-out' if held else 'training'} questions, mean over seeds. "
         "First row or column: how often a label is the grader's favourite; next to it the reference, before training.",
         frame=frame,
-        draw=partial(draw.labels, most=most),
+        draw=partial(draw.draw_labels, most=most),
         says=lambda own: "; ".join(
             f"{name}: " + ", ".join(f"{row.label} {row.probability:.2f}" for row in part.itertuples())
             for name, part in own.groupby("name", sort=False)
@@ -184,12 +184,12 @@ def _labels(data: ComparisonData) -> Chart:
     )
 
 
-def _levels(data: ComparisonData, found: dict[str, Style], kind: str) -> Chart:
-    frame = frames.levels(data, kind)
+def _sensitivity_chart(data: ComparisonData, found: dict[str, Style], kind: str) -> Chart:
+    frame = frames.sensitivity_points(data, kind)
     words = {"noise": ("noise of the grader", "wrong grades"), "budget": ("grader calls allowed", "a budget")}[kind]
 
-    def panel(axis: Any, own: pd.DataFrame, view: Look) -> None:
-        draw.levels(axis, own, view, xlabel=words[0], ylabel=str(own["panel"].iloc[0]).split(",")[0])
+    def panel(axis: Any, own: pd.DataFrame, view: PlotTheme) -> None:
+        draw.draw_sensitivity(axis, own, view, xlabel=words[0], ylabel=str(own["panel"].iloc[0]).split(",")[0])
 
     return Chart(
         name=kind,
@@ -211,7 +211,7 @@ def _levels(data: ComparisonData, found: dict[str, Style], kind: str) -> Chart:
 def save(chart: Chart, directory: Path) -> None:
     """All panels side by side as NAME.png and NAME.svg, and the numbers as NAME.parquet."""
     chart.frame.to_parquet(directory / f"{chart.name}.parquet", index=False)
-    panels, view = list(chart.panels()), look(chart.styles, dark=False)
+    panels, view = list(chart.panels()), plot_theme(chart.styles, dark=False)
     columns = min(len(panels), 3 if len(panels) == 3 else 2)
     rows = -(-len(panels) // columns)
     with rc_context(_RC):
@@ -249,14 +249,14 @@ def inline(chart: Chart) -> list[dict[str, str]]:
                 axis = figure.subplots()
                 if place:
                     axis.set_position(place)
-                _panel(axis, chart, panel, own, look(chart.styles, dark=theme == "dark"))
+                _panel(axis, chart, panel, own, plot_theme(chart.styles, dark=theme == "dark"))
                 pictures[theme] = base64.b64encode(_svg(figure).encode()).decode("ascii")
                 place = axis.get_position()
         found.append({"panel": panel, "alt": chart.alt(panel, own), **pictures})
     return found
 
 
-def _panel(axis: Any, chart: Chart, panel: str, frame: pd.DataFrame, view: Look) -> None:
+def _panel(axis: Any, chart: Chart, panel: str, frame: pd.DataFrame, view: PlotTheme) -> None:
     axis.set_facecolor("none")
     chart.draw(axis, frame, view)
     axis.set_title(panel, loc="left", fontsize=10.5, fontweight="bold", color=view.scheme.text)

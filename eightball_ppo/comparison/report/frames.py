@@ -7,7 +7,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from eightball_ppo.comparison.report.tables import SPLITS, Condition, at, betas, conditions, metric_words, split_words
+from eightball_ppo.comparison.report.tables import (
+    SPLITS,
+    Condition,
+    betas,
+    conditions,
+    metric_words,
+    select,
+    split_words,
+)
 from eightball_ppo.config.registry import REFERENCE
 from eightball_ppo.report.style import styles
 
@@ -21,7 +29,7 @@ _MOST_POINTS = 120  # of the mean of several seeds
 _NOTHING = pd.DataFrame({"panel": []})
 
 
-def runs(data: ComparisonData, columns: list[str]) -> pd.DataFrame:
+def run_points(data: ComparisonData, columns: list[str]) -> pd.DataFrame:
     """Every run that has all of `columns`, a panel for every split; `main` are those of the plainest condition."""
     known = data.results[data.results[columns].notna().all(axis=1)]
     if not len(known):
@@ -29,16 +37,16 @@ def runs(data: ComparisonData, columns: list[str]) -> pd.DataFrame:
     order = {words: place for place, words in enumerate(SPLITS.values())}
     known = known.assign(
         panel=known["split"].map(split_words),
-        main=known.index.isin(at(known, conditions(data)[0]).index),
+        main=known.index.isin(select(known, conditions(data)[0]).index),
         beta=known["beta"].fillna(min(betas(data), default=0.0)),
         seed=known["seed"].astype("Int64"),
     ).sort_values("panel", key=lambda panels: panels.map(order), kind="stable")
     return known[["panel", "name", "seed", "beta", "noise", "budget", "main", *columns]].reset_index(drop=True)
 
 
-def plane(data: ComparisonData) -> pd.DataFrame:
+def score_kl_points(data: ComparisonData) -> pd.DataFrame:
     """`kind`: run, frontier (the optimum at many betas), beta (where the runs' betas lie on it)."""
-    known = runs(data, ["kl", "expected_score"]).assign(kind="run")
+    known = run_points(data, ["kl", "expected_score"]).assign(kind="run")
     if not len(known):
         return known
     known = _with_closer(known)
@@ -59,9 +67,9 @@ def plane(data: ComparisonData) -> pd.DataFrame:
     return frame.assign(main=frame["main"].eq(True))
 
 
-def gold(data: ComparisonData) -> pd.DataFrame:
+def gold_points(data: ComparisonData) -> pd.DataFrame:
     """Held-out score and gold accuracy of every run that has both."""
-    known = runs(data, ["expected_score", "gold_accuracy"])
+    known = run_points(data, ["expected_score", "gold_accuracy"])
     known = known[known["panel"] == SPLITS["heldout"]].reset_index(drop=True)
     return _with_closer(known) if len(known) else known
 
@@ -74,7 +82,7 @@ def _with_closer(known: pd.DataFrame) -> pd.DataFrame:
     return pd.concat([known, closer.assign(panel=closer["panel"] + CLOSER)], ignore_index=True)
 
 
-def curves(data: ComparisonData, x: str) -> tuple[pd.DataFrame, str]:
+def curve_points(data: ComparisonData, x: str) -> tuple[pd.DataFrame, str]:
     """Rows of single seeds (`kind` seed) and of their mean, and the metric; a panel for every beta. What never moved
     along `x` is one row; it has no x where `x` is the episode."""
     y = "optimum_fraction" if data.curves["optimum_fraction"].notna().any() else "expected_score"
@@ -82,7 +90,7 @@ def curves(data: ComparisonData, x: str) -> tuple[pd.DataFrame, str]:
     parts: list[pd.DataFrame] = []
     moves = False
     for beta in betas(data):
-        rows = at(known, conditions(data)[0], beta=beta) if len(known) else known
+        rows = select(known, conditions(data)[0], beta=beta) if len(known) else known
         for name, own in rows.groupby("name"):
             whole = own.dropna(subset=[x])
             if whole.groupby("seed").size().max() > 1:
@@ -113,17 +121,17 @@ def _mean(seeds: list[pd.DataFrame], x: str, y: str) -> pd.DataFrame:
     return pd.DataFrame({x: places, y: np.mean(values, axis=0)})
 
 
-def coverage(data: ComparisonData) -> pd.DataFrame:
+def coverage_points(data: ComparisonData) -> pd.DataFrame:
     """What a threshold on the confidence keeps, in the order of the thresholds."""
     return data.coverage.dropna(subset=["threshold", "coverage"]).sort_values("threshold").assign(panel="")
 
 
-def labels(data: ComparisonData) -> pd.DataFrame:
+def label_shares(data: ComparisonData) -> pd.DataFrame:
     """Mean probability of every label: the grader's favourites, the reference, the methods; a panel for every beta."""
     split = "heldout" if (data.results["split"] == "heldout").any() else "train"
     rows: list[dict[str, Any]] = []
     for beta in betas(data):
-        own = at(data.results, conditions(data)[0], beta=beta, split=split)
+        own = select(data.results, conditions(data)[0], beta=beta, split=split)
         reference = own[own["method"] == REFERENCE]
         named = [(GRADER, own["grader_histogram"]), (BEFORE, reference["label_histogram"])]
         names = [name for name in styles(own["name"]) if name != REFERENCE]
@@ -136,7 +144,7 @@ def labels(data: ComparisonData) -> pd.DataFrame:
     return pd.DataFrame(rows) if rows else _NOTHING
 
 
-def levels(data: ComparisonData, kind: str) -> pd.DataFrame:
+def sensitivity_points(data: ComparisonData, kind: str) -> pd.DataFrame:
     """Held-out metrics at every level of `kind` (noise or budget), the other condition at its plainest: estimate and
     interval where there is one, else mean, lowest and highest seed; a panel for every metric and beta."""
     plain = conditions(data)[0] if len(data.results) else Condition()
@@ -158,9 +166,9 @@ def levels(data: ComparisonData, kind: str) -> pd.DataFrame:
 
 
 def _estimates(data: ComparisonData, condition: Condition, beta: float, metric: str) -> list[dict[str, Any]]:
-    intervals = at(data.intervals, condition, beta=beta, split="heldout", metric=metric)
+    intervals = select(data.intervals, condition, beta=beta, split="heldout", metric=metric)
     rows: list[dict[str, Any]] = []
-    for name, own in at(data.results, condition, beta=beta, split="heldout").groupby("name"):
+    for name, own in select(data.results, condition, beta=beta, split="heldout").groupby("name"):
         known, values = intervals[intervals["name"] == name], own[metric].dropna()
         if len(known):
             rows.append({"name": name, **{end: float(known[end].iloc[0]) for end in ("estimate", "low", "high")}})

@@ -8,9 +8,9 @@ from typing import Any
 from eightball_ppo.audit.page import render_audit
 from eightball_ppo.comparison import grid, workspace
 from eightball_ppo.comparison.report.write import write
-from eightball_ppo.comparison.results import load_ground, read_back
+from eightball_ppo.comparison.results import collect_results, load_shared_task
 from eightball_ppo.config.compare import CompareConfig
-from eightball_ppo.config.fields import free_options
+from eightball_ppo.config.fields import options_without_effect
 from eightball_ppo.config.recipes import read_recipe, sections
 from eightball_ppo.config.tools import ReportConfig
 from eightball_ppo.errors import IncompleteError, InputError
@@ -27,9 +27,9 @@ def run(config: ReportConfig) -> None:
         InputError: no finished run, or a comparison or audit among several directories.
     """
     directories = [Path(name).expanduser() for name in config.run_dirs]
-    pages = [own for own in directories if (own / "audit.json").is_file() or (own / "ground.json").is_file()]
+    pages = [own for own in directories if (own / "audit.json").is_file() or (own / "manifest.json").is_file()]
     if not pages:
-        print(markdown_tables(directories, free_options(*sections().values())))
+        print(markdown_tables(directories, options_without_effect(*sections().values())))
     elif len(directories) > 1:
         raise InputError(f"{pages[0]}: a comparison or an audit is reported alone")
     elif (pages[0] / "audit.json").is_file():
@@ -73,10 +73,10 @@ def rewrite(config: CompareConfig) -> None:
     root = Path(config.output_dir)
     if not (root / grid.REFERENCE).is_dir():
         raise InputError(f"{root / grid.REFERENCE}: missing, so this is no comparison that stands; run it again")
-    cells = [cell for job in grid.jobs(config) for cell in job.cells]
+    cells = [cell for job in grid.run_groups(config) for cell in job.cells]
     holes = {cell: "was not made" for cell in cells if not (root / grid.RUNS / cell.name).is_dir()}
-    task = load_ground(without_store)
-    found = read_back(cells, config, task, holes)
+    task = load_shared_task(without_store)
+    found = collect_results(cells, config, task, holes)
     if not found:
         raise IncompleteError(f"{root}: none of its runs stands; run the comparison again")
     write(config, task, found, holes, read_environment(root))

@@ -8,7 +8,7 @@ import pandas as pd
 
 from eightball_ppo.config.registry import REFERENCE
 from eightball_ppo.report.pages import missing
-from eightball_ppo.report.style import display
+from eightball_ppo.report.style import row_name
 
 if TYPE_CHECKING:
     from eightball_ppo.comparison.report.data import ComparisonData
@@ -60,7 +60,7 @@ def metric_words(metric: str) -> str:
     return METRICS.get(metric, metric.replace("_", " "))
 
 
-def at(frame: pd.DataFrame, condition: Condition, **equal: Any) -> pd.DataFrame:
+def select(frame: pd.DataFrame, condition: Condition, **equal: Any) -> pd.DataFrame:
     """The rows of one condition, and of the given values; a row without a beta belongs to every beta."""
     budget = frame["budget"]
     chosen = (frame["noise"] == condition.noise) & (
@@ -104,8 +104,8 @@ def blocks(data: ComparisonData, condition: Condition) -> list[dict[str, Any]]:
 
 def block(data: ComparisonData, condition: Condition, beta: float, split: str) -> dict[str, Any]:
     """Methods by their share of the optimum, those that failed below, the reference last; and why runs are missing."""
-    runs = at(data.results, condition, beta=beta, split=split)
-    intervals = at(data.intervals, condition, beta=beta, split=split)
+    runs = select(data.results, condition, beta=beta, split=split)
+    intervals = select(data.intervals, condition, beta=beta, split=split)
     holes = [
         hole
         for hole in data.holes
@@ -113,12 +113,12 @@ def block(data: ComparisonData, condition: Condition, beta: float, split: str) -
     ]
     reasons: list[str] = []
     most = max(runs.groupby("name")["seed"].nunique(), default=0)
-    names = list(dict.fromkeys([*runs["name"], *(display(hole["method"], hole.get("threshold")) for hole in holes)]))
+    names = list(dict.fromkeys([*runs["name"], *(row_name(hole["method"], hole.get("threshold")) for hole in holes)]))
     rows = []
     for name in names:
-        own = [hole for hole in holes if display(hole["method"], hole.get("threshold")) == name]
+        own = [hole for hole in holes if row_name(hole["method"], hole.get("threshold")) == name]
         row = _row(name, runs[runs["name"] == name], intervals[intervals["name"] == name])
-        row |= _holes(row["seeds"], most, own, reasons)
+        row |= _failed_runs(row["seeds"], most, own, reasons)
         rows.append(row)
     rows.sort(key=lambda row: (row["reference"], not row["seeds"], *_rank(row)))
     _draw(rows)
@@ -155,7 +155,7 @@ def _interval(metric: str, runs: pd.DataFrame, intervals: pd.DataFrame) -> Inter
     return Interval(float(runs[metric].mean()) if len(runs) else None)
 
 
-def _holes(seeds: int, most: int, holes: list[dict[str, Any]], reasons: list[str]) -> dict[str, Any]:
+def _failed_runs(seeds: int, most: int, holes: list[dict[str, Any]], reasons: list[str]) -> dict[str, Any]:
     """`note` for the cell of the method's name, and the numbers of the reasons, which grow by those that are new."""
     whys = list(dict.fromkeys(" ".join(str(hole.get("why") or "unknown").split())[:400] for hole in holes))
     reasons += [why for why in whys if why not in reasons]
@@ -212,7 +212,7 @@ def pair_groups(data: ComparisonData) -> list[dict[str, Any]]:
     """A table of pairs for every beta, split, metric and condition, the plainest condition first."""
     found = []
     for condition in conditions(data):
-        rows = at(data.pairs, condition)
+        rows = select(data.pairs, condition)
         order = {name: place for place, name in enumerate([*SPLITS, *METRICS])}
         keys = sorted(
             {tuple(row) for row in rows[["beta", "split", "metric"]].itertuples(index=False)},
@@ -229,7 +229,7 @@ def pair_groups(data: ComparisonData) -> list[dict[str, Any]]:
 
 def sentences(data: ComparisonData, condition: Condition) -> list[str]:
     """What the most important pairs say: PPO against distillation first, then the clear ones by their effect."""
-    rows = at(data.pairs, condition)
+    rows = select(data.pairs, condition)
     if (rows["split"] == "heldout").any():
         rows = rows[rows["split"] == "heldout"]
     for metric in ("optimum_fraction", "objective", "gold_accuracy"):

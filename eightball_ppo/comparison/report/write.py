@@ -7,32 +7,34 @@ from typing import Any
 import pandas as pd
 
 from eightball_ppo.comparison import workspace
-from eightball_ppo.comparison.pairwise import findings, headline
+from eightball_ppo.comparison.pairwise import compare_methods, headline
 from eightball_ppo.comparison.report import figures, page
 from eightball_ppo.comparison.report.data import ComparisonData
 from eightball_ppo.comparison.results import (
-    Measured,
+    RunResult,
     coverage_frame,
     curves_frame,
     flips_frame,
     frontier_frame,
     results_frame,
 )
-from eightball_ppo.comparison.workers import Holes
+from eightball_ppo.comparison.workers import FailedRuns
 from eightball_ppo.config.compare import CompareConfig
 from eightball_ppo.methods.task import Task
-from eightball_ppo.runtime.atomic_io import whole, write_json, write_text
+from eightball_ppo.runtime.atomic_io import atomic_path, write_json, write_text
 from eightball_ppo.runtime.redaction import redacted
 
 
-def write(config: CompareConfig, task: Task, found: list[Measured], holes: Holes, made_with: dict[str, Any]) -> None:
+def write(
+    config: CompareConfig, task: Task, found: list[RunResult], holes: FailedRuns, made_with: dict[str, Any]
+) -> None:
     """results.parquet, summary.json and the report; prints the sentences that matter. `made_with`: versions, machine
     and command of the runs."""
     root = Path(config.output_dir)
     results = results_frame(found, root)
-    intervals, pairs = findings(found, task, config.resamples)
+    intervals, pairs = compare_methods(found, task, config.resamples)
     lines = headline(pairs, config.methods)
-    known = workspace.ground(config)
+    known = workspace.manifest(config)
     settings = {name: value for name, value in redacted(vars(config)).items() if name != "overwrite_output_dir"}
     missing = [{**cell.key, "why": why} for cell, why in holes.items()]
     data = ComparisonData(
@@ -52,7 +54,7 @@ def write(config: CompareConfig, task: Task, found: list[Measured], holes: Holes
         settings=settings,
         environment=made_with,
     )
-    with whole(root / "results.parquet") as file:
+    with atomic_path(root / "results.parquet") as file:
         results.to_parquet(file)
     summary: dict[str, Any] = {"settings": settings, "environment": made_with, **known, "runs": len(found)}
     summary |= {"holes": missing, "headline": lines}

@@ -1,6 +1,6 @@
 """One call to an OpenAI-compatible server: pace, time-out, retries. Whatever goes wrong on the way is no grade.
 
-A call ends in a JSON object, or in `CallFailedError` for this question, or in `InputError` where no call could ever
+A call ends in a JSON object, or in `JudgeCallError` for this question, or in `InputError` where no call could ever
 succeed (a wrong key, address or model). There is one layer of retries, here; the client's own is off.
 """
 
@@ -28,20 +28,20 @@ from eightball_ppo.graders.budget import Budget
 from eightball_ppo.runtime.redaction import KEY_VARIABLES, api_key, redact
 
 REQUEST_ID = "X-Client-Request-Id"
-FIRST_PAUSE, LONGEST_PAUSE = 0.25, 10.0  # seconds between two tries, doubling
-LONGEST_RETRY_AFTER = 600.0
-_NEVER = {401: "the key is refused", 404: "no such address or model"}
-_DECLINED = ("content_filter", "content_policy", "moderation")  # in an error's text: the judge was not let answer
-_AGAIN = {408, 409, 425, 429}
+MIN_BACKOFF, MAX_BACKOFF = 0.25, 10.0  # seconds between two tries, doubling
+MAX_RETRY_AFTER = 600.0
+FATAL_STATUS = {401: "the key is refused", 404: "no such address or model"}
+DECLINED_STATUS = ("content_filter", "content_policy", "moderation")  # in an error's text: the judge was not let answer
+RETRY_STATUS = {408, 409, 425, 429}
 TOKEN_WINDOW = 6.0  # seconds over which tokens are spread, so that a minute holds no burst
 
 
-class OutOfBudgetError(Exception):
+class BudgetExceededError(Exception):
     """No further call is allowed."""
 
 
 @dataclass
-class CallFailedError(Exception):
+class JudgeCallError(Exception):
     """The call failed for good; `calls` were made. `unable`: the server declined this request; others may pass."""
 
     why: str
@@ -89,14 +89,14 @@ class JudgeClient(contextlib.AbstractAsyncContextManager["JudgeClient"]):
     def __init__(self, config: GraderConfig, budget: Budget):
         assert config.grader_base_url is not None
         url, basic = split_userinfo(config.grader_base_url)
-        self._timeout, self._attempts, self._budget = config.call_timeout, config.call_attempts, budget
+        self._timeout, self._attempts, self._budget = config.timeout, config.max_retries, budget
         key = api_key()
         self._client = openai.AsyncOpenAI(
             base_url=url,
             api_key=key or "none",
             default_headers={"Authorization": basic} if basic and not key else None,
             max_retries=0,
-            timeout=config.call_timeout,
+            timeout=config.timeout,
         )
         rpm, tpm = config.requests_per_minute, config.tokens_per_minute
         self._requests = AsyncLimiter(1, 60 / rpm) if rpm else None  # evenly, without a burst
@@ -112,23 +112,23 @@ class JudgeClient(contextlib.AbstractAsyncContextManager["JudgeClient"]):
             tokens: about how many this call will take; what the server says it took counts in the end.
 
         Raises:
-            CallFailedError, OutOfBudgetError, InputError.
+            JudgeCallError, BudgetExceededError, InputError.
         """
         calls = 0
         retries = stamina.retry_context(
             on=_pause,
             attempts=self._attempts,
             timeout=None,
-            wait_initial=FIRST_PAUSE,
-            wait_max=LONGEST_PAUSE,
-            wait_jitter=FIRST_PAUSE,
+            wait_initial=MIN_BACKOFF,
+            wait_max=MAX_BACKOFF,
+            wait_jitter=MIN_BACKOFF,
         )
         try:
             async for attempt in retries:
                 with attempt:
                     await self._wait_for_turn(tokens)
                     if not self._budget.reserve(tokens):
-                        raise OutOfBudgetError
+                        raise BudgetExceededError
                     calls += 1
                     used = tokens
                     try:
@@ -137,12 +137,12 @@ class JudgeClient(contextlib.AbstractAsyncContextManager["JudgeClient"]):
                         return reply, calls, used
                     finally:
                         self._budget.settle(tokens, used)
-        except CallFailedError as error:
+        except JudgeCallError as error:
             error.calls = calls
             raise
         except _TransientError as error:
             tries = f" ({calls} tries)" if calls > 1 else ""
-            raise CallFailedError(redact(error.why) + tries, calls) from None
+            raise JudgeCallError(redact(error.why) + tries, calls) from None
         raise AssertionError("unreachable")
 
     async def _wait_for_turn(self, tokens: int) -> None:
@@ -159,7 +159,7 @@ class JudgeClient(contextlib.AbstractAsyncContextManager["JudgeClient"]):
                     path, cast_to=httpx2.Response, body=body, options={"headers": {REQUEST_ID: request_id}}
                 )
         except (TimeoutError, openai.APITimeoutError):
-            raise _TransientError(f"no answer within --call_timeout {self._timeout:g} s") from None
+            raise _TransientError(f"no answer within --timeout {self._timeout:g} s") from None
         except openai.APIConnectionError as error:
             raise _TransientError(f"connection failed ({_cause(error)})") from None
         except openai.APIStatusError as error:
@@ -187,14 +187,14 @@ def _pause(error: Exception) -> bool | float:
 def _status_error(error: openai.APIStatusError) -> Exception:
     """What an error status of the server means for this question, or for all of them."""
     status, said = error.status_code, redact(" ".join(error.message.split())[:160])
-    if status in _NEVER:
-        return InputError(f"--grader_base_url: the server answers {status}, {_NEVER[status]}: {said}")
+    if status in FATAL_STATUS:
+        return InputError(f"--grader_base_url: the server answers {status}, {FATAL_STATUS[status]}: {said}")
     if status == 429 and getattr(error, "code", None) == "insufficient_quota":
         return InputError(f"--grader_base_url: the account's quota is spent: {said}")
-    if status in _AGAIN or status >= 500:
+    if status in RETRY_STATUS or status >= 500:
         return _TransientError(f"status {status}: {said}", retry_after(error.response.headers.get("Retry-After")))
-    declined = any(name in f"{error.code} {said}".lower() for name in _DECLINED)
-    return CallFailedError(f"status {status}: {said}", unable=True, status="refused" if declined else "failed")
+    declined = any(name in f"{error.code} {said}".lower() for name in DECLINED_STATUS)
+    return JudgeCallError(f"status {status}: {said}", unable=True, status="refused" if declined else "failed")
 
 
 def retry_after(header: str | None, now: Callable[[], float] | None = None) -> float | None:
@@ -208,7 +208,7 @@ def retry_after(header: str | None, now: Callable[[], float] | None = None) -> f
             seconds = parsedate_to_datetime(header).timestamp() - (now or time.time)()
         except (ValueError, OverflowError):
             return None
-    return min(max(seconds, 0.0), LONGEST_RETRY_AFTER) if seconds == seconds else None
+    return min(max(seconds, 0.0), MAX_RETRY_AFTER) if seconds == seconds else None
 
 
 def _usage(reply: dict[str, Any], estimated: int) -> int:

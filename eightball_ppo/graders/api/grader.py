@@ -12,21 +12,21 @@ from typing import Any
 from eightball_ppo.config.grader import GraderConfig
 from eightball_ppo.errors import InputError
 from eightball_ppo.graders.api.client import (
-    CallFailedError,
+    BudgetExceededError,
+    JudgeCallError,
     JudgeClient,
-    OutOfBudgetError,
     check_base_url,
     split_userinfo,
 )
-from eightball_ppo.graders.api.modes import MODES, SAMPLING, Judged, Mode, choices_of, request_of, scores_of_verdicts
+from eightball_ppo.graders.api.modes import MODES, SAMPLING, JudgeTask, Mode, choices_of, request_of, scores_of_verdicts
 from eightball_ppo.graders.api.probe import best_mode
 from eightball_ppo.graders.api.replies import BadReplyError
-from eightball_ppo.graders.base import LONGEST_DETAIL, Grade, GradeRequest, OnGrade
+from eightball_ppo.graders.base import MAX_DETAIL_LENGTH, Grade, GradeRequest, OnGrade
 from eightball_ppo.graders.budget import Budget
 from eightball_ppo.graders.fingerprint import settings_fingerprint
 from eightball_ppo.graders.prompts import CONTENT_FREE, Prompt
 from eightball_ppo.graders.storage.store import GradeStore
-from eightball_ppo.graders.verbalizers import normalised_logp, parse_verbalizers
+from eightball_ppo.graders.verbalizers import normalize_logp, parse_verbalizers
 from eightball_ppo.labels import LabelSet
 from eightball_ppo.runtime.redaction import redact
 
@@ -47,7 +47,7 @@ class ApiGrader:
     def __init__(self, config: GraderConfig, labels: LabelSet, mode: Mode):
         self.labels = labels
         self._config, self._mode = config, mode
-        self._judged = _judged(config, labels)
+        self._judged = _judge_tasks(config, labels)
         self.scale = self._judged.prompt.scale
         if config.contextual_calibration and (self.scale == "rating" or isinstance(mode, SAMPLING)):
             raise InputError("--contextual_calibration: needs log-probabilities of labels, not ratings or samples")
@@ -74,7 +74,7 @@ class ApiGrader:
         check_base_url(config.grader_base_url)
         if config.api_mode != "auto":
             return cls(config, labels, MODES[config.api_mode])
-        mode = best_mode(config, _judged(config, labels), store, budget)
+        mode = best_mode(config, _judge_tasks(config, labels), store, budget)
         grader = cls(config, labels, MODES[mode or "logprobs"])
         if mode is not None:
             logger.info("grader api %s: asked by %s", config.grader_model, mode)
@@ -112,14 +112,14 @@ class ApiGrader:
                         started = time.monotonic()
                         try:
                             on_grade(await self._one(client, request, content_free))
-                        except OutOfBudgetError:
+                        except BudgetExceededError:
                             return
                         self.latencies.append(time.monotonic() - started)
 
                 async with asyncio.TaskGroup() as group:
                     for _ in range(self._config.max_concurrency):
                         group.create_task(work())
-        except OutOfBudgetError:
+        except BudgetExceededError:
             return
         except TimeoutError:
             budget.stop(f"--grading_timeout {budget.timeout} is over")
@@ -129,7 +129,7 @@ class ApiGrader:
 
         Raises:
             InputError: the judge gives none.
-            OutOfBudgetError: no call is allowed.
+            BudgetExceededError: no call is allowed.
         """
         if self._content_free_K is None:
             grade = await self._one(client, GradeRequest(CONTENT_FREE), None)
@@ -143,10 +143,10 @@ class ApiGrader:
         spent = [0, 0]  # calls, tokens
         try:
             scores, missing = await self._scores(client, request, spent)
-        except CallFailedError as error:
-            return Grade(request, error.status, (), error.why[:LONGEST_DETAIL], spent[0] + error.calls, spent[1])
+        except JudgeCallError as error:
+            return Grade(request, error.status, (), error.why[:MAX_DETAIL_LENGTH], spent[0] + error.calls, spent[1])
         except BadReplyError as error:
-            return Grade(request, error.status, (), redact(str(error))[:LONGEST_DETAIL], *spent)
+            return Grade(request, error.status, (), redact(str(error))[:MAX_DETAIL_LENGTH], *spent)
         if content_free is not None:
             scores = _calibrated(scores, content_free)
         return Grade.of(request, scores, spent[0], spent[1], missing)
@@ -181,12 +181,12 @@ async def _post(client: JudgeClient, path: str, body: dict[str, Any], tokens: in
     return reply
 
 
-def _judged(config: GraderConfig, labels: LabelSet) -> Judged:
+def _judge_tasks(config: GraderConfig, labels: LabelSet) -> JudgeTask:
     words = parse_verbalizers(config.grader_verbalizers, labels)
-    return Judged(Prompt.load(config.grader_prompt, labels), labels, words)
+    return JudgeTask(Prompt.load(config.grader_prompt, labels), labels, words)
 
 
-def _settings(config: GraderConfig, judged: Judged, mode: str, samples: int, temperature: float) -> dict[str, Any]:
+def _settings(config: GraderConfig, judged: JudgeTask, mode: str, samples: int, temperature: float) -> dict[str, Any]:
     """What decides the grades."""
     where, _ = split_userinfo(config.grader_base_url or "")
     return {
@@ -207,4 +207,4 @@ def _settings(config: GraderConfig, judged: Judged, mode: str, samples: int, tem
 def _calibrated(logp_K: list[float], content_free_K: list[float]) -> list[float]:
     """`logp_K` less what the labels get without any content, log-probabilities again (Zhao et al. 2021)."""
     shifted = [logp - free for logp, free in zip(logp_K, content_free_K, strict=True)]
-    return normalised_logp([math.exp(value - max(shifted)) for value in shifted])
+    return normalize_logp([math.exp(value - max(shifted)) for value in shifted])

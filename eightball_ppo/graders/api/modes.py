@@ -21,20 +21,20 @@ from eightball_ppo.graders.api.replies import (
 )
 from eightball_ppo.graders.base import GradeRequest
 from eightball_ppo.graders.prompts import Messages, Prompt
-from eightball_ppo.graders.verbalizers import LEAST_MASS, RATINGS, Words, label_masses, missing_mass, normalised_logp
+from eightball_ppo.graders.verbalizers import MIN_MASS, RATINGS, Verbalizers, label_masses, missing_mass, normalize_logp
 from eightball_ppo.labels import LabelSet
 
 TOP_LOGPROBS = 20  # the most that the OpenAI protocol allows
-SHORT_REPLY = 3  # tokens: a quote, and the two of a 10
-LONGEST_REPLY = 16  # tokens of a reply in words
+SHORT_REPLY_TOKENS = 3  # tokens: a quote, and the two of a 10
+MAX_REPLY_TOKENS = 16  # tokens of a reply in words
 
 
-class Judged(NamedTuple):
+class JudgeTask(NamedTuple):
     """What every mode needs to know of the task."""
 
     prompt: Prompt
     labels: LabelSet
-    words: Words
+    words: Verbalizers
 
 
 def choices_of(reply: dict[str, Any]) -> list[dict[str, Any]]:
@@ -96,7 +96,7 @@ def _token(entry: dict[str, Any]) -> tuple[str, float]:
 
 
 def request_of(
-    mode: "Mode", judged: Judged, request: GradeRequest, model: str | None, temperature: float
+    mode: "Mode", judged: JudgeTask, request: GradeRequest, model: str | None, temperature: float
 ) -> dict[str, Any]:
     """The body of a call: the prompt of `request`, in the shape that the mode's path takes."""
     messages = judged.prompt.render(request.question, judged.labels, request.label)
@@ -112,10 +112,10 @@ class LogprobsMode:
 
     name, path = "logprobs", "/chat/completions"
 
-    def body(self, judged: Judged, messages: Messages, request: GradeRequest) -> dict[str, Any]:
-        return {"logprobs": True, "top_logprobs": TOP_LOGPROBS, "max_tokens": SHORT_REPLY}
+    def body(self, judged: JudgeTask, messages: Messages, request: GradeRequest) -> dict[str, Any]:
+        return {"logprobs": True, "top_logprobs": TOP_LOGPROBS, "max_tokens": SHORT_REPLY_TOKENS}
 
-    def scores(self, judged: Judged, reply: dict[str, Any], request: GradeRequest) -> list[float]:
+    def scores(self, judged: JudgeTask, reply: dict[str, Any], request: GradeRequest) -> list[float]:
         choice = choices_of(reply)[0]
         positions = positions_of(choice)
         text = text_of(choice)
@@ -125,7 +125,7 @@ class LogprobsMode:
             return logp_of_tokens(positions[0], judged.words, text)
         return [rating_of_tokens(positions, text)]
 
-    def missing(self, judged: Judged, reply: dict[str, Any], request: GradeRequest) -> float:
+    def missing(self, judged: JudgeTask, reply: dict[str, Any], request: GradeRequest) -> float:
         """The probability on other than the labels, or the ratings, of a reply that is a grade."""
         choice = choices_of(reply)[0]
         positions = positions_of(choice)
@@ -139,18 +139,18 @@ class SchemaMode:
 
     name, path = "schema", "/chat/completions"
 
-    def body(self, judged: Judged, messages: Messages, request: GradeRequest) -> dict[str, Any]:
+    def body(self, judged: JudgeTask, messages: Messages, request: GradeRequest) -> dict[str, Any]:
         key, value = self._property(judged, request)
         schema = {"type": "object", "properties": {key: value}, "required": [key], "additionalProperties": False}
         wanted = {"name": key, "strict": True, "schema": schema}
-        return {"response_format": {"type": "json_schema", "json_schema": wanted}, "max_tokens": 2 * LONGEST_REPLY}
+        return {"response_format": {"type": "json_schema", "json_schema": wanted}, "max_tokens": 2 * MAX_REPLY_TOKENS}
 
-    def _property(self, judged: Judged, request: GradeRequest) -> tuple[str, dict[str, Any]]:
+    def _property(self, judged: JudgeTask, request: GradeRequest) -> tuple[str, dict[str, Any]]:
         if request.label is None:
             return "answer", {"type": "string", "enum": list(judged.labels.names)}
         return "rating", {"type": "integer", "minimum": RATINGS[0], "maximum": RATINGS[-1]}
 
-    def verdict(self, judged: Judged, choice: dict[str, Any], request: GradeRequest) -> int:
+    def verdict(self, judged: JudgeTask, choice: dict[str, Any], request: GradeRequest) -> int:
         key, _ = self._property(judged, request)
         value = json_value(text_of(choice), key)
         known: Sequence[Any] = judged.labels.names if request.label is None else RATINGS
@@ -164,10 +164,10 @@ class TextMode:
 
     name, path = "text", "/chat/completions"
 
-    def body(self, judged: Judged, messages: Messages, request: GradeRequest) -> dict[str, Any]:
-        return {"max_tokens": LONGEST_REPLY}
+    def body(self, judged: JudgeTask, messages: Messages, request: GradeRequest) -> dict[str, Any]:
+        return {"max_tokens": MAX_REPLY_TOKENS}
 
-    def verdict(self, judged: Judged, choice: dict[str, Any], request: GradeRequest) -> int:
+    def verdict(self, judged: JudgeTask, choice: dict[str, Any], request: GradeRequest) -> int:
         text = text_of(choice)
         return label_of_text(text, judged.words) if request.label is None else rating_of_text(text)
 
@@ -178,12 +178,12 @@ class ChoiceMode:
     name, path = "choice", "/systemone"
     _KEY = "answer"
 
-    def body(self, judged: Judged, messages: Messages, request: GradeRequest) -> dict[str, Any]:
+    def body(self, judged: JudgeTask, messages: Messages, request: GradeRequest) -> dict[str, Any]:
         options = judged.labels.names if request.label is None else tuple(map(str, RATINGS))
         question = {"type": "choice", "instructions": messages.system, "criteria": {name: name for name in options}}
         return {"state": {"question": messages.user}, "questions": {self._KEY: question}}
 
-    def scores(self, judged: Judged, reply: dict[str, Any], request: GradeRequest) -> list[float]:
+    def scores(self, judged: JudgeTask, reply: dict[str, Any], request: GradeRequest) -> list[float]:
         options = list(judged.labels.names) if request.label is None else list(map(str, RATINGS))
         answers = reply.get("answers")
         answer = answers.get(self._KEY) if isinstance(answers, dict) else None
@@ -197,9 +197,9 @@ class ChoiceMode:
             raise BadReplyError(f"probabilities {mass} do not sum to 1")
         if request.label is not None:
             return [sum(rating * p for rating, p in zip(RATINGS, mass, strict=True)) / sum(mass)]
-        return normalised_logp([max(p, LEAST_MASS) for p in mass])
+        return normalize_logp([max(p, MIN_MASS) for p in mass])
 
-    def missing(self, judged: Judged, reply: dict[str, Any], request: GradeRequest) -> float:
+    def missing(self, judged: JudgeTask, reply: dict[str, Any], request: GradeRequest) -> float:
         """0: the server has renormalised."""
         return 0.0
 
@@ -209,7 +209,7 @@ Mode = LogprobsMode | SchemaMode | TextMode | ChoiceMode
 MODES: dict[str, Mode] = {mode.name: mode for mode in (LogprobsMode(), SchemaMode(), TextMode(), ChoiceMode())}
 
 
-def scores_of_verdicts(verdicts: Sequence[int], judged: Judged, request: GradeRequest) -> list[float]:
+def scores_of_verdicts(verdicts: Sequence[int], judged: JudgeTask, request: GradeRequest) -> list[float]:
     """The grade that several samples make: smoothed log-frequencies of the labels, or the mean rating."""
     if request.label is None:
         return logp_of_counts(verdicts, len(judged.labels))

@@ -5,8 +5,8 @@ from typing import Any
 
 from eightball_ppo.config.grader import GraderConfig
 from eightball_ppo.errors import IncompleteError, InputError
-from eightball_ppo.graders.api.client import CallFailedError, JudgeClient, OutOfBudgetError, split_userinfo
-from eightball_ppo.graders.api.modes import MODES, Judged, SchemaMode, choices_of, positions_of, request_of
+from eightball_ppo.graders.api.client import BudgetExceededError, JudgeCallError, JudgeClient, split_userinfo
+from eightball_ppo.graders.api.modes import MODES, JudgeTask, SchemaMode, choices_of, positions_of, request_of
 from eightball_ppo.graders.api.replies import BadReplyError
 from eightball_ppo.graders.base import GradeRequest
 from eightball_ppo.graders.budget import Budget
@@ -18,7 +18,7 @@ AUTO = ("logprobs", "schema", "text")  # best first
 PROBE = "Will it be sunny tomorrow?"
 
 
-def best_mode(config: GraderConfig, judged: Judged, store: GradeStore, budget: Budget) -> str | None:
+def best_mode(config: GraderConfig, judged: JudgeTask, store: GradeStore, budget: Budget) -> str | None:
     """The best mode that the server of `config` can do; None on a dry run before anybody asked.
 
     Raises:
@@ -38,7 +38,7 @@ def best_mode(config: GraderConfig, judged: Judged, store: GradeStore, budget: B
     return known["mode"]
 
 
-async def _find_mode(config: GraderConfig, judged: Judged, budget: Budget, names: tuple[str, ...]) -> str:
+async def _find_mode(config: GraderConfig, judged: JudgeTask, budget: Budget, names: tuple[str, ...]) -> str:
     where, _ = split_userinfo(config.grader_base_url or "")
     request = GradeRequest(PROBE, None if judged.prompt.scale == "log_prob" else judged.labels.names[0])
     why = "its replies have no choices"
@@ -50,19 +50,19 @@ async def _find_mode(config: GraderConfig, judged: Judged, budget: Budget, names
                     reply, _, _ = await client.post(MODES[name].path, body, tokens=len(str(body)) // 4)
                     if _can(name, judged, reply, request):
                         return name
-                except CallFailedError as error:
+                except JudgeCallError as error:
                     why = error.why
                     if not error.unable:  # a server that is not well says nothing of what it can do
                         break
                 except BadReplyError:
                     continue
-    except (OutOfBudgetError, TimeoutError):
+    except (BudgetExceededError, TimeoutError):
         stopped = budget.stopped or f"--grading_timeout {budget.timeout} is over"
         raise IncompleteError(f"grader api: {stopped} before the first grade; allow more") from None
     raise InputError(f"--grader_base_url {where}: no usable answer from the server ({why})")
 
 
-def _can(mode: str, judged: Judged, reply: dict[str, Any], request: GradeRequest) -> bool:
+def _can(mode: str, judged: JudgeTask, reply: dict[str, Any], request: GradeRequest) -> bool:
     """Whether the server's reply is what the mode asks for, whatever it says."""
     choice = choices_of(reply)[0]
     if mode == "logprobs":

@@ -9,19 +9,19 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-from eightball_ppo.graders.base import LONGEST_DETAIL, Status
+from eightball_ppo.graders.base import MAX_DETAIL_LENGTH, Status
 from eightball_ppo.graders.verbalizers import (
-    LEAST_MASS,
-    MOST_AMBIGUOUS,
-    MOST_MISSING,
+    MAX_AMBIGUOUS_MASS,
+    MAX_MISSING_MASS,
+    MIN_MASS,
     RATINGS,
-    Words,
+    Verbalizers,
     ambiguous_mass,
     expected_rating,
     label_masses,
     missing_mass,
-    normalised_logp,
-    plain,
+    normalize_logp,
+    normalize_word,
 )
 
 TopTokens = Sequence[tuple[str, float]]
@@ -40,7 +40,7 @@ class BadReplyError(Exception):
     """A reply that is no grade; `status` is "refused" where the judge declined, else "failed"."""
 
     def __init__(self, why: str, status: Status = "failed"):
-        super().__init__(why[:LONGEST_DETAIL])
+        super().__init__(why[:MAX_DETAIL_LENGTH])
         self.status = status
 
 
@@ -58,16 +58,16 @@ def _bad_text(text: str, wanted: str) -> BadReplyError:
     return BadReplyError(f"reply {text[:80]!r} is not {wanted}", status)
 
 
-def label_of_text(text: str, words: Words) -> int:
+def label_of_text(text: str, words: Verbalizers) -> int:
     """The label that the whole reply names, whatever its case and the quotes or full stop around it, and with nothing
     in front of it but "Answer:" or "The answer is".
 
     Raises:
         BadReplyError: it names none.
     """
-    for said in (plain(text), plain(_LEAD_IN.sub("", text))):
+    for said in (normalize_word(text), normalize_word(_LEAD_IN.sub("", text))):
         for k, own in enumerate(words):
-            if any(plain(word) == said for word in own):
+            if any(normalize_word(word) == said for word in own):
                 return k
     raise _bad_text(text, "one of the labels alone")
 
@@ -78,7 +78,7 @@ def rating_of_text(text: str) -> int:
     Raises:
         BadReplyError: it is none.
     """
-    match = re.fullmatch(r"(10|[1-9])(\s*/\s*10)?", plain(_LEAD_IN.sub("", text)), flags=re.ASCII)
+    match = re.fullmatch(r"(10|[1-9])(\s*/\s*10)?", normalize_word(_LEAD_IN.sub("", text)), flags=re.ASCII)
     if match is None:
         raise _bad_text(text, "a whole number from 1 to 10 alone")
     return int(match[1])
@@ -113,7 +113,7 @@ def checked_logps(top: TopTokens) -> TopTokens:
     return top
 
 
-def logp_of_tokens(top: TopTokens, words: Words, text: str = "") -> list[float]:
+def logp_of_tokens(top: TopTokens, words: Verbalizers, text: str = "") -> list[float]:
     """Log-probabilities of the K labels among themselves, of those of the reply's first token.
 
     A label of which no token is listed gets the smallest listed probability, or what the listed ones leave over if that
@@ -124,15 +124,15 @@ def logp_of_tokens(top: TopTokens, words: Words, text: str = "") -> list[float]:
             more than a twentieth on tokens that begin several of them.
     """
     mass_K, smallest = label_masses(checked_logps(top), words)
-    if (ambiguous := ambiguous_mass(top, words)) > MOST_AMBIGUOUS:
+    if (ambiguous := ambiguous_mass(top, words)) > MAX_AMBIGUOUS_MASS:
         raise BadReplyError(
             f"{ambiguous:.2f} of the probability is on tokens that begin several labels; give them words with "
             "beginnings of their own (--grader_verbalizers) or ask by --api_mode schema"
         )
     _require_mass(mass_K, "the labels", text)
-    left = max(1.0 - math.fsum(math.exp(logp) for _, logp in top), LEAST_MASS)
-    unlisted = max(min(smallest, left), LEAST_MASS)
-    return normalised_logp([max(mass, LEAST_MASS) if mass is not None else unlisted for mass in mass_K])
+    left = max(1.0 - math.fsum(math.exp(logp) for _, logp in top), MIN_MASS)
+    unlisted = max(min(smallest, left), MIN_MASS)
+    return normalize_logp([max(mass, MIN_MASS) if mass is not None else unlisted for mass in mass_K])
 
 
 def rating_masses(positions: Sequence[TopTokens], text: str = "") -> list[float]:
@@ -153,7 +153,7 @@ def rating_masses(positions: Sequence[TopTokens], text: str = "") -> list[float]
         zero = math.fsum(math.exp(logp) for token, logp in checked_logps(positions[1]) if token == "0")
         mass_R[9] += mass_R[0] * min(zero, 1.0)
         mass_R[0] *= 1.0 - min(zero, 1.0)
-    elif not any(token.strip() == "10" for token, _ in first) and plain(text) != "1":
+    elif not any(token.strip() == "10" for token, _ in first) and normalize_word(text) != "1":
         mass_R[0] = 0.0
     return mass_R
 
@@ -172,7 +172,7 @@ def rating_of_tokens(positions: Sequence[TopTokens], text: str = "") -> float:
 def _require_mass(mass: Sequence[float | None], wanted: str, text: str) -> None:
     """Raises BadReplyError if more than half of the probability is on other than what was asked for."""
     missing = missing_mass(mass)
-    if missing > MOST_MISSING:
+    if missing > MAX_MISSING_MASS:
         status: Status = "refused" if looks_refused(text) else "failed"
         raise BadReplyError(
             f"{missing:.2f} of the probability is on other than {wanted}; the reply is {text[:60]!r}", status

@@ -19,7 +19,7 @@ from typing import NamedTuple
 from jinja2 import StrictUndefined, Template, TemplateSyntaxError, meta
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
-from eightball_ppo.data.pairs import shown
+from eightball_ppo.data.pairs import display_text
 from eightball_ppo.errors import InputError
 from eightball_ppo.graders.base import Scale
 from eightball_ppo.labels import LabelSet
@@ -122,7 +122,7 @@ class Prompt:
 
     def render(self, question: str, labels: LabelSet, answer: str | None = None) -> Messages:
         """The prompt for one question and, for a prompt that rates, one answer."""
-        values = {"question": quoted(shown(question)), "labels": list(labels.names), "answer": answer}
+        values = {"question": quoted(display_text(question)), "labels": list(labels.names), "answer": answer}
         context = self._template.new_context(values)
         text = {name: "".join(block(context)).strip() for name, block in self._template.blocks.items()}
         return Messages(text["system"], text["user"], text.get("reply", ""))

@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from eightball_ppo.errors import IncompleteError, InputError
-from eightball_ppo.graders.base import LONGEST_DETAIL, Grade, GradeRequest, Status
+from eightball_ppo.graders.base import MAX_DETAIL_LENGTH, Grade, GradeRequest, Status
 
-PATIENCE = 60.0  # seconds to wait for another process that writes
+BUSY_TIMEOUT = 60.0  # seconds to wait for another process that writes
 APPLICATION_ID = 0x38424C4C  # "8BLL"
 SCHEMA_VERSION = 1
 _SCHEMA = """
@@ -35,7 +35,7 @@ INSERT INTO grades VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO UPDATE S
     tokens = tokens + excluded.tokens, missing = excluded.missing, graded_at = excluded.graded_at
 WHERE status != 'ok'
 """
-LOOKED_UP_AT_ONCE = 1024  # questions in one statement; SQLite takes 32766 values
+LOOKUP_BATCH = 1024  # questions in one statement; SQLite takes 32766 values
 _ALL_LABELS = ""  # the `label` of a grade that scores all labels at once
 
 
@@ -84,7 +84,7 @@ class GradeStore:
     def _open(self) -> None:
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            db = sqlite3.connect(self.path, timeout=PATIENCE, isolation_level=None)
+            db = sqlite3.connect(self.path, timeout=BUSY_TIMEOUT, isolation_level=None)
             self._check_schema(db)
             _switch_to_wal(db)
             db.execute("PRAGMA synchronous = NORMAL")
@@ -188,8 +188,8 @@ class GradeStore:
     def read_many(self, grader: int | None, questions: Sequence[str]) -> dict[GradeRequest, Grade]:
         """All grades of some thousand questions, ok or not, in one look."""
         found: dict[GradeRequest, Grade] = {}
-        for start in range(0, len(questions) if self._connection is not None else 0, LOOKED_UP_AT_ONCE):
-            part = questions[start : start + LOOKED_UP_AT_ONCE]
+        for start in range(0, len(questions) if self._connection is not None else 0, LOOKUP_BATCH):
+            part = questions[start : start + LOOKUP_BATCH]
             rows = self._execute(
                 "SELECT question, label, status, scores, detail, calls, tokens, missing, graded_at FROM grades "
                 f"WHERE grader = ? AND question IN ({','.join('?' * len(part))})",
@@ -231,13 +231,13 @@ def _row(grader: int, grade: Grade) -> tuple[Any, ...]:
     return (
         *(grader, grade.request.question, grade.request.label or _ALL_LABELS, grade.status),
         struct.pack(f"<{len(grade.scores)}d", *grade.scores),
-        *(grade.detail[:LONGEST_DETAIL], grade.calls, grade.tokens, grade.missing, time.time()),
+        *(grade.detail[:MAX_DETAIL_LENGTH], grade.calls, grade.tokens, grade.missing, time.time()),
     )
 
 
 def _switch_to_wal(db: sqlite3.Connection) -> None:
     """Once a file is in WAL mode this does nothing; until then SQLite's own patience does not hold for the switch."""
-    deadline = time.monotonic() + PATIENCE
+    deadline = time.monotonic() + BUSY_TIMEOUT
     while True:
         try:
             db.execute("PRAGMA journal_mode = WAL")

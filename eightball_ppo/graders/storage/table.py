@@ -20,7 +20,7 @@ from eightball_ppo.graders.storage.texts import first_occurrence_N
 from eightball_ppo.graders.verbalizers import RATINGS
 from eightball_ppo.labels import LabelSet
 
-QUESTIONS_AT_ONCE = 2048
+CHUNK_SIZE = 2048
 SUMS_TO_ONE = 0.01  # how far the probabilities of a question's labels may be from 1 in all
 _METADATA = b"eightball_ppo"
 _SCHEMA = pa.schema(
@@ -47,7 +47,7 @@ def write_table(source: GradeSource, questions: Sequence[str], file: Path) -> tu
     names = list(source.labels.names)
     writer: pq.ParquetWriter | None = None
     try:
-        while part := list(islice(unique, QUESTIONS_AT_ONCE)):
+        while part := list(islice(unique, CHUNK_SIZE)):
             scores = source.read_chunk(part)
             assert scores.cells_NK is not None
             cells = scores.cells_NK.ravel()

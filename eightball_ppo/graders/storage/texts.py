@@ -6,7 +6,7 @@ from typing import overload
 
 import numpy as np
 
-TEXTS_AT_ONCE = 2048
+CHUNK_SIZE = 2048
 
 
 class ConcatTexts(Sequence[str]):
@@ -39,7 +39,7 @@ class ConcatTexts(Sequence[str]):
         return chain.from_iterable(self._parts)
 
 
-def chunks(texts: Sequence[str], size: int = TEXTS_AT_ONCE) -> Iterator[Sequence[str]]:
+def chunks(texts: Sequence[str], size: int = CHUNK_SIZE) -> Iterator[Sequence[str]]:
     """`texts` in pieces of at most `size`, none of them empty."""
     return (texts[start : start + size] for start in range(0, len(texts), size))
 
