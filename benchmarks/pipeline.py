@@ -214,7 +214,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--output", type=Path, default=RESULTS, help="JSON file")
     parser.add_argument("--main_job", type=Path, help=argparse.SUPPRESS)
-    parser.add_argument("--score_type", type=Path, nargs=2, help=argparse.SUPPRESS)
+    parser.add_argument("--score", type=Path, nargs=2, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.main_job is not None:
         run_main_job(options.main_job)
@@ -232,7 +232,7 @@ def main() -> None:
             )
             for what, arguments in COMMANDS.items():
                 small[what].append(processor([sys.executable, *arguments], env=environment()))
-        command = [sys.executable, __file__, "--score_type", str(directory / "runs" / "reward"), "record.json"]
+        command = [sys.executable, __file__, "--score", str(directory / "runs" / "reward"), "record.json"]
         processor(command, cwd=directory, env=environment())
         graded = json.loads((directory / "record.json").read_text())
     print(table(rounds))

@@ -50,7 +50,7 @@ def config(judge: JudgeServer, directory: Path, **options: Any) -> GradeConfig:
         "output_dir": str(directory / "grades"),
         "grade_store": str(directory / "grades.sqlite3"),
         "disable_tqdm": True,
-        "max_retries": 3,
+        "max_retries": 2,
         "max_grade_failures": 1.0,
     }
     return GradeConfig(**{**given, **options})
@@ -203,7 +203,7 @@ def test_a_server_that_is_gone_for_five_seconds_costs_nothing(judge: JudgeServer
     undisturbed = graded(config(judge, tmp_path / "undisturbed"))
     judge.reset(down_for={"after_requests": 4, "seconds": 5})
     client.MIN_BACKOFF = 0.25  # as it is shipped
-    assert np.array_equal(cells(graded(config(judge, tmp_path, max_retries=6)), "score"), cells(undisturbed, "score"))
+    assert np.array_equal(cells(graded(config(judge, tmp_path, max_retries=5)), "score"), cells(undisturbed, "score"))
 
 
 def test_probability_on_other_words_is_no_grade(judge: JudgeServer, tmp_path: Path) -> None:
@@ -223,7 +223,7 @@ def test_a_refused_key_stops_at_once_and_keeps_what_was_graded(judge: JudgeServe
 
 
 def test_an_address_where_nobody_listens(tmp_path: Path, judge: JudgeServer) -> None:
-    settings = config(judge, tmp_path, grader_base_url="http://127.0.0.1:9/v1", api_mode="auto", max_retries=1)
+    settings = config(judge, tmp_path, grader_base_url="http://127.0.0.1:9/v1", api_mode="auto", max_retries=0)
     with pytest.raises(InputError, match=re.escape("--grader_base_url http://127.0.0.1:9/v1: no usable answer")):
         graded(settings)
 
@@ -324,7 +324,7 @@ def test_an_address_that_cannot_be(judge: JudgeServer, tmp_path: Path, address: 
 
 def test_auto_does_not_take_a_bad_moment_for_what_the_server_can_do(judge: JudgeServer, tmp_path: Path) -> None:
     judge.reset(faults=[{"kind": "503", "times": 2}])
-    settings = config(judge, tmp_path, api_mode="auto", max_retries=2)
+    settings = config(judge, tmp_path, api_mode="auto", max_retries=1)
     with pytest.raises(InputError, match=r"no usable answer from the server \(status 503.*\(2 tries\)"):
         graded(settings)
     judge.reset()

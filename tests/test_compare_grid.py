@@ -83,7 +83,7 @@ def test_a_cell_is_trained_on_the_terms_of_all_and_at_its_place() -> None:
     own = config(output_dir="D", score_type="probability", max_length=9, dataset_name="x", labels=["a", "b"])
     made = run_config(RunSpec("ppo", 3, 2.0, 0.25, 900), own)
     assert isinstance(made, PPOConfig) and made.learning_rate == 0.006  # the default of its beta
-    assert (made.score, made.max_length, made.dataset_name, made.labels) == ("probability", 9, "x", ["a", "b"])
+    assert (made.score_type, made.max_length, made.dataset_name, made.labels) == ("probability", 9, "x", ["a", "b"])
     assert (made.seed, made.kl_coef, made.label_noise, made.grader_call_budget) == (3, 2.0, 0.25, 900)
     assert (made.sft_model_path, made.grade_table) == ("D/reference", "D/grades.parquet")
     assert made.output_dir == "D/runs/ppo-beta2-noise0.25-budget900-seed3"

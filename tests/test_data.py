@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from eightball_ppo.config.data import DataConfig
-from eightball_ppo.data import Questions, load_named, normalised, split_by_question
+from eightball_ppo.data import Questions, load_named, normalize_text, split_by_question
 from eightball_ppo.data.texts import ArrowTexts
 from eightball_ppo.errors import InputError
 from eightball_ppo.labels import LabelSet
@@ -64,7 +64,11 @@ def test_missing_file_and_directory(tmp_path: Path) -> None:
 
 
 def test_normalised_ignores_case_punctuation_and_space() -> None:
-    assert normalised("Will  it rain, Tom's dog?") == normalised("will it RAIN tom's dog") == "will it rain toms dog"
+    assert (
+        normalize_text("Will  it rain, Tom's dog?")
+        == normalize_text("will it RAIN tom's dog")
+        == "will it rain toms dog"
+    )
 
 
 @given(st.integers(0, 1000), st.permutations(range(30)))

@@ -8,7 +8,7 @@ from collections import Counter
 import pytest
 
 from conftest import EIGHTBALL, REPOSITORY, read_rows, write_rows
-from eightball_ppo.data import normalised
+from eightball_ppo.data import normalize_text
 from eightball_ppo.labels import ANSWER_OF_RESPONSE, EIGHTBALL_LABELS
 
 SIZES = {"sft": 200, "rl": 600, "preferences": 750, "heldout": 300}
@@ -42,13 +42,13 @@ def test_questions_are_3_to_25_words_and_end_with_a_question_mark() -> None:
 
 
 def test_no_question_twice_and_none_shared_between_splits() -> None:
-    keys = [normalised(row["question"]) for split in SIZES for row in read_rows(split)]
+    keys = [normalize_text(row["question"]) for split in SIZES for row in read_rows(split)]
     assert len(set(keys)) == len(keys) == sum(SIZES.values())
 
 
 def test_no_two_questions_share_more_than_0_6_of_their_word_trigrams() -> None:
     texts = [row["question"] for split in SIZES for row in read_rows(split)]
-    words = [normalised(text).split() for text in texts]
+    words = [normalize_text(text).split() for text in texts]
     trigrams = [{tuple(w[i : i + 3]) for i in range(len(w) - 2)} for w in words]
     holders: dict[tuple[str, ...], list[int]] = {}
     for i, own in enumerate(trigrams):
@@ -61,7 +61,9 @@ def test_no_two_questions_share_more_than_0_6_of_their_word_trigrams() -> None:
 
 def test_no_template_opens_many_questions() -> None:
     """No first four words stand in more than 1 % of the questions, and no topic in more than 3 % of a split."""
-    openings = Counter(" ".join(normalised(row["question"]).split()[:4]) for split in SIZES for row in read_rows(split))
+    openings = Counter(
+        " ".join(normalize_text(row["question"]).split()[:4]) for split in SIZES for row in read_rows(split)
+    )
     assert openings.most_common(1)[0][1] <= 0.01 * sum(SIZES.values())
     for split, size in SIZES.items():
         topics = Counter(row["topic"] for row in read_rows(split))

@@ -135,7 +135,7 @@ def test_adapters_of_another_base_are_refused(moved: Any, tmp_path: Path) -> Non
     with pytest.raises(InputError, match=r"adapters were trained on other weights than those of .*base now"):
         load_classifier(str(tmp_path / "policy"), "--sft_model_path")
     shutil.rmtree(base)
-    with pytest.raises(InputError, match=r"its adapters stand on .*base, which is not here"):
+    with pytest.raises(InputError, match=r"its adapters need .*base, which is not here"):
         load_classifier(str(tmp_path / "policy"), "--sft_model_path")
 
 

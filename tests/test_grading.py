@@ -184,7 +184,7 @@ def test_a_judge_that_breaks_down_trains_nobody_however_much_it_graded_before(
     judge.reset(wishes=wishes(), faults=faults)
     options = {**method_options(tmp_path, small_data, sft_run, "ppo"), **api(judge), "max_grade_failures": 0.9}
     with pytest.raises(IncompleteError, match="20 of 60 grades failed, the last with: status 500"):
-        run_method(PPOConfig(**options, max_retries=1, max_concurrency=1, total_episodes=240))
+        run_method(PPOConfig(**options, max_retries=0, max_concurrency=1, total_episodes=240))
 
 
 def test_a_weak_judge_is_found_out_before_the_training_questions_are_paid_for(
@@ -267,7 +267,7 @@ def test_two_ranks_ask_each_question_once_and_one_of_them_writes(
 
 
 def test_a_bad_grader_ends_both_ranks_with_one_line(tmp_path: Path, small_data: Path, sft_run: Path) -> None:
-    nobody = {"grader": "api", "grader_model": "m", "grader_base_url": "http://127.0.0.1:9/v1", "max_retries": 1}
+    nobody = {"grader": "api", "grader_model": "m", "grader_base_url": "http://127.0.0.1:9/v1", "max_retries": 0}
     options = {**method_options(tmp_path, small_data, sft_run, "ppo"), **nobody, "per_device_train_batch_size": 60}
     done = torchrun("scripts/ppo.py", *flags({**options, "num_mini_batches": 4}))
     assert done.returncode != 0

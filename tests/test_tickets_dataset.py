@@ -10,7 +10,7 @@ from itertools import combinations
 import pytest
 
 from conftest import REPOSITORY
-from eightball_ppo.data import normalised
+from eightball_ppo.data import normalize_text
 
 TICKETS = REPOSITORY / "datasets" / "tickets"
 EACH = {"sft": 10, "preferences": 12, "rl": 12, "heldout": 8}
@@ -56,7 +56,7 @@ def test_the_wrong_labels_are_drawn_again_byte_for_byte() -> None:
 
 def test_no_text_twice_and_no_two_alike() -> None:
     texts = [row["text"] for split in EACH for row in rows_of(split)]
-    keys = [normalised(text) for text in texts]
+    keys = [normalize_text(text) for text in texts]
     assert len(set(keys)) == len(keys) == INTENTS * sum(EACH.values())
     words = [set(key.split()) for key in keys]
     for i, j in combinations(range(len(words)), 2):
@@ -73,7 +73,7 @@ def test_texts_are_short_and_clean() -> None:
 
 def test_no_template_opens_many_texts() -> None:
     """No first four words stand in more than 1 % of the texts."""
-    openings = Counter(" ".join(normalised(row["text"]).split()[:4]) for split in EACH for row in rows_of(split))
+    openings = Counter(" ".join(normalize_text(row["text"]).split()[:4]) for split in EACH for row in rows_of(split))
     assert openings.most_common(1)[0][1] <= 0.01 * INTENTS * sum(EACH.values())
 
 

@@ -241,7 +241,7 @@ def test_links_that_lead_out_of_a_model_are_refused(model: Path, tmp_path: Path)
     for name in ("model.safetensors", "tokenizer.json"):
         (model / name).rename(tmp_path / name)
         (model / name).symlink_to(tmp_path / name)
-        refused_by_all(model, f"{name} leads to {tmp_path / name}, which is no file of it; put a copy there")
+        refused_by_all(model, f"{name} leads to {tmp_path / name}, outside the directory; copy it there")
         (model / name).unlink()
         (tmp_path / name).rename(model / name)
     (model / "nothing").symlink_to("/nowhere")

@@ -35,7 +35,7 @@ def build_parser(config_class: type[Any], usage: str | None = None, epilog: str 
     from trl import TrlParser
 
     class Parser(TrlParser):
-        def add_argument(self, *names: Any, free: bool = False, **about: Any) -> Any:
+        def add_argument(self, *names: Any, affects_results: bool = True, **about: Any) -> Any:
             return super().add_argument(*names, **about)  # argparse takes all of a field's metadata for its own
 
         def error(self, message: str) -> NoReturn:

@@ -68,7 +68,9 @@ class GraderConfig(RunConfig):
         60.0, "Grader api: seconds before one call counts as failed and is retried.", affects_results=False
     )
     max_retries: int = option(
-        6, "Grader api: tries of one call, with growing pauses or those the server asks for.", affects_results=False
+        5,
+        "Grader api: retries of one failed call, after growing pauses or those that the server asks for.",
+        affects_results=False,
     )
     grading_timeout: float | None = option(None, "Seconds after which no new call is made; none: no limit.")
     grade_store: str = option(
@@ -87,10 +89,11 @@ class GraderConfig(RunConfig):
         super().__post_init__()
         for name in (
             *("grader_batch_size", "grader_samples", "max_concurrency", "requests_per_minute", "tokens_per_minute"),
-            *("max_retries", "max_grader_calls"),
+            "max_grader_calls",
         ):
             value = getattr(self, name)
             require(value is None or value >= 1, f"--{name} {value}: at least 1")
+        require(self.max_retries >= 0, f"--max_retries {self.max_retries}: at least 0")
         for name in ("timeout", "grading_timeout", "max_cost", "price_per_1k_tokens"):
             value = getattr(self, name)
             require(value is None or value > 0, f"--{name} {value}: must be above 0")

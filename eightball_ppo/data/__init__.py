@@ -1,7 +1,7 @@
 """Load and validate questions; split them by question. Nothing here knows models or tokenizers."""
 
 from eightball_ppo.data.questions import Questions as Questions
-from eightball_ppo.data.questions import normalize_text as normalised
+from eightball_ppo.data.questions import normalize_text as normalize_text
 from eightball_ppo.data.questions import split_by_question as split_by_question
 from eightball_ppo.data.reading import label_names as label_names
 from eightball_ppo.data.reading import load_both as load_both

@@ -157,7 +157,7 @@ def _record(
     for split, table in tables.items():
         if not table.whole_N.any():
             raise IncompleteError(
-                f"grader {config.grader}: no {split} question has a whole grade ({budget.stopped}); {resume_hint(config)}"
+                f"grader {config.grader}: no {split} question is fully graded ({budget.stopped}); {resume_hint(config)}"
             )
     dropped = {split: int((~table.whole_N).sum()) for split, table in tables.items()}
     if any(dropped.values()):

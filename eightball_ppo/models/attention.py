@@ -32,8 +32,8 @@ AttentionMaskInterface.register(ALWAYS_MASKED["eager"], _eager_mask)
 def always_mask(model: PreTrainedModel) -> PreTrainedModel:
     """`model`, which from now on masks its attention whether a batch is padded or not: the same numbers.
 
-    A model whose attention is neither transformers' `sdpa` nor `MASKED_ATTENTION` stays as it is. Nothing of this is saved
-    with the model.
+    A model whose attention is neither transformers' `sdpa` nor `MASKED_ATTENTION` stays as it is. Nothing of this is
+    saved with the model.
     """
     name = model.config._attn_implementation
     if name == "sdpa" or (name == "eager" and model.config.model_type in MASKED_ATTENTION):

@@ -27,7 +27,7 @@ def load_finetuned(source: str, flag: str, trust_remote_code: bool = False) -> P
     model, missing = _load(source, flag, trust_remote_code)
     if missing:
         raise InputError(
-            f"{flag} {source}: no finished classifier, it lacks {format_names(missing)}, which would be random numbers; "
+            f"{flag} {source}: not a fine-tuned classifier: {format_names(missing)} is missing and would be random; "
             f"train it first (eightball sft or eightball reward with --model_name_or_path {source})"
         )
     return model
@@ -60,7 +60,7 @@ def _load_adapters(source: str, flag: str, trust_remote_code: bool) -> PreTraine
     path = local_path(base)
     if path is not None and not path.is_dir():
         raise InputError(
-            f"{flag} {source}: its adapters stand on {base}, which is not here; run where it is, or train with --merge_adapter"
+            f"{flag} {source}: its adapters need {base}, which is not here; copy it here, or train with --merge_adapter"
         )
     model, missing = _load(str(base if path is None else path), flag, trust_remote_code)
     if not missing:  # else its head comes with the adapters, and was random when they were trained
@@ -73,7 +73,7 @@ def _load_adapters(source: str, flag: str, trust_remote_code: bool) -> PreTraine
     unused = set_peft_model_state_dict(under_adapters, weights).unexpected_keys
     if unused:
         raise InputError(
-            f"{flag} {source}: its adapters do not fit on {base}, which has no place for {format_names(unused)}; give it the "
+            f"{flag} {source}: its adapters do not fit {base}, which has no {format_names(unused)}; give it the "
             "base it had"
         )
     model = under_adapters.merge_and_unload()

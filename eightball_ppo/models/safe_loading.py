@@ -94,7 +94,7 @@ def _check_directory(directory: Path, where: str) -> None:
     for file in sorted([*directory.iterdir(), *directory.glob("additional_chat_templates/*")]):  # all that is read
         if not stays_inside(file, directory):
             raise InputError(
-                f"{where}: {file.relative_to(directory)} leads to {resolves_to(file)}, which is no file of it; put a copy "
+                f"{where}: {file.relative_to(directory)} leads to {resolves_to(file)}, outside the directory; copy it "
                 "there"
             )
 

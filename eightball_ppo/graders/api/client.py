@@ -89,7 +89,7 @@ class JudgeClient(contextlib.AbstractAsyncContextManager["JudgeClient"]):
     def __init__(self, config: GraderConfig, budget: Budget):
         assert config.grader_base_url is not None
         url, basic = split_userinfo(config.grader_base_url)
-        self._timeout, self._attempts, self._budget = config.timeout, config.max_retries, budget
+        self._timeout, self._attempts, self._budget = config.timeout, config.max_retries + 1, budget
         key = api_key()
         self._client = openai.AsyncOpenAI(
             base_url=url,
