@@ -2,7 +2,9 @@
 
 import json
 import os
+import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -50,8 +52,8 @@ def _quiet_and_single_threaded() -> None:
 
 
 @pytest.fixture(autouse=True)
-def _in_a_directory_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where the default grade store, the default runs and whatever else is relative are the test's own."""
+def _current_directory_is_tmp_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Keeps the default grade store, the default runs and other relative paths apart."""
     monkeypatch.chdir(tmp_path)
 
 
@@ -121,6 +123,30 @@ def ruled(small_data: Path, sft_run: Path) -> dict[str, Any]:
         "allow_weak_grader": True,
         "disable_tqdm": True,
     }
+
+
+@pytest.fixture(scope="session")
+def stopped_ppo(tmp_path_factory: pytest.TempPathFactory, ruled: dict[str, Any]) -> Any:
+    """The PPOConfig that resumes a PPO after update 5 of 10. Its directory is shared: copy it before a change."""
+    from stopping import stopped
+
+    from eightball_ppo.config.methods import PPOConfig
+    from eightball_ppo.methods.run_method import run_method
+
+    root = tmp_path_factory.mktemp("stopped")
+    options: dict[str, Any] = {"num_mini_batches": 2, "num_ppo_epochs": 2, "per_device_train_batch_size": 24}
+    options |= {"total_episodes": 240, "save_steps": 3, "log_completions": True}
+    config = PPOConfig(**ruled, **options, output_dir=str(root / "run"), grade_store=str(root / "grades.sqlite3"))
+    message = str(stopped(run_method, config, after=5))
+    assert "SIGTERM after update 5 of 10" in message and "--resume_from_checkpoint true" in message
+    return replace(config, resume_from_checkpoint="true")
+
+
+@pytest.fixture
+def copied_ppo(stopped_ppo: Any, tmp_path: Path) -> Any:
+    """`stopped_ppo` in tmp_path/run, to be damaged or resumed."""
+    shutil.copytree(f"{stopped_ppo.output_dir}.unfinished", tmp_path / "run.unfinished")
+    return replace(stopped_ppo, output_dir=str(tmp_path / "run"))
 
 
 @pytest.fixture(scope="session")
