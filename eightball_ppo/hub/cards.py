@@ -148,7 +148,7 @@ def _grader(results: dict[str, Any], config: dict[str, Any]) -> str:
     name = config.get("grade_table") or config["grader"]
     cost = "" if grades["cost"] is None else f", cost {grades['cost']:.4g}"
     lines = [
-        f"Grader: {code(name)}, fingerprint {code(results['grader'])}. Kind of score: {code(results['score'])}.",
+        f"Grader: {code(name)}, fingerprint {code(results['grader'])}. Kind of score: {code(results['score_type'])}.",
         f"Training looked at {results['grader_calls']:,} (question, label) grades. The grades of all questions "
         f"took {grades['calls']:,} calls, of which this run made {grades['calls_made']:,} ({grades['tokens']:,} tokens"
         f"{cost}). Failed or refused grades: {grades['failed'] + grades['refused']:,}.",
