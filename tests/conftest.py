@@ -3,7 +3,8 @@
 import json
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -214,10 +215,18 @@ def options(
     return make
 
 
-@pytest.fixture
-def no_figures(monkeypatch: pytest.MonkeyPatch) -> None:
+@contextmanager
+def without_figures() -> Iterator[None]:
     """Figures take longer than short runs."""
     from eightball_ppo.report import plots
 
-    monkeypatch.setattr(plots, "plot_curves", lambda *_: None)
-    monkeypatch.setattr(plots, "plot_label_histogram", lambda *_: None)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(plots, "plot_curves", lambda *_: None)
+        patch.setattr(plots, "plot_label_histogram", lambda *_: None)
+        yield
+
+
+@pytest.fixture
+def no_figures() -> Iterator[None]:
+    with without_figures():
+        yield

@@ -62,20 +62,22 @@ def until(condition: Callable[[], object], seconds: float, output: Path) -> None
 
 
 def fork(work: Callable[[], object], output: Path) -> int:
-    """The id of a process that does `work` and exits with 0, or 1 after an exception; its streams go to `output`."""
+    """The id of a process that does `work` and exits with 0 or as it says; its streams go to `output`."""
     pid = os.fork()
     if pid:
         return pid
     code = 1
     try:
-        with output.open("w") as file:
-            os.dup2(file.fileno(), 1), os.dup2(file.fileno(), 2)
+        file = output.open("w", buffering=1)
+        os.dup2(file.fileno(), 1), os.dup2(file.fileno(), 2)
+        sys.stdout = sys.stderr = file
         work()
         code = 0
+    except SystemExit as end:
+        code = int(end.code or 0)
     except BaseException:
         traceback.print_exc()
     finally:
-        sys.stdout.flush(), sys.stderr.flush()
         os._exit(code)
 
 

@@ -13,7 +13,7 @@ import pytest
 from processes import exit_code, fork, killed_at_the_end, until
 from stopping import assert_same, stopped
 
-from conftest import LABELS, REPOSITORY
+from conftest import LABELS, REPOSITORY, without_figures
 from eightball_ppo.cli import commands
 from eightball_ppo.config.methods import ExactConfig, PPOConfig
 from eightball_ppo.config.stages import SFTConfig
@@ -31,10 +31,13 @@ from eightball_ppo.training.resume import ResumeContext
 def straight(stopped_ppo: PPOConfig, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The same PPO without interruption."""
     directory = tmp_path_factory.mktemp("straight") / "run"
-    return run_method(replace(stopped_ppo, output_dir=str(directory), resume_from_checkpoint=None))
+    with without_figures():
+        return run_method(replace(stopped_ppo, output_dir=str(directory), resume_from_checkpoint=None))
 
 
-def test_stopped_ppo_resumes_to_the_same_bits(copied_ppo: PPOConfig, straight: Path, tmp_path: Path) -> None:
+def test_stopped_ppo_resumes_to_the_same_bits(
+    copied_ppo: PPOConfig, straight: Path, no_figures: None, tmp_path: Path
+) -> None:
     unfinished = tmp_path / "run.unfinished"
     assert sorted(path.name for path in unfinished.glob("checkpoint-*")) == ["checkpoint-3", "checkpoint-5"]
     began = read_environment(unfinished)
@@ -50,7 +53,9 @@ def test_stopped_ppo_resumes_to_the_same_bits(copied_ppo: PPOConfig, straight: P
     assert read_environment(resumed) == {**began, "resumed": [{**began, "after_update": 5}]}
 
 
-def test_killed_ppo_resumes_to_the_same_bits(stopped_ppo: PPOConfig, straight: Path, tmp_path: Path) -> None:
+def test_killed_ppo_resumes_to_the_same_bits(
+    stopped_ppo: PPOConfig, straight: Path, no_figures: None, tmp_path: Path
+) -> None:
     config = replace(stopped_ppo, output_dir=str(tmp_path / "run"), resume_from_checkpoint=None)
     unfinished, output = tmp_path / "run.unfinished", tmp_path / "output.txt"
     training = fork(lambda: run_method(config), output)
@@ -61,7 +66,7 @@ def test_killed_ppo_resumes_to_the_same_bits(stopped_ppo: PPOConfig, straight: P
 
 
 def test_sigterm_to_a_command_exits_with_143_and_the_same_command_resumes(
-    ruled: dict[str, Any], straight: Path, stopped_ppo: PPOConfig, tmp_path: Path
+    stopped_ppo: PPOConfig, straight: Path, no_figures: None, tmp_path: Path
 ) -> None:
     names = ("dataset_name", "sft_model_path", "grader", "num_mini_batches", "num_ppo_epochs", "save_steps")
     names += ("per_device_train_batch_size", "total_episodes", "log_completions", "allow_weak_grader", "disable_tqdm")
@@ -69,14 +74,7 @@ def test_sigterm_to_a_command_exits_with_143_and_the_same_command_resumes(
     flags += ["--labels", *LABELS, "--output_dir", "run"]
     output, metrics = tmp_path / "output.txt", tmp_path / "run.unfinished" / "metrics.jsonl"
 
-    def command() -> None:
-        try:
-            commands.run("ppo", flags)
-        except SystemExit as end:
-            sys.stderr.flush()
-            os._exit(int(end.code or 0))
-
-    training = fork(command, output)
+    training = fork(lambda: commands.run("ppo", flags), output)
     with killed_at_the_end([training]):
         until(metrics.exists, 60, output)
         os.kill(training, signal.SIGTERM)
