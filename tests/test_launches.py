@@ -59,11 +59,8 @@ def test_accelerate_launch_of_isolated_processes_ends_with_the_right_command(fla
     config = {"compute_environment": "LOCAL_MACHINE", "distributed_type": "MULTI_CPU", "num_machines": 1}
     config |= {"num_processes": 2, "use_cpu": True, "mixed_precision": "no"}
     (tmp_path / "multi_cpu.yaml").write_text(yaml.safe_dump(config))
-    address = (
-        ["--machine_rank", "1", "--main_process_ip", "10.77.0.1", "--main_process_port", "29511"]
-        if "--num_machines" in flags
-        else []
-    )
+    address = ["--machine_rank", "1", "--main_process_ip", "10.77.0.1", "--main_process_port", "29511"]
+    address = address if "--num_machines" in flags else []
     done = run([*ACCELERATE, *flags, *address, PPO], tmp_path, environment())
     (line,) = [line for line in done.stderr.splitlines() if line.startswith("ppo.py: ")]
     assert done.returncode != 0 and "exit status 2" in done.stderr  # the launcher itself ends with 1
