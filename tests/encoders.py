@@ -1,11 +1,9 @@
 """Encoders of the architectures that users bring, a few thousand weights each, with tokenizers of their kind."""
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import (
     AutoConfig,
     AutoModelForSequenceClassification,
@@ -46,30 +44,14 @@ def tokenizer(kind: str) -> PreTrainedTokenizerBase:
     )
 
 
-def byte_level(texts: Sequence[str]) -> PreTrainedTokenizerBase:
-    """A byte-level BPE tokenizer as RoBERTa's, trained on `texts`: spaces belong to words, and no text is unknown."""
-    backend = Tokenizer(models.BPE())
-    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    backend.decoder = decoders.ByteLevel()
-    special = ["<s>", "<pad>", "</s>", "<unk>"]
-    alphabet = pre_tokenizers.ByteLevel.alphabet()
-    backend.train_from_iterator(
-        texts, trainers.BpeTrainer(vocab_size=400, special_tokens=special, initial_alphabet=alphabet)
-    )
-    backend.post_processor = processors.RobertaProcessing(("</s>", 2), ("<s>", 0), add_prefix_space=False)
-    names = {"pad_token": "<pad>", "cls_token": "<s>", "sep_token": "</s>", "unk_token": "<unk>"}
-    return PreTrainedTokenizerFast(tokenizer_object=backend, model_input_names=["input_ids", "attention_mask"], **names)
-
-
 def save(
     kind: str,
     directory: Path,
     labels: tuple[str, ...] = ("Yes", "No", "Maybe"),
     seed: int = 0,
-    with_tokenizer: PreTrainedTokenizerBase | None = None,
 ) -> Path:
-    """A randomly initialised classifier of `kind` with its tokenizer, or another one, in `directory`."""
-    saved = tokenizer(kind) if with_tokenizer is None else with_tokenizer
+    """A randomly initialised classifier of `kind` with its tokenizer, in `directory`."""
+    saved = tokenizer(kind)
     sizes = {
         "vocab_size": len(saved),
         "hidden_size": 32,

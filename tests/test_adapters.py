@@ -1,7 +1,5 @@
 """The adapters that TRL sees: ids that never clash, logits and values of the question alone, scores as rewards."""
 
-from typing import Any
-
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -9,9 +7,8 @@ from torch import Tensor, nn
 from trl.experimental.utils import get_reward
 
 import tiny
-from eightball_ppo.graders.budgeted_scores import BudgetedScores
 from eightball_ppo.models.tokenization import TokenTable
-from eightball_ppo.trl_adapters.policy import PolicyAdapter, RewardAdapter
+from eightball_ppo.trl_adapters.policy import PolicyAdapter
 from eightball_ppo.trl_adapters.prompt_ids import PromptEncoder, PromptVocabulary
 from eightball_ppo.trl_adapters.value import ValueAdapter, ValueTrunk
 
@@ -68,41 +65,6 @@ def test_value_ignores_the_action_and_starts_at_zero() -> None:
     assert all(torch.equal(values[0], other) for other in values[1:])
     fresh = ValueAdapter(ValueTrunk(tiny.classifier(), PromptEncoder(tiny.tokens(N), IDS)))
     assert get_reward(fresh, sequences(rows, rows % K), 0, 1)[0].abs().max() == 0
-
-
-def test_value_trunk_freezes_its_unused_classification_head() -> None:
-    value = ValueAdapter(ValueTrunk(tiny.classifier(), PromptEncoder(tiny.tokens(N), IDS)))
-    frozen = {name for name, p in value.named_parameters() if not p.requires_grad}
-    assert frozen == {"trunk.by_row.classifier.classifier.weight", "trunk.by_row.classifier.classifier.bias"}
-
-
-def test_reward_is_the_score_of_the_action() -> None:
-    score_NK = tiny.scores(N)
-    reward = RewardAdapter(BudgetedScores(score_NK), IDS)
-    rows, actions = torch.tensor([3, 3, 7, 3]), torch.tensor([0, 1, 2, 0])
-    _, score_B, _ = get_reward(reward, sequences(rows, actions), 0, 1)
-    assert torch.equal(score_B, score_NK[rows, actions]) and score_B.dtype == torch.float32
-
-
-class _WithDropout(nn.Module):
-    """A classifier with a dropout that TRL's `disable_dropout_in_model` does not know."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.inner = tiny.classifier()
-        self.config = self.inner.config
-
-    def forward(self, **kwargs: Any) -> Any:
-        logits, *others = self.inner(**kwargs)
-        return nn.functional.dropout(logits, p=0.5, training=self.training), *others
-
-
-def test_dropout_is_off_in_train_mode() -> None:
-    policy = PolicyAdapter(_WithDropout(), PromptEncoder(tiny.tokens(N), IDS))
-    policy.train()
-    nn.ModuleList([policy]).train()  # as TRL's wrapper does
-    ids = IDS.question_ids(torch.arange(N))[:, None]
-    assert torch.equal(policy(ids).logits, policy(ids).logits) and not policy.by_row.classifier.training
 
 
 def test_token_table_moves_with_the_module_and_stays_integer() -> None:

@@ -16,7 +16,7 @@ from eightball_ppo.models.tokenization import token_table
 TEXTS = ["Will I be rich?", "Is it raining in Rome, or will it rain tomorrow?"]
 
 
-@pytest.mark.parametrize("kind", [*encoders.KINDS, "eightball"])
+@pytest.mark.parametrize("kind", ["bert", "deberta-v2", "modernbert", "distilbert", "eightball"])
 def test_forward_and_backward_do_not_synchronise(kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     if kind == "eightball":
         tiny.classifier().save_pretrained(tmp_path)

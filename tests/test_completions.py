@@ -9,7 +9,6 @@ from stopping import rows
 
 from conftest import LABELS
 from eightball_ppo.config.methods import GRPOConfig, PPOConfig, RLOOConfig
-from eightball_ppo.errors import InputError
 from eightball_ppo.methods.run_method import run_method
 from eightball_ppo.report import tables
 from eightball_ppo.runtime.run import read_metrics
@@ -66,10 +65,3 @@ def test_markup_in_a_question_is_printed_literally(capsys: pytest.CaptureFixture
     output = capsys.readouterr()
     assert not output.out and "[red]" in output.err
     assert [i for i in range(10) if f"Is [bold]{i}[/nothing] it?" in output.err] == [0, 3, 6]
-
-
-@pytest.mark.parametrize("config_class", [PPOConfig, GRPOConfig])
-@pytest.mark.parametrize("name", ["num_completions_to_print", "completions_steps"])
-def test_options_below_one_are_refused(config_class: type, name: str) -> None:
-    with pytest.raises(InputError, match=f"--{name} 0: at least 1"):
-        config_class(**{name: 0})

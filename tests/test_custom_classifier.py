@@ -8,7 +8,7 @@ from typing import Any
 import encoders
 import pandas as pd
 import pytest
-from transformers import AutoModelForSequenceClassification, AutoTokenizer
+from transformers import AutoModelForSequenceClassification
 
 from eightball_ppo import predict
 from eightball_ppo.config.methods import DistillConfig, PPOConfig, RLOOConfig
@@ -111,22 +111,6 @@ def test_classifier_and_grader_need_the_same_two_or_more_labels(
     settings = {"grader": "bert", "reward_model_path": str(grader)} if kept > 1 else {"sft_model_path": str(grader)}
     with pytest.raises(InputError, match=message):
         run_method(PPOConfig(**options(classifier, data, **settings)))
-
-
-@pytest.mark.slow
-def test_a_classifier_with_a_byte_level_tokenizer(data: Path, tmp_path: Path, no_figures: None) -> None:
-    """RoBERTa's kind: no word pieces, no token types, padding is id 1, and no maximum length in the tokenizer."""
-    text = 'Ticket 1, über "crash" 🙂'
-    tokenizer = encoders.byte_level([*data.read_text().splitlines(), text])
-    classifier = encoders.save("roberta", tmp_path / "roberta", INTENTS, with_tokenizer=tokenizer)
-    lora = {"use_peft": True, "merge_adapter": True, "total_episodes": 600}
-    run = run_method(PPOConfig(output_dir=str(tmp_path / "run"), **options(classifier, data, **lora)))
-    assert read_results(run)["splits"]["train"]["kl"] > 1e-3
-    stock, loaded = AutoModelForSequenceClassification.from_pretrained(run), AutoTokenizer.from_pretrained(run)
-    assert loaded.decode(loaded(text)["input_ids"], skip_special_tokens=True) == text
-    p_K = stock(**loaded(text, return_tensors="pt")).logits.softmax(-1)[0]
-    ((_, _, answer),) = predict.answers(PredictConfig(question=text, model_name_or_path=str(run)))
-    assert list(answer.values()) == pytest.approx(p_K.tolist(), abs=1e-5)
 
 
 @pytest.mark.slow

@@ -44,31 +44,23 @@ SLOW = [
     Injected("best_of_n", "the weights do not fit", full_at(1_000_000), FULL),
     Injected("grade", "the table does not fit", full_at(3_000), ""),
     Injected("ppo", "the rename of the run", READ_ONLY, "Read-only file system"),
+    Injected("ppo", "the second checkpoint", failing("os.fsync", OSError(errno.ENOSPC, "x"), 8), NO_SPACE, SAVED),
 ]
 LONG = [
     Injected("exact", "too little memory", failing(TRAIN.format("exact"), MemoryError()), NO_MEMORY),
-    Injected("sft", "the tenth write", nth_write(10, errno.EDQUOT), "Disk quota exceeded"),
     Injected("sft", "a full GPU", failing(TRAIN.format("sft"), CUDA_FULL), NO_MEMORY),
     Injected("reward", "the weights do not fit", full_at(10_000_000), FULL),
-    Injected("reward", "the third write", nth_write(3, errno.EIO), BROKEN),
     Injected("reward", "too little memory", failing(TRAIN.format("reward_model"), CPU_FULL), NO_MEMORY),
     Injected("grade", "the store does not fit", full_at(8_000), "--grade_store"),
-    Injected("grade", "the second write", nth_write(2, errno.EDQUOT), "Disk quota exceeded"),
     Injected("audit", "the page does not fit", full_at(100_000), ""),
     Injected("audit", "the fourth write", nth_write(4), NO_SPACE),
     Injected("distill", "the questions do not fit", full_at(300), FULL),
-    Injected("distill", "the sixth write", nth_write(6, errno.EIO), BROKEN),
-    Injected("distill", "a full GPU", failing(TRAIN.format("distill"), CUDA_FULL), NO_MEMORY),
     Injected("rloo", "the weights do not fit", full_at(1_000_000), FULL, "--total_episodes 240"),
-    Injected("rloo", "the twelfth write", nth_write(12), NO_SPACE, "--total_episodes 240"),
     Injected("grpo", "the fifth write", nth_write(5, errno.EIO), BROKEN, "--total_episodes 240"),
-    Injected("ppo", "a figure does not fit", full_at(60_000), FULL),
-    Injected("ppo", "the second write", nth_write(2), NO_SPACE),
     Injected("ppo", "a row of metrics", nth_write(9, errno.EIO), BROKEN),
     Injected("ppo", "too little memory", failing("eightball_ppo.methods.ppo.run_trainer", CPU_FULL), NO_MEMORY),
     Injected("ppo", "a checkpoint does not fit", full_at(1_000_000), FULL, SAVED),
     Injected("ppo", "a checkpoint is not synced", failing("os.fsync", OSError(errno.EIO, "x")), BROKEN, SAVED),
-    Injected("ppo", "the second checkpoint", failing("os.fsync", OSError(errno.ENOSPC, "x"), 8), NO_SPACE, SAVED),
 ]
 
 

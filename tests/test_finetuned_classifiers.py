@@ -1,7 +1,6 @@
 """Untrained weights are refused, adapters are saved with the head that they need, and heads compute in float32."""
 
 import json
-import logging
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +20,6 @@ from eightball_ppo.models.loading import load_classifier, load_new_classifier, p
 from eightball_ppo.models.lora import with_lora
 from eightball_ppo.models.saving import save_adapter, save_policy
 from eightball_ppo.models.tokenization import TokenTable, token_table
-from eightball_ppo.models.trainable import check_rates
 
 TEXTS = ["Will I be rich?", "Is it raining in Rome, or will it rain tomorrow?"]
 LABELS = LabelSet.of(["Yes", "No", "Maybe"])
@@ -122,17 +120,6 @@ def test_in_bfloat16_the_head_computes_in_float32(kind: str, tmp_path: Path) -> 
     policy = with_lora(model.requires_grad_(False), tiny.config(use_peft=True))
     assert {p.dtype for p in policy.parameters() if p.requires_grad} == {torch.float32}
     assert torch.equal(policy(input_ids=ids_BT, attention_mask=ids_BT.clamp(max=1)).logits, logits_BK)
-
-
-def test_training_all_weights_in_bfloat16_is_warned_about(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    encoders.save("bert", tmp_path)
-    rates = {"learning_rate": 2e-5, "value_learning_rate": 2e-5}
-    for dtype, lora, warnings in ((torch.bfloat16, True, 0), (torch.float32, False, 0), (torch.bfloat16, False, 1)):
-        model, _ = load(tmp_path, dtype)
-        with caplog.at_level(logging.WARNING):
-            check_rates(model, tiny.config(use_peft=lora, **rates))
-        assert len(caplog.records) == warnings
-    assert "--dtype bfloat16: " in caplog.text and "--use_peft" in caplog.text
 
 
 @pytest.mark.slow

@@ -91,27 +91,6 @@ def test_grpo_divides_by_the_configured_standard_deviation(
     torch.testing.assert_close(gradient_NK, -exact_NK / (deviation + 1e-4), atol=1e-6, rtol=1e-5)
 
 
-@pytest.mark.parametrize(
-    ("config_class", "options", "beta"),
-    [
-        (RLOOConfig, {}, 0.0),  # TRL subtracts KL from RLOO's reward itself
-        (GRPOConfig, {"kl_in_reward": False}, 0.0),
-        (GRPOConfig, {}, 0.5),
-    ],
-)
-def test_reward_function_subtracts_kl_only_for_grpo_with_kl_in_reward(
-    config_class: type[GroupBaselineConfig], options: dict[str, Any], beta: float
-) -> None:
-    job, logp_NK, ref_logp_NK, score_NK = problem(group_jobs.config(config_class, **options), temperature=2.0)
-    job.policy.temperature = job.reference.temperature = 2.0
-    rows_B, actions_B = torch.tensor([3, 0, 3]), torch.tensor([0, 2, 1])
-    completion_ids = job.ids.action_ids(actions_B)[:, None].tolist()
-    found = job.reward(prompts=[str(row) for row in rows_B.tolist()], completion_ids=completion_ids)
-    expected_NK = score_NK - beta * (logp_NK - ref_logp_NK)
-    assert found == pytest.approx(expected_NK[rows_B, actions_B].tolist(), abs=1e-6)
-    assert job.task.train_scores.calls == 3
-
-
 @pytest.mark.parametrize("anneal", [0.0, 0.05, 0.9, 1.0])
 def test_annealing_ends_at_temperature_1_and_kl_coef(anneal: float) -> None:
     for updates in (1, 2, 3, 9, 10, 40):

@@ -18,7 +18,7 @@ from eightball_ppo.errors import InputError
 from eightball_ppo.functional import objective
 from eightball_ppo.methods import groups
 from eightball_ppo.models.loading import predict_logits_NK
-from eightball_ppo.trl_adapters.group import GroupPolicyAdapter, RowTokenizer
+from eightball_ppo.trl_adapters.group import GroupPolicyAdapter
 from eightball_ppo.trl_adapters.prompt_ids import PromptEncoder, PromptVocabulary
 
 BOTH = pytest.mark.parametrize("config_class", [RLOOConfig, GRPOConfig])
@@ -119,14 +119,6 @@ def test_answers_are_sampled_and_weighted_at_the_temperature() -> None:
         logp_B = policy.logp_B(torch.tensor([2, 2, 2]), torch.arange(3))
         torch.testing.assert_close(logp_B, p_K.log())
         assert not logp_B.requires_grad
-
-
-def test_row_tokenizer_encodes_row_numbers() -> None:
-    ids = PromptVocabulary(3)
-    tokenizer = RowTokenizer(ids)
-    encoded = tokenizer(["0", "7"], padding=True)["input_ids"]
-    assert ids.rows(torch.tensor(encoded)).tolist() == [0, 7] and tokenizer.batch_decode(encoded) == ["", ""]
-    assert (tokenizer.pad_token_id, tokenizer.eos_token_id, tokenizer.bos_token_id) == (0, 4, None)
 
 
 @pytest.mark.parametrize(

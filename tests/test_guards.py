@@ -20,10 +20,10 @@ from eightball_ppo.errors import IncompleteError, InputError, TrainingDivergedEr
 from eightball_ppo.graders import bert
 from eightball_ppo.graders.auto_batch_size import AutoBatchSize
 from eightball_ppo.graders.budgeted_scores import BudgetedScores
+from eightball_ppo.labels import LabelSet
 from eightball_ppo.methods import ppo, sft
 from eightball_ppo.methods.run_method import run_method
 from eightball_ppo.models.loading import load_classifier
-from eightball_ppo.runtime import atomic_io
 from eightball_ppo.runtime.run import Run, read_metrics, read_results
 from eightball_ppo.training import grad_norm
 from eightball_ppo.training.grad_norm import GradNormCallback
@@ -109,8 +109,7 @@ def test_max_kl_stops_with_an_error_and_keeps_the_policy_with_the_best_objective
     max_kl = sorted(row["exact/kl"] for row in rows)[len(rows) // 2]
     passed = next(i for i, row in enumerate(rows) if row["exact/kl"] > max_kl)
     best = max(range(passed), key=lambda i: rows[i]["exact/objective"])
-    message = rf"above --max_kl {max_kl}; the policy of update {best + 1}, "
-    with pytest.raises(TrainingDivergedError, match=message):
+    with pytest.raises(TrainingDivergedError, match=rf"--max_kl .*the policy of update {best + 1}, "):
         run_method(config(max_kl=max_kl))
     kept = tmp_path / "run.unfinished" / "best"
     expected = straight / f"checkpoint-{best + 1}" / "model.safetensors"
@@ -118,26 +117,6 @@ def test_max_kl_stops_with_an_error_and_keeps_the_policy_with_the_best_objective
     load_classifier(str(kept), "--model_name_or_path")
     with pytest.raises(InputError, match="holds the best policy"):
         run_method(config(max_kl=max_kl))
-
-
-def test_a_full_disk_keeps_the_last_checkpoint(
-    config: Callable[..., PPOConfig], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    sync, written = atomic_io._sync, []
-
-    def full(path: Path) -> None:
-        if path.name == "model.safetensors":
-            written.append(path)
-            if len(written) == 2:
-                raise OSError(errno.ENOSPC, "No space left on device", str(path))
-        sync(path)
-
-    monkeypatch.setattr(atomic_io, "_sync", full)
-    with pytest.raises(IncompleteError) as error:
-        run_method(config(save_steps=2))
-    assert "model.safetensors: No space left on device" in str(error.value)
-    assert "--resume_from_checkpoint true" in str(error.value) and "checkpoint-2" in str(error.value)
-    assert [path.name for path in (tmp_path / "run.unfinished").glob("*checkpoint*")] == ["checkpoint-2"]
 
 
 def test_a_full_disk_under_the_metrics_leaves_nothing_behind(tmp_path: Path) -> None:
@@ -190,10 +169,8 @@ def test_a_grader_that_cannot_continue_raises(error: Exception, expected: type[E
         AutoBatchSize(8).fitting(fail)
 
 
-def test_local_grader_reduces_its_batch_and_gives_the_same_grades(
-    reward_run: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    grader, logits, sizes = bert.BertGrader.from_directory(str(reward_run)), bert.text_logits_NK, []
+def test_local_grader_reduces_its_batch_and_gives_the_same_grades(monkeypatch: pytest.MonkeyPatch) -> None:
+    grader, logits, sizes = bert.BertGrader.random_head(LabelSet.of(LABELS), seed=1), bert.text_logits_NK, []
 
     def small_memory(model: Any, tokenizer: Any, questions: Any, batch_size: int) -> Tensor:
         sizes.append(batch_size)

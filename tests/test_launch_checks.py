@@ -1,6 +1,5 @@
 """What a launcher leaves in the environment: refused, recorded, or accepted."""
 
-import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -90,16 +89,6 @@ def test_launch_file_is_read_by_accelerate_as_it_says(name: str, kind: str, mach
         assert int(arguments.fsdp_version) == 2
     if kind == "DEEPSPEED":
         assert arguments.zero_stage == 2
-
-
-def test_default_launch_of_the_makefile_is_read_by_accelerate(monkeypatch: pytest.MonkeyPatch) -> None:
-    from accelerate.commands.launch import _validate_launch_command, launch_command_parser
-
-    (line,) = re.findall(r"accelerate launch (.*)", (REPOSITORY / "Makefile").read_text())
-    line = line.replace("$${OMP_NUM_THREADS:-2}", "2")  # as the shell does
-    monkeypatch.chdir(REPOSITORY)
-    arguments, _, _ = _validate_launch_command(launch_command_parser().parse_args([*line.split(), "scripts/ppo.py"]))
-    assert (arguments.num_processes, arguments.num_cpu_threads_per_process, arguments.multi_gpu) == (1, 2, False)
 
 
 @pytest.mark.parametrize(

@@ -69,12 +69,6 @@ def test_accelerate_launch_of_isolated_processes_ends_with_the_right_command(fla
 
 
 @pytest.mark.slow
-def test_one_process_is_launched(tmp_path: Path) -> None:
-    done = run([*ACCELERATE, "--cpu", "--num_processes", "1", PPO, "--no_such_flag"], tmp_path, environment())
-    assert "unknown option --no_such_flag" in done.stderr
-
-
-@pytest.mark.slow
 def test_two_launched_processes_are_one_job(small_data: Path, sft_run: Path, tmp_path: Path) -> None:
     """One printer and writer, every question graded once, one upload."""
     with running_hub() as hub:

@@ -9,7 +9,6 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import TrainerCallback
 
 import tiny
@@ -72,31 +71,6 @@ def test_forward_passes_of_an_update(baseline: str, tmp_path: Path, monkeypatch:
         assert shared == 4 * [N] * 5  # updated, both in one pass
 
 
-class _Shapes(TorchDispatchMode):
-    """The shapes of all tensors that operations return while it is on."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.shapes: set[tuple[int, ...]] = set()
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        out = func(*args, **(kwargs or {}))
-        for tensor in out if isinstance(out, tuple | list) else (out,):
-            if isinstance(tensor, Tensor):
-                self.shapes.add(tuple(tensor.shape))
-        return out
-
-
-def test_tensors_in_trls_loop_are_no_wider_than_the_labels(tmp_path: Path) -> None:
-    """A language model's logits would be as wide as its vocabulary. A table instead of a network leaves TRL's loop."""
-    settings, table = tiny.config(total_episodes=2 * 64, num_mini_batches=2), tiny.Tabular(tiny.scores(64))
-    trainer, _ = tiny.trainer(settings, table, tiny.row_tokens(64), tiny.scores(64), tmp_path)
-    with _Shapes() as seen:
-        ppo.run_trainer(trainer, settings)
-    wide = {shape for shape in seen.shapes if len(shape) > 1 and shape[-1] > K + 1}
-    assert wide == {(1, 64)}, wide  # the row numbers of all 64 questions
-
-
 class _Memory(TrainerCallback):
     """Resident memory and Python's full garbage collections after each update."""
 
@@ -157,9 +131,7 @@ def _plain(model: nn.Module, table: Any, score_NK: Tensor) -> TRLModels:
     )
 
 
-@pytest.mark.parametrize(
-    "batch", [20, pytest.param(16, marks=pytest.mark.slow), pytest.param(48, marks=pytest.mark.slow)]
-)
+@pytest.mark.parametrize("batch", [20, *(pytest.param(batch, marks=pytest.mark.slow) for batch in (16, 48))])
 def test_savings_change_no_number(batch: int, tmp_path: Path) -> None:
     model, table, score_NK = tiny.classifier(), tiny.tokens(N), tiny.scores(N)
     settings = tiny.config(
@@ -177,38 +149,6 @@ def test_savings_change_no_number(batch: int, tmp_path: Path) -> None:
     for mine, theirs in zip(*rows, strict=True):
         for name in ("objective/kl", "objective/scores", "loss/policy_avg", "loss/value_avg", "policy/entropy_avg"):
             assert mine[name] == pytest.approx(theirs[name], abs=2e-6), name
-
-
-def test_two_networks_side_by_side_are_the_two() -> None:
-    policy, value = tiny.classifier(seed=1).double(), tiny.classifier(seed=2).double()
-    inputs = tiny.tokens(N).rows(torch.arange(N))
-    apart = (policy(**inputs).logits, value(**inputs, output_hidden_states=True).hidden_states[-1][:, 0])
-    together = speedups.both(policy, value, inputs["input_ids"], inputs["attention_mask"])
-    weights = [own for model in (policy, value) for own in model.parameters()]
-    for one, other in zip(apart, together, strict=True):
-        torch.testing.assert_close(one, other, atol=1e-12, rtol=0)
-    gradients = [
-        torch.autograd.grad(own[0].square().sum() + own[1].square().sum(), weights, allow_unused=True)
-        for own in (apart, together)
-    ]
-    for one, other in zip(*gradients, strict=True):
-        if one is None or other is None:
-            assert one is other  # the head of the value network
-        else:
-            torch.testing.assert_close(one, other, atol=1e-10, rtol=0)
-
-
-def test_only_the_small_classifier_itself_stands_side_by_side() -> None:
-    settings = tiny.config()
-    small = tiny.trl_models(tiny.classifier(), tiny.tokens(N), tiny.scores(N), settings)
-    table = tiny.trl_models(tiny.Tabular(tiny.scores(N)), tiny.row_tokens(N), tiny.scores(N), settings)
-    assert small.policy.at_hand is not None and table.policy.at_hand is None
-    assert isinstance(small.value.trunk, ValueTrunk) and small.value.trunk.beside is not None
-    ids = IDS.question_ids(torch.arange(N))[:, None]
-    before = small.policy(ids).logits
-    small.value.trunk(ids)
-    other = ids.clone()
-    assert torch.equal(small.policy(other).logits, before)  # not the tensor that was asked about: computed anew
 
 
 def test_exact_baseline_is_the_value_of_the_sampling_policy(tmp_path: Path) -> None:

@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -169,22 +168,6 @@ def test_a_trained_policy_is_evaluated_at_another_beta(
     (row,) = read_metrics(run)
     assert row["stage"] == "best_of_n" and row["grader_calls"] == 180
     assert row["exact/objective"] == pytest.approx(results["splits"]["train"]["objective"], abs=1e-6)
-
-
-@pytest.mark.slow
-def test_a_damaged_run_cannot_be_evaluated(run_of: Callable[[str], Path], options: Make, tmp_path: Path) -> None:
-    damaged = shutil.copytree(run_of("best_of_n"), tmp_path / "damaged")
-    results = read_results(damaged)
-    for name in ("episodes", "grader_calls", "method"):
-        (damaged / "results.json").write_text(json.dumps({k: v for k, v in results.items() if k != name}))
-        with pytest.raises(InputError, match=r"results\.json|damaged"):
-            reevaluate.reevaluate(options("best_of_n"), damaged)
-    (damaged / "results.json").write_text(json.dumps(results))
-    settings = json.loads((damaged / "config.json").read_text())
-    settings |= {"id2label": {"0": "No", "1": "Yes", "2": "Maybe"}, "label2id": {"No": 0, "Yes": 1, "Maybe": 2}}
-    (damaged / "config.json").write_text(json.dumps(settings))
-    with pytest.raises(InputError, match=r"labels differ: --labels has \['Yes', 'No', 'Maybe'\], run .*damaged has"):
-        reevaluate.reevaluate(options("best_of_n"), damaged)
 
 
 # --- bad options

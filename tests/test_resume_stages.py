@@ -1,6 +1,5 @@
 """Every stage but PPO resumes to the very bits of one that was not stopped; `test_resume.py` tests PPO."""
 
-import errno
 import os
 import shutil
 import signal
@@ -16,8 +15,7 @@ from stopping import assert_same, rows, stopped
 from conftest import LABELS
 from eightball_ppo.config.methods import DistillConfig, ExactConfig, GRPOConfig, RLOOConfig
 from eightball_ppo.config.stages import RewardConfig, SFTConfig
-from eightball_ppo.errors import IncompleteError, TrainingDivergedError, TrainingInterrupted
-from eightball_ppo.graders.budgeted_scores import BudgetedScores
+from eightball_ppo.errors import TrainingInterrupted
 from eightball_ppo.methods import distill, reward_model, sft
 from eightball_ppo.methods.run_method import run_method
 from eightball_ppo.runtime import signals
@@ -56,17 +54,6 @@ def test_stopped_stage_resumes_to_the_same_bits(
     stopped(train, config, after)
     torch.manual_seed(99)  # the caller's generator plays no part
     assert_same(straight, train(replace(config, resume_from_checkpoint="true")))
-
-
-@pytest.mark.slow
-def test_after_a_resumption_errors_name_the_right_update(
-    ruled: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    config = RLOOConfig(**ruled, **GROUPS, output_dir=str(tmp_path / "run"))
-    stopped(run_method, config, after=2)
-    monkeypatch.setattr(BudgetedScores, "forward", lambda _, rows_B, actions_B: torch.full(rows_B.shape, torch.inf))
-    with pytest.raises(TrainingDivergedError, match=r"a score is not finite in update 3; its batch is in "):
-        run_method(replace(config, resume_from_checkpoint="true"))
 
 
 # --- distillation, which trains several policies to choose a threshold
@@ -110,26 +97,6 @@ def test_distillation_resumes_within_its_threshold_search(
     resumed = run_method(replace(config, resume_from_checkpoint="true"))
     shutil.rmtree(resumed / f"checkpoint-{after}", ignore_errors=True)  # where it was stopped
     assert_same(straight, resumed)
-
-
-@pytest.mark.slow
-def test_a_full_disk_at_the_end_of_the_search_keeps_its_checkpoint(
-    search: DistillConfig, searched: tuple[Path, list[int]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    straight, _ = searched
-    config = replace(search, output_dir=str(tmp_path / "run"), save_steps=None)
-    stopped(run_method, config, after=5)
-    config = replace(config, resume_from_checkpoint="true")
-
-    def full(*_: Any, **__: Any) -> None:
-        raise OSError(errno.ENOSPC, "No space left on device")
-
-    with monkeypatch.context() as patch, pytest.raises(IncompleteError, match="checkpoint-5"):
-        patch.setattr("eightball_ppo.methods.run_method.save_policy", full)
-        run_method(config)
-    resumed = run_method(config)
-    assert (straight / "model.safetensors").read_bytes() == (resumed / "model.safetensors").read_bytes()
-    assert not checkpoints_in(resumed)
 
 
 @pytest.mark.slow

@@ -14,9 +14,9 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer, Bert
 from conftest import read_rows
 from eightball_ppo import predict
 from eightball_ppo.config.methods import DistillConfig, PPOConfig
-from eightball_ppo.config.stages import PredictConfig, RewardConfig, SFTConfig
+from eightball_ppo.config.stages import PredictConfig, RewardConfig
 from eightball_ppo.errors import InputError
-from eightball_ppo.methods import distill, reward_model, sft
+from eightball_ppo.methods import distill, reward_model
 from eightball_ppo.methods.run_method import run_method
 from eightball_ppo.runtime.run import read_metrics, read_results
 
@@ -93,15 +93,6 @@ def test_saved_policy_gives_the_probabilities_of_the_before_after_table(ppo_run:
 
 
 @pytest.mark.slow
-def test_rule_grader_teaches_its_label_and_a_high_kl_coef_prevents_it(ruled: dict[str, Any], tmp_path: Path) -> None:
-    batch: dict[str, Any] = {**ruled, "repeats_per_epoch": 2, "total_episodes": 2400}
-    low = read_results(run_method(PPOConfig(**batch, kl_coef=0.05, output_dir=str(tmp_path / "low"))))
-    assert low["splits"]["heldout"]["label_histogram"]["Yes"] > 0.95
-    high = read_results(run_method(PPOConfig(**batch, kl_coef=100.0, output_dir=str(tmp_path / "high"))))
-    assert high["splits"]["heldout"]["kl"] < 0.01 and high["splits"]["train"]["kl"] < 0.01
-
-
-@pytest.mark.slow
 @pytest.mark.parametrize(("score_type", "low", "high"), [("probability", 0, 1), ("logit_margin", -20, 20)])
 def test_ppo_improves_on_every_score_type(
     graded: Callable[..., Any], no_figures: None, score_type: str, low: float, high: float
@@ -172,14 +163,6 @@ def test_predict_answers_a_question_or_a_file_greedily_or_by_sampling(ppo_run: P
     greedy, sampled = answers(), answers(sample=True)
     assert len(greedy) == 300 and sampled == answers(sample=True)
     assert sampled not in (greedy, answers(sample=True, seed=1))
-
-
-@pytest.mark.slow
-def test_sft_with_the_whitespace_tokenizer(tmp_path: Path, small_data: Path) -> None:
-    options: dict[str, Any] = {"dataset_name": str(small_data), "num_train_epochs": 1, "disable_tqdm": True}
-    run = sft.train(SFTConfig(output_dir=str(tmp_path / "sft"), tokenizer="whitespace", **options))
-    model = AutoModelForSequenceClassification.from_pretrained(run)
-    assert model.config.vocab_size == len(AutoTokenizer.from_pretrained(run)) < 500
 
 
 @pytest.mark.slow

@@ -53,18 +53,6 @@ def test_default_batch_fits_any_number_of_questions() -> None:
         assert batch % 8 == 0 and 8 <= batch <= min(1200, 2 * questions)
 
 
-def test_classifier_and_reference_are_unchanged_and_nothing_trains_with_dropout(tmp_path: Path) -> None:
-    model = tiny.classifier()
-    before = tiny.state(model)
-    settings = tiny.config(total_episodes=48)
-    trainer, models = tiny.trainer(settings, model, tiny.tokens(24), tiny.scores(24), tmp_path)
-    ppo.run_trainer(trainer, settings)
-    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
-    assert not models.policy.training and not models.reward.training and not models.value.training
-    reference = models.reference.by_row.classifier.state_dict()
-    assert all(torch.equal(value, before[name]) for name, value in reference.items())
-
-
 def test_learning_rate_falls_to_zero_for_policy_and_value(tmp_path: Path) -> None:
     trainer, _, rows = run(tmp_path, learning_rate=0.01, value_learning_rate=0.002, lr_scheduler_type="linear")
     assert [row["lr"] for row in rows] == pytest.approx([0.01, 0.01 * 2 / 3, 0.01 / 3])
