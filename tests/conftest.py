@@ -118,14 +118,8 @@ def sft_run(once: Callable[..., Path], small_data: Path) -> Path:
 @pytest.fixture(scope="session")
 def ruled(small_data: Path, sft_run: Path) -> dict[str, Any]:
     """Options of a graded stage whose grader is a rule, which needs no model."""
-    return {
-        "dataset_name": str(small_data),
-        "labels": LABELS,
-        "sft_model_path": str(sft_run),
-        "grader": "rule:Yes",
-        "allow_weak_grader": True,
-        "disable_tqdm": True,
-    }
+    options = {"dataset_name": str(small_data), "labels": LABELS, "sft_model_path": str(sft_run), "disable_tqdm": True}
+    return {**options, "grader": "rule:Yes", "allow_weak_grader": True}
 
 
 @pytest.fixture(scope="session")
@@ -171,11 +165,9 @@ def ppo_run(once: Callable[..., Path], small_data: Path, sft_run: Path, reward_r
 def reward_run(once: Callable[..., Path], small_data: Path) -> Path:
     from eightball_ppo.methods import reward_model
 
-    options: dict[str, Any] = {"dataset_name": str(small_data), "labels": LABELS, "num_train_epochs": 3}
-    return once(
-        "reward",
-        lambda directory: reward_model.train(RewardConfig(output_dir=str(directory), disable_tqdm=True, **options)),
-    )
+    options: dict[str, Any] = {"dataset_name": str(small_data), "labels": LABELS, "disable_tqdm": True}
+    options |= {"num_train_epochs": 3}
+    return once("reward", lambda path: reward_model.train(RewardConfig(output_dir=str(path), **options)))
 
 
 @pytest.fixture(scope="session")
@@ -202,14 +194,9 @@ def options(
 
     def make(method: str, **overrides: Any) -> Any:
         spec = registry.METHODS[method]
-        settings: dict[str, Any] = {
-            "output_dir": str(tmp_path_factory.mktemp("runs") / method),
-            "dataset_name": str(small_data),
-            "labels": LABELS,
-            "sft_model_path": str(sft_run),
-            "grade_table": str(table),
-            "disable_tqdm": True,
-        }
+        directory = tmp_path_factory.mktemp("runs") / method
+        settings: dict[str, Any] = {"output_dir": str(directory), "dataset_name": str(small_data), "labels": LABELS}
+        settings |= {"sft_model_path": str(sft_run), "grade_table": str(table), "disable_tqdm": True}
         return spec.config_class(**{**settings, **spec.fixed, **METHODS[method], **overrides})
 
     return make

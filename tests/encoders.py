@@ -44,12 +44,7 @@ def tokenizer(kind: str) -> PreTrainedTokenizerBase:
     )
 
 
-def save(
-    kind: str,
-    directory: Path,
-    labels: tuple[str, ...] = ("Yes", "No", "Maybe"),
-    seed: int = 0,
-) -> Path:
+def save(kind: str, directory: Path, labels: tuple[str, ...] = ("Yes", "No", "Maybe"), seed: int = 0) -> Path:
     """A randomly initialised classifier of `kind` with its tokenizer, in `directory`."""
     saved = tokenizer(kind)
     sizes = {

@@ -1,11 +1,13 @@
 """No forward pass and no score lookup waits for a number from the device: a spy records every operation."""
 
 from pathlib import Path
+from typing import Any
 
 import encoders
 import pytest
 import torch
-from spies import Spy
+from pytest import MonkeyPatch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import tiny
 from eightball_ppo.graders.budgeted_scores import BudgetedScores
@@ -15,9 +17,23 @@ from eightball_ppo.models.tokenization import token_table
 
 TEXTS = ["Will I be rich?", "Is it raining in Rome, or will it rain tomorrow?"]
 
+READS = ("aten._local_scalar_dense", "aten.nonzero", "aten.masked_select", "aten._unique2", "aten.equal")
+
+
+class Spy(TorchDispatchMode):
+    """`waited`: the operations inside whose result Python has to wait for, as a number or as a size."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.waited: list[str] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.waited += [str(func)] if str(func).startswith(READS) else []
+        return func(*args, **(kwargs or {}))
+
 
 @pytest.mark.parametrize("kind", ["bert", "deberta-v2", "modernbert", "distilbert", "eightball"])
-def test_forward_and_backward_do_not_synchronise(kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_forward_and_backward_do_not_synchronise(kind: str, tmp_path: Path, monkeypatch: MonkeyPatch) -> None:
     if kind == "eightball":
         tiny.classifier().save_pretrained(tmp_path)
         encoders.tokenizer("bert").save_pretrained(tmp_path)

@@ -5,6 +5,7 @@ from typing import Any
 
 import pandas as pd
 import pytest
+from pytest import CaptureFixture
 from stopping import rows
 
 from conftest import LABELS
@@ -27,11 +28,7 @@ LOGGED = {  # the table's columns by the metric that TRL logs of their mean
     ids=lambda config_class: config_class.__name__,
 )
 def test_completion_table_holds_the_samples_and_training_is_unchanged(
-    config_class: type,
-    ruled: dict[str, Any],
-    no_figures: None,
-    tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
+    config_class: type, ruled: dict[str, Any], no_figures: None, tmp_path: Path, capsys: CaptureFixture[str]
 ) -> None:
     settings: dict[str, Any] = {**ruled, "grader": "rule:No", "total_episodes": 600, "repeats_per_epoch": 2}
     if config_class is not PPOConfig:
@@ -58,7 +55,7 @@ def test_completion_table_holds_the_samples_and_training_is_unchanged(
     assert output.err.count("probability") == 4 and "update 5" in output.err and "update" not in output.out
 
 
-def test_markup_in_a_question_is_printed_literally(capsys: pytest.CaptureFixture[str]) -> None:
+def test_markup_in_a_question_is_printed_literally(capsys: CaptureFixture[str]) -> None:
     numbers = {"probability": 0.5, "score": 1.0, "kl": 0.1, "reward": 0.9}
     table = [{"step": 1, "question": f"Is [bold]{i}[/nothing] it?", "answer": "[red]", **numbers} for i in range(10)]
     tables.print_completions(pd.DataFrame(table), 3)

@@ -8,6 +8,7 @@ from typing import Any
 import encoders
 import pandas as pd
 import pytest
+from pytest import CaptureFixture
 from transformers import AutoModelForSequenceClassification
 
 from eightball_ppo import predict
@@ -115,7 +116,7 @@ def test_classifier_and_grader_need_the_same_two_or_more_labels(
 
 @pytest.mark.slow
 @pytest.mark.parametrize("num_labels", [2, 1000])
-def test_two_labels_and_a_thousand(num_labels: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_two_labels_and_a_thousand(num_labels: int, tmp_path: Path, capsys: CaptureFixture[str]) -> None:
     names = [f"intent {i}" for i in range(num_labels)]
     rows = [{"question": f"Is it number {i}?", "answer": names[i % num_labels]} for i in range(max(40, num_labels))]
     for split in ("sft", "heldout"):

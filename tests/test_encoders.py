@@ -8,6 +8,7 @@ from typing import Any
 import encoders
 import pytest
 import torch
+from pytest import MonkeyPatch
 from torch import Tensor
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
@@ -74,7 +75,7 @@ def test_ppo_moves_the_policy_and_not_the_reference(kind: str, use_peft: bool, t
     torch.autograd.grad(models.policy(question_N1).logits.sum(), used)  # an unused parameter would stop DDP
 
 
-def test_value_model_under_lora_computes_the_reference_summary_once(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_value_model_under_lora_computes_the_reference_summary_once(monkeypatch: MonkeyPatch) -> None:
     models = tiny.trl_models(tiny.classifier(), tiny.tokens(9), tiny.scores(9), tiny.config(use_peft=True))
     trunk = models.value.trunk
     assert isinstance(trunk, SharedTrunk) and not list(trunk.parameters())

@@ -2,15 +2,13 @@
 
 import errno
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 from typing import NamedTuple
 
 import pytest
 import torch
+from pytest import CaptureFixture
 
-from conftest import REPOSITORY
 from eightball_ppo.cli import commands
 from eightball_ppo.runtime.atomic_io import write_text
 from faults import Fault, failing, full_at, nth_write
@@ -50,14 +48,10 @@ LONG = [
     Injected("exact", "too little memory", failing(TRAIN.format("exact"), MemoryError()), NO_MEMORY),
     Injected("sft", "a full GPU", failing(TRAIN.format("sft"), CUDA_FULL), NO_MEMORY),
     Injected("reward", "the weights do not fit", full_at(10_000_000), FULL),
-    Injected("reward", "too little memory", failing(TRAIN.format("reward_model"), CPU_FULL), NO_MEMORY),
     Injected("grade", "the store does not fit", full_at(8_000), "--grade_store"),
-    Injected("audit", "the page does not fit", full_at(100_000), ""),
     Injected("audit", "the fourth write", nth_write(4), NO_SPACE),
-    Injected("distill", "the questions do not fit", full_at(300), FULL),
     Injected("rloo", "the weights do not fit", full_at(1_000_000), FULL, "--total_episodes 240"),
     Injected("grpo", "the fifth write", nth_write(5, errno.EIO), BROKEN, "--total_episodes 240"),
-    Injected("ppo", "a row of metrics", nth_write(9, errno.EIO), BROKEN),
     Injected("ppo", "too little memory", failing("eightball_ppo.methods.ppo.run_trainer", CPU_FULL), NO_MEMORY),
     Injected("ppo", "a checkpoint does not fit", full_at(1_000_000), FULL, SAVED),
     Injected("ppo", "a checkpoint is not synced", failing("os.fsync", OSError(errno.EIO, "x")), BROKEN, SAVED),
@@ -90,12 +84,7 @@ def contents(directory: Path) -> dict[str, bytes]:
     ids=lambda case: f"{case.command}, {case.name}",
 )
 def test_a_fault_leaves_the_former_run_intact_and_the_same_command_then_works(
-    case: Injected,
-    small_data: Path,
-    sft_run: Path,
-    reward_run: Path,
-    tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
+    case: Injected, small_data: Path, sft_run: Path, reward_run: Path, tmp_path: Path, capsys: CaptureFixture[str]
 ) -> None:
     out = tmp_path / "out"
     shutil.copytree(sft_run, out / "run")
@@ -123,18 +112,3 @@ def test_a_file_that_cannot_be_replaced_keeps_its_contents(tmp_path: Path) -> No
     with full_at(3)(tmp_path), pytest.raises(OSError, match="File too large"):
         write_text(file, "new, and longer")
     assert contents(tmp_path) == {"report.html": b"old"}
-
-
-@pytest.mark.long
-@pytest.mark.skipif(shutil.which("unshare") is None, reason="needs `unshare` to mount a file system of its own")
-def test_a_full_disk(small_data: Path, tmp_path: Path) -> None:
-    """A file system of 1 MiB, mounted for one process."""
-    script, disk = REPOSITORY / "scripts" / "sft.py", tmp_path / "disk"
-    disk.mkdir()
-    options = f"{script} --output_dir {disk}/run --dataset_name {small_data} --labels Yes No Maybe --num_train_epochs 1"
-    command = f"mount -t tmpfs -o size=1m none {disk} && {sys.executable} {options}; echo exit $?; ls -A {disk}"
-    done = subprocess.run(["unshare", "-rm", "sh", "-c", command], capture_output=True, text=True, cwd=tmp_path)
-    if "mount:" in done.stderr or "unshare:" in done.stderr:
-        pytest.skip("this machine allows no mounts")
-    assert done.stdout == "exit 3\n", done.stdout + done.stderr
-    assert "No space left on device" in done.stderr and "Traceback" not in done.stderr

@@ -7,6 +7,7 @@ import group_jobs
 import pytest
 import torch
 from group_jobs import Job
+from pytest import MonkeyPatch
 from torch import Tensor
 
 import tiny
@@ -17,7 +18,7 @@ from eightball_ppo.methods import groups
 PROPORTIONS = (0, 0, 0, 0, 0, 1, 1, 1, 2, 2)  # ten answers, distributed as the probabilities 0.5, 0.3, 0.2
 
 
-def first_gradient(job: Job, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Tensor:
+def first_gradient(job: Job, tmp_path: Path, monkeypatch: MonkeyPatch) -> Tensor:
     """TRL's first gradient [N, K] of a table of logits if the answers to every question are `PROPORTIONS`."""
     gradients: list[Tensor] = []
 
@@ -60,7 +61,7 @@ def test_first_gradient_is_that_of_the_objective(
     factor: float,
     temperature: float,
     tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
+    monkeypatch: MonkeyPatch,
 ) -> None:
     beta = 0.5
     if temperature > 1:  # the first of two updates: annealing starts at 50 times kl_coef
@@ -81,7 +82,7 @@ def test_first_gradient_is_that_of_the_objective(
 
 @pytest.mark.parametrize("scale", ["group", "batch"])
 def test_grpo_divides_by_the_configured_standard_deviation(
-    scale: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    scale: str, tmp_path: Path, monkeypatch: MonkeyPatch
 ) -> None:
     job, logp_NK, ref_logp_NK, score_NK = problem(group_jobs.config(GRPOConfig, scale_rewards=scale))
     gradient_NK = first_gradient(job, tmp_path, monkeypatch)
@@ -115,7 +116,7 @@ def test_annealing_ends_at_temperature_1_and_kl_coef(anneal: float) -> None:
     [(RLOOConfig, {}), (GRPOConfig, {"kl_in_reward": True}), (GRPOConfig, {"kl_in_reward": False})],
 )
 def test_trl_reads_the_annealed_temperature_and_beta(
-    config_class: type[GroupBaselineConfig], options: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    config_class: type[GroupBaselineConfig], options: dict[str, Any], tmp_path: Path, monkeypatch: MonkeyPatch
 ) -> None:
     """At sampling and at every step; TRL's own beta is 0 where KL is in the reward already."""
     options |= {"anneal_fraction": 0.5, "initial_temperature": 7.0, "total_episodes": 4 * 80}

@@ -25,24 +25,6 @@ BOTH = pytest.mark.parametrize("config_class", [RLOOConfig, GRPOConfig])
 
 
 @BOTH
-def test_learning_rate_zero_leaves_the_policy_unchanged(
-    config_class: type[GroupBaselineConfig], tmp_path: Path
-) -> None:
-    settings = config(
-        config_class,
-        learning_rate=0.0,
-        anneal_fraction=0.9,
-        total_episodes=160,
-        steps_per_generation=2,
-        num_iterations=2,
-    )
-    job = Job(settings, tiny.classifier(), tiny.tokens(8), tiny.scores(8))
-    before = tiny.state(job.policy)
-    job.train(tmp_path)
-    assert all(torch.equal(weight, before[name]) for name, weight in job.policy.state_dict().items())
-
-
-@BOTH
 def test_a_seed_gives_the_same_bits_and_only_the_policy_changes(
     config_class: type[GroupBaselineConfig], tmp_path: Path
 ) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from pytest import CaptureFixture, LogCaptureFixture, MonkeyPatch
 from torch import Tensor
 
 import tiny
@@ -36,10 +37,7 @@ def config(ruled: dict[str, Any], tmp_path: Path, no_figures: None) -> Callable[
 
 
 def test_a_score_that_is_not_finite_stops_and_writes_its_batch(
-    config: Callable[..., PPOConfig],
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+    config: Callable[..., PPOConfig], tmp_path: Path, monkeypatch: MonkeyPatch, capsys: CaptureFixture[str]
 ) -> None:
     forward, updates = BudgetedScores.forward, []
 
@@ -81,7 +79,7 @@ def test_a_gradient_that_is_not_finite_is_never_applied(tmp_path: Path) -> None:
 
 
 def test_supervised_training_stops_at_a_gradient_that_is_not_finite(
-    small_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    small_data: Path, tmp_path: Path, monkeypatch: MonkeyPatch
 ) -> None:
     monkeypatch.setattr(grad_norm, "total_norm", lambda _: torch.tensor(float("inf")))
     options: dict[str, Any] = {"dataset_name": str(small_data), "labels": LABELS, "disable_tqdm": True}
@@ -140,7 +138,7 @@ def test_a_full_disk_under_the_metrics_leaves_nothing_behind(tmp_path: Path) -> 
     ],
     ids=str,
 )
-def test_a_grader_out_of_memory_halves_its_batch(full: Exception, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_grader_out_of_memory_halves_its_batch(full: Exception, caplog: LogCaptureFixture) -> None:
     batch, sizes = AutoBatchSize(16), []
 
     def work(size: int) -> str:
@@ -169,7 +167,7 @@ def test_a_grader_that_cannot_continue_raises(error: Exception, expected: type[E
         AutoBatchSize(8).fitting(fail)
 
 
-def test_local_grader_reduces_its_batch_and_gives_the_same_grades(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_local_grader_reduces_its_batch_and_gives_the_same_grades(monkeypatch: MonkeyPatch) -> None:
     grader, logits, sizes = bert.BertGrader.random_head(LabelSet.of(LABELS), seed=1), bert.text_logits_NK, []
 
     def small_memory(model: Any, tokenizer: Any, questions: Any, batch_size: int) -> Tensor:

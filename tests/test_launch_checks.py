@@ -7,6 +7,7 @@ from unittest import mock
 
 import pytest
 from processes import LAUNCHERS
+from pytest import CaptureFixture, MonkeyPatch
 
 from conftest import REPOSITORY
 from eightball_ppo.cli import parser
@@ -19,7 +20,7 @@ from eightball_ppo.runtime.run import read_results
 RECIPES = REPOSITORY / "recipes" / "accelerate"
 
 
-def test_an_accelerate_launch_of_isolated_processes_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_accelerate_launch_of_isolated_processes_is_refused(monkeypatch: MonkeyPatch) -> None:
     for name in (*LAUNCHERS, *launch.SHARDING, "ACCELERATE_DYNAMO_MODE"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("MASTER_ADDR", "127.0.0.1")  # of a cluster, say
@@ -30,6 +31,9 @@ def test_an_accelerate_launch_of_isolated_processes_is_refused(monkeypatch: pyte
             monkeypatch.setenv("WORLD_SIZE", world_size)
         with pytest.raises(InputError, match="ACCELERATE_USE_CPU=true torchrun --nproc_per_node 2"):
             launch.check_launch()
+    monkeypatch.setenv("MASTER_ADDR", "10.77.0.1")  # two machines
+    with pytest.raises(InputError, match=r"--machine_rank RANK --main_process_ip 10\.77\.0\.1"):
+        launch.check_launch()
     monkeypatch.setenv("WORLD_SIZE", "2")
     launch.check_launch()
     monkeypatch.setenv("WORLD_SIZE", "1")
@@ -38,7 +42,7 @@ def test_an_accelerate_launch_of_isolated_processes_is_refused(monkeypatch: pyte
 
 
 @pytest.mark.parametrize(("variable", "name"), launch.SHARDING.items())
-def test_sharding_on_cpu_is_refused(variable: str, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_sharding_on_cpu_is_refused(variable: str, name: str, monkeypatch: MonkeyPatch) -> None:
     monkeypatch.setenv(variable, "true")
     monkeypatch.setenv("ACCELERATE_USE_CPU", "true")
     with pytest.raises(InputError, match=f"{name} was asked for, and there is no GPU"):
@@ -47,7 +51,7 @@ def test_sharding_on_cpu_is_refused(variable: str, name: str, monkeypatch: pytes
 
 @pytest.mark.parametrize("config_class", [PPOConfig, RLOOConfig, GRPOConfig])
 def test_mixed_precision_is_refused_for_methods_that_sample(
-    config_class: type, ruled: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+    config_class: type, ruled: dict[str, Any], monkeypatch: MonkeyPatch
 ) -> None:
     monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "bf16")
     with pytest.raises(InputError, match=r"--mixed_precision bf16: .*--dtype bfloat16"):
@@ -55,7 +59,7 @@ def test_mixed_precision_is_refused_for_methods_that_sample(
 
 
 def test_mixed_precision_is_recorded(
-    ruled: dict[str, Any], sft_run: Path, no_figures: None, monkeypatch: pytest.MonkeyPatch
+    ruled: dict[str, Any], sft_run: Path, no_figures: None, monkeypatch: MonkeyPatch
 ) -> None:
     assert read_results(sft_run)["mixed_precision"] == "no"
     monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "bf16")
@@ -100,7 +104,7 @@ def test_launch_file_is_read_by_accelerate_as_it_says(name: str, kind: str, mach
     ],
 )
 def test_an_error_is_printed_once_per_launch(
-    rank: str, relayed: bool, message: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    rank: str, relayed: bool, message: str, monkeypatch: MonkeyPatch, capsys: CaptureFixture[str]
 ) -> None:
     error = InputError("--kl_coef: no")
     error.relayed = relayed

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from pytest import MonkeyPatch
 from torch import Tensor, nn
 from transformers import TrainerCallback
 
@@ -39,7 +40,7 @@ class _Forwards:
 
 
 @pytest.mark.parametrize("baseline", ["value", "exact"])
-def test_forward_passes_of_an_update(baseline: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_forward_passes_of_an_update(baseline: str, tmp_path: Path, monkeypatch: MonkeyPatch) -> None:
     """Of 24 questions, each twice in a batch of 48: a rollout is one pass of the 24; so is each of 2 x 2 minibatches
     of 24 rows. The reference is asked once in all, the grader once an update, for the answers that were drawn."""
     settings = tiny.config(

@@ -88,7 +88,7 @@ def recipe(small_data: Path, sft_run: Path, tmp_path: Path) -> None:
 def test_a_plugin_method_trains_and_its_run_is_pushed_and_reported(plugin: Path, recipe: None, tmp_path: Path) -> None:
     push = ["push", "runs/tilt", "--repo_id", "me/tilt", "--dry_run"]
     commands = [["--help"], ["tilt", "--config", "recipe.yaml"], push, ["report", "runs/tilt"]]
-    helped, trained, pushed, reported = done = eightball(commands, path_with(plugin), tmp_path)
+    helped, _, pushed, reported = done = eightball(commands, path_with(plugin), tmp_path)
     assert [command.code for command in done] == [0, 0, 0, 0], done
     assert "  tilt       the reference with a number added to one logit" in helped.out
     results = json.loads((tmp_path / "runs/tilt/results.json").read_text())

@@ -11,17 +11,12 @@ from typing import Any
 
 import pytest
 import torch
+from pytest import MonkeyPatch
 from short_methods import METHODS, SAMPLED, WHOLE_ROWS, Make, loaded, numbers, train
 
 from conftest import without_figures
 from eightball_ppo.config.graded import MethodConfig
-from eightball_ppo.config.methods import (
-    BestOfNConfig,
-    DistillConfig,
-    ExactConfig,
-    GRPOConfig,
-    RLOOConfig,
-)
+from eightball_ppo.config.methods import BestOfNConfig, DistillConfig, ExactConfig, GRPOConfig, RLOOConfig
 from eightball_ppo.errors import DryRun, InputError
 from eightball_ppo.evaluation import evaluate
 from eightball_ppo.functional import objective
@@ -197,15 +192,9 @@ def test_options_out_of_range_are_refused(config_class: type[MethodConfig], bad:
         config_class(**bad)
 
 
-@pytest.mark.parametrize(("kl_coef", "rate"), [(0.0, 0.01), (0.5, 0.01), (1.0, 0.01), (4.0, 0.0025)])
-def test_default_learning_rate_falls_with_kl_coef(kl_coef: float, rate: float) -> None:
-    assert RLOOConfig(kl_coef=kl_coef).learning_rate == GRPOConfig(kl_coef=kl_coef).learning_rate == rate
-    assert RLOOConfig(kl_coef=kl_coef, learning_rate=0.3).learning_rate == 0.3
-
-
 @pytest.mark.parametrize("method", ["distill", "ppo", "exact"])
 def test_dry_run_and_occupied_directory_stop_before_training(
-    method: str, options: Make, monkeypatch: pytest.MonkeyPatch
+    method: str, options: Make, monkeypatch: MonkeyPatch
 ) -> None:
     monkeypatch.setattr("eightball_ppo.methods.run_method.load_task", lambda *_: pytest.fail("it went on"))
     config = options(method, dry_run=True)

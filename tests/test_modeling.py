@@ -17,19 +17,6 @@ def test_default_sizes_are_those_of_the_original() -> None:
     assert model.hidden.weight.shape == (32, 16) and model.classifier.weight.shape == (3, 32)
 
 
-def test_padding_is_not_attended_to_and_not_pooled() -> None:
-    model, table = tiny.classifier(), tiny.tokens(20, length=9)
-    inputs = table.rows(torch.arange(20))
-    ids_NT, mask_NT = inputs["input_ids"], inputs["attention_mask"]
-    padded_NK = model(**inputs).logits
-    for row, length in enumerate(mask_NT.sum(1).tolist()):
-        alone_1K = model(input_ids=ids_NT[row : row + 1, :length]).logits
-        torch.testing.assert_close(padded_NK[row : row + 1], alone_1K, atol=1e-6, rtol=0)
-    garbage = ids_NT.masked_fill(mask_NT == 0, 7)
-    again_NK = model(input_ids=garbage, attention_mask=mask_NT).logits
-    torch.testing.assert_close(again_NK, padded_NK, atol=1e-6, rtol=0)
-
-
 def test_pooled_attention_is_attention_then_mean() -> None:
     """Against `torch.nn.MultiheadAttention` with the same weights, then the mean over real tokens."""
     torch.manual_seed(0)

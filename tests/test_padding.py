@@ -3,8 +3,8 @@
 from pathlib import Path
 from typing import Any
 
-import pytest
 import torch
+from pytest import MonkeyPatch
 from transformers import BertForSequenceClassification
 
 from conftest import LABELS, read_rows
@@ -18,7 +18,7 @@ from eightball_ppo.training.like_lengths import LikeLengths
 class Counted:
     """Tokens in all inputs of a model, the padding included, and without it."""
 
-    def __init__(self, monkeypatch: pytest.MonkeyPatch):
+    def __init__(self, monkeypatch: MonkeyPatch):
         self.padded = self.real = 0
         forward = BertForSequenceClassification.forward
 
@@ -30,7 +30,7 @@ class Counted:
         monkeypatch.setattr(BertForSequenceClassification, "forward", counting)
 
 
-def test_grading_pads_little_and_keeps_the_order(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_grading_pads_little_and_keeps_the_order(monkeypatch: MonkeyPatch) -> None:
     texts = [row["question"] for row in read_rows("heldout")[:192]]
     texts[7] = " ".join(texts[7:10])  # a long one makes only its own batch wide
     grader = BertGrader.random_head(LabelSet.of(LABELS), seed=1)
@@ -42,7 +42,7 @@ def test_grading_pads_little_and_keeps_the_order(monkeypatch: pytest.MonkeyPatch
 
 
 def test_reward_model_is_trained_in_batches_of_similar_length(
-    small_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    small_data: Path, tmp_path: Path, monkeypatch: MonkeyPatch
 ) -> None:
     counted = Counted(monkeypatch)
     options: dict[str, Any] = {"dataset_name": str(small_data), "labels": LABELS, "num_train_epochs": 1}

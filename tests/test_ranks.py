@@ -16,6 +16,7 @@ import pytest
 import torch
 from processes import exit_code, fork_ranks, killed_at_the_end, on_two_ranks, until
 from processes import torchrun as torchrun
+from pytest import MonkeyPatch
 from stopping import rows
 from torch import Tensor
 
@@ -112,7 +113,7 @@ def test_rloo_on_two_ranks_nears_the_optimum_with_a_group_on_both(tmp_path: Path
 
 @pytest.mark.slow
 def test_supervised_stages_end_with_equal_weights_on_two_ranks(
-    small_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    small_data: Path, tmp_path: Path, monkeypatch: MonkeyPatch
 ) -> None:
     """Each trains by DDP in more than one step, and compares its ranks: unequal weights are found afterwards."""
     require_equal, compared = supervised.require_equal_ranks, []
@@ -194,11 +195,7 @@ def test_two_ranks_resume_to_the_same_bits(stage: str, ruled: dict[str, Any], no
     def stop_and_resume(rank: int) -> dict[str, Any]:
         launch.init_process_group(120)
         straight = train(replace(config, output_dir="straight"))
-        with (
-            signals.install_handlers(),
-            pytest.MonkeyPatch.context() as patch,
-            pytest.raises(TrainingInterrupted) as stop,
-        ):
+        with signals.install_handlers(), MonkeyPatch.context() as patch, pytest.raises(TrainingInterrupted) as stop:
             patch.setattr(CheckpointWriter, "due", terminated)
             train(replace(config, output_dir="run"))
         resumed = train(replace(config, output_dir="run", resume_from_checkpoint="true"))

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from pytest import LogCaptureFixture, MonkeyPatch
 from safetensors.torch import load_file, save_file
 
 from eightball_ppo.config.methods import PPOConfig
@@ -36,7 +37,7 @@ def flip_a_bit(file: Path) -> None:
 @pytest.mark.parametrize("damage", [flip_a_bit, Path.unlink])
 @pytest.mark.parametrize("name", ["model.safetensors", "training/state.safetensors", "training/state.json"])
 def test_a_damaged_checkpoint_is_named_and_an_older_one_is_taken(
-    name: str, damage: Callable[[Path], object], copied_ppo: PPOConfig, caplog: pytest.LogCaptureFixture
+    name: str, damage: Callable[[Path], object], copied_ppo: PPOConfig, caplog: LogCaptureFixture
 ) -> None:
     unfinished = Path(f"{copied_ppo.output_dir}.unfinished")
     file = unfinished / "checkpoint-5" / name
@@ -78,7 +79,7 @@ def test_an_edited_header_with_new_checksums_is_refused(copied_ppo: PPOConfig, d
 
 
 def test_a_checkpoint_of_another_run_is_refused(
-    copied_ppo: PPOConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    copied_ppo: PPOConfig, tmp_path: Path, monkeypatch: MonkeyPatch
 ) -> None:
     assert "was made with --kl_coef 0.1, not 0.2" in refusal(replace(copied_ppo, kl_coef=0.2))
     assert "was made with --log_completions True, not False" in refusal(replace(copied_ppo, log_completions=False))

@@ -1,8 +1,6 @@
 """Every stage but PPO resumes to the very bits of one that was not stopped; `test_resume.py` tests PPO."""
 
-import os
 import shutil
-import signal
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -10,15 +8,13 @@ from typing import Any
 
 import pytest
 import torch
-from stopping import assert_same, rows, stopped
+from stopping import assert_same, stopped
 
 from conftest import LABELS
 from eightball_ppo.config.methods import DistillConfig, ExactConfig, GRPOConfig, RLOOConfig
 from eightball_ppo.config.stages import RewardConfig, SFTConfig
-from eightball_ppo.errors import TrainingInterrupted
-from eightball_ppo.methods import distill, reward_model, sft
+from eightball_ppo.methods import reward_model, sft
 from eightball_ppo.methods.run_method import run_method
-from eightball_ppo.runtime import signals
 from eightball_ppo.runtime.progress import checkpoints_in
 from eightball_ppo.runtime.run import read_metrics
 
@@ -97,24 +93,3 @@ def test_distillation_resumes_within_its_threshold_search(
     resumed = run_method(replace(config, resume_from_checkpoint="true"))
     shutil.rmtree(resumed / f"checkpoint-{after}", ignore_errors=True)  # where it was stopped
     assert_same(straight, resumed)
-
-
-@pytest.mark.slow
-def test_a_signal_between_two_trainings_of_the_search_stops_the_next(
-    search: DistillConfig, searched: tuple[Path, list[int]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    straight, steps = searched
-    config, predict = replace(search, output_dir=str(tmp_path / "run")), distill.predict_logits_NK
-
-    def terminated(*arguments: Any) -> Any:
-        os.kill(os.getpid(), signal.SIGTERM)
-        return predict(*arguments)
-
-    interrupted = (TrainingInterrupted, signals.Interrupted)
-    with monkeypatch.context() as patch, signals.install_handlers():
-        patch.setattr(distill, "predict_logits_NK", terminated)
-        with pytest.raises(interrupted, match=f"after update 1 of {steps[1]} of threshold"):
-            run_method(config)
-    resumed = run_method(replace(config, resume_from_checkpoint="true"))
-    assert (straight / "model.safetensors").read_bytes() == (resumed / "model.safetensors").read_bytes()
-    assert rows(straight) == rows(resumed)

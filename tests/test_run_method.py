@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 import torch
+from pytest import MonkeyPatch
 from transformers import TrainerCallback
 
 from conftest import LABELS
@@ -87,7 +88,7 @@ def test_unusable_objects_are_refused(given: dict[str, Any], message: str, tmp_p
 
 
 def test_fit_may_log_nothing_but_must_return_a_model(
-    sft_run: Path, tmp_path: Path, no_figures: None, monkeypatch: pytest.MonkeyPatch
+    sft_run: Path, tmp_path: Path, no_figures: None, monkeypatch: MonkeyPatch
 ) -> None:
     given = objects(sft_run)
     config = ReferenceConfig(output_dir=str(tmp_path / "run"), disable_tqdm=True)

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from plain_formulas import clip, entropy, log_softmax
+from pytest import MonkeyPatch
 
 import tiny
 import trl_recording
@@ -92,7 +93,7 @@ def ppo_by_hand(
     }
 
 
-def test_ppo_metrics_equal_hand_computed_numbers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_ppo_metrics_equal_hand_computed_numbers(tmp_path: Path, monkeypatch: MonkeyPatch) -> None:
     """Two updates of 2 epochs x 3 minibatches, with clipping of both kinds, a reference that is not the policy."""
     settings = tiny.config(
         num_generations=2,

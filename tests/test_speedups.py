@@ -4,6 +4,7 @@ import copy
 
 import pytest
 import torch
+from pytest import MonkeyPatch
 from torch import nn
 
 from eightball_ppo.training import grad_norm
@@ -43,7 +44,7 @@ def test_twenty_steps_equal_torchs_adamw_bit_for_bit(dtype: torch.dtype, weight_
 
 
 @pytest.mark.parametrize("wide", [3, 400])
-def test_norm_of_all_gradients_equals_torchs(wide: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_norm_of_all_gradients_equals_torchs(wide: int, monkeypatch: MonkeyPatch) -> None:
     monkeypatch.setattr(grad_norm, "SMALL_MODEL_PARAMS", 1000)
     gradients = [torch.randn(wide, 2), torch.randn(wide), torch.randn(1)]
     torch.testing.assert_close(grad_norm.total_norm(gradients), torch.nn.utils.get_total_norm(gradients))

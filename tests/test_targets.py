@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from pytest import MonkeyPatch
 from short_methods import Make, loaded, train
 from torch import Tensor
 
@@ -34,7 +35,7 @@ def test_targets_are_the_top_label_the_distribution_or_the_optimum(options: Make
     torch.testing.assert_close(boltzmann.double(), optimum_NK.exp(), atol=1e-5, rtol=0)
 
 
-def test_threshold_is_chosen_on_grades_within_the_budget(options: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_threshold_is_chosen_on_grades_within_the_budget(options: Make, monkeypatch: MonkeyPatch) -> None:
     """With label noise; the trained policies here are all the reference."""
     config = options("distill", label_noise=0.5, grader_call_budget=90)
     task = loaded(config)
@@ -78,7 +79,7 @@ def test_annealed_loss_is_the_objective_divided_by_beta() -> None:
 
 @pytest.mark.parametrize(("batch", "processes", "steps"), [(200, 1, 3), (16, 1, 12), (16, 2, 6), (60, 4, 3)])
 def test_beta_reaches_kl_coef_within_the_steps_of_a_process(
-    batch: int, processes: int, steps: int, options: Make, monkeypatch: pytest.MonkeyPatch
+    batch: int, processes: int, steps: int, options: Make, monkeypatch: MonkeyPatch
 ) -> None:
     caught: list[AnnealedObjective] = []
 

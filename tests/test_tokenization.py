@@ -6,6 +6,7 @@ from pathlib import Path
 import encoders
 import pytest
 import torch
+from pytest import LogCaptureFixture
 from transformers import AutoTokenizer
 
 from eightball_ppo.data import Questions
@@ -24,7 +25,7 @@ def test_wordpiece_pads_to_the_longest_question_and_masks_padding() -> None:
     assert inputs["attention_mask"].sum(1).tolist() == [6, 13] and table.truncated == 0
 
 
-def test_long_questions_are_truncated_counted_and_warned_about_once(caplog: pytest.LogCaptureFixture) -> None:
+def test_long_questions_are_truncated_counted_and_warned_about_once(caplog: LogCaptureFixture) -> None:
     with caplog.at_level(logging.WARNING):
         table = tokenize(QUESTIONS, load_tokenizer("wordpiece", QUESTIONS), 8)
     assert table.length_N.tolist() == [6, 8] and table.truncated == 1

@@ -5,8 +5,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pytest
 import torch
+from pytest import MonkeyPatch
 from torch import Tensor
 from transformers.utils import ModelOutput
 
@@ -18,7 +18,7 @@ from eightball_ppo.methods import ppo
 from eightball_ppo.trl_adapters.speedups import vectorised_log_softmax
 
 
-def test_first_gradient_is_the_exact_gradient_of_the_objective(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_first_gradient_is_the_exact_gradient_of_the_objective(tmp_path: Path, monkeypatch: MonkeyPatch) -> None:
     """Answers drawn in exact proportion to pi, value 0, reference != policy: TRL's first gradient is that of J."""
     questions, beta = 8, 0.5
     reference_NK = tiny.scores(questions, seed=1).double()
@@ -55,7 +55,7 @@ def test_first_gradient_is_the_exact_gradient_of_the_objective(tmp_path: Path, m
     torch.testing.assert_close(seen["gradient_NK"] * sigma, expected_NK, atol=1e-6, rtol=0)
 
 
-def test_fifty_updates_equal_those_of_the_plain_loop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_fifty_updates_equal_those_of_the_plain_loop(tmp_path: Path, monkeypatch: MonkeyPatch) -> None:
     """TRL's loop and the example's from the same weights in float64, on the same samples: the same weights."""
     batch: dict[str, Any] = {"repeats_per_epoch": 2, "num_mini_batches": 4, "num_ppo_epochs": 2}
     settings = tiny.config(total_episodes=50 * 48, value_learning_rate=0.004, **batch)
@@ -108,7 +108,7 @@ def test_a_seed_gives_the_same_bits_whatever_the_callers_generators(tmp_path: Pa
     assert not all(torch.equal(first[name], other[name]) for name in first)
 
 
-def test_vectorised_log_softmax_equals_trls_bit_for_bit(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_vectorised_log_softmax_equals_trls_bit_for_bit(monkeypatch: MonkeyPatch) -> None:
     from trl.experimental.ppo import ppo_trainer
 
     original = ppo_trainer.selective_log_softmax
