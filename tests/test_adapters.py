@@ -82,9 +82,7 @@ batches = st.lists(st.integers(0, 5), min_size=1, max_size=9)
 
 @given(st.integers(2, 50), questions, batches, st.integers(0, tiny.VOCABULARY - 1))
 @settings(max_examples=25)
-def test_logits_and_values_do_not_depend_on_the_rest_of_the_batch(
-    labels: int, ids: list[list[int]], batch: list[int], pad: int
-) -> None:
+def test_logits_and_values_ignore_the_batch(labels: int, ids: list[list[int]], batch: list[int], pad: int) -> None:
     model = tiny.classifier(labels)
     model.config.pad_token_id = pad
     table = TokenTable.of(ids, pad)
@@ -98,9 +96,8 @@ def test_logits_and_values_do_not_depend_on_the_rest_of_the_batch(
         for position, row in enumerate(rows.tolist()):
             alone = model(input_ids=torch.tensor([ids[row]]), attention_mask=torch.ones(1, len(ids[row]))).logits[0]
             torch.testing.assert_close(together[position, 1:], alone, atol=1e-5, rtol=1e-5)
-            torch.testing.assert_close(
-                summaries[position], trunk.summary_BH(input_ids[position, None])[0], atol=1e-5, rtol=1e-5
-            )
+            expected_H = trunk.summary_BH(input_ids[position, None])[0]
+            torch.testing.assert_close(summaries[position], expected_H, atol=1e-5, rtol=1e-5)
 
 
 @given(st.integers(2, 50), st.integers(0, 2**20), st.sampled_from([1e-3, 1.0, 1e3, 9e3]))

@@ -82,9 +82,7 @@ def test_adapters_save_a_new_head_and_are_refused_without_it(tmp_path: Path) -> 
     assert torch.equal(predict_logits_NK(*load(tmp_path / "adapters")), logits_NK)
     file = tmp_path / "adapters" / "adapter_model.safetensors"
     save_file({k: v for k, v in load_file(file).items() if "lora" in k}, file)
-    with pytest.raises(
-        InputError, match=r"neither its adapters nor their base .*base hold classifier\.bias, classifier"
-    ):
+    with pytest.raises(InputError, match=r"neither its adapters nor their base .*classifier\.bias, classifier"):
         load(tmp_path / "adapters")
 
 

@@ -1,5 +1,4 @@
-"""On a CUDA card: every tensor is on the right device, bfloat16 trains, and a forward pass does not synchronise.
-`-s` shows the speed and the memory of a MiniLM."""
+"""On a CUDA card: every tensor is on the right device, bfloat16 trains, and a forward pass does not synchronise."""
 
 from pathlib import Path
 from typing import Any
@@ -10,10 +9,8 @@ import torch
 
 from conftest import LABELS
 from eightball_ppo.config.methods import DistillConfig, PPOConfig, RLOOConfig
-from eightball_ppo.labels import LabelSet
 from eightball_ppo.methods.run_method import run_method
-from eightball_ppo.models.loading import load_classifier, load_new_classifier
-from eightball_ppo.models.packaged import PACKAGED_MINILM
+from eightball_ppo.models.loading import load_classifier
 from eightball_ppo.runtime.run import read_environment, read_results
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA card")]
@@ -35,23 +32,9 @@ def test_distillation_and_rloo_train(sft_run: Path, small_data: Path, reward_run
         assert read_results(run_method(config))["splits"]["train"]["kl"] > 0
 
 
-def test_minilm_under_lora_trains(small_data: Path, reward_run: Path, tmp_path: Path) -> None:
-    model, tokenizer, _ = load_new_classifier(PACKAGED_MINILM, "--model_name_or_path", LabelSet.of(LABELS))
-    for part in (model, tokenizer):
-        part.save_pretrained(tmp_path / "policy")
-    torch.cuda.reset_peak_memory_stats()
-    run = run_method(PPOConfig(use_peft=True, total_episodes=4800,
-                              **options(tmp_path / "policy", small_data, reward_run, tmp_path)))  # fmt: skip
-    results, peak = read_results(run), torch.cuda.max_memory_allocated() / 2**30
-    print(f"MiniLM under LoRA: {results['episodes'] / results['seconds']:.0f} episodes/s, {peak:.2f} GiB at the peak")
-    assert results["splits"]["train"]["kl"] > 0
-
-
 @pytest.mark.parametrize("kind", encoders.KINDS)
 def test_forward_and_backward_do_not_synchronise(kind: str, tmp_path: Path) -> None:
-    policy, tokenizer = load_classifier(
-        str(encoders.save(kind, tmp_path / "policy", tuple(LABELS))), "--sft_model_path"
-    )
+    policy, tokenizer = load_classifier(str(encoders.save(kind, tmp_path / "policy", tuple(LABELS))), "gpu")
     batch = {name: ids.cuda() for name, ids in tokenizer(["Will I be rich?"] * 4, return_tensors="pt").items()}
     policy.cuda()(**batch)  # the first pass may wait
     torch.cuda.set_sync_debug_mode("error")

@@ -81,9 +81,7 @@ def test_first_gradient_is_that_of_the_objective(
 
 
 @pytest.mark.parametrize("scale", ["group", "batch"])
-def test_grpo_divides_by_the_configured_standard_deviation(
-    scale: str, tmp_path: Path, monkeypatch: MonkeyPatch
-) -> None:
+def test_grpo_divides_by_the_configured_deviation(scale: str, tmp_path: Path, monkeypatch: MonkeyPatch) -> None:
     job, logp_NK, ref_logp_NK, score_NK = problem(group_jobs.config(GRPOConfig, scale_rewards=scale))
     gradient_NK = first_gradient(job, tmp_path, monkeypatch)
     reward_NG = (score_NK - 0.5 * (logp_NK - ref_logp_NK))[:, list(PROPORTIONS)]

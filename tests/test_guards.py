@@ -78,9 +78,7 @@ def test_a_gradient_that_is_not_finite_is_never_applied(tmp_path: Path) -> None:
     assert len(steps) == 3 and all(torch.isfinite(p).all() for p in models.policy.parameters())
 
 
-def test_supervised_training_stops_at_a_gradient_that_is_not_finite(
-    small_data: Path, tmp_path: Path, monkeypatch: MonkeyPatch
-) -> None:
+def test_sft_stops_at_a_gradient_that_is_not_finite(small_data: Path, tmp_path: Path, monkeypatch: MonkeyPatch) -> None:
     monkeypatch.setattr(grad_norm, "total_norm", lambda _: torch.tensor(float("inf")))
     options: dict[str, Any] = {"dataset_name": str(small_data), "labels": LABELS, "disable_tqdm": True}
     with pytest.raises(TrainingDivergedError, match=r"the gradient is not finite in step 1; .*not-finite-0.json"):
@@ -99,9 +97,7 @@ def test_stop_kl_ends_the_run_as_finished(config: Callable[..., PPOConfig]) -> N
         config(stop_kl=0.2, max_kl=0.1)
 
 
-def test_max_kl_stops_with_an_error_and_keeps_the_policy_with_the_best_objective(
-    config: Callable[..., PPOConfig], tmp_path: Path
-) -> None:
+def test_max_kl_is_an_error_and_keeps_the_best_policy(config: Callable[..., PPOConfig], tmp_path: Path) -> None:
     straight = run_method(config(save_steps=1, max_kl=1000.0, output_dir=str(tmp_path / "straight")))
     rows = read_metrics(straight)
     max_kl = sorted(row["exact/kl"] for row in rows)[len(rows) // 2]

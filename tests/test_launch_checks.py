@@ -50,17 +50,13 @@ def test_sharding_on_cpu_is_refused(variable: str, name: str, monkeypatch: Monke
 
 
 @pytest.mark.parametrize("config_class", [PPOConfig, RLOOConfig, GRPOConfig])
-def test_mixed_precision_is_refused_for_methods_that_sample(
-    config_class: type, ruled: dict[str, Any], monkeypatch: MonkeyPatch
-) -> None:
+def test_sampling_refuses_mixed_precision(config_class: type, ruled: dict[str, Any], monkeypatch: MonkeyPatch) -> None:
     monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "bf16")
     with pytest.raises(InputError, match=r"--mixed_precision bf16: .*--dtype bfloat16"):
         run_method(config_class(**ruled))
 
 
-def test_mixed_precision_is_recorded(
-    ruled: dict[str, Any], sft_run: Path, no_figures: None, monkeypatch: MonkeyPatch
-) -> None:
+def test_mixed_precision_is_recorded(ruled: dict[str, Any], sft_run: Path, monkeypatch: MonkeyPatch) -> None:
     assert read_results(sft_run)["mixed_precision"] == "no"
     monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "bf16")
     run = run_method(DistillConfig(**ruled, num_train_epochs=1, threshold=0.0))

@@ -43,15 +43,13 @@ class _Forwards:
 def test_forward_passes_of_an_update(baseline: str, tmp_path: Path, monkeypatch: MonkeyPatch) -> None:
     """Of 24 questions, each twice in a batch of 48: a rollout is one pass of the 24; so is each of 2 x 2 minibatches
     of 24 rows. The reference is asked once in all, the grader once an update, for the answers that were drawn."""
-    settings = tiny.config(
-        repeats_per_epoch=2, num_mini_batches=2, num_ppo_epochs=2, total_episodes=5 * 48, baseline=baseline
-    )
+    batch: dict[str, Any] = {"repeats_per_epoch": 2, "num_mini_batches": 2, "num_ppo_epochs": 2}
+    settings = tiny.config(total_episodes=5 * 48, baseline=baseline, **batch)
     trainer, models = tiny.trainer(settings, tiny.classifier(), tiny.tokens(N), tiny.scores(N), tmp_path)
     policy, reference = (_Forwards(m.by_row.classifier) for m in (models.policy, models.reference))
     rollouts: list[int] = []
-    models.reward.lookup.register_forward_pre_hook(
-        lambda _, __, inputs: rollouts.append(len(inputs["input_ids"])), with_kwargs=True
-    )
+    lookup = models.reward.lookup
+    lookup.register_forward_pre_hook(lambda *call: rollouts.append(len(call[2]["input_ids"])), with_kwargs=True)
     trunk = models.value.trunk
     value = _Forwards(trunk.by_row.classifier) if isinstance(trunk, ValueTrunk) else None
     shared: list[int] = []
@@ -135,9 +133,8 @@ def _plain(model: nn.Module, table: Any, score_NK: Tensor) -> TRLModels:
 @pytest.mark.parametrize("batch", [20, *(pytest.param(batch, marks=pytest.mark.slow) for batch in (16, 48))])
 def test_savings_change_no_number(batch: int, tmp_path: Path) -> None:
     model, table, score_NK = tiny.classifier(), tiny.tokens(N), tiny.scores(N)
-    settings = tiny.config(
-        repeats_per_epoch=2, num_mini_batches=2, total_episodes=3 * batch, per_device_train_batch_size=batch
-    )
+    size = {"total_episodes": 3 * batch, "per_device_train_batch_size": batch}
+    settings = tiny.config(repeats_per_epoch=2, num_mini_batches=2, **size)
     rows: list[list[dict[str, float]]] = []
     ended = []
     for models in (tiny.trl_models(model, table, score_NK, settings), _plain(model, table, score_NK)):

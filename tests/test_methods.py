@@ -28,11 +28,12 @@ FILES = {
     *("config.yaml", "environment.json", "metrics.jsonl", "results.json", "README.md", "model.safetensors"),
     *("config.json", "tokenizer.json", "before_after.parquet"),
 }
+RunOf = Callable[[str], Path]
 FAST = ("rloo", "best_of_n", "exact")
 
 
 @pytest.fixture(scope="session")
-def run_of(options: Make, once: Callable[..., Path]) -> Callable[[str], Path]:
+def run_of(options: Make, once: Callable[..., Path]) -> RunOf:
     """A short run of a method, trained by the first who asks; that of `exact` with its figures."""
 
     def make(method: str, directory: Path) -> None:
@@ -43,9 +44,7 @@ def run_of(options: Make, once: Callable[..., Path]) -> Callable[[str], Path]:
 
 
 @pytest.mark.parametrize("method", [m if m in FAST else pytest.param(m, marks=pytest.mark.slow) for m in METHODS])
-def test_results_of_a_run_are_those_of_its_saved_policy(
-    method: str, run_of: Callable[[str], Path], options: Make
-) -> None:
+def test_results_are_those_of_the_saved_policy(method: str, run_of: RunOf, options: Make) -> None:
     run = run_of(method)
     figures = {"curves.png", "labels.png"} if method == "exact" else set()
     assert {path.name for path in run.iterdir()} >= FILES | figures
@@ -74,7 +73,7 @@ def test_results_of_a_run_are_those_of_its_saved_policy(
 
 
 @pytest.mark.slow
-def test_exact_reaches_the_optimum_and_no_method_goes_further(run_of: Callable[[str], Path]) -> None:
+def test_exact_reaches_the_optimum_and_no_method_goes_further(run_of: RunOf) -> None:
     results = {method: read_results(run_of(method)) for method in METHODS}
     fraction = {method: result["splits"]["train"]["optimum_fraction"] for method, result in results.items()}
     assert fraction["exact"] > 0.995 and fraction["exact"] == max(fraction.values())
@@ -86,9 +85,7 @@ def test_exact_reaches_the_optimum_and_no_method_goes_further(run_of: Callable[[
     assert results["rloo"]["generation_batch_size"] == 360 and results["rloo"]["updates"] == 2
 
 
-def test_best_of_n_chooses_n_by_the_objective_and_saves_its_exact_policy(
-    run_of: Callable[[str], Path], options: Make, no_figures: None
-) -> None:
+def test_best_of_n_chooses_n_and_saves_its_exact_policy(run_of: RunOf, options: Make, no_figures: None) -> None:
     task = loaded(options("best_of_n"))
     ref_logp_NK, score_NK = task.graded("train").ref_logp_NK, task.graded("train").score_NK
 
@@ -117,7 +114,7 @@ def test_best_of_n_takes_the_smallest_of_equally_good_n() -> None:
 
 
 @pytest.mark.slow
-def test_a_run_loads_in_transformers_without_the_package(run_of: Callable[[str], Path], tmp_path: Path) -> None:
+def test_a_run_loads_in_transformers_without_the_package(run_of: RunOf, tmp_path: Path) -> None:
     run, question = run_of("best_of_n"), "Will I be successful?"
     code = (
         "import sys; sys.modules['eightball_ppo'] = None\nfrom transformers import pipeline\nimport json\n"
@@ -137,9 +134,7 @@ def test_a_run_loads_in_transformers_without_the_package(run_of: Callable[[str],
 # --- evaluation at another beta
 
 
-def test_a_trained_policy_is_evaluated_at_another_beta(
-    run_of: Callable[[str], Path], options: Make, no_figures: None
-) -> None:
+def test_a_trained_policy_is_evaluated_at_another_beta(run_of: RunOf, options: Make, no_figures: None) -> None:
     trained = run_of("best_of_n")
     config = options("best_of_n", kl_coef=0.5, score_type="probability")
     run = reevaluate.reevaluate(config, trained)
@@ -193,9 +188,7 @@ def test_options_out_of_range_are_refused(config_class: type[MethodConfig], bad:
 
 
 @pytest.mark.parametrize("method", ["distill", "ppo", "exact"])
-def test_dry_run_and_occupied_directory_stop_before_training(
-    method: str, options: Make, monkeypatch: MonkeyPatch
-) -> None:
+def test_dry_run_and_occupied_directory_train_nothing(method: str, options: Make, monkeypatch: MonkeyPatch) -> None:
     monkeypatch.setattr("eightball_ppo.methods.run_method.load_task", lambda *_: pytest.fail("it went on"))
     config = options(method, dry_run=True)
     with pytest.raises(DryRun, match=r"100 questions, all grades from .*: 0 calls"):

@@ -41,9 +41,7 @@ def test_grading_pads_little_and_keeps_the_order(monkeypatch: MonkeyPatch) -> No
         torch.testing.assert_close(logp_BK[i], grader.logp_BK([texts[i]])[0], atol=1e-4, rtol=0)
 
 
-def test_reward_model_is_trained_in_batches_of_similar_length(
-    small_data: Path, tmp_path: Path, monkeypatch: MonkeyPatch
-) -> None:
+def test_reward_batches_hold_similar_lengths(small_data: Path, tmp_path: Path, monkeypatch: MonkeyPatch) -> None:
     counted = Counted(monkeypatch)
     options: dict[str, Any] = {"dataset_name": str(small_data), "labels": LABELS, "num_train_epochs": 1}
     reward_model.train(RewardConfig(output_dir=str(tmp_path / "reward"), disable_tqdm=True, **options))

@@ -112,9 +112,7 @@ def test_rloo_on_two_ranks_nears_the_optimum_with_a_group_on_both(tmp_path: Path
 
 
 @pytest.mark.slow
-def test_supervised_stages_end_with_equal_weights_on_two_ranks(
-    small_data: Path, tmp_path: Path, monkeypatch: MonkeyPatch
-) -> None:
+def test_supervised_stages_end_with_equal_weights(small_data: Path, tmp_path: Path, monkeypatch: MonkeyPatch) -> None:
     """Each trains by DDP in more than one step, and compares its ranks: unequal weights are found afterwards."""
     require_equal, compared = supervised.require_equal_ranks, []
 

@@ -24,6 +24,8 @@ from eightball_ppo.models.loading import load_classifier
 from eightball_ppo.runtime.progress import checkpoints_in
 from eightball_ppo.runtime.run import read_environment, read_metrics, read_results
 
+pytestmark = pytest.mark.usefixtures("no_figures")
+
 
 @pytest.fixture(scope="module")
 def straight(stopped_ppo: PPOConfig, tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -33,12 +35,14 @@ def straight(stopped_ppo: PPOConfig, tmp_path_factory: pytest.TempPathFactory) -
         return run_method(replace(stopped_ppo, output_dir=str(directory), resume_from_checkpoint=None))
 
 
-def test_stopped_ppo_resumes_to_the_same_bits(
-    copied_ppo: PPOConfig, straight: Path, no_figures: None, tmp_path: Path
-) -> None:
+def test_stopped_ppo_resumes_to_the_same_bits(copied_ppo: PPOConfig, straight: Path, tmp_path: Path) -> None:
     unfinished = tmp_path / "run.unfinished"
     assert sorted(path.name for path in unfinished.glob("checkpoint-*")) == ["checkpoint-3", "checkpoint-5"]
     began = read_environment(unfinished)
+    model, tokenizer = load_classifier(str(unfinished / "checkpoint-5"), "--model_name_or_path")
+    assert model.config.num_labels == 3 and tokenizer.pad_token_id is not None
+    kinds = {path.suffix for path in (unfinished / "checkpoint-5").rglob("*") if path.is_file()}
+    assert kinds == {".json", ".safetensors", ".py"}  # no pickle
     # rows and a checkpoint that a killed successor has left
     with (unfinished / "metrics.jsonl").open("a") as file:
         file.write('{"stage": "ppo", "step": 6}\n{"sta')
@@ -51,9 +55,7 @@ def test_stopped_ppo_resumes_to_the_same_bits(
     assert read_environment(resumed) == {**began, "resumed": [{**began, "after_update": 5}]}
 
 
-def test_killed_ppo_resumes_to_the_same_bits(
-    stopped_ppo: PPOConfig, straight: Path, no_figures: None, tmp_path: Path
-) -> None:
+def test_killed_ppo_resumes_to_the_same_bits(stopped_ppo: PPOConfig, straight: Path, tmp_path: Path) -> None:
     config = replace(stopped_ppo, output_dir=str(tmp_path / "run"), resume_from_checkpoint=None)
     unfinished, output = tmp_path / "run.unfinished", tmp_path / "output.txt"
     training = fork(lambda: run_method(config), output)
@@ -63,9 +65,7 @@ def test_killed_ppo_resumes_to_the_same_bits(
     assert_same(straight, run_method(replace(config, resume_from_checkpoint="true")))
 
 
-def test_sigterm_to_a_command_exits_with_143_and_the_same_command_resumes(
-    stopped_ppo: PPOConfig, straight: Path, no_figures: None, tmp_path: Path
-) -> None:
+def test_sigterm_exits_with_143_and_the_command_resumes(stopped_ppo: PPOConfig, straight: Path, tmp_path: Path) -> None:
     names = ("dataset_name", "sft_model_path", "grader", "num_mini_batches", "num_ppo_epochs", "save_steps")
     names += ("per_device_train_batch_size", "total_episodes", "log_completions", "allow_weak_grader", "disable_tqdm")
     flags = [word for name in names for word in (f"--{name}", str(getattr(stopped_ppo, name)))]
@@ -84,14 +84,6 @@ def test_sigterm_to_a_command_exits_with_143_and_the_same_command_resumes(
     if not (straight / stopped_at).exists():
         shutil.rmtree(tmp_path / "run" / stopped_at)
     assert_same(straight, tmp_path / "run")
-
-
-def test_a_checkpoint_is_a_policy_and_holds_no_pickle(stopped_ppo: PPOConfig) -> None:
-    checkpoint = Path(f"{stopped_ppo.output_dir}.unfinished") / "checkpoint-5"
-    model, tokenizer = load_classifier(str(checkpoint), "--model_name_or_path")
-    assert model.config.num_labels == 3 and tokenizer.pad_token_id is not None
-    kinds = {path.suffix for path in checkpoint.rglob("*") if path.is_file()}
-    assert kinds == {".json", ".safetensors", ".py"}
 
 
 @pytest.mark.slow

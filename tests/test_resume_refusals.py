@@ -78,9 +78,7 @@ def test_an_edited_header_with_new_checksums_is_refused(copied_ppo: PPOConfig, d
     assert "training/state.json is damaged" in refusal(copied_ppo)
 
 
-def test_a_checkpoint_of_another_run_is_refused(
-    copied_ppo: PPOConfig, tmp_path: Path, monkeypatch: MonkeyPatch
-) -> None:
+def test_checkpoint_of_another_run_is_refused(copied_ppo: PPOConfig, tmp_path: Path, monkeypatch: MonkeyPatch) -> None:
     assert "was made with --kl_coef 0.1, not 0.2" in refusal(replace(copied_ppo, kl_coef=0.2))
     assert "was made with --log_completions True, not False" in refusal(replace(copied_ppo, log_completions=False))
     assert find_resume_point(replace(copied_ppo, save_steps=7, report_to="tensorboard"), "ppo") is not None

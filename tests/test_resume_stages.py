@@ -18,6 +18,7 @@ from eightball_ppo.methods.run_method import run_method
 from eightball_ppo.runtime.progress import checkpoints_in
 from eightball_ppo.runtime.run import read_metrics
 
+pytestmark = pytest.mark.usefixtures("no_figures")
 GROUPS: dict[str, Any] = {"generation_batch_size": 120, "steps_per_generation": 2, "num_iterations": 2}
 GROUPS |= {"total_episodes": 600}  # 3 updates are a pass over the questions
 Stage = tuple[Callable[[Any], Path], type, dict[str, Any], int]  # the last: SIGTERM in this update
@@ -38,9 +39,7 @@ SLOW: dict[str, Stage] = {
 
 
 @pytest.mark.parametrize("stage", [*FAST, *(pytest.param(name, marks=pytest.mark.slow) for name in SLOW)])
-def test_stopped_stage_resumes_to_the_same_bits(
-    stage: str, ruled: dict[str, Any], no_figures: None, tmp_path: Path
-) -> None:
+def test_stopped_stage_resumes_to_the_same_bits(stage: str, ruled: dict[str, Any], tmp_path: Path) -> None:
     train, config_class, options, after = (FAST | SLOW)[stage]
     shared = ruled
     if config_class in (SFTConfig, RewardConfig):

@@ -18,6 +18,7 @@ from eightball_ppo.methods.run_method import run_method
 from eightball_ppo.models.loading import load_classifier
 from eightball_ppo.runtime.run import read_metrics, read_results
 
+pytestmark = pytest.mark.usefixtures("no_figures")
 TRAIN = Questions("a list", [f"Will there be {number} of them?" for number in range(10)])
 HELDOUT = Questions("another list", ["Is it over?", "Am I late?", "Do I win?"], [0, 0, 1])
 
@@ -42,9 +43,7 @@ def objects(sft_run: Path) -> dict[str, Any]:
         (PPOConfig, {"total_episodes": 60, "per_device_train_batch_size": 20, "num_mini_batches": 2}),
     ],
 )
-def test_objects_replace_names(
-    config_class: Any, short: dict[str, Any], sft_run: Path, tmp_path: Path, no_figures: None
-) -> None:
+def test_objects_replace_names(config_class: Any, short: dict[str, Any], sft_run: Path, tmp_path: Path) -> None:
     """The names lead nowhere."""
     given = objects(sft_run)
     model, _ = given["model"]
@@ -87,9 +86,7 @@ def test_unusable_objects_are_refused(given: dict[str, Any], message: str, tmp_p
     assert not list(tmp_path.glob("run.*")) and not Path(config.output_dir).exists()
 
 
-def test_fit_may_log_nothing_but_must_return_a_model(
-    sft_run: Path, tmp_path: Path, no_figures: None, monkeypatch: MonkeyPatch
-) -> None:
+def test_fit_may_log_nothing_but_must_return_a_model(sft_run: Path, tmp_path: Path, monkeypatch: MonkeyPatch) -> None:
     given = objects(sft_run)
     config = ReferenceConfig(output_dir=str(tmp_path / "run"), disable_tqdm=True)
     monkeypatch.setattr("eightball_ppo.methods.reference.fit", lambda task, run: None)

@@ -40,13 +40,16 @@ def recorded_weights(trainer: Any, models: Any) -> list[Weights]:
     return recorded
 
 
+Table = list[list[float]]  # of questions and labels
+
+
 def ppo_by_hand(
     settings: PPOConfig,
     steps: list[Weights],
     answers: list[tuple[int, int]],
-    orders: list[list[int]],
-    reference: list[list[float]],
-    score: list[list[float]],
+    orders: Any,
+    reference: Table,
+    score: Table,
 ) -> dict[str, float]:
     """The metrics of one update."""
     beta, c, d = settings.kl_coef, settings.cliprange, settings.cliprange_value
@@ -95,16 +98,9 @@ def ppo_by_hand(
 
 def test_ppo_metrics_equal_hand_computed_numbers(tmp_path: Path, monkeypatch: MonkeyPatch) -> None:
     """Two updates of 2 epochs x 3 minibatches, with clipping of both kinds, a reference that is not the policy."""
-    settings = tiny.config(
-        num_generations=2,
-        num_mini_batches=3,
-        num_ppo_epochs=2,
-        total_episodes=2 * 24,
-        learning_rate=0.05,
-        value_learning_rate=0.05,
-        cliprange=0.03,
-        cliprange_value=0.04,
-    )
+    batch: dict[str, Any] = {"repeats_per_epoch": 2, "num_mini_batches": 3, "num_ppo_epochs": 2}
+    rates = {"learning_rate": 0.05, "value_learning_rate": 0.05, "cliprange": 0.03, "cliprange_value": 0.04}
+    settings = tiny.config(total_episodes=2 * 24, **batch, **rates)
     logits_NK, reference_NK, score_NK = (tiny.scores(12, seed=seed).double() for seed in (1, 2, 3))
     logs = tiny.Logs()
     table = tiny.row_tokens(12)
@@ -116,9 +112,8 @@ def test_ppo_metrics_equal_hand_computed_numbers(tmp_path: Path, monkeypatch: Mo
     for update, logged in enumerate(logs.rows):
         answers = list(zip(recording.rows[update].tolist(), recording.actions[update].tolist(), strict=True))
         orders = [order.tolist() for order in recording.permutations[2 * update : 2 * update + 2]]
-        mine = ppo_by_hand(
-            settings, steps[6 * update : 6 * update + 6], answers, orders, reference_NK.tolist(), score_NK.tolist()
-        )
+        update_steps = steps[6 * update : 6 * update + 6]
+        mine = ppo_by_hand(settings, update_steps, answers, orders, reference_NK.tolist(), score_NK.tolist())
         mine |= {"episode": 24 * (update + 1), "epoch": update + 1.0, "lr": 0.05 * (1 - update / 2)}
         assert set(mine) == set(logged) - {"eps"}
         for name, value in mine.items():  # TRL keeps its averages in float32

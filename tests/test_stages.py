@@ -21,21 +21,19 @@ from eightball_ppo.methods import distill, reward_model
 from eightball_ppo.methods.run_method import run_method
 from eightball_ppo.runtime.run import read_metrics, read_results
 
+pytestmark = pytest.mark.usefixtures("no_figures")
 EVERY_RUN = {"config.yaml", "environment.json", "metrics.jsonl", "results.json", "README.md"}
 POLICY = {"model.safetensors", "config.json", "tokenizer.json", "modeling_eightball.py", "configuration_eightball.py"}
 FIGURES = {"curves.png", "labels.png", "before_after.parquet"}
 
 
-@pytest.fixture(scope="module")
-def graded(
-    tmp_path_factory: pytest.TempPathFactory, small_data: Path, sft_run: Path, reward_run: Path
-) -> Callable[..., Any]:
-    """Options of a method on the small data with the reward model as grader, in a directory of its own."""
+@pytest.fixture
+def graded(small_data: Path, sft_run: Path, reward_run: Path) -> Callable[..., Any]:
+    """Options of a method on the small data with the reward model as grader."""
 
     def make(config_class: type, **overrides: Any) -> Any:
-        settings: dict[str, Any] = {"output_dir": str(tmp_path_factory.mktemp("runs") / "run"), "disable_tqdm": True}
-        settings |= {"dataset_name": str(small_data), "sft_model_path": str(sft_run)}
-        return config_class(**{**settings, "reward_model_path": str(reward_run), **overrides})
+        settings = {"dataset_name": small_data, "sft_model_path": sft_run, "reward_model_path": reward_run}
+        return config_class(**{name: str(path) for name, path in settings.items()}, disable_tqdm=True, **overrides)
 
     return make
 
@@ -95,9 +93,7 @@ def test_saved_policy_gives_the_probabilities_of_the_before_after_table(ppo_run:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("score_type", "low", "high"), [("probability", 0, 1), ("logit_margin", -20, 20)])
-def test_ppo_improves_on_every_score_type(
-    graded: Callable[..., Any], no_figures: None, score_type: str, low: float, high: float
-) -> None:
+def test_ppo_improves_every_score_type(graded: Callable[..., Any], score_type: str, low: float, high: float) -> None:
     options = {"score_type": score_type, "kl_coef": 0.02, "total_episodes": 1200, "repeats_per_epoch": 2}
     results = read_results(run_method(graded(PPOConfig, **options)))
     train, reference = results["splits"]["train"], results["reference"]["train"]
@@ -105,9 +101,7 @@ def test_ppo_improves_on_every_score_type(
     assert train["objective"] > reference["objective"]
 
 
-def test_truncated_questions_are_counted_and_warned_about_once_per_file(
-    ruled: dict[str, Any], no_figures: None, caplog: LogCaptureFixture
-) -> None:
+def test_truncated_questions_are_counted_and_warned_about(ruled: dict[str, Any], caplog: LogCaptureFixture) -> None:
     results = read_results(run_method(DistillConfig(**ruled, max_length=8, num_train_epochs=1, threshold=0.0)))
     warnings = [entry.getMessage() for entry in caplog.records if "were cut" in entry.getMessage()]
     assert sorted(line.split(":")[0].rsplit("/", 1)[-1] for line in warnings) == ["heldout.jsonl", "rl.jsonl"]
@@ -120,7 +114,7 @@ def test_a_threshold_keeps_the_confident_grades() -> None:
 
 
 @pytest.mark.slow
-def test_original_preset_has_the_options_of_the_original(graded: Callable[..., Any], no_figures: None) -> None:
+def test_original_preset_has_the_options_of_the_original(graded: Callable[..., Any]) -> None:
     run = run_method(graded(DistillConfig, preset="original", grader="random-head"))
     config = yaml.safe_load((run / "config.yaml").read_text())
     names = ("threshold", "learning_rate", "per_device_train_batch_size", "num_train_epochs")
@@ -150,7 +144,7 @@ def test_predict_answers_a_question_or_a_file_greedily_or_by_sampling(ppo_run: P
 
 
 @pytest.mark.slow
-def test_missing_upstream_models_are_trained_and_existing_ones_reused(small_data: Path, no_figures: None) -> None:
+def test_missing_upstream_models_are_trained_and_existing_ones_reused(small_data: Path) -> None:
     shared: dict[str, Any] = {"dataset_name": str(small_data), "grader": "rule:No", "disable_tqdm": True}
     run_method(PPOConfig(**shared, total_episodes=120))
     trained_at = Path("runs/sft/model.safetensors").stat().st_mtime_ns
