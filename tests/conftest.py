@@ -77,7 +77,7 @@ def write_rows(file: Path, rows: list[dict[str, str]]) -> Path:
 
 
 def small_dataset(directory: Path) -> Path:
-    """The first rows of every embedded split, in a directory of their own."""
+    """The first rows of every embedded split, in another directory."""
     directory.mkdir(parents=True, exist_ok=True)
     for split, rows in (("sft", 40), ("rl", 60), ("preferences", 200), ("heldout", 40)):
         write_rows(directory / f"{split}.jsonl", read_rows(split)[:rows])
@@ -178,7 +178,7 @@ def options(
     sft_run: Path,
     reward_run: Path,
 ) -> Callable[..., Any]:
-    """The options of a short run of a method: a directory of its own, and one table of the reward model's grades."""
+    """The options of a short run of a method, which reads one table of the reward model's grades."""
     from short_methods import METHODS
 
     from eightball_ppo.config import registry

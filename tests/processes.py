@@ -48,7 +48,7 @@ def torchrun(*arguments: str, cwd: Path = REPOSITORY) -> subprocess.CompletedPro
 
 
 def start(command: list[str], cwd: Path, env: dict[str, str]) -> subprocess.Popen[str]:
-    """In a session of its own; both streams go to files, so that nobody has to read them while it runs."""
+    """Both streams go to files, so that nobody has to read them while it runs."""
     with (cwd / "out.txt").open("a") as out, (cwd / "err.txt").open("a") as err:
         return subprocess.Popen(command, cwd=cwd, env=env, stdout=out, stderr=err, text=True, start_new_session=True)
 

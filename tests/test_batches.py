@@ -72,6 +72,6 @@ def test_a_resumed_sampler_continues_with_the_same_batches() -> None:
 
 
 def test_two_processes_split_the_batches_of_one() -> None:
-    whole, halves = episodes(batch=4), [episodes(batch=2, rank=rank, world_size=2) for rank in (0, 1)]
+    one, halves = episodes(batch=4), [episodes(batch=2, rank=rank, world_size=2) for rank in (0, 1)]
     for update in range(11):
-        assert torch.equal(whole.rows_B(update), torch.cat([half.rows_B(update) for half in halves]))
+        assert torch.equal(one.rows_B(update), torch.cat([half.rows_B(update) for half in halves]))

@@ -24,16 +24,6 @@ INTENTS = ("billing", "outage", "praise", "sales")
 WORDS = {"billing": "invoice", "outage": "crash", "praise": "thanks", "sales": "offer"}
 
 
-def write_csv(file: Path, rows: int = 80) -> Path:
-    with file.open("w", newline="", encoding="utf-8") as opened:
-        writer = csv.writer(opened)
-        writer.writerow(["id", "message", "intent"])
-        for i in range(rows):
-            intent = INTENTS[i % len(INTENTS)]
-            writer.writerow([i, f'Ticket {i}, about "{WORDS[intent]}"', intent])
-    return file
-
-
 @pytest.fixture(scope="module")
 def classifier(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return encoders.save("distilbert", tmp_path_factory.mktemp("theirs") / "classifier", INTENTS)
@@ -41,7 +31,12 @@ def classifier(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def data(tmp_path: Path) -> Path:
-    return write_csv(tmp_path / "tickets.csv")
+    with (tmp_path / "tickets.csv").open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(["id", "message", "intent"])
+        for i, intent in enumerate(INTENTS * 20):
+            writer.writerow([i, f'Ticket {i}, about "{WORDS[intent]}"', intent])
+    return tmp_path / "tickets.csv"
 
 
 def options(classifier: Path, data: Path, **others: Any) -> dict[str, Any]:

@@ -116,7 +116,7 @@ def test_annealing_ends_at_temperature_1_and_kl_coef(anneal: float) -> None:
 def test_trl_reads_the_annealed_temperature_and_beta(
     config_class: type[GroupBaselineConfig], options: dict[str, Any], tmp_path: Path, monkeypatch: MonkeyPatch
 ) -> None:
-    """At sampling and at every step; TRL's own beta is 0 where KL is in the reward already."""
+    """At sampling and at every step; TRL's beta is 0 where KL is in the reward already."""
     options |= {"anneal_fraction": 0.5, "initial_temperature": 7.0, "total_episodes": 4 * 80}
     settings = group_jobs.config(config_class, steps_per_generation=2, num_iterations=3, **options)
     job = Job(settings, tiny.Tabular(torch.zeros(8, 3)), tiny.row_tokens(8), tiny.scores(8))

@@ -99,13 +99,13 @@ def test_repeated_questions_are_encoded_once() -> None:
     reader = PromptEncoder(tiny.tokens(N), IDS)
     few = IDS.question_ids(torch.tensor([5, 3, 5]))[:, None]
     assert reader.read(few) is reader.read(few)
-    assert reader.read(few).inverse_B is None  # of so few rows hardly any stands twice
+    assert reader.read(few).inverse_B is None  # so few rows hardly ever repeat
     many = IDS.question_ids(torch.tensor([7, 3] * 10))[:, None]
     inputs, inverse_B = reader.read(many)
     assert len(inputs["input_ids"]) == 2 and inverse_B is not None and inverse_B.tolist() == [1, 0] * 10
-    whole, inverse_B = reader.read(IDS.question_ids(torch.arange(30) % N)[:, None])
-    assert len(whole["input_ids"]) == N and inverse_B is not None and inverse_B.tolist() == [i % N for i in range(30)]
-    assert reader.read(IDS.question_ids(torch.arange(N))[:, None]).inputs is whole  # made once
+    all_N, inverse_B = reader.read(IDS.question_ids(torch.arange(30) % N)[:, None])
+    assert len(all_N["input_ids"]) == N and inverse_B is not None and inverse_B.tolist() == [i % N for i in range(30)]
+    assert reader.read(IDS.question_ids(torch.arange(N))[:, None]).inputs is all_N  # made once
 
 
 class _PlainReader(PromptEncoder):

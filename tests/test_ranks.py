@@ -38,9 +38,9 @@ from eightball_ppo.trl_adapters import batch_sizes
 
 @pytest.fixture(scope="module", autouse=True)
 def _trl_is_imported() -> None:
-    """Once, before ranks are forked."""
-    from trl import RLOOTrainer  # noqa: F401
-    from trl.experimental.ppo import PPOTrainer  # noqa: F401
+    """Once, not in every rank."""
+    import trl.experimental.ppo
+    import trl.trainer.rloo_trainer  # noqa: F401
 
 
 def train_ppo(base: Path | None, directory: Path) -> dict[str, Any]:

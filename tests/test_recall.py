@@ -49,14 +49,13 @@ def test_questions_longer_or_shorter_than_all_stored_ones() -> None:
 
 @pytest.mark.parametrize("kind", ["eightball", "bert"])
 def test_save_and_load_keep_the_stored_logits(kind: str, tmp_path: Path) -> None:
+    model, base, *_ = lookup_model()
     if kind == "bert":
         names = {0: "a", 1: "b", 2: "c"}
         sizes = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 8}
-        bert = BertConfig(vocab_size=40, **sizes, id2label=names, label2id={v: k for k, v in names.items()})
-        base: Any = BertForSequenceClassification(bert).eval()
+        config = BertConfig(vocab_size=40, **sizes, id2label=names, label2id={v: k for k, v in names.items()})
+        base = BertForSequenceClassification(config).eval()
         model = LookupForSequenceClassification.around(base, [[5, 6, 7], [9]], torch.tensor([[1.0, 2, 3], [4, 0, 0]]))
-    else:
-        model, base, *_ = lookup_model()
     ids_BT, mask_BT = padded([[9], [5, 6, 7], [1, 2]], 3)
     before_BK = model(input_ids=ids_BT, attention_mask=mask_BT).logits
     model.save_pretrained(tmp_path)

@@ -41,9 +41,9 @@ def test_threshold_is_chosen_on_grades_within_the_budget(options: Make, monkeypa
     task = loaded(config)
     rows, trained = task.train_scores.buy_full_rows(), list[set[int]]()
 
-    def distil(own: Task[Any], kept: list[int], *_: Any) -> tuple[Any, int]:
+    def distil(task: Task[Any], kept: list[int], *_: Any) -> tuple[Any, int]:
         trained.append(set(kept))
-        return own.classifier, 7
+        return task.classifier, 7
 
     monkeypatch.setattr(distill, "train_on_targets", distil)
     run: Any = None

@@ -27,7 +27,6 @@ def test_first_gradient_is_the_exact_gradient_of_the_objective(tmp_path: Path, m
     settings = tiny.config(kl_coef=beta, repeats_per_epoch=10, num_ppo_epochs=1, total_episodes=10 * questions)
     trainer, models = tiny.trainer(settings, tiny.Tabular(policy_NK), tiny.row_tokens(questions), score_NK, tmp_path)
     models.reference.by_row.classifier.table.weight.data.copy_(reference_NK)
-
     seen: dict[str, Any] = {}
 
     def in_proportion(input_ids: Tensor, **_: Any) -> ModelOutput:
@@ -40,11 +39,7 @@ def test_first_gradient_is_the_exact_gradient_of_the_objective(tmp_path: Path, m
 
     monkeypatch.setattr(models.policy, "generate", in_proportion)
     weight = models.policy.by_row.classifier.table.weight
-
-    def keep_gradient(*_: Any) -> None:
-        seen["gradient_NK"] = weight.grad.clone()
-
-    trainer.optimizer.register_step_pre_hook(keep_gradient)
+    trainer.optimizer.register_step_pre_hook(lambda *_: seen.update(gradient_NK=weight.grad.clone()))
     ppo.run_trainer(trainer, settings)
 
     logp_NK, ref_logp_NK = policy_NK.log_softmax(-1), reference_NK.log_softmax(-1)

@@ -1,4 +1,4 @@
-"""What chance decided in a run of TRL's PPO, so that another loop can be given the same."""
+"""The random choices of a run of TRL's PPO, to be replayed by another loop."""
 
 from dataclasses import dataclass, field
 from typing import Any
