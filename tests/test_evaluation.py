@@ -27,15 +27,14 @@ def test_record_equals_hand_computed_numbers() -> None:
     assert record["greedy_histogram"] == {"a": 1.0, "b": 0.0}
 
 
-def test_reference_has_optimum_fraction_zero_and_unlabelled_splits_have_no_gold() -> None:
-    assert evaluate(REFERENCE, SPLIT, 0.5, LABELS)["optimum_fraction"] == 0
+def test_unlabelled_splits_have_no_gold_accuracy() -> None:
     record = describe(REFERENCE, REFERENCE, Questions("q", ["one?", "two?"]), LABELS)
     assert record["gold_accuracy"] is None and record["kl"] == 0
 
 
-def test_optimum_has_fraction_one_at_any_beta() -> None:
-    """In float32 the exact optimum measured 2.08 at beta 10,000."""
-    for beta in (0.01, 1.0, 100.0, 1e4):
+def test_optimum_fraction_is_zero_at_the_reference_and_one_at_the_optimum_for_any_beta() -> None:
+    assert evaluate(REFERENCE, SPLIT, 0.5, LABELS)["optimum_fraction"] == 0
+    for beta in (0.01, 1.0, 100.0, 1e4):  # in float32 the exact optimum measured 2.08 at beta 10,000
         optimum_NK = objective.optimum_logp_NK(REFERENCE.double(), SPLIT.score_NK.double(), beta)
         assert evaluate(optimum_NK, SPLIT, beta, LABELS)["optimum_fraction"] == pytest.approx(1, abs=1e-3)
 

@@ -165,8 +165,8 @@ def test_two_processes_learn_as_one_with_twice_the_batch(small_data: Path, sft_r
     for processes, launcher in ((1, [sys.executable]), (2, TORCHRUN)):
         for seed in range(5):
             more: dict[str, Any] = {"grader": "noisy:0.3:rule:Yes", "seed": seed, "output_dir": f"{processes}-{seed}"}
-            more |= {"total_episodes": 4800, "per_device_train_batch_size": 120 // processes, "kl_coef": 0.5}
-            flags = ppo_flags(small_data, sft_run, num_mini_batches=4, **more)
+            more |= {"total_episodes": 4800, "per_device_train_batch_size": 120 // processes, "num_mini_batches": 4}
+            flags = ppo_flags(small_data, sft_run, kl_coef=0.5, **more)
             done = run([*launcher, PPO, *flags], tmp_path, environment(ACCELERATE_USE_CPU="true"))
             assert done.returncode == 0, done.stderr[-3000:]
             results = read_results(tmp_path / f"{processes}-{seed}")

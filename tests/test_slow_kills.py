@@ -48,7 +48,7 @@ def test_twenty_kills_change_nothing(ruled: dict[str, Any], tmp_path: Path) -> N
         again = replace(config, resume_from_checkpoint="true" if stored else None)
         job = fork(lambda again=again: run_method(again), output)
         until: float = 0
-        while not until or len(metrics.read_bytes().splitlines()) < until:  # some updates later, anywhere in one
+        while not until or len(metrics.read_bytes().splitlines()) < until:
             assert os.waitpid(job, os.WNOHANG) == (0, 0), output.read_text()
             if not until and metrics.exists() and metrics.stat().st_mtime_ns != before:
                 until = len(metrics.read_bytes().splitlines()) + draw.randint(0, 12)
