@@ -26,11 +26,13 @@ from eightball_ppo.config.methods import DistillConfig, ExactConfig, PPOConfig, 
 from eightball_ppo.config.stages import RewardConfig, SFTConfig
 from eightball_ppo.errors import InputError, TrainingInterrupted
 from eightball_ppo.functional.objective import optimum_fraction
+from eightball_ppo.graders.budgeted_scores import BudgetedScores
 from eightball_ppo.methods import ppo, reward_model, sft
 from eightball_ppo.methods.run_method import run_method
 from eightball_ppo.models.loading import load_classifier, predict_logits_NK
 from eightball_ppo.models.saving import save_policy
 from eightball_ppo.runtime import distributed, launch, signals
+from eightball_ppo.runtime.run import read_results
 from eightball_ppo.training import supervised
 from eightball_ppo.training.checkpoint import CheckpointWriter
 from eightball_ppo.trl_adapters import batch_sizes
@@ -96,17 +98,16 @@ def test_ppo_on_two_ranks_ends_with_equal_weights_and_splits_the_questions(use_p
 def test_rloo_on_two_ranks_nears_the_optimum_with_a_group_on_both(tmp_path: Path) -> None:
     """Three questions, ten answers each: those of the second question are split between the ranks."""
 
-    def train(rank: int) -> dict[str, Any]:
+    def train(rank: int) -> list[list[float]]:
         settings = group_jobs.config(RLOOConfig, total_episodes=30 * 20, learning_rate=0.15)
         job = group_jobs.Job(settings, tiny.Tabular(torch.zeros(3, 3)), tiny.row_tokens(3), tiny.scores(3))
         trainer = job.train(tmp_path)
         launch.require_equal_ranks(trainer)
-        return {"logp": job.logp_NK().tolist(), "calls": job.task.train_scores.calls}
+        return job.logp_NK().tolist()
 
     first, second = on_two_ranks(train, tmp_path)
-    assert first["logp"] == second["logp"]
-    assert first["calls"] == second["calls"] == 9  # each rank counts the calls of both
-    logp_NK = torch.tensor(first["logp"])
+    assert first == second
+    logp_NK = torch.tensor(first)
     fraction = optimum_fraction(logp_NK, torch.full_like(logp_NK, 1 / 3).log(), tiny.scores(3), 0.5)
     assert fraction is not None and fraction > 0.9
 
@@ -183,7 +184,11 @@ def test_two_ranks_resume_to_the_same_bits(stage: str, ruled: dict[str, Any], no
         encoder = str(encoders.save("bert", tmp_path / "bert"))
         options = {**options, "learning_rate": 1e-4, "model_name_or_path": encoder}
     config = config_class(**(shared if stage in ("sft", "reward") else ruled), **options)
-    due = CheckpointWriter.due
+    due, forward, answers = CheckpointWriter.due, BudgetedScores.forward, set[tuple[int, int]]()
+
+    def recorded(self: BudgetedScores, rows_B: Tensor, actions_B: Tensor) -> Tensor:
+        answers.update(zip(rows_B.tolist(), actions_B.tolist(), strict=True))
+        return forward(self, rows_B, actions_B)
 
     def terminated(self: CheckpointWriter, update: int) -> bool:
         if update == after and distributed.rank() == 1:
@@ -192,6 +197,7 @@ def test_two_ranks_resume_to_the_same_bits(stage: str, ruled: dict[str, Any], no
 
     def stop_and_resume(rank: int) -> dict[str, Any]:
         launch.init_process_group(120)
+        BudgetedScores.forward = recorded  # type: ignore[method-assign]
         straight = train(replace(config, output_dir="straight"))
         with signals.install_handlers(), MonkeyPatch.context() as patch, pytest.raises(TrainingInterrupted) as stop:
             patch.setattr(CheckpointWriter, "due", terminated)
@@ -199,9 +205,14 @@ def test_two_ranks_resume_to_the_same_bits(stage: str, ruled: dict[str, Any], no
         resumed = train(replace(config, output_dir="run", resume_from_checkpoint="true"))
         weights = [(path / "model.safetensors").read_bytes() for path in (straight, resumed)]
         assert weights[0] == weights[1] and rows(straight) == rows(resumed) and len(rows(straight)) > 3
-        return {"signal": stop.value.signal_number}
+        calls = read_results(straight).get("grader_calls")
+        return {"signal": stop.value.signal_number, "calls": calls, "answers": sorted(answers)}
 
-    assert on_two_ranks(stop_and_resume, tmp_path) == [{"signal": 15}] * 2
+    first, second = on_two_ranks(stop_and_resume, tmp_path)
+    assert first["signal"] == second["signal"] == 15
+    if stage == "ppo":  # the answers of both ranks are counted
+        together = {tuple(answer) for answer in first["answers"] + second["answers"]}
+        assert first["calls"] == len(together) > len(first["answers"])
 
 
 # --- ranks that wait

@@ -15,14 +15,16 @@ from stopping import assert_same, stopped
 
 from conftest import LABELS, REPOSITORY, without_figures
 from eightball_ppo.cli import commands
-from eightball_ppo.config.methods import PPOConfig
+from eightball_ppo.config.methods import ExactConfig, PPOConfig
 from eightball_ppo.config.stages import SFTConfig
 from eightball_ppo.errors import InputError
 from eightball_ppo.methods import sft
 from eightball_ppo.methods.run_method import run_method
 from eightball_ppo.models.loading import load_classifier
 from eightball_ppo.runtime.progress import checkpoints_in
-from eightball_ppo.runtime.run import read_environment, read_metrics, read_results
+from eightball_ppo.runtime.run import Run, read_environment, read_metrics, read_results
+from eightball_ppo.training.checkpoint import CheckpointWriter
+from eightball_ppo.training.resume import ResumeContext
 
 pytestmark = pytest.mark.usefixtures("no_figures")
 
@@ -107,6 +109,15 @@ def test_an_upstream_model_is_resumed_by_the_same_command(small_data: Path, tmp_
     run_method(config)
     straight = sft.train(SFTConfig(dataset_name=str(small_data), disable_tqdm=True, output_dir="straight"))
     assert_same(straight, tmp_path / "runs" / "sft")
+
+
+def test_checkpoints_of_a_later_training_are_numbered_after_the_earlier_ones(sft_run: Path, tmp_path: Path) -> None:
+    """Distillation trains several policies in one run."""
+    config = ExactConfig(output_dir=str(tmp_path / "run"), labels=LABELS, save_steps=1)
+    policy, tokenizer = load_classifier(str(sft_run), "--sft_model_path")
+    with Run(config, "exact") as run:
+        CheckpointWriter(config, run, policy, tokenizer, ResumeContext({}, updates_before=7)).write(2, 5)
+        assert [path.name for path in run.path.glob("checkpoint-*")] == ["checkpoint-9"]
 
 
 # --- signals
