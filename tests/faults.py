@@ -38,7 +38,7 @@ def nth_write(nth: int, number: int = errno.ENOSPC) -> Fault:
     def fault(directory: Path) -> Iterator[None]:
         count = 0
 
-        def touch(path: Any) -> None:
+        def touch(path: Any) -> Any:
             nonlocal count
             if isinstance(path, int) or not Path(os.fsdecode(path)).absolute().is_relative_to(directory):
                 return
@@ -53,7 +53,7 @@ def nth_write(nth: int, number: int = errno.ENOSPC) -> Fault:
             if not set(mode) & set("wax+"):
                 return real_open(path, mode, *args, **kwargs)
             touch(path)
-            file = real_open(path, mode, *args, **kwargs)
+            file: Any = real_open(path, mode, *args, **kwargs)
             write = file.write
             file.write = lambda content: (touch(path), write(content))[1]
             return file
