@@ -121,7 +121,7 @@ def killed_at_the_end(pids: list[int]) -> Iterator[None]:
 def on_two_ranks(work: Callable[[int], Any], directory: Path) -> list[Any]:
     """What `work(rank)` returns on each of two ranks."""
     pids = fork_ranks(work, directory)
-    running, failed, end = set(pids), set[int](), time.monotonic() + 240
+    running, failed, end = set(pids), set[int](), time.monotonic() + 600
     with killed_at_the_end(pids):
         while running and not failed and time.monotonic() < end:
             for pid in list(running):

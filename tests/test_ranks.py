@@ -47,7 +47,7 @@ def _trl_is_imported() -> None:
 
 def train_ppo(base: Path | None, directory: Path) -> dict[str, Any]:
     """A short PPO; with `base`, of LoRA adapters on the classifier in it, which rank 0 saves to `base`/policy."""
-    batch: dict[str, Any] = {"num_generations": 2, "num_mini_batches": 2, "total_episodes": 4 * 48}
+    batch: dict[str, Any] = {"repeats_per_epoch": 2, "num_mini_batches": 2, "total_episodes": 4 * 48}
     settings = tiny.config(use_peft=base is not None, **batch)
     table = tiny.tokens(24)
     classifier, tokenizer = load_classifier(str(base), "--sft_model_path") if base else (tiny.classifier(), None)
