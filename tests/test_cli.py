@@ -71,7 +71,7 @@ def test_bad_flags_are_one_clear_line(argv: list[str], message: str) -> None:
         ("temperature: 0.7", "recipe.yaml: temperature: not an option here: another value trains the tempered policy"),
         ("- a\n- b", "recipe.yaml: a YAML mapping of options is needed"),
         ("a: b: c", "recipe.yaml: unreadable YAML"),
-        ("kl_coef: true", "recipe.yaml: kl_coef True: no yes or no is meant here"),
+        ("kl_coef: true", "recipe.yaml: kl_coef True: this option takes no yes or no"),
         ("num_mini_batches: 8.5", "recipe.yaml: num_mini_batches 8.5: Input should be a valid integer"),
         ("labels: 7", "recipe.yaml: labels 7: Input should be a valid list"),
     ],

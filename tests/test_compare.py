@@ -522,11 +522,11 @@ def test_two_terminals_and_ctrl_c(tmp_path: Path, terms: dict[str, Any]) -> None
     other = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
     assert (other.returncode, other.stderr) == (
         2,
-        "compare.py: D: another compare is at work there; wait for its end\n",
+        "compare.py: D: another run is at work there; wait for its end, or name another --output_dir\n",
     )
     os.killpg(process.pid, signal.SIGINT)
     out, err = process.communicate(timeout=20)
-    assert (process.returncode, out) == (130, "") and err == "compare.py: interrupted; grades that were made are kept\n"
+    assert (process.returncode, out) == (130, "") and err == "compare.py: interrupted; finished grades are kept\n"
     wait_until_gone(process.pid)
 
 

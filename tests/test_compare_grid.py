@@ -16,7 +16,7 @@ from eightball_ppo.config.methods import DistillConfig, ExactConfig, GRPOConfig,
 from eightball_ppo.config.registry import METHODS
 from eightball_ppo.data import Questions
 from eightball_ppo.errors import InputError
-from eightball_ppo.runtime.atomic_io import write_json
+from eightball_ppo.runtime.atomic_io import DirectoryLock, write_json
 from eightball_ppo.runtime.run import write_config
 
 DATA = {"train": Questions("rl", ["a?", "b?"]), "heldout": Questions("heldout", ["c?"], [1])}
@@ -179,11 +179,11 @@ def test_a_preset_is_resolved_as_its_run_will_write_it() -> None:
         ({"label_noise": [1.5]}, "--label_noise 1.5: a share"),
         ({"grader_call_budgets": [0]}, "--grader_call_budgets 0: at least 1"),
         ({"thresholds": [2.0]}, "--thresholds 2.0: a probability"),
-        ({"thresholds": [0.5], "methods": ["ppo"]}, "--thresholds: of method distill, which is left out"),
+        ({"thresholds": [0.5], "methods": ["ppo"]}, "--thresholds: needs distill among --methods"),
         ({"num_workers": 0}, "--num_workers 0: at least 1"),
         ({"resamples": 999}, "--resamples 999: at least 1000"),
         ({"seed": 3}, "--seed 3: a comparison has --seeds"),
-        ({"overwrite_output_dir": True}, "--overwrite_output_dir: remove what is to be made anew instead"),
+        ({"overwrite_output_dir": True}, "--overwrite_output_dir: remove the runs to repeat instead"),
     ],
 )
 def test_axes_that_cannot_be(options: dict[str, Any], message: str) -> None:
@@ -225,18 +225,18 @@ def test_a_run_of_a_method_with_the_same_options_is_no_run_of_this_one(tmp_path:
 
 
 def test_one_process_at_a_time_has_the_directory(tmp_path: Path) -> None:
-    own = config(output_dir=str(tmp_path / "a" / "D"))
-    with workspace.directory_lock(own):
-        with pytest.raises(InputError, match="another compare is at work there"), workspace.directory_lock(own):
-            pass
-        assert Path(own.output_dir).is_dir()  # the one that was turned away takes nothing with it
-    assert not Path(own.output_dir).exists()
-    with pytest.raises(ZeroDivisionError), workspace.directory_lock(own):
-        (tmp_path / "a" / "D" / "file").write_text("")
-        _ = 1 / 0
-    with workspace.directory_lock(own):
-        pass
-    assert (tmp_path / "a" / "D" / "file").exists()
+    directory = tmp_path / "a" / "D"
+    lock = DirectoryLock(directory)
+    with pytest.raises(InputError, match="another run is at work there"):
+        DirectoryLock(directory)
+    assert directory.is_dir()  # the refused process leaves the directory
+    lock.close()
+    assert not directory.exists()
+    lock = DirectoryLock(directory)
+    (directory / "file").write_text("")
+    lock.close()
+    DirectoryLock(directory).close()
+    assert (directory / "file").exists()
 
 
 @pytest.fixture

@@ -165,9 +165,8 @@ def test_while_it_is_hot_policy_and_reference_are_read_at_one_temperature(
 ) -> None:
     """The first of two updates: temperature 4, KL at 50 times its price; a logit counts as a quarter of itself."""
     model, logits_NK, reference_NK, score_NK = problem(temperature=4.0)
-    settings = config(
-        config_class, anneal_fraction=1.0, initial_temperature=4.0, total_episodes=160, kl_coef=0.1, **options
-    )
+    monkeypatch.setattr(groups, "INITIAL_TEMPERATURE", 4.0)
+    settings = config(config_class, anneal_fraction=1.0, total_episodes=160, kl_coef=0.1, **options)
     job = Job(settings, model, tiny.row_tokens(8), score_NK)
     job.reference.by_row.classifier.table.weight.data.copy_(reference_NK)
     gradient_NK = first_gradient(job, tmp_path, monkeypatch)
@@ -179,7 +178,7 @@ def test_while_it_is_hot_policy_and_reference_are_read_at_one_temperature(
 @pytest.mark.parametrize("updates", [1, 2, 3, 9, 10, 40])
 @pytest.mark.parametrize("anneal", [0.0, 0.05, 0.9, 1.0])
 def test_annealing_ends_at_temperature_1_and_the_price_that_was_asked_for(updates: int, anneal: float) -> None:
-    settings = config(RLOOConfig, anneal_fraction=anneal, total_episodes=80 * updates, initial_temperature=20.0)
+    settings = config(RLOOConfig, anneal_fraction=anneal, total_episodes=80 * updates)
     job = Job(settings, tiny.Tabular(torch.zeros(8, 3)), tiny.row_tokens(8), tiny.scores(8))
     assert job.updates == updates
     seen = []
@@ -202,10 +201,10 @@ def test_trl_reads_the_annealed_temperature_and_price(
 ) -> None:
     """When the answers are drawn and at every step; KL that is paid in our reward is not paid to TRL as well."""
     options: dict[str, Any] = {} if kl_in_reward is None else {"kl_in_reward": kl_in_reward}
+    monkeypatch.setattr(groups, "INITIAL_TEMPERATURE", 7.0)
     settings = config(
         config_class,
         anneal_fraction=0.5,
-        initial_temperature=7.0,
         total_episodes=4 * 80,
         steps_per_generation=2,
         num_iterations=3,
@@ -376,8 +375,13 @@ def test_the_reward_is_the_score_less_the_price_of_kl_where_it_is_paid_there() -
     ids=["rloo", "grpo", "grpo, TRL's own term", "grpo, scaled by group"],
 )
 def test_a_table_of_logits_gets_near_the_optimum(
-    config_class: type[GroupBaselineConfig], options: dict[str, Any], bound: float, tmp_path: Path
+    config_class: type[GroupBaselineConfig],
+    options: dict[str, Any],
+    bound: float,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr(groups, "INITIAL_TEMPERATURE", 2.0)
     score_NK = tiny.scores(32)
     settings = config(
         config_class,
@@ -387,7 +391,6 @@ def test_a_table_of_logits_gets_near_the_optimum(
         total_episodes=512 * 20,
         learning_rate=0.15,
         anneal_fraction=0.5,
-        initial_temperature=2.0,
         epsilon=0.2,
         **options,
     )
@@ -446,9 +449,13 @@ def test_two_ranks_share_every_batch_and_pay_together(tmp_path: Path, small_data
     """A group whose answers lie on two processes is still judged as one; and the answers of both are counted."""
     options = ["--dataset_name", small_data, "--sft_model_path", sft_run, "--grader", "rule:Yes", "--disable_tqdm"]
     options += ["--output_dir", tmp_path / "rloo", "--grade_store", tmp_path / "grades.sqlite3", "--kl_coef", "0.05"]
-    options += ["--total_episodes", "1440", "--learning_rate", "0.02", "--initial_temperature", "1"]
+    options += ["--total_episodes", "1440", "--learning_rate", "0.02"]
     script = tmp_path / "run.py"
-    script.write_text('from eightball_ppo.cli.commands import run\n\nrun("rloo")\n')
+    script.write_text(
+        "from eightball_ppo.cli.commands import run\n"
+        "from eightball_ppo.methods import groups\n\n"
+        'groups.INITIAL_TEMPERATURE = 1.0\nrun("rloo")\n'
+    )
     done = torchrun(str(script), *map(str, options))
     assert done.returncode == 0, done.stderr[-2000:]
     record = json.loads((tmp_path / "rloo" / "results.json").read_text())

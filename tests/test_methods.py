@@ -196,7 +196,7 @@ def test_a_trained_policy_is_measured_at_another_price(runs: dict[str, Path], op
 def test_what_cannot_be_measured_is_refused(runs: dict[str, Path], options: Make, tmp_path: Path) -> None:
     damaged = shutil.copytree(runs["distill_soft"], tmp_path / "damaged")
     results = read_results(damaged)
-    took = "do not say what its training took"
+    took = "lack the cost of its training"
     for name, why in (("episodes", took), ("grader_calls", took), ("method", "missing or damaged")):
         (damaged / "results.json").write_text(json.dumps({k: v for k, v in results.items() if k != name}))
         with pytest.raises(InputError, match=why):
@@ -239,8 +239,6 @@ def test_what_cannot_be_measured_is_refused(runs: dict[str, Path], options: Make
         (GRPOConfig, {"epsilon": 0.0}, r"--epsilon 0.0: must be above 0"),
         (GRPOConfig, {"adam_beta2": 1.0}, r"--adam_beta2 1.0"),
         (GRPOConfig, {"anneal_fraction": 2.0}, r"--anneal_fraction 2.0: a share"),
-        (RLOOConfig, {"initial_temperature": 0.5}, r"--initial_temperature 0.5: 1 to 100"),
-        (RLOOConfig, {"initial_temperature": 1000.0}, r"--initial_temperature 1000.0: 1 to 100"),
         (RLOOConfig, {"output_dir": "runs/sft"}, r"--output_dir runs/sft: is the --sft_model_path"),
     ],
 )

@@ -192,9 +192,9 @@ def test_another_reference_or_other_questions_are_refused(copied: PPOConfig, tmp
 
 
 def test_nothing_to_go_on_from_and_something_that_would_be_lost(copied: PPOConfig, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"new.unfinished holds no checkpoint; leave the flag out to begin anew"):
+    with pytest.raises(InputError, match=r"new.unfinished holds no checkpoint; leave the flag out to start again"):
         run_method(replace(copied, output_dir=str(tmp_path / "new")))
-    with pytest.raises(InputError, match="go on with it by --resume_from_checkpoint true, move it away, or drop it"):
+    with pytest.raises(InputError, match="resume it by --resume_from_checkpoint true, move it away, or drop it"):
         run_method(replace(copied, resume_from_checkpoint=None))
 
 
@@ -203,8 +203,8 @@ def test_two_runs_in_one_directory(copied: PPOConfig, tmp_path: Path) -> None:
     for config in (copied, replace(copied, resume_from_checkpoint=None, overwrite_output_dir=True)):
         with pytest.raises(InputError, match=r"run.unfinished: another run is at work there; wait for its end"):
             run_method(config)
-    lock.release()
-    DirectoryLock(tmp_path / "run.unfinished").release()
+    lock.close()
+    DirectoryLock(tmp_path / "run.unfinished").close()
 
 
 def test_what_training_sees_must_be_the_same(copied: PPOConfig, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -238,7 +238,7 @@ def test_a_model_that_is_trained_on_the_way_is_gone_on_with_by_the_same_command(
     shared: dict[str, Any] = {"dataset_name": str(small_data), "grader": "rule:No", "disable_tqdm": True}
     config = PPOConfig(**shared, total_episodes=120)
     told = str(stopped(run_method, config, after=150))
-    assert told == "stopped while runs/sft was trained; the same command goes on with it"
+    assert told == "stopped while runs/sft was trained; the same command resumes it"
     with pytest.raises(InputError, match=r"checkpoint-150: was made with --seed 0, not 1; go on so, or remove "):
         run_method(replace(config, seed=1))
     run_method(config)

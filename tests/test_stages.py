@@ -173,7 +173,10 @@ def test_distill_with_a_threshold_keeps_exactly_the_confident(graded: Callable[.
     record = results(run_method(graded(DistillConfig, num_train_epochs=1, threshold=0.9)))
     assert record["threshold"] == 0.9 and record["thresholds_tried"] == []
     grades = torch.tensor([[0.89, 0.11], [0.91, 0.09], [0.2, 0.8]]).log()
-    assert distill.kept_rows(grades, [0, 1, 2], 0.9) == [1] and distill.kept_rows(grades, [2, 0], 0.8) == [2, 0]
+    assert distill.confident_rows(grades, [0, 1, 2], 0.9) == [1] and distill.confident_rows(grades, [2, 0], 0.8) == [
+        2,
+        0,
+    ]
 
 
 def test_an_untrained_head_teaches_one_answer_for_every_question(graded: Callable[..., Any]) -> None:

@@ -14,6 +14,7 @@ from typing import Any
 
 import encoders
 import torch
+from accelerate.utils import gather_object
 from stopping import rows
 from torch import distributed
 
@@ -24,7 +25,7 @@ from eightball_ppo.errors import TrainingInterrupted
 from eightball_ppo.methods import reward_model, sft
 from eightball_ppo.methods.run_method import run_method
 from eightball_ppo.runtime import launch, signals
-from eightball_ppo.runtime.distributed import all_gather_object, broadcast_from_main, is_main_process, rank
+from eightball_ppo.runtime.distributed import broadcast_from_main, is_main_process, rank
 from eightball_ppo.runtime.logging import silence_libraries
 from eightball_ppo.training.checkpoint import CheckpointWriter
 
@@ -74,7 +75,7 @@ if __name__ == "__main__":
         resumed = train(replace(config, output_dir=name, resume_from_checkpoint="true"))
         weights = [(own / "model.safetensors").read_bytes() for own in (straight, resumed)]
         same = weights[0] == weights[1] and rows(straight) == rows(resumed) and len(rows(straight)) > 5
-        told[name] = {"stopped": all_gather_object(code), "same": all_gather_object(same)}
+        told[name] = {"stopped": gather_object([code]), "same": gather_object([same])}
     sys.stdout = stdout
     if is_main_process():
         print(json.dumps(told))
