@@ -48,7 +48,7 @@ def test_defaults_parse(config_class: type) -> None:
         (["--kl_coe", "1"], "unknown option --kl_coe 1; see --help"),  # half a name is none
         (["--num_ppo_epochs", "0"], "--num_ppo_epochs 0: at least 1"),
         (["--lr_scheduler_type", "reduce_lr_on_plateau"], "invalid choice"),
-        (["--kl_estimator", "k3"], "--kl_estimator k3: refused (only k1): k3 inside the reward has the wrong gradient"),
+        (["--kl_estimator", "k3"], "--kl_estimator k3: refused (only k1): k3 in the reward has the wrong gradient"),
         (["--gradient_accumulation_steps", "4"], "refused (only 1)"),
         (["--temperature", "0.7"], "refused (only 1.0)"),
         (["--bf16"], "--bf16: refused (only False): TRL 1.12's PPOTrainer accepts this and ignores it"),

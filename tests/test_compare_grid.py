@@ -301,7 +301,7 @@ def test_a_directory_is_empty_or_ours(ground: CompareConfig, tmp_path: Path) -> 
     workspace.check(config(output_dir=str(tmp_path / "empty")), DATA)
     ours = Path(ground.output_dir)
     (ours / "manifest.json").write_text("{")
-    with pytest.raises(InputError, match=r"ground\.json: damaged"):
+    with pytest.raises(InputError, match=r"manifest\.json: damaged"):
         workspace.check(ground, DATA)
     (ours / "manifest.json").unlink()  # killed before it was whole: begun anew, on whatever terms
     workspace.check(dataclasses.replace(ground, score_type="probability"), DATA)
