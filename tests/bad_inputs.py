@@ -175,7 +175,7 @@ BAD_INPUTS = [
     BadInput(
         "an option twice",
         "ppo --config c.yaml",
-        ("c.yaml: unreadable YAML", "'seed' stands twice", "line 2"),
+        ("c.yaml: unreadable YAML", "'seed' appears twice", "line 2"),
         {"c.yaml": "seed: 1\nseed: 2\n"},
     ),
     BadInput(

@@ -236,7 +236,7 @@ def test_a_dry_run_says_what_is_to_make_and_writes_nothing(shared: Path, tmp_pat
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"seeds": [0, 0]}, "--seeds 0 0: one of them stands twice"),
+        ({"seeds": [0, 0]}, "--seeds 0 0: one of them appears twice"),
         ({"methods": ["ppo", "pop"]}, "--methods pop: unknown"),
         ({"kl_coefs": 0}, "--kl_coefs 0.0: must be above 0"),
         ({"thresholds": 2}, "--thresholds 2.0: a probability"),

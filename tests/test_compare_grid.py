@@ -159,12 +159,12 @@ def test_a_preset_is_resolved_as_its_run_will_write_it() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"seeds": [0, 0]}, "--seeds 0 0: one of them stands twice"),
-        ({"kl_coefs": [0.1, 0.10]}, "--kl_coefs 0.1 0.1: one of them stands twice"),
-        ({"methods": ["ppo", "ppo"]}, "stands twice"),
-        ({"label_noise": [0.0, -0.0]}, "stands twice"),
-        ({"thresholds": [0.5, 0.5]}, "stands twice"),
-        ({"grader_call_budgets": [9, 9]}, "stands twice"),
+        ({"seeds": [0, 0]}, "--seeds 0 0: one of them appears twice"),
+        ({"kl_coefs": [0.1, 0.10]}, "--kl_coefs 0.1 0.1: one of them appears twice"),
+        ({"methods": ["ppo", "ppo"]}, "appears twice"),
+        ({"label_noise": [0.0, -0.0]}, "appears twice"),
+        ({"thresholds": [0.5, 0.5]}, "appears twice"),
+        ({"grader_call_budgets": [9, 9]}, "appears twice"),
         ({"methods": []}, "--methods: at least one is needed"),
         ({"seeds": []}, "--seeds: at least one is needed"),
         ({"kl_coefs": []}, "--kl_coefs: at least one is needed"),

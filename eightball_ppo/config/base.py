@@ -26,7 +26,7 @@ class RunConfig(TrustOptions, DataConfig):
 
     output_dir: str = run_option("", "Directory of the finished run; it must not hold another run.")
     overwrite_output_dir: bool = run_option(False, "Replace the run in output_dir once the new one is complete.")
-    resume_from_checkpoint: str | None = run_option(None, "Resume: true, from the newest checkpoint, or its directory.")
+    resume_from_checkpoint: str | None = run_option(None, "Resume from true (the newest checkpoint) or a directory.")
     seed: int = option(0, "Seed of torch, numpy and python.", SEED)
     disable_tqdm: bool = run_option(False, "No progress bars.")
     ddp_timeout: int = run_option(1800, "Seconds that a process waits for the others of its launch.", TIMEOUT)

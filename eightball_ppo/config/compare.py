@@ -30,7 +30,7 @@ class CompareConfig(GraderTrainingConfig):
         for name in ("methods", "seeds", "kl_coefs", "label_noise", "grader_call_budgets", "thresholds"):
             values = getattr(self, name)
             shown = " ".join(map(str, values))
-            require(len(set(values)) == len(values), f"--{name} {shown}: one of them stands twice")
+            require(len(set(values)) == len(values), f"--{name} {shown}: one of them appears twice")
             require(bool(values) or name in ("grader_call_budgets", "thresholds"), f"--{name}: at least one is needed")
         for method in self.methods:
             require(method in METHODS, f"--methods {method}: unknown; known: {', '.join(METHODS)}")

@@ -36,7 +36,7 @@ class MethodConfig(GraderTrainingConfig):
 
     dtype: Dtype = option("float32", "Type of the policy's weights: float32, or bfloat16 for half the memory.")
     kl_coef: float = option(0.1, "beta, the KL coefficient: score units per nat of KL(policy || reference).", KL_COEF)
-    label_noise: float = option(0.0, "Share of training questions with shifted grades; results use the clean.", SHARE)
+    label_noise: float = option(0.0, "Share of training questions with shifted grades; results use clean ones.", SHARE)
     grader_call_budget: int | None = option(None, "Limit on the (question, label) grades of training.", AT_LEAST_1)
 
     def __post_init__(self) -> None:

@@ -97,7 +97,7 @@ def _check_unique(node: Any) -> None:
     names: set[str] = set()
     for key, value in node.value if getattr(node, "tag", "").endswith(":map") else ():
         if key.value in names:
-            raise ValueError(f"{key.value!r} stands twice, the second time on line {key.start_mark.line + 1}")
+            raise ValueError(f"{key.value!r} appears twice, the second time on line {key.start_mark.line + 1}")
         names.add(key.value)
         _check_unique(value)
 

@@ -73,7 +73,9 @@ def fit(task: Task[DistillConfig], run: Run) -> PreTrainedModel:
         confident = confident_rows(task.noisy_logp_NK, rows, search.threshold or 0.0)
         if not confident:
             best = task.noisy_logp_NK[rows].exp().max().item()
-            raise InputError(f"--threshold {search.threshold}: no question reaches it; the maximum is {best:.3f}")
+            raise InputError(
+                f"--threshold {search.threshold}: no question reaches it; the grader's maximum is {best:.3f}"
+            )
         policy, _ = train_on_targets(task, confident, run, run.method, resume)
     run.obsolete_until = search.updates
     run.results |= {

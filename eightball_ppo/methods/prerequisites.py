@@ -42,16 +42,16 @@ def train_prerequisites(config: GraderTrainingConfig, reference: bool = True, ju
         InputError: A missing model has no recipe; nothing is trained then.
         TrainingInterrupted: A signal stopped the training; the same command resumes it.
     """
-    missing: list[tuple[Callable[[Any], Path], Any]] = []
+    needed: list[tuple[Callable[[Any], Path], Any]] = []
     if reference:
-        options = _options_if_missing(config, "sft", "--sft_model_path", SFTConfig)
-        missing += [] if options is None else [(sft.train, options)]
+        needed.append((sft.train, _options_if_missing(config, "sft", "--sft_model_path", SFTConfig)))
     if judge and calls_reward_model(config):
         options = _options_if_missing(config, "reward", "--reward_model_path", RewardConfig)
-        missing += [] if options is None else [(reward_model.train, options)]
-    for train, options in missing:
+        needed.append((reward_model.train, options))
+    for train, options in needed:
         try:
-            train(options)
+            if options is not None:
+                train(options)
         except TrainingInterrupted as stop:
             message = f"stopped while {options.output_dir} was trained; the same command resumes it"
             raise TrainingInterrupted(message, stop.signal_number) from None
@@ -68,14 +68,15 @@ def _options_if_missing(config: GraderTrainingConfig, section: str, flag: str, s
         if trainable:
             _check_same_data(Path(path), flag, config)
         return None
-    shared = {} if recipe is None or stage_options is None else read_recipe(recipe, stage)
-    shared |= {name: getattr(config, name) for name in SHARED_OPTIONS}
-    shared["dataset_train_split"] = config.shared_train_split
+    options = {} if recipe is None or stage_options is None else read_recipe(recipe, stage)
+    options |= {name: getattr(config, name) for name in SHARED_OPTIONS}
+    options["dataset_train_split"] = config.shared_train_split
     if section == "sft":
-        shared["max_length"] = config.max_length
+        options["max_length"] = config.max_length
+    options |= {**(stage_options or {}), "output_dir": path}
     if checkpoints_in(staging_path(Path(path).absolute())):  # it was stopped as a part of this command
-        shared["resume_from_checkpoint"] = "true"
-    return stage(**{**shared, **(stage_options or {}), "output_dir": path})
+        options["resume_from_checkpoint"] = "true"
+    return stage(**options)
 
 
 def _check_same_data(run: Path, flag: str, config: GraderTrainingConfig) -> None:
