@@ -18,9 +18,8 @@ def check_launch() -> None:
     process a machine that knows of no other: each would do the complete job. Sharding on CPU is plain DDP (FSDP), or
     makes every process believe that it is the only one (DeepSpeed).
     """
-    environment = os.environ
-    address, port = environment.get("MASTER_ADDR"), environment.get("MASTER_PORT")
-    by_accelerate = "ACCELERATE_DYNAMO_MODE" in environment and "TORCHELASTIC_RUN_ID" not in environment
+    address, port = os.environ.get("MASTER_ADDR"), os.environ.get("MASTER_PORT")
+    by_accelerate = "ACCELERATE_DYNAMO_MODE" in os.environ and "TORCHELASTIC_RUN_ID" not in os.environ
     if by_accelerate and address is not None and num_processes() == 1:
         launcher = "torchrun --nproc_per_node 2"
         if address != "127.0.0.1":
@@ -34,7 +33,7 @@ def check_launch() -> None:
             "want: unset MASTER_ADDR"
         )
     for variable, name in SHARDING.items():
-        if environment.get(variable, "").lower() in ("1", "true") and not _has_accelerator():
+        if os.environ.get(variable, "").lower() in ("1", "true") and not _has_accelerator():
             raise InputError(
                 f"{name} was asked for, and there is no GPU: on CPU it would not shard; launch with "
                 "recipes/accelerate/cpu_2proc.yaml"

@@ -60,9 +60,6 @@ def check_output_dir(config: RunConfig) -> None:
     """
     check_writable(config.output_dir, "--output_dir")
     path = Path(config.output_dir).absolute()
-    for part in (path, *path.parents):
-        if part.is_file():
-            raise InputError(f"{config.output_dir}: {part.name} is a file; name a directory in --output_dir")
     _check_unfinished(config, staging_path(path))
     if config.resumes or not path.is_dir() or not any(path.iterdir()):
         return

@@ -24,6 +24,8 @@ def check_writable(name: str, flag: str) -> None:
     existing = path
     while not os.path.lexists(existing):
         existing = existing.parent
+    if existing.is_file():
+        raise InputError(f"{name}: {existing.name} is a file; name a directory in {flag}")
     if existing.is_symlink() and not existing.exists():
         raise InputError(f"{flag} {name}: {existing} is a link to nothing; name another directory")
     if existing.is_dir() and not os.access(existing, os.W_OK | os.X_OK):
