@@ -144,7 +144,7 @@ def test_every_make_target_exists_and_every_command_that_is_not_run_says_why(doc
 def judge() -> Iterator[str]:
     """The address of a judge that knows all gold labels, instead of the reader's."""
     gold = {row["question"]: row["answer"] for split in ("preferences", "heldout") for row in read_rows(split)}
-    with JudgeServer(wishes=gold) as server:
+    with JudgeServer(gold_labels=gold) as server:
         yield server.base_url
 
 

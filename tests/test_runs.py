@@ -8,7 +8,7 @@ import yaml
 
 from eightball_ppo.config.stages import SFTConfig
 from eightball_ppo.errors import InputError
-from eightball_ppo.runtime.run import Run, read_metrics
+from eightball_ppo.runtime.run import Run, check_output_dir, read_metrics
 
 
 def config(directory: Path, **overrides: object) -> SFTConfig:
@@ -45,7 +45,7 @@ def test_run_is_replaced_on_request_and_by_a_finished_run(tmp_path: Path) -> Non
     with Run(config(tmp_path / "run"), "sft") as run:
         run.finish({"run": 1})
     with pytest.raises(InputError, match="holds another run; pass --overwrite_output_dir"):
-        Run(config(tmp_path / "run"), "sft")
+        check_output_dir(config(tmp_path / "run"))
     again = config(tmp_path / "run", overwrite_output_dir=True)
     with pytest.raises(ZeroDivisionError), Run(again, "sft"):
         _ = 1 / 0
@@ -60,7 +60,7 @@ def test_output_directory_cannot_be_a_file_or_below_one(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     for path in (tmp_path / "file", tmp_path / "file" / "run"):
         with pytest.raises(InputError, match="file is a file; name a directory"):
-            Run(config(path), "sft")
+            check_output_dir(config(path))
 
 
 def test_only_a_run_is_ever_replaced(tmp_path: Path) -> None:
@@ -68,7 +68,7 @@ def test_only_a_run_is_ever_replaced(tmp_path: Path) -> None:
     (tmp_path / "precious" / "thesis.txt").write_text("years of work")
     for path in (tmp_path / "precious", tmp_path):
         with pytest.raises(InputError, match="holds files that are no run"):
-            Run(config(path, overwrite_output_dir=True), "sft")
+            check_output_dir(config(path, overwrite_output_dir=True))
     assert (tmp_path / "precious" / "thesis.txt").read_text() == "years of work"
 
 

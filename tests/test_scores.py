@@ -24,7 +24,7 @@ BATCHES = [
 
 
 def settings(**options: Any) -> PPOConfig:
-    return tiny.config(completions_steps=1, num_completions_to_print=1, **options)
+    return tiny.config(completions_steps=1, **options)
 
 
 def composed(config: PPOConfig, train_scores: BudgetedScores, run_path: Path) -> tuple[Any, Any]:

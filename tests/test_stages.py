@@ -110,7 +110,10 @@ def test_truncated_questions_are_counted_and_warned_about(ruled: dict[str, Any],
 
 def test_a_threshold_keeps_the_confident_grades() -> None:
     grades = torch.tensor([[0.89, 0.11], [0.91, 0.09], [0.2, 0.8]]).log()
-    assert distill.kept_rows(grades, [0, 1, 2], 0.9) == [1] and distill.kept_rows(grades, [2, 0], 0.8) == [2, 0]
+    assert distill.confident_rows(grades, [0, 1, 2], 0.9) == [1] and distill.confident_rows(grades, [2, 0], 0.8) == [
+        2,
+        0,
+    ]
 
 
 @pytest.mark.slow

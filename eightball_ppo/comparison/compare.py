@@ -1,5 +1,6 @@
 """The comparison: prepare the ground, make every run, read all of them back, say what they say."""
 
+import contextlib
 import sys
 from pathlib import Path
 
@@ -13,9 +14,10 @@ from eightball_ppo.errors import DryRun, IncompleteError, InputError
 from eightball_ppo.methods.prerequisites import estimate_stage_cost
 from eightball_ppo.methods.task import load_splits
 from eightball_ppo.models.label_inference import with_labels
+from eightball_ppo.runtime.atomic_io import DirectoryLock
 from eightball_ppo.runtime.distributed import num_processes
 from eightball_ppo.runtime.redaction import redacted
-from eightball_ppo.runtime.run import environment
+from eightball_ppo.runtime.run import check_output_dir, environment
 
 
 def run(config: CompareConfig) -> Path:
@@ -28,6 +30,7 @@ def run(config: CompareConfig) -> Path:
     """
     if num_processes() > 1:
         raise InputError("compare: starts its own processes; launch it with plain python")
+    check_output_dir(config)
     config = with_labels(config)
     all_jobs = list(grid.run_groups(config))
     cells = [cell for job in all_jobs for cell in job.cells]
@@ -37,7 +40,7 @@ def run(config: CompareConfig) -> Path:
     workspace.check(config, questions)
     if config.dry_run:
         raise DryRun(estimate_grid_cost(cells, config, questions))
-    with workspace.directory_lock(config):
+    with contextlib.closing(DirectoryLock(Path(config.output_dir))):
         workspace.check(config, questions)  # what another process may have made of it meanwhile
         _make(config, all_jobs, cells)
     return Path(config.output_dir)

@@ -5,14 +5,11 @@ reference/ grades.parquet      what every run starts from and is measured with
 runs/NAME/ logs/NAME.txt       a run of every cell of the grid, and what it printed
 """
 
-import contextlib
 import dataclasses
-import fcntl
 import hashlib
 import json
-import os
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -38,30 +35,6 @@ from eightball_ppo.runtime.run import CONFIG, environment, read_config, write_co
 QUESTIONS = "questions"
 MANIFEST = "manifest.json"  # written last: with it the reference and the grades are whole
 SOURCE_OPTIONS = ("sft_model_path", "reward_model_path", "grade_table")  # copied or read once; then they say what was
-
-
-@contextlib.contextmanager
-def directory_lock(config: CompareConfig) -> Iterator[None]:
-    """Keep others out of the directory, which is made; it goes again if nothing was written.
-
-    Raises:
-        InputError: another process is at work there.
-    """
-    directory = Path(config.output_dir)
-    directory.mkdir(parents=True, exist_ok=True)
-    descriptor = os.open(directory, os.O_RDONLY)
-    try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)  # goes with this process, however that ends
-        except BlockingIOError:
-            raise InputError(f"{directory}: another compare is at work there; wait for its end") from None
-        try:
-            yield
-        finally:
-            with contextlib.suppress(OSError):
-                directory.rmdir()
-    finally:
-        os.close(descriptor)
 
 
 def check(config: CompareConfig, questions: Mapping[str, Questions]) -> None:

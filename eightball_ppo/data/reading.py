@@ -52,7 +52,7 @@ def train_split(config: DataConfig) -> str:
     if config.dataset_train_split is not None:
         return config.dataset_train_split
     there = splits_of(config.dataset_name) or []
-    return ONE_SPLIT if config.own_split not in there and ONE_SPLIT in there else config.own_split
+    return ONE_SPLIT if config.default_train_split not in there and ONE_SPLIT in there else config.default_train_split
 
 
 def load_named(config: DataConfig, split: str, labels: LabelSet | None = None) -> Questions:

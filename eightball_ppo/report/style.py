@@ -65,9 +65,7 @@ def styles(names: Iterable[str]) -> dict[str, Style]:
 def _style_of(method: str) -> Style | None:
     """What the table of methods says; None for a method that is not in it, or that leaves its look to us."""
     spec = METHODS.get(method)
-    if spec is None or spec.marker is None or spec.color is None:
-        return None
-    return Style(spec.marker, spec.color, spec.dark_color or spec.color)
+    return None if spec is None or spec.style is None else Style(*spec.style)
 
 
 def _place(name: str) -> float:

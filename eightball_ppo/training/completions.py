@@ -15,6 +15,7 @@ from eightball_ppo.runtime.distributed import is_main_process
 from eightball_ppo.trl_adapters.policy import PolicyAdapter, Scores
 
 DIRECTORY = "completions"
+NUM_COMPLETIONS_TO_PRINT = 8  # evenly spread over the update
 
 
 @torch.no_grad()
@@ -100,4 +101,4 @@ class CompletionLogger(nn.Module):
     def _log(self, table: pd.DataFrame) -> None:
         self.directory.mkdir(parents=True, exist_ok=True)
         table.to_parquet(self.directory / f"completions_{self.step:05d}.parquet")
-        print_completions(table, self.config.num_completions_to_print)
+        print_completions(table, NUM_COMPLETIONS_TO_PRINT)

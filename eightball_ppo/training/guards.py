@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate.utils import gather_object
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback
 
@@ -14,7 +15,7 @@ from eightball_ppo.config.methods import PPOConfig
 from eightball_ppo.errors import TrainingDivergedError
 from eightball_ppo.models.saving import save_policy
 from eightball_ppo.runtime.atomic_io import write_directory, write_json
-from eightball_ppo.runtime.distributed import all_reduce_max, is_main_process, rank
+from eightball_ppo.runtime.distributed import is_main_process, rank
 from eightball_ppo.runtime.run import BEST, Run
 from eightball_ppo.training.state import StateDict, TrainableWeights
 from eightball_ppo.training.supervised import MetricsCallback
@@ -147,7 +148,7 @@ class KLGuardCallback(TrainerCallback):
             return
         kl, objective = self.metrics.latest["exact/kl"], self.metrics.latest["exact/objective"]
         verdict = 2 if most is not None and kl > most else 1 if target is not None and kl > target else 0
-        verdict = all_reduce_max(verdict)  # on another kind of machine the last digit may be another
+        verdict = max(gather_object([verdict]))  # on another kind of machine the last digit may be another
         if verdict == 2:
             raise self._given_up(kl, state.global_step)
         if most is not None and objective > self._best_objective:

@@ -14,11 +14,12 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 from accelerate.optimizer import AcceleratedOptimizer
+from accelerate.utils import gather_object
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from eightball_ppo.runtime.distributed import all_gather_object, rank
+from eightball_ppo.runtime.distributed import rank
 
 FORMAT = 4
 TRAINING = "training"  # the directory of a checkpoint that holds the state; the policy stands beside it
@@ -113,7 +114,7 @@ class PerRankState:
         """A collective call: every process must make it. Tensors come on the CPU: no process opens another's card."""
         own = self.stateful.state_dict()
         own = {name: value.cpu() if isinstance(value, Tensor) else value for name, value in own.items()}
-        return {f"{i}.{name}": value for i, state in enumerate(all_gather_object(own)) for name, value in state.items()}
+        return {f"{i}.{name}": value for i, state in enumerate(gather_object([own])) for name, value in state.items()}
 
     def load_state_dict(self, state: StateDict) -> None:
         prefix = f"{rank()}."
