@@ -39,7 +39,7 @@ def test_default_learning_rate_shrinks_with_kl_coef() -> None:
         (["--kl_coe", "1"], "unknown option --kl_coe 1; see --help"),  # half a name is none
         (["--num_ppo_epochs", "0"], "--num_ppo_epochs 0: at least 1"),
         (["--lr_scheduler_type", "reduce_lr_on_plateau"], "invalid choice"),
-        (["--kl_estimator", "k3"], "--kl_estimator k3: refused (only k1): k3 inside the reward has the wrong gradient"),
+        (["--kl_estimator", "k3"], "--kl_estimator k3: refused (only k1): k3 in the reward has the wrong gradient"),
         (["--gradient_accumulation_steps", "4"], "refused (only 1)"),
         (["--temperature", "0.7"], "refused (only 1.0)"),
         (["--bf16"], "--bf16: refused (only False): TRL 1.12's PPOTrainer accepts this and ignores it"),
@@ -58,7 +58,7 @@ def test_bad_flags_are_one_clear_line(argv: list[str], message: str) -> None:
     [
         ("kl_coef: [1]", "recipe.yaml: kl_coef [1]: Input should be a valid number"),
         ("temperature: 0.7", "recipe.yaml: temperature: not an option here: another value trains the tempered policy"),
-        ("kl_coef: true", "recipe.yaml: kl_coef True: no yes or no is meant here"),
+        ("kl_coef: true", "recipe.yaml: kl_coef True: this option takes no yes or no"),
         ("num_mini_batches: 8.5", "recipe.yaml: num_mini_batches 8.5: Input should be a valid integer"),
         ("labels: 7", "recipe.yaml: labels 7: Input should be a valid list"),
     ],

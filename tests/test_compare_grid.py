@@ -140,7 +140,7 @@ def test_a_threshold_given_twice_is_refused() -> None:
         ({"label_noise": [1.5]}, "--label_noise 1.5: a share"),
         ({"grader_call_budgets": [0]}, "--grader_call_budgets 0: at least 1"),
         ({"thresholds": [2.0]}, "--thresholds 2.0: a probability"),
-        ({"thresholds": [0.5], "methods": ["ppo"]}, "--thresholds: of method distill, which is left out"),
+        ({"thresholds": [0.5], "methods": ["ppo"]}, "--thresholds: needs distill among --methods"),
         *[({"num_workers": 0}, "--num_workers 0: at least 1"), ({"resamples": 999}, "--resamples 999: at least 1000")],
         ({"seed": 3}, "--seed 3: a comparison has --seeds"),
         ({"overwrite_output_dir": True}, "--overwrite_output_dir"),

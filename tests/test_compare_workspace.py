@@ -11,7 +11,7 @@ from eightball_ppo.comparison.grid import RunGroup, RunSpec, run_config, run_gro
 from eightball_ppo.config.compare import CompareConfig
 from eightball_ppo.data import Questions
 from eightball_ppo.errors import InputError
-from eightball_ppo.runtime.atomic_io import write_json
+from eightball_ppo.runtime.atomic_io import DirectoryLock, write_json
 from eightball_ppo.runtime.run import write_config
 
 DATA = {"train": Questions("rl", ["a?", "b?"]), "heldout": Questions("heldout", ["c?"], [1])}
@@ -67,15 +67,15 @@ def test_one_process_at_a_time_locks_the_directory(tmp_path: Path) -> None:
     settings = config(output_dir=str(tmp_path / "a" / "D"))
     with workspace.directory_lock(settings):
         with pytest.raises(InputError, match="another compare is at work there"), workspace.directory_lock(settings):
-            pass
+            DirectoryLock(directory)
         assert Path(settings.output_dir).is_dir()  # the refused one removes nothing
     assert not Path(settings.output_dir).exists()
     with pytest.raises(ZeroDivisionError), workspace.directory_lock(settings):
-        (tmp_path / "a" / "D" / "file").write_text("")
-        _ = 1 / 0
+        lock = DirectoryLock(directory)
+        (directory / "file").write_text("")
     with workspace.directory_lock(settings):
-        pass
-    assert (tmp_path / "a" / "D" / "file").exists()
+        DirectoryLock(directory)
+    assert (directory / "file").exists()
 
 
 @pytest.fixture
@@ -140,7 +140,7 @@ def test_a_directory_with_other_files_is_refused(started: CompareConfig, tmp_pat
     workspace.check(config(output_dir=str(tmp_path / "empty")), DATA)
     ours = Path(started.output_dir)
     (ours / "manifest.json").write_text("{")
-    with pytest.raises(InputError, match=r"ground\.json: damaged"):
+    with pytest.raises(InputError, match=r"manifest\.json: damaged"):
         workspace.check(started, DATA)
     (ours / "manifest.json").unlink()  # killed before it was complete: started again, with any options
     workspace.check(dataclasses.replace(started, score_type="probability"), DATA)

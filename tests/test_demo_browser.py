@@ -255,7 +255,7 @@ def test_demo_prints_its_address_and_ends_with_ctrl_c(runs: Path) -> None:
         assert served.stdout is not None
         assert served.stdout.readline() == f"eightball demo: http://127.0.0.1:{port} (Ctrl-C ends it)\n"
         with socket.create_connection(("127.0.0.1", port)):
-            pass
+            DirectoryLock(directory)
         served.send_signal(signal.SIGINT)
         assert served.wait(20) == 0 and served.stdout.read() == ""
     finally:

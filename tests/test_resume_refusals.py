@@ -126,8 +126,8 @@ def test_two_runs_in_one_directory_are_refused(copied_ppo: PPOConfig, tmp_path: 
     for config in (copied_ppo, replace(copied_ppo, resume_from_checkpoint=None, overwrite_output_dir=True)):
         with pytest.raises(InputError, match=r"run.unfinished: another run is at work there"):
             run_method(config)
-    lock.release()
-    DirectoryLock(tmp_path / "run.unfinished").release()
+    lock.close()
+    DirectoryLock(tmp_path / "run.unfinished").close()
 
 
 # --- the states of a training
