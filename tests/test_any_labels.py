@@ -60,7 +60,6 @@ THREES = {
     ("cli/parser.py", "4 if isinstance(error, TrainingDivergedError) else 3"): EXIT_CODE,
     ("comparison/results.py", "np.logspace(3, -3, FRONTIER_POINTS)"): "decades of beta on the frontier",
     ("comparison/wording.py", "min(max(1 - math.floor(math.log10(half)), 0), 6) if half else 3"): "decimals",
-    ("demo/charts.py", "span / 3"): DRAWING,
     ("demo/run_data.py", "short[:3]"): EXAMPLES,
     ("demo/views.py", "textwrap.wrap(words, 11, break_long_words=True)[:3]"): "lines of the ball's window",
     ("graders/api/modes.py", "SHORT_REPLY_TOKENS = 3"): "tokens",

@@ -24,15 +24,15 @@ from eightball_ppo.config.stages import PredictConfig
 from eightball_ppo.config.tools import DemoConfig
 from eightball_ppo.data import Questions
 from eightball_ppo.demo import address, app, views
-from eightball_ppo.demo.charts import round_numbers
+from eightball_ppo.demo.charts import round_ticks
 from eightball_ppo.demo.session import (
     MAX_QUESTION_LENGTH,
     DemoSession,
     InvalidQuestion,
     beta_grid,
+    beta_index,
     optimum,
     policy_point,
-    position,
 )
 from eightball_ppo.errors import InputError
 from eightball_ppo.evaluation import GradedSplit, before_after, evaluate
@@ -119,12 +119,12 @@ def changed(run: Path, **options: Any) -> DemoConfig:
 @pytest.mark.parametrize("question", [*QUESTIONS, *NASTY[:4]])
 def test_the_ball_says_what_predict_says(question: str, ball: DemoSession, runs: Path) -> None:
     answer = ball.ask(f"  {question} ")
-    for policy, logp_K in zip(ball.everybody, answer.logp_PK, strict=True):
+    for policy, logp_K in zip(ball.all_policies, answer.logp_PK, strict=True):
         config = PredictConfig(question=question, model_name_or_path=str(policy.directory))
         asked, label, probability = predict.answers(config)[0]
         assert asked == answer.question
         assert logp_K.exp().tolist() == pytest.approx(list(probability.values()), abs=1e-6)
-    assert ball.said(answer) == (label, pytest.approx(probability[label], abs=1e-6))
+    assert ball.top_answer(answer) == (label, pytest.approx(probability[label], abs=1e-6))
     grader = BertGrader.from_directory(str(runs / "reward"))
     assert answer.grader_logp_K is not None
     torch.testing.assert_close(answer.grader_logp_K.float(), grader.logp_BK([question])[0])
@@ -137,8 +137,8 @@ def test_no_question_is_no_crash(text: Any, ball: DemoSession) -> None:
 
 
 def test_a_question_may_be_long_but_not_without_end(ball: DemoSession) -> None:
-    assert ball.ask("rich " * (MAX_QUESTION_LENGTH // 5)).cut == ("sft", "distill", "ppo")
-    assert ball.ask("Will I be rich?").cut == ()
+    assert ball.ask("rich " * (MAX_QUESTION_LENGTH // 5)).truncated == ("sft", "distill", "ppo")
+    assert ball.ask("Will I be rich?").truncated == ()
     with pytest.raises(InvalidQuestion, match="100,000 characters"):
         ball.ask("x" * 100_000)
     assert ball.ask(NASTY[4]).question == "a?b"
@@ -157,7 +157,7 @@ def test_twenty_at_once_each_get_their_own(ball: DemoSession) -> None:
 def test_the_slider_goes_from_the_reference_to_the_favourite(ball: DemoSession) -> None:
     answer = ball.ask(QUESTIONS[0])
     assert answer.score_K is not None
-    spots = [optimum(answer, price) for price in ball.prices]
+    spots = [optimum(answer, price) for price in ball.betas]
     assert spots[0].probability_K == pytest.approx(answer.logp_PK[0].exp().tolist()) and spots[0].kl == 0
     assert max(spots[-1].probability_K) == 1 and spots[-1].probability_K[int(answer.score_K.argmax())] == 1
     assert spots[-1].expected_score == pytest.approx(answer.score_K.max().item())
@@ -171,7 +171,7 @@ def test_the_slider_goes_from_the_reference_to_the_favourite(ball: DemoSession) 
 @pytest.mark.parametrize("beta", [0.0, 0.05, 0.1, 0.123, 7.0, 300.0, 1e-5])
 def test_the_trained_price_is_on_the_slider(beta: float) -> None:
     found = beta_grid(beta)
-    assert found[position(found, beta)] == beta and math.isinf(found[0]) and found[-1] == 0
+    assert found[beta_index(found, beta)] == beta and math.isinf(found[0]) and found[-1] == 0
     assert found == sorted(set(found), reverse=True)
 
 
@@ -193,13 +193,13 @@ def test_the_default_and_the_reference(runs: Path, tmp_path: Path, monkeypatch: 
         DemoSession(DemoConfig())
     shutil.copytree(runs, tmp_path / "runs")
     own = DemoSession(DemoConfig())
-    assert [policy.name for policy in own.everybody] == ["sft", "distill", "ppo"]
+    assert [policy.name for policy in own.all_policies] == ["sft", "distill", "ppo"]
     moved = changed(tmp_path / "runs" / "ppo", sft_model_path="elsewhere/sft", reward_model_path="elsewhere/reward")
-    with pytest.raises(InputError, match=r"its reference cannot be had .*elsewhere/sft"):
+    with pytest.raises(InputError, match=r"its reference cannot be loaded .*elsewhere/sft"):
         DemoSession(moved)
     own = DemoSession(DemoConfig(runs=["runs/sft", "runs/ppo"]))
-    assert [policy.name for policy in own.everybody] == ["sft", "ppo"] and own.judge.grader is None
-    assert "elsewhere/reward is not here" in own.judge.note
+    assert [policy.name for policy in own.all_policies] == ["sft", "ppo"] and own.judge.grader is None
+    assert "elsewhere/reward is missing" in own.judge.note
     own = DemoSession(DemoConfig(runs=["runs/ppo", "runs/sft"], reward_model_path="runs/reward"))
     assert own.ask("Rich?").score_K is not None
 
@@ -220,7 +220,7 @@ def test_a_judge_that_costs_is_not_asked(grader: str, asked: bool, copied: Path)
     answer = own.ask("Will I win?")
     assert (answer.score_K is not None) == asked == (own.judge.grader is not None)
     page = views.answers_view(own, answer) + views.beta_view(own, answer, 3)
-    assert ("The judge of this run is not asked here." in page) != asked
+    assert ("The demo does not call the grader of this run." in page) != asked
     if grader == "rule:No":
         assert answer.grader_logp_K is not None and int(answer.grader_logp_K.argmax()) == 1
 
@@ -270,7 +270,7 @@ def test_a_bad_run_is_one_line(harm: Any, said: str, copied: Path) -> None:
 def test_bad_runs_and_models_by_name(runs: Path, copied: Path) -> None:
     for given, said in (
         (["nowhere"], "--runs nowhere: no such directory"),
-        ([str(runs / "ppo"), str(runs / "ppo")], "stands twice"),
+        ([str(runs / "ppo"), str(runs / "ppo")], "named twice"),
         ([str(runs / "sft")], "the reference alone"),
         ([str(runs / "sft"), str(runs / "ppo"), str(runs / "sft")], "a second run of method sft"),
     ):
@@ -334,7 +334,7 @@ def test_flips_curves_and_numbers(ball: DemoSession) -> None:
     before, after = (frame[own].to_numpy().argmax(1) for own in columns)
     page, _ = views.changes_view(ball)
     assert page.count('class="q"') == (before != after).sum() > 0
-    assert page.count('"met"') + page.count('"missed"') == (before != after).sum()
+    assert page.count('"correct"') + page.count('"wrong"') == (before != after).sum()
     curves = views.curves_view(ball)
     assert (
         curves.count("<polyline") == 6 and "PPO: 480 episodes" in curves and "Distillation: 4 optimizer steps" in curves
@@ -346,7 +346,7 @@ def test_flips_curves_and_numbers(ball: DemoSession) -> None:
 
 @pytest.mark.parametrize(("low", "high"), [(0.0, 1.0), (-3.9, -0.1), (2.0, 2.0), (-1e-9, 0), (0.2, 12345.0)])
 def test_round_numbers_enclose(low: float, high: float) -> None:
-    marks = round_numbers(low, high)
+    marks = round_ticks(low, high)
     assert marks[0] <= low + 1e-9 and marks[-1] >= high - 1e-9 and 2 <= len(marks) <= 8
 
 

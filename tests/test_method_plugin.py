@@ -55,14 +55,14 @@ from pathlib import Path
 from eightball_ppo.cli import commands
 from eightball_ppo.config.tools import DemoConfig
 from eightball_ppo.demo import app, views
-from eightball_ppo.demo.session import Ball
+from eightball_ppo.demo.session import DemoSession
 page = Path("runs/compare/report.html")
 before = page.read_text()
 page.unlink()
 commands.run("report", ["runs/compare"])
 assert page.read_text() == before
-ball = Ball(DemoConfig(runs=["runs/tilt"]))
-print(views.answers_view(ball, ball.ask("Will I be rich?")))
+session = DemoSession(DemoConfig(runs=["runs/tilt"]))
+print(views.answers_view(session, session.ask("Will I be rich?")))
 app.build(DemoConfig(runs=["runs/tilt"]))
 """
 
