@@ -64,7 +64,7 @@ THREES = {
     ("demo/views.py", "textwrap.wrap(words, 11, break_long_words=True)[:3]"): "lines of the ball's window",
     ("graders/api/modes.py", "SHORT_REPLY_TOKENS = 3"): "tokens",
     ("graders/storage/score_table.py", "MAX_DETAILS = 3"): EXAMPLES,
-    ("hub/push.py", "ATTEMPTS = 3"): "attempts of an upload",
+    ("hub/push.py", "MAX_ATTEMPTS = 3"): "attempts of an upload",
     ("report/markdown.py", "max(3, max(map(len, re.findall('`+', value)), default=0) + 1)"): "backticks of a fence",
     ("training/trainer.py", "round(logs[name] * logs['train_runtime'] / seconds, 3)"): "decimals",
     ("audit/order_sensitivity.py", "REPEATS = 3"): "how often a sampling judge is asked",

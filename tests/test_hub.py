@@ -342,7 +342,7 @@ def test_faults_lose_nothing_and_the_same_command_goes_on(pushed: Pushed) -> Non
     hub.fault("cut", "commit", times=9, after=100)
     cut = push("cut")
     assert cut.code == 3 and cut.err.count("\n") == 1, cut
-    assert "go on with: eightball push runs/sft --repo_id ball/cut" in cut.err and "Traceback" not in cut.err
+    assert "resume with: eightball push runs/sft --repo_id ball/cut" in cut.err and "Traceback" not in cut.err
     assert "model.safetensors" not in hub.files("model", "ball/cut")  # all of it or nothing
     hub.clear()
     hub.fault("status", "commit", times=9, code=409)
@@ -370,7 +370,7 @@ def test_stages_push_what_they_made(pushed: Pushed, small_data: Path, tmp_path: 
     assert broken.code == 3 and "eightball push runs/one --repo_id sft-of-mine --hub_private_repo False" in broken.err
     assert (tmp_path / "runs" / "one" / "model.safetensors").is_file()
     hub.clear()
-    command = re.search("go on with: eightball (.*)", broken.err)
+    command = re.search("resume with: eightball (.*)", broken.err)
     assert command is not None
     assert eightball([command[1].split()], pushed.environment, tmp_path)[0].code == 0
     repo = hub.repo("model", "ball/sft-of-mine")
