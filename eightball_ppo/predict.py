@@ -51,7 +51,9 @@ def _questions(config: PredictConfig) -> Questions:
         source, lines = str(config.file), _read_lines(str(config.file))
     texts = [line.strip() for line in lines if line.strip()]
     if not texts:
-        raise InputError("predict: the question is blank" if config.file is None else f"--file {source}: no question")
+        raise InputError(
+            "predict: the question is blank" if config.file is None else f"--file {source}: holds no question"
+        )
     if config.text_pair is not None:
         pair = config.text_pair.strip()
         if not pair:

@@ -157,7 +157,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory, small_data: Path, sft_run: Pa
     judged = {name: value for name, value in shared.items() if name not in ("dataset_name", "sft_model_path")}
     del judged["allow_weak_grader"]
     gold = str(small_data / "heldout.jsonl")
-    run.run(AuditConfig(output_dir=str(root / "audit"), gold=gold, audit_questions=5, **judged))
+    run.run(AuditConfig(output_dir=str(root / "audit"), gold_file=gold, audit_questions=5, **judged))
     return root
 
 
