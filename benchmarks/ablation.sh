@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# The numbers of docs/LOG.md, on seed 0's models of readme_table.sh (about 10 minutes on one core).
+# Prints the numbers of docs/LOG.md, with the models of seed 0 of readme_table.sh (about 10 minutes on one core).
 set -euo pipefail
 cd "$(dirname "$0")/.."
 export OMP_NUM_THREADS=1
