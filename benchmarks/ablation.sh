@@ -22,7 +22,7 @@ for beta in 0.1 0.5; do
   run "grpo-plain-$beta" grpo --kl_coef $beta --anneal_fraction 0
   run "grpo-kl-in-loss-$beta" grpo --kl_coef $beta --kl_in_reward False
 done
-run dear-fixed-rate ppo --grader rule:Yes --kl_coef 100 --learning_rate 0.012
+run high-beta-fixed-rate ppo --grader rule:Yes --kl_coef 100 --learning_rate 0.012
 for seed in 0 1 2 3 4 5; do
   run "noise-$seed" distill --preset original --grader "random-head:$seed"
 done
