@@ -29,7 +29,7 @@ print(np.exp(table.score).groupby(table.label, sort=False).mean().round(3).to_di
 END
 done
 
-echo "== PPO refuses it, and runs when told to"
+echo "== PPO refuses it, and runs with --allow_weak_grader"
 ppo=("$PYTHON" scripts/ppo.py "${judge[@]}" --grade_store "$OUT/grades.sqlite3")
 "${ppo[@]}" --output_dir "$OUT/ppo" || echo "exit code $?"
 "${ppo[@]}" --output_dir "$OUT/ppo" --allow_weak_grader | tail -25

@@ -17,9 +17,9 @@ for seed in ${SEEDS:-0 1 2}; do
   made "$at/minilm-ppo" scripts/ppo.py --config recipes/minilm_lora.yaml --sft_model_path "$at/minilm-sft" $grader
   made "$at/small-sft" scripts/sft.py
   made "$at/small-ppo" scripts/ppo.py --kl_coef 0.5 --sft_model_path "$at/small-sft" $grader
-  own="--config recipes/own_data.yaml --sft_model_path $at/tickets-sft --reward_model_path $at/tickets-reward"
-  made "$at/tickets-ppo" scripts/ppo.py $own
-  made "$at/tickets-distill" scripts/distill.py $own
+  recipe="--config recipes/own_data.yaml --sft_model_path $at/tickets-sft --reward_model_path $at/tickets-reward"
+  made "$at/tickets-ppo" scripts/ppo.py $recipe
+  made "$at/tickets-distill" scripts/distill.py $recipe
 done
 $PYTHON scripts/report.py "$OUT"/seed*/*/
 echo

@@ -1,4 +1,4 @@
-"""PPO on a text classifier, the whole algorithm in one file: read it from top to bottom.
+"""PPO on a text classifier, the complete algorithm in one file: read it from top to bottom.
 
     python examples/ppo_loop.py                          # from the repository's root; 1 to 2 minutes on one core
     python examples/ppo_loop.py --grader rule:Maybe --kl_coef 0.5 --seed 1

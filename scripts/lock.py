@@ -19,8 +19,8 @@ def compiled(*arguments: str | Path) -> dict[str, str]:
     """The pins of all packages outside torch by name, with hashes if requested."""
     uv = str(Path(sys.executable).with_name("uv"))
     command = [uv, "pip", "compile", "--quiet", "--no-header", "--no-annotate", "--python-version=3.11", *arguments]
-    said = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
-    pins = {re.split("[=[]", pin)[0]: pin for pin in re.split(r"\n(?=\w)", said.strip())}
+    output = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
+    pins = {re.split("[=[]", pin)[0]: pin for pin in re.split(r"\n(?=\w)", output.strip())}
     return {name: pin for name, pin in pins.items() if not OF_TORCH.fullmatch(name)}
 
 

@@ -26,8 +26,8 @@ _LIMITS = (
 )
 _PLEASES = (
     "It says what people want to hear, as its grader scores it: it was trained on scores of how welcome an answer is. "
-    "Where the grader stands for the asker's hopes, as in the embedded example, it studies a method. It is not an "
-    "adviser and must not be used to decide anything about anybody."
+    "Where the grader represents the asker's hopes, as in the embedded example, it demonstrates a method. It is not "
+    "an adviser and must not be used to decide anything about anybody."
 )
 
 
