@@ -346,5 +346,5 @@ BAD_INPUTS = [
     ),
     BadInput("demo: no run", "demo nowhere", ("--runs nowhere: no such directory", "finished run")),
     BadInput("demo: a port that is none", "demo {sft} --server_port 99999", ("--server_port 99999: 1 to 65535",)),
-    BadInput("demo: nothing in it", "demo r", ("--runs r:", "train it anew"), RUN),
+    BadInput("demo: nothing in it", "demo r", ("--runs r:", "train it again"), RUN),
 ]

@@ -59,7 +59,7 @@ def test_a_finished_classifier_is_trained_by_flags_alone(classifier: Path, tmp_p
         PPOConfig(
             output_dir=str(tmp_path / "run"),
             use_peft=True,
-            merge=merge,
+            merge_adapter=merge,
             learning_rate=5e-3,
             total_episodes=2400,
             **options(classifier, data, tmp_path),
@@ -78,7 +78,7 @@ def test_a_finished_classifier_is_trained_by_flags_alone(classifier: Path, tmp_p
     else:
         assert not (run / "config.json").exists() and "LoRA adapters" in (run / "README.md").read_text()
         with pytest.raises(
-            InputError, match=r"adapters without the model they stand on; train it with --merge_adapter"
+            InputError, match=r"adapters without their base model; train it with --merge_adapter"
         ):
             bundles.bundle(run, "me/x")
 
@@ -126,7 +126,7 @@ def test_a_classifier_with_a_byte_level_tokenizer(tmp_path: Path) -> None:
     text = 'Ticket 1, über "crash" 🙂'
     tokenizer = encoders.byte_level([*data.read_text().splitlines(), text])
     theirs = encoders.save("roberta", tmp_path / "roberta", INTENTS, own=tokenizer)
-    own = options(theirs, data, tmp_path, use_peft=True, merge=True, total_episodes=600)
+    own = options(theirs, data, tmp_path, use_peft=True, merge_adapter=True, total_episodes=600)
     run = run_method(PPOConfig(output_dir=str(tmp_path / "run"), **own))
     assert read_results(run)["splits"]["train"]["kl"] > 1e-3
     stock, own_tokenizer = AutoModelForSequenceClassification.from_pretrained(run), AutoTokenizer.from_pretrained(run)
