@@ -17,7 +17,7 @@ from eightball_ppo import predict
 from eightball_ppo.config.stages import PredictConfig
 from eightball_ppo.config.tools import DemoConfig
 from eightball_ppo.demo import views
-from eightball_ppo.demo.charts import round_numbers
+from eightball_ppo.demo.charts import round_ticks
 from eightball_ppo.demo.session import (
     MAX_QUESTION_LENGTH,
     DemoSession,
@@ -46,12 +46,12 @@ def ball(runs: Path) -> DemoSession:
 @pytest.mark.parametrize("question", [QUESTIONS[0], QUESTIONS[2], NASTY[1], NASTY[3]])
 def test_answers_are_those_of_predict(question: str, ball: DemoSession, runs: Path) -> None:
     answer = ball.ask(f"  {question} ")
-    for policy, logp_K in zip(ball.everybody, answer.logp_PK, strict=True):
+    for policy, logp_K in zip(ball.all_policies, answer.logp_PK, strict=True):
         config = PredictConfig(question=question, model_name_or_path=str(policy.directory))
         text, label, probability = predict.answers(config)[0]
         assert text == answer.question
         assert logp_K.exp().tolist() == pytest.approx(list(probability.values()), abs=1e-6)
-    assert ball.said(answer) == (label, pytest.approx(probability[label], abs=1e-6))
+    assert ball.top_answer(answer) == (label, pytest.approx(probability[label], abs=1e-6))
     grader = BertGrader.from_directory(str(runs / "reward"))
     assert answer.grader_logp_K is not None
     torch.testing.assert_close(answer.grader_logp_K.float(), grader.logp_BK([question])[0])
@@ -64,8 +64,8 @@ def test_text_without_a_question_is_refused(text: Any, ball: DemoSession) -> Non
 
 
 def test_long_question_is_cut_and_a_huge_one_is_refused(ball: DemoSession) -> None:
-    assert ball.ask("rich " * (MAX_QUESTION_LENGTH // 5)).cut == ("sft", "distill", "ppo")
-    assert ball.ask("Will I be rich?").cut == ()
+    assert ball.ask("rich " * (MAX_QUESTION_LENGTH // 5)).truncated == ("sft", "distill", "ppo")
+    assert ball.ask("Will I be rich?").truncated == ()
     with pytest.raises(InvalidQuestion, match="100,000 characters"):
         ball.ask("x" * 100_000)
     assert ball.ask("a\ud800b").question == "a?b"
@@ -98,7 +98,7 @@ def test_optimum_goes_from_the_reference_to_the_favourite_as_beta_falls(ball: De
 @pytest.mark.parametrize("beta", [0.0, 0.05, 0.1, 0.123, 7.0, 300.0, 1e-5])
 def test_trained_beta_is_on_the_slider(beta: float) -> None:
     found = beta_grid(beta)
-    assert found[position(found, beta)] == beta and math.isinf(found[0]) and found[-1] == 0
+    assert found[beta_index(found, beta)] == beta and math.isinf(found[0]) and found[-1] == 0
     assert found == sorted(set(found), reverse=True)
 
 
@@ -136,7 +136,7 @@ def test_changed_answers_curves_and_numbers_are_those_of_the_runs(ball: DemoSess
     before, after = (frame[names].to_numpy().argmax(1) for names in columns)
     page, _ = views.changes_view(ball)
     assert page.count('class="q"') == (before != after).sum() > 0
-    assert page.count('"met"') + page.count('"missed"') == (before != after).sum()
+    assert page.count('"correct"') + page.count('"wrong"') == (before != after).sum()
     curves = views.curves_view(ball)
     assert (
         curves.count("<polyline") == 6 and "PPO: 480 episodes" in curves and "Distillation: 4 optimizer steps" in curves
@@ -148,5 +148,5 @@ def test_changed_answers_curves_and_numbers_are_those_of_the_runs(ball: DemoSess
 
 @pytest.mark.parametrize(("low", "high"), [(0.0, 1.0), (-3.9, -0.1), (2.0, 2.0), (-1e-9, 0), (0.2, 12345.0)])
 def test_axis_marks_enclose_the_values(low: float, high: float) -> None:
-    marks = round_numbers(low, high)
+    marks = round_ticks(low, high)
     assert marks[0] <= low + 1e-9 and marks[-1] >= high - 1e-9 and 2 <= len(marks) <= 8

@@ -86,7 +86,7 @@ def opened(browser: Any, address: str, width: int = 1200, **how: Any) -> Iterato
 
     page.route("**/*", guard)
     page.goto(address)
-    page.wait_for_selector("#spoken[role=status]", state="attached")
+    page.wait_for_selector("#reply[role=status]", state="attached")
     try:
         yield page
     finally:
@@ -101,8 +101,8 @@ def ask(page: Any, question: str, enter: bool = True) -> str:
         page.keyboard.press("Enter")
     else:
         page.get_by_role("button", name="Ask the ball").click()
-    page.wait_for_function("text => document.querySelector('#spoken .asked')?.textContent === text", arg=question)
-    return page.inner_text("#spoken .said")
+    page.wait_for_function("text => document.querySelector('#reply .asked')?.textContent === text", arg=question)
+    return page.inner_text("#reply .answer")
 
 
 def meters(page: Any, part: str) -> dict[str, float]:
@@ -116,10 +116,10 @@ def test_page_shows_the_answer_of_predict(enter: bool, browser: Any, address: st
     config = PredictConfig(question=QUESTION, model_name_or_path=str(runs / "ppo"))
     [(_, label, probability)] = predict.answers(config)
     with opened(browser, address) as page:
-        assert page.get_attribute("html", "lang") == "en" and page.title() == app.EIGHT
+        assert page.get_attribute("html", "lang") == "en" and page.title() == app.TITLE
         assert ask(page, QUESTION, enter) == f"{label}, says PPO, with probability {probability[label]:.1%}."
         assert page.get_by_role("img", name=f"Magic 8-Ball, its window shows: {label}").is_visible()
-        found = meters(page, "#voices")
+        found = meters(page, "#answers")
         for name, p in probability.items():
             assert found[f"PPO: {name}"] == pytest.approx(100 * p, abs=0.051)
         assert len(found) == 4 * 3
@@ -128,22 +128,22 @@ def test_page_shows_the_answer_of_predict(enter: bool, browser: Any, address: st
 def test_blank_long_and_hostile_questions(browser: Any, address: str) -> None:
     with opened(browser, address) as page:
         page.get_by_role("button", name="Ask the ball").click()
-        page.wait_for_selector("#spoken .complaint")
-        assert "needs a question" in page.inner_text("#spoken") and page.locator(".waiting").count() == 1
+        page.wait_for_selector("#reply .error")
+        assert "needs a question" in page.inner_text("#reply") and page.locator(".waiting").count() == 1
         for question in NASTY:
             ask(page, question)
-        assert page.locator("#spoken img").count() == 0
+        assert page.locator("#reply img").count() == 0
         box = page.get_by_label("Your question")
         box.fill("")
         page.keyboard.insert_text("rich " * 20_000)
         assert len(box.input_value()) == MAX_QUESTION_LENGTH
         page.keyboard.press("Enter")
-        page.wait_for_selector("#spoken .cut")
+        page.wait_for_selector("#reply .truncated")
         box.evaluate("one => one.removeAttribute('maxlength')")
         box.fill("x" * 100_000)
         page.keyboard.press("Enter")
-        page.wait_for_selector("#spoken .complaint")
-        assert "100,000 characters" in page.inner_text("#spoken")
+        page.wait_for_selector("#reply .error")
+        assert "100,000 characters" in page.inner_text("#reply")
 
 
 def test_slider_ends_at_the_reference_and_at_the_favourite(browser: Any, address: str, config: DemoConfig) -> None:
@@ -151,7 +151,7 @@ def test_slider_ends_at_the_reference_and_at_the_favourite(browser: Any, address
     requests: list[str] = []
     with opened(browser, address) as page:
         ask(page, QUESTION)
-        assert "what PPO was trained at" in page.inner_text("#optimum")
+        assert "PPO was trained at this beta" in page.inner_text("#optimum")
         slider = page.get_by_role("slider", name="beta")
         assert slider.get_attribute("aria-valuetext") == "0.5"
         page.on("request", lambda request: requests.append(request.url))
@@ -163,8 +163,8 @@ def test_slider_ends_at_the_reference_and_at_the_favourite(browser: Any, address
             assert value == policies[label.replace("The optimum", "Reference")]
         assert page.inner_text("[data-kl=optimum]") == "0.000"
         page.keyboard.press("End")
-        page.wait_for_function("document.querySelector('#optimum .now').textContent.includes('favourite')")
-        assert slider.get_attribute("aria-valuetext") == "0: the grader's favourite"
+        page.wait_for_function("document.querySelector('#optimum .now').textContent.includes('best answer')")
+        assert slider.get_attribute("aria-valuetext") == "0: the grader's best answer"
         favourite = max(ball.labels.names, key=lambda label: policies[f"Reward model: {label}"])
         assert meters(page, "#optimum")[f"The optimum: {favourite}"] == 100
 
@@ -172,7 +172,7 @@ def test_slider_ends_at_the_reference_and_at_the_favourite(browser: Any, address
 def test_keyboard_alone_is_enough(browser: Any, address: str) -> None:
     with opened(browser, address) as page:
         seen: list[str] = []
-        while len(seen) < 20 and "find-flip" not in seen:
+        while len(seen) < 20 and "find-change" not in seen:
             page.keyboard.press("Tab")
             seen.append(
                 page.evaluate(
@@ -183,15 +183,15 @@ def test_keyboard_alone_is_enough(browser: Any, address: str) -> None:
                 )
             )
         assert not [one for one in seen if one.startswith("no ring")], seen
-        assert seen.index("text") < seen.index("ask") < seen.index("range_id_0") < seen.index("find-flip"), seen
+        assert seen.index("text") < seen.index("ask") < seen.index("range_id_0") < seen.index("find-change"), seen
         page.keyboard.type("over")
         page.wait_for_function("document.querySelector('.count').textContent === '1 shown'")
-        assert page.locator(".flips tbody tr:visible").count() == 1
+        assert page.locator(".changes tbody tr:visible").count() == 1
         chip = page.locator("#examples button").first
         chip.focus()
         page.keyboard.press("Enter")
         page.wait_for_function(
-            "text => document.querySelector('#spoken .asked')?.textContent === text", arg=chip.inner_text()
+            "text => document.querySelector('#reply .asked')?.textContent === text", arg=chip.inner_text()
         )
         page.get_by_role("tab", name="Training curves").press("Enter")
         assert page.get_by_role("img", name="Expected score during training").is_visible()
@@ -223,7 +223,7 @@ CONTRAST = """() => {
 def test_page_fits_the_width_and_has_enough_contrast(width: int, theme: str, browser: Any, address: str) -> None:
     with opened(browser, address, width, color_scheme=theme) as page:
         ask(page, "Will " + "a-very-long-word" * 20 + " fit?")
-        for tab in ("Training curves", "Numbers", "Flips"):
+        for tab in ("Training curves", "Numbers", "Changes"):
             page.get_by_role("tab", name=tab).click()
             assert page.evaluate("document.documentElement.scrollWidth") <= width, tab
             assert page.evaluate(CONTRAST) == []

@@ -55,7 +55,7 @@ def test_default_runs_and_their_reference_are_found(
     demo = DemoSession(DemoConfig())
     assert [policy.name for policy in demo.everybody] == ["sft", "distill", "ppo"]
     moved = changed(tmp_path / "runs" / "ppo", sft_model_path="elsewhere/sft", reward_model_path="elsewhere/reward")
-    with pytest.raises(InputError, match=r"its reference cannot be had .*elsewhere/sft"):
+    with pytest.raises(InputError, match=r"its reference cannot be loaded .*elsewhere/sft"):
         DemoSession(moved)
     demo = DemoSession(DemoConfig(runs=["runs/sft", "runs/ppo"]))
     assert [policy.name for policy in demo.everybody] == ["sft", "ppo"] and demo.judge.grader is None
@@ -130,7 +130,7 @@ def test_bad_run_is_one_line(harm: Any, message: str, copied: Path) -> None:
 def test_bad_combinations_of_runs_and_models_are_refused(runs: Path, copied: Path) -> None:
     for given, message in (
         (["nowhere"], "--runs nowhere: no such directory"),
-        ([str(runs / "ppo"), str(runs / "ppo")], "stands twice"),
+        ([str(runs / "ppo"), str(runs / "ppo")], "named twice"),
         ([str(runs / "sft")], "the reference alone"),
         ([str(runs / "sft"), str(runs / "ppo"), str(runs / "sft")], "a second run of method sft"),
     ):
