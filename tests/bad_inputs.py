@@ -101,7 +101,7 @@ BAD_INPUTS = [
     BadInput(
         "a header twice",
         f"ppo {MINE}",
-        ("d/rl.csv:1:", "'question' stands twice"),
+        ("d/rl.csv:1:", "duplicate column 'question'"),
         split("question,question\nA?,B?\n", "csv"),
     ),
     BadInput("an open quote", f"ppo {MINE}", ("d/rl.csv:2: not CSV", "quote"), split('question\n"A?\n', "csv")),
@@ -257,7 +257,7 @@ BAD_INPUTS = [
     BadInput(
         "a grade twice",
         "exact --grade_table t.parquet",
-        ("--grade_table t.parquet:", "stands twice"),
+        ("--grade_table t.parquet:", "occurs 2 times"),
         {"t.parquet": table(doubled)},
     ),
     BadInput(

@@ -63,7 +63,7 @@ THREES = {
     ("demo/charts.py", "span / 3"): DRAWING,
     ("demo/run_data.py", "short[:3]"): EXAMPLES,
     ("demo/views.py", "textwrap.wrap(words, 11, break_long_words=True)[:3]"): "lines of the ball's window",
-    ("graders/api/modes.py", "SHORT_REPLY_TOKENS = 3"): "tokens",
+    ("graders/api/modes.py", "name, max_tokens = ('logprobs', 3)"): "tokens",
     ("graders/storage/score_table.py", "MAX_DETAILS = 3"): EXAMPLES,
     ("hub/push.py", "ATTEMPTS = 3"): "attempts of an upload",
     ("report/markdown.py", "max(3, max(map(len, re.findall('`+', value)), default=0) + 1)"): "backticks of a fence",

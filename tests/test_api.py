@@ -58,7 +58,7 @@ def config(judge: JudgeServer, directory: Path, **options: Any) -> GradeConfig:
 
 def graded(settings: GradeConfig, budget: Budget | None = None, questions: list[str] = QUESTIONS) -> ScoreTable:
     """Fill and read through the store of `settings`."""
-    with GradeStore(export.store_path(settings)) as store:
+    with GradeStore(settings.grade_store) as store:
         source = load_graders(settings, LABELS, store, budget or Budget())
         source.fill(questions)
         return source.read_chunk(questions)
@@ -81,11 +81,11 @@ def test_auto_takes_the_best_mode_and_asks_no_more_the_second_time(
 ) -> None:
     judge.reset(**abilities, wishes=dict.fromkeys(QUESTIONS, "Maybe"))
     settings = config(judge, tmp_path, api_mode="auto", grader_prompt=prompt)
-    with GradeStore(export.store_path(settings)) as store:
+    with GradeStore(settings.grade_store) as store:
         source = load_graders(settings, LABELS, store, Budget())
         assert source.settings["mode"] == mode
     grades = graded(settings)
-    assert grades.whole_N.all() and (grades.logp_NK.argmax(1) == LABELS.id_of("Maybe")).all()
+    assert grades.complete_N.all() and (grades.logp_NK.argmax(1) == LABELS.id_of("Maybe")).all()
     asked = judge.stats()["requests"]
     probes = {"logprobs": 1, "schema": 2, "text": 3}[mode]
     assert asked == probes + len(QUESTIONS) * (3 if prompt == "rubric" else 1)
@@ -96,7 +96,7 @@ def test_auto_takes_the_best_mode_and_asks_no_more_the_second_time(
 def test_the_choice_endpoint_is_a_mode_of_its_own(judge: JudgeServer, tmp_path: Path) -> None:
     judge.reset(logprobs=False, wishes={QUESTIONS[0]: "No"})
     grades = graded(config(judge, tmp_path, api_mode="choice"))
-    assert grades.whole_N.all() and grades.logp_NK[0].exp()[1].item() == pytest.approx(0.85, abs=0.02)
+    assert grades.complete_N.all() and grades.logp_NK[0].exp()[1].item() == pytest.approx(0.85, abs=0.02)
 
 
 def test_samples_become_smoothed_frequencies(judge: JudgeServer, tmp_path: Path) -> None:
@@ -291,8 +291,9 @@ def test_no_more_calls_in_flight_than_allowed(judge: JudgeServer, tmp_path: Path
         ("Thu, 01 Jan 1970 00:01:40 GMT", 90.0),
     ],
 )
-def test_retry_after_in_both_its_forms(header: str, seconds: float | None) -> None:
-    assert client.retry_after(header, now=lambda: 10.0) == seconds
+def test_retry_after_in_both_its_forms(header: str, seconds: float | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(client.time, "time", lambda: 10.0)
+    assert client.retry_after(header) == seconds
 
 
 def test_user_and_password_of_an_address_are_sent_and_never_written(
@@ -329,22 +330,22 @@ def test_auto_does_not_take_a_bad_moment_for_what_the_server_can_do(judge: Judge
         graded(settings)
     judge.reset()
     graded(settings)
-    with GradeStore(export.store_path(settings)) as store:
+    with GradeStore(settings.grade_store) as store:
         assert load_graders(settings, LABELS, store, Budget()).settings["mode"] == "logprobs"
 
 
 def test_auto_asks_labels_that_begin_alike_by_schema(judge: JudgeServer, tmp_path: Path) -> None:
     labels = LabelSet.of(["Very likely", "Very unlikely", "Unsure"])
     settings = config(judge, tmp_path, api_mode="auto")
-    with GradeStore(export.store_path(settings)) as store:
+    with GradeStore(settings.grade_store) as store:
         source = load_graders(settings, labels, store, Budget())
         source.fill(QUESTIONS)
-        assert source.settings["mode"] == "schema" and source.read(QUESTIONS).whole_N.all()
+        assert source.settings["mode"] == "schema" and source.read(QUESTIONS).complete_N.all()
 
 
 def test_auto_and_contextual_calibration(judge: JudgeServer, tmp_path: Path) -> None:
     grades = graded(config(judge, tmp_path, api_mode="auto", contextual_calibration=True))
-    assert grades.whole_N.all()
+    assert grades.complete_N.all()
     budget = Budget(max_calls=1)
     grades = graded(config(judge, tmp_path / "spent", contextual_calibration=True, api_mode="logprobs"), budget)
     assert grades.count["skipped"] == 3 * len(QUESTIONS)

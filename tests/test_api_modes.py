@@ -48,15 +48,15 @@ def test_logprobs_mode_reads_the_first_word() -> None:
     label = position(("No", 0.75), ("Yes", 0.25))
     expected = [math.log(0.25), math.log(0.75), math.log(MIN_MASS)]
     for reply in (chat("No", [label]), chat('"No"', [position(('"', 1.0)), label, position(('"', 1.0))])):
-        assert LogprobsMode().scores(JUDGED, reply, CHOOSE) == pytest.approx(expected, abs=1e-6)
+        assert LogprobsMode().read(JUDGED, reply, CHOOSE)[0] == pytest.approx(expected, abs=1e-6)
     reply = chat("10", [position(("1", 1.0)), position(("0", 0.5), (".", 0.5))])
-    assert LogprobsMode().scores(JUDGED, reply, RATE) == [pytest.approx(5.5)]
+    assert LogprobsMode().read(JUDGED, reply, RATE)[0] == [pytest.approx(5.5)]
 
 
 @pytest.mark.parametrize("front", ['"', "**", '{"'])
 def test_a_ten_of_two_tokens_behind_a_quote(front: str) -> None:
     reply = chat(f"{front}10", [position((front, 1.0)), position(("1", 1.0)), position(("0", 1.0))])
-    assert LogprobsMode().scores(JUDGED, reply, RATE) == [pytest.approx(10)]
+    assert LogprobsMode().read(JUDGED, reply, RATE)[0] == [pytest.approx(10)]
 
 
 def test_schema_and_text_modes_read_one_verdict() -> None:
@@ -83,10 +83,10 @@ def test_a_rating_that_the_schema_forbids(value: str) -> None:
 
 def test_choice_mode_reads_the_probabilities_of_all_options() -> None:
     p = {"Maybe": 0.5, "Yes": 0.5, "No": 0.0}
-    logp_K = ChoiceMode().scores(JUDGED, {"answers": {"answer": {"probabilities": p}}}, CHOOSE)
+    logp_K = ChoiceMode().read(JUDGED, {"answers": {"answer": {"probabilities": p}}}, CHOOSE)[0]
     assert logp_K == pytest.approx([math.log(0.5), math.log(1e-9), math.log(0.5)], abs=1e-6)
     ratings = {str(rating): 0.1 for rating in range(1, 11)}
-    assert ChoiceMode().scores(JUDGED, {"answers": {"answer": {"probabilities": ratings}}}, RATE) == [
+    assert ChoiceMode().read(JUDGED, {"answers": {"answer": {"probabilities": ratings}}}, RATE)[0] == [
         pytest.approx(5.5)
     ]
 
@@ -108,7 +108,7 @@ def test_choice_mode_reads_the_probabilities_of_all_options() -> None:
 )
 def test_what_is_no_distribution_is_no_choice(p: dict[str, Any]) -> None:
     with pytest.raises(BadReplyError):
-        ChoiceMode().scores(JUDGED, {"answers": {"answer": {"probabilities": p}}}, CHOOSE)
+        ChoiceMode().read(JUDGED, {"answers": {"answer": {"probabilities": p}}}, CHOOSE)[0]
 
 
 def test_what_the_server_refused_is_refused() -> None:
@@ -142,7 +142,7 @@ def test_quotes_and_spaces_in_front_are_left_out_of_the_positions() -> None:
 def test_a_whole_number_that_is_no_float(logprob: int) -> None:
     reply = chat("Yes", [{"token": "Yes", "top_logprobs": [{"token": "Yes", "logprob": logprob}]}])
     with pytest.raises(BadReplyError):
-        LogprobsMode().scores(JUDGED, reply, CHOOSE)
+        LogprobsMode().read(JUDGED, reply, CHOOSE)[0]
 
 
 @pytest.mark.parametrize(("token", "logprob"), [(None, -0.1), ("None", "-0.1"), ("None", False)])
@@ -150,7 +150,7 @@ def test_tokens_are_strings_and_log_probabilities_numbers(token: Any, logprob: A
     judged = JUDGED._replace(words=(("None",), ("Some",), ("All",)))
     reply = chat("None", [{"token": "None", "top_logprobs": [{"token": token, "logprob": logprob}]}])
     with pytest.raises(BadReplyError):
-        LogprobsMode().scores(judged, reply, CHOOSE)
+        LogprobsMode().read(judged, reply, CHOOSE)[0]
 
 
 KEYS = "choices message content refusal finish_reason logprobs token logprob top_logprobs answers answer probabilities"
@@ -202,7 +202,7 @@ def test_any_reply_is_a_grade_or_a_bad_reply(reply: dict[str, Any]) -> None:
         for mode in MODES.values():
             try:
                 if isinstance(mode, LogprobsMode | ChoiceMode):
-                    assert is_grade(mode.scores(JUDGED, reply, request), request)
+                    assert is_grade(mode.read(JUDGED, reply, request)[0], request)
                 else:
                     verdicts = [mode.verdict(JUDGED, choice, request) for choice in choices_of(reply)]
                     assert all(verdict in (range(3) if request.label is None else range(1, 11)) for verdict in verdicts)
@@ -223,8 +223,8 @@ def test_any_choice_is_read_or_is_a_bad_reply(choice: dict[str, Any]) -> None:
 
 def test_the_good_replies_are_good() -> None:
     """So that the test of any reply starts from replies that are read."""
-    assert is_grade(LogprobsMode().scores(JUDGED, GOOD[0], CHOOSE), CHOOSE)
-    assert is_grade(LogprobsMode().scores(JUDGED, GOOD[1], RATE), RATE)
+    assert is_grade(LogprobsMode().read(JUDGED, GOOD[0], CHOOSE)[0], CHOOSE)
+    assert is_grade(LogprobsMode().read(JUDGED, GOOD[1], RATE)[0], RATE)
     assert SchemaMode().verdict(JUDGED, choices_of(GOOD[2])[0], CHOOSE) == 2
     assert SchemaMode().verdict(JUDGED, choices_of(GOOD[3])[0], RATE) == 3
-    assert is_grade(ChoiceMode().scores(JUDGED, GOOD[4], CHOOSE), CHOOSE)
+    assert is_grade(ChoiceMode().read(JUDGED, GOOD[4], CHOOSE)[0], CHOOSE)

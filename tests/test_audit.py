@@ -20,7 +20,6 @@ from eightball_ppo.errors import DryRun, IncompleteError, InputError
 from eightball_ppo.graders import registry
 from eightball_ppo.graders.base import Grade, GradeRequest, OnGrade, Scale
 from eightball_ppo.graders.budget import Budget
-from eightball_ppo.graders.job import store_path
 from eightball_ppo.graders.storage.store import GradeStore
 from eightball_ppo.labels import LabelSet
 from eightball_ppo.methods.run_method import run_method
@@ -66,7 +65,7 @@ class FakeJudge:
             on_grade(
                 Grade(request, "failed", (), "no idea")
                 if p_K is None
-                else Grade.of(request, [math.log(p) for p in p_K])
+                else Grade.from_scores(request, [math.log(p) for p in p_K])
             )
 
     def tokens(self, request: GradeRequest) -> int:
@@ -112,7 +111,7 @@ def test_audit_of_a_reward_model_and_once_more_for_nothing(
     last = capsys.readouterr().out.strip().splitlines()[-1]
     verdict = "PASS" if not results["failed_checks"] else f"FAIL: {'; '.join(results['failed_checks'])}"
     assert last == f"{verdict} -> {tmp_path / 'audit' / 'audit.html'}"
-    with GradeStore(store_path(own)) as store:
+    with GradeStore(own.grade_store) as store:
         remembered = store.audit_of(results["grader"])
     assert remembered == {
         "failed_checks": results["failed_checks"],

@@ -18,7 +18,7 @@ from eightball_ppo.config.data import DataConfig
 from eightball_ppo.data import Questions, label_names, load_both, load_named, load_split, sources, texts
 from eightball_ppo.data.pairs import join_pair
 from eightball_ppo.errors import InputError
-from eightball_ppo.graders.prompts import Prompt, quoted
+from eightball_ppo.graders.prompts import Prompt, quote_question
 from eightball_ppo.labels import LabelSet
 
 ROWS = [{"text": f'Is it {i}, or "so"?\nReally?', "more": f"Passage {i}.", "label": "ab"[i % 2]} for i in range(40)]
@@ -202,7 +202,7 @@ def test_boolq(tmp_path: Path) -> None:
 
 def test_a_judge_reads_two_texts_with_a_blank_line_between_them() -> None:
     user = Prompt.load("wanted_answer", LABELS).render(join_pair("Is it?", "A passage."), LABELS).user
-    assert quoted("Is it?\n\nA passage.") in user and "\\u001f" not in user and "\x1f" not in user
+    assert quote_question("Is it?\n\nA passage.") in user and "\\u001f" not in user and "\x1f" not in user
 
 
 def test_helpsteer(tmp_path: Path) -> None:

@@ -59,7 +59,7 @@ class Made(GradeSource):
         score_NK[status_NK != 0] = np.nan
         cells_NK["graded_at"] = np.where(status_NK == SKIPPED, 0, 1_700_000_000.25)
         details = tuple(f"{question}: it failed" for question in questions if question in self.bad)
-        return ScoreTable.of_cells(cells_NK, self.scale, len(questions), details, 0, np.empty(0))
+        return ScoreTable.from_cells(cells_NK, self.scale, len(questions), details, 0, np.empty(0))
 
 
 QUESTIONS = ["Will it rain?", "Is\nthis 'one' line?", "子供? 👍", "", "Failed?", "Refused?", "Skipped?", "\x00"]
@@ -72,7 +72,7 @@ def same(first: ScoreTable, second: ScoreTable) -> None:
     np.testing.assert_array_equal(cells(first, "status"), cells(second, "status"))
     np.testing.assert_array_equal(cells(first, "score"), cells(second, "score"))
     np.testing.assert_array_equal(first.logp_NK.numpy(), second.logp_NK.numpy())
-    assert first.count == second.count and (first.whole_N == second.whole_N).all()
+    assert first.count == second.count and (first.complete_N == second.complete_N).all()
 
 
 @pytest.mark.parametrize(("scale", "bad"), [("log_prob", BAD), ("rating", BAD_RATINGS)])
@@ -205,8 +205,8 @@ def test_a_column_that_is_missing_is_named(tmp_path: Path, column: str) -> None:
         ),
         ({"label": ["Yes", "No", "No"] * 2}, "has the labels ['No', 'Yes'], --labels are"),
         ({"label": ["Yes", "No", None] * 2}, "has the labels ['No', 'None', 'Yes'], --labels are"),
-        ({"question": ["a", "b", "a", "b", "b", "b"]}, "('b', 'No') stands twice"),
-        ({"question": ["a"] * 6}, "('a', 'Yes') stands twice"),
+        ({"question": ["a", "b", "a", "b", "b", "b"]}, "('b', 'No') occurs 2 times"),
+        ({"question": ["a"] * 6}, "('a', 'Yes') occurs 2 times"),
         ({"score": [*ROWS["score"][:4], None, QUARTER]}, "('b', 'No') has status 'ok' and score None"),
         ({"score": [*ROWS["score"][:4], math.nan, QUARTER]}, "('b', 'No') has status 'ok' and score nan"),
         ({"score": [0.0, -math.inf, -50.0, *ROWS["score"][:3]]}, "('a', 'No') has status 'ok' and score -inf"),
@@ -228,7 +228,7 @@ def test_a_bad_table_is_one_clear_line(tmp_path: Path, columns: dict[str, list[A
 def test_questions_that_are_not_in_it_are_skipped_when_it_is_read(tmp_path: Path) -> None:
     source = GradeTable(write(tmp_path), LABELS)
     grades = source.read_chunk(["a", "c"])
-    assert cells(grades, "status").tolist() == [[0] * 3, [SKIPPED] * 3] and grades.whole_N.tolist() == [True, False]
+    assert cells(grades, "status").tolist() == [[0] * 3, [SKIPPED] * 3] and grades.complete_N.tolist() == [True, False]
     assert grades.calls == 1 and np.isnan(cells(grades, "score")[1]).all()
 
 
@@ -239,14 +239,14 @@ def test_a_question_of_which_rows_are_missing_is_not_whole(tmp_path: Path) -> No
     source.fill(["a", "b"])
     grades = source.read_chunk(["a", "b"])
     assert cells(grades, "status").tolist() == [[0] * 3, [SKIPPED, SKIPPED, 0]] and grades.calls == 2
-    assert grades.whole_N.tolist() == [True, False] and grades.logp_NK[1].isnan().all()
+    assert grades.complete_N.tolist() == [True, False] and grades.logp_NK[1].isnan().all()
 
 
 def test_rounded_scores_will_do_and_wrong_ones_will_not(tmp_path: Path) -> None:
     for total, fine in ((1.009, True), (0.991, True), (1.02, False), (0.98, False)):
         path = write(tmp_path, score=[math.log(total * p) for p in (0.5, 0.25, 0.25)] * 2)
         if fine:
-            assert GradeTable(path, LABELS).read(["a"]).whole_N.all()
+            assert GradeTable(path, LABELS).read(["a"]).complete_N.all()
         else:
             assert "are no log-probabilities" in refusal(path)
 

@@ -204,11 +204,11 @@ def test_a_grader_out_of_memory_goes_on_with_half(full: Exception, caplog: pytes
         return "graded"
 
     with caplog.at_level(logging.WARNING):
-        assert batch.fitting(work) == "graded" and batch.fitting(work) == "graded"
+        assert batch.run(work) == "graded" and batch.run(work) == "graded"
     assert tried == [16, 8, 4, 4]
     assert [own.getMessage() for own in caplog.records] == [
-        "the grader is out of memory with 16 questions at once: on with 8",
-        "the grader is out of memory with 8 questions at once: on with 4",
+        "the grader is out of memory; its batch size is now 8",
+        "the grader is out of memory; its batch size is now 4",
     ]
 
 
@@ -220,9 +220,9 @@ def test_a_grader_without_memory_for_one_question_says_so_and_other_errors_pass(
         raise RuntimeError("shapes differ")
 
     with pytest.raises(IncompleteError, match="out of memory with a single question; free some or take a smaller"):
-        AutoBatchSize(8).fitting(nothing_fits)
+        AutoBatchSize(8).run(nothing_fits)
     with pytest.raises(RuntimeError, match="shapes differ"):
-        AutoBatchSize(8).fitting(broken)
+        AutoBatchSize(8).run(broken)
 
 
 def test_local_graders_ask_in_batches_that_fit(reward_run: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,7 +9,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from eightball_ppo.errors import InputError
-from eightball_ppo.graders.prompts import DIRECTORY, Messages, Prompt, quoted
+from eightball_ppo.graders.prompts import DIRECTORY, Messages, Prompt, quote_question
 from eightball_ppo.labels import EIGHTBALL_LABELS, LabelSet
 
 THREE = LabelSet.of(EIGHTBALL_LABELS)
@@ -109,11 +109,11 @@ def test_a_question_is_data_whatever_it_says(text: str) -> None:
 @settings(deadline=None)
 @example("".join(FRAGMENTS))
 def test_a_quoted_question_has_nothing_that_cannot_be_seen(text: str) -> None:
-    assert quoted(text).isprintable() and json.loads(quoted(text)) == text
+    assert quote_question(text).isprintable() and json.loads(quote_question(text)) == text
 
 
 def test_readable_letters_stay_readable() -> None:
-    assert quoted("Schläft das Kind, 子供? 👍") == '"Schläft das Kind, 子供? 👍"'
+    assert quote_question("Schläft das Kind, 子供? 👍") == '"Schläft das Kind, 子供? 👍"'
 
 
 def test_a_file_of_ones_own_chooses_or_rates_by_what_it_mentions(tmp_path: Path) -> None:
@@ -221,6 +221,6 @@ def test_a_question_that_never_reaches_the_judge(tmp_path: Path, user: str) -> N
 
 def test_a_question_in_the_instruction(tmp_path: Path) -> None:
     system = "{% block system %}Judge {{ question }}{% endblock %}"
-    assert "stands in the block system or reply" in refusal(custom(tmp_path, "{{ question }}", system))
+    assert "is in the block system or reply" in refusal(custom(tmp_path, "{{ question }}", system))
     reply = SYSTEM + "{% block reply %}On {{ question }} I say {% endblock %}"
-    assert "stands in the block system or reply" in refusal(custom(tmp_path, "{{ question }}", reply))
+    assert "is in the block system or reply" in refusal(custom(tmp_path, "{{ question }}", reply))

@@ -22,7 +22,7 @@ from eightball_ppo.graders.api.replies import (
 )
 from eightball_ppo.graders.base import GradeRequest
 from eightball_ppo.graders.prompts import Prompt
-from eightball_ppo.graders.verbalizers import MIN_MASS, expected_rating, label_of_token, parse_verbalizers
+from eightball_ppo.graders.verbalizers import MIN_MASS, expected_rating, labels_of_token, parse_verbalizers
 from eightball_ppo.labels import EIGHTBALL_LABELS, LabelSet
 
 LABELS = LabelSet.of(EIGHTBALL_LABELS)
@@ -197,7 +197,7 @@ def test_beginnings_of_a_label_count_as_it() -> None:
 def test_a_beginning_of_two_labels_is_of_neither_and_too_much_of_it_is_no_grade() -> None:
     """N 0.04 begins No and Not now, which are not listed: each may have the 0.04 that is the smallest listed."""
     four = parse_verbalizers([], LabelSet.of(["Yes", "No", "Maybe", "Not now"]))
-    assert [label_of_token(token, four) for token in ("N", "No", "Not")] == [None, 1, 3]
+    assert [labels_of_token(token, four) for token in ("N", "No", "Not")] == [[1, 3], [1], [3]]
     p_K = probabilities(logp_of_tokens(logs(("Maybe", 0.7), ("Yes", 0.2), ("N", 0.04)), four))
     assert p_K == pytest.approx([0.2 / 0.98, 0.04 / 0.98, 0.7 / 0.98, 0.04 / 0.98], abs=1e-12)
     with pytest.raises(BadReplyError, match=r"^0\.06 of the probability is on tokens that begin several labels"):

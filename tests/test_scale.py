@@ -17,17 +17,17 @@ from hypothesis import strategies as st
 
 from benchmarks import scale
 from eightball_ppo import evaluation
-from eightball_ppo.data import Questions
+from eightball_ppo.data import Questions, texts
+from eightball_ppo.data.texts import ArrowTexts, first_occurrence_N
 from eightball_ppo.evaluation import GradedSplit, before_after, evaluate
 from eightball_ppo.functional import objective
 from eightball_ppo.graders.base import Grade, GradeRequest, OnGrade
 from eightball_ppo.graders.budget import Budget
 from eightball_ppo.graders.rules import RuleGrader
-from eightball_ppo.graders.storage import sources, texts
+from eightball_ppo.graders.storage import sources
 from eightball_ppo.graders.storage.score_table import ScoreTable, missing_mass
 from eightball_ppo.graders.storage.sources import EnsembleSource, StoredGrader
 from eightball_ppo.graders.storage.store import GradeStore
-from eightball_ppo.graders.storage.texts import ConcatTexts, first_occurrence_N
 from eightball_ppo.labels import EIGHTBALL_LABELS, LabelSet
 from eightball_ppo.methods import task as tasks
 
@@ -45,7 +45,7 @@ class Paid(RuleGrader):
         for number, request in enumerate(requests):
             if number == self.breaks_at:
                 raise KeyboardInterrupt
-            on_grade(Grade.of(request, self._logp_K, missing=0.25 if number % 2 else 0.0))
+            on_grade(Grade.from_scores(request, self._logp_K, missing=0.25 if number % 2 else 0.0))
 
 
 def stored(grader: RuleGrader) -> StoredGrader:
@@ -69,7 +69,7 @@ def statements(source: StoredGrader, work: Callable[[], Any]) -> list[str]:
 @given(st.lists(st.lists(st.text(max_size=2), max_size=4), max_size=4), st.slices(12))
 def test_joined_columns_are_one_list(parts: list[list[str]], cut: slice) -> None:
     whole = [text for part in parts for text in part]
-    joined = ConcatTexts(parts)
+    joined = ArrowTexts.concatenate(parts)
     assert list(joined) == whole and len(joined) == len(whole)
     assert [joined[row] for row in range(-len(whole), len(whole))] == whole * 2
     assert joined[cut] == whole[cut]
@@ -92,7 +92,7 @@ def test_first_rows_are_those_of_a_dict_whatever_the_hashes(own: list[str], coll
 def test_free_grades_are_kept_by_the_thousand_and_paid_ones_one_by_one() -> None:
     free, paid = stored(RuleGrader("Yes", LABELS)), stored(Paid("Yes", LABELS))
     seen = statements(free, lambda: free.fill(MANY * 2))
-    assert seen.count("COMMIT") == math.ceil(len(MANY) / StoredGrader.AT_ONCE)
+    assert seen.count("COMMIT") == math.ceil(len(MANY) / StoredGrader.WRITE_BATCH)
     assert "COMMIT" not in statements(paid, lambda: paid.fill(MANY))  # SQLite commits every statement by itself
     assert free.read(MANY).count == paid.read(MANY).count == {"ok": 15000, "failed": 0, "refused": 0, "skipped": 0}
     assert torch.equal(free.read(MANY[:9]).logp_NK, paid.read(MANY[:9]).logp_NK)
@@ -123,7 +123,9 @@ def test_a_split_is_what_one_read_says_and_takes_few_bytes() -> None:
     assert (
         torch.equal(split.logp_NK.nan_to_num(9), whole.logp_NK.nan_to_num(9)) and split.logp_NK.dtype == torch.float32
     )
-    assert np.array_equal(split.whole_N, whole.whole_N) and split.count == whole.count and split.calls == whole.calls
+    assert (
+        np.array_equal(split.complete_N, whole.complete_N) and split.count == whole.count and split.calls == whole.calls
+    )
     assert split.num_ok == whole.num_ok == len(MANY) - 3 and split.cells_NK is None
     assert missing_mass([split]) == {"mean": 0.25 * (whole.num_ok // 2) / whole.num_ok, "max": 0.25}
     assert missing_mass([source.read(MANY[-3:])]) is None
@@ -158,7 +160,7 @@ def test_filling_and_reading_take_few_bytes_a_question() -> None:
 
 
 def test_sources_made_of_others_are_read_in_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sources, "chunks", lambda own: texts.chunks(own, 7))
+    monkeypatch.setattr(sources, "CHUNK_SIZE", 7)
     member = stored(RuleGrader("Yes", LABELS))
     member.fill(MANY[:50])
     both = EnsembleSource([member, member], [1.0, 3.0])

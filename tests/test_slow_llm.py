@@ -23,7 +23,6 @@ from eightball_ppo.config.methods import PPOConfig
 from eightball_ppo.config.stages import AuditConfig, GradeConfig
 from eightball_ppo.errors import InputError
 from eightball_ppo.graders.budget import Budget
-from eightball_ppo.graders.job import store_path
 from eightball_ppo.graders.registry import load_graders
 from eightball_ppo.graders.storage.score_table import ScoreTable
 from eightball_ppo.graders.storage.store import GradeStore
@@ -72,7 +71,7 @@ def served(smollm2: Path) -> Iterator[str]:
 def graded(questions: list[str], **options: Any) -> tuple[ScoreTable, dict[str, Any]]:
     """(grades, settings of the grader)."""
     config = GradeConfig(disable_tqdm=True, max_grade_failures=1.0, timeout=120, max_concurrency=2, **options)
-    with GradeStore(store_path(config)) as store:
+    with GradeStore(config.grade_store) as store:
         source = load_graders(config, LABELS, store, Budget())
         source.fill(questions)
         return source.read_chunk(questions), source.settings
@@ -123,7 +122,7 @@ def test_auto_notices_that_logprobs_are_ignored_and_falls_back(smollm2: Path, se
     )
     assert settings["mode"] in ("schema", "text")  # whatever it can do, but log-probabilities
     assert grades.count.total() == 18 and grades.count["skipped"] == 0
-    assert torch.isfinite(grades.logp_NK[torch.from_numpy(grades.whole_N)]).all()
+    assert torch.isfinite(grades.logp_NK[torch.from_numpy(grades.complete_N)]).all()
 
 
 def test_the_choice_endpoint_gives_probabilities(smollm2: Path, served: str, tmp_path: Path) -> None:
@@ -135,5 +134,5 @@ def test_the_choice_endpoint_gives_probabilities(smollm2: Path, served: str, tmp
         grader_base_url=served,
         output_dir=str(tmp_path / "x"),
     )
-    assert grades.whole_N.all(), grades.details
+    assert grades.complete_N.all(), grades.details
     torch.testing.assert_close(grades.logp_NK.exp().sum(1), torch.ones(4))

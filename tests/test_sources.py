@@ -55,7 +55,7 @@ class Scripted:
             if isinstance(said, str):
                 on_grade(Grade(request, said, (), f"it {said}"))  # type: ignore[arg-type]
             else:
-                on_grade(Grade.of(request, said, tokens=self.tokens(request)))
+                on_grade(Grade.from_scores(request, said, tokens=self.tokens(request)))
 
     def tokens(self, request: GradeRequest) -> int:
         return len(request.question)
@@ -94,7 +94,7 @@ def test_every_question_is_asked_once(at_once: int) -> None:
     assert [request.question for request in grader.asked] == [*QUESTIONS, "Another one?"]
     grades = source.read_chunk([QUESTIONS[4], QUESTIONS[2], QUESTIONS[4]])
     expected = [random_logp(GradeRequest(QUESTIONS[row])) for row in (4, 2, 4)]
-    assert cells(grades, "score").tolist() == expected and grades.whole_N.all() and source.scale == "log_prob"
+    assert cells(grades, "score").tolist() == expected and grades.complete_N.all() and source.scale == "log_prob"
     assert grades.calls == 3 and (abs(cells(grades, "graded_at") - time.time()) < 60).all()
 
 
@@ -104,7 +104,7 @@ def test_ratings_are_asked_label_by_label_and_stand_in_their_columns() -> None:
     source.fill(QUESTIONS[:3])
     assert grader.asked == [GradeRequest(q, name) for q in QUESTIONS[:3] for name in LABELS.names][:5]
     grades = source.read_chunk(QUESTIONS[:3])
-    assert source.scale == "rating" and grades.whole_N.tolist() == [True, False, False]
+    assert source.scale == "rating" and grades.complete_N.tolist() == [True, False, False]
     assert cells(grades, "status").tolist() == [[OK] * 3, [OK, OK, SKIPPED], [SKIPPED] * 3]
     nan = math.nan
     np.testing.assert_array_equal(cells(grades, "score"), [[2, 3, 4], [2, 3, nan], [nan, nan, nan]])
@@ -119,7 +119,7 @@ def test_what_failed_is_told_and_asked_again() -> None:
     grades = source.read_chunk(QUESTIONS[:4])
     assert (
         cells(grades, "status")[:, 0].tolist() == [FAILED, REFUSED, OK, OK]
-        and grades.whole_N.tolist() == [False] * 2 + [True] * 2
+        and grades.complete_N.tolist() == [False] * 2 + [True] * 2
     )
     assert grades.details == ("'Is it 0?': it failed", "'Is it 1?': it refused")
     assert grades.logp_NK[:2].isnan().all() and np.isnan(cells(grades, "score")[:2]).all()
@@ -216,7 +216,7 @@ def table_of(score_NK: Tensor, scale: Scale) -> ScoreTable:
     """Good grades with these scores."""
     cells_NK = skipped_cells_NK(*score_NK.shape)
     cells_NK["score"], cells_NK["status"] = score_NK, OK
-    return ScoreTable.of_cells(cells_NK, scale, 0, (), len(score_NK), np.empty(0))
+    return ScoreTable.from_cells(cells_NK, scale, 0, (), len(score_NK), np.empty(0))
 
 
 @given(st.integers(0, 2**31), st.integers(2, 6), st.floats(0.1, 5))
@@ -292,12 +292,12 @@ def test_an_average_is_whole_only_where_all_are() -> None:
     both.fill(QUESTIONS[:5])
     assert [len(member.grader.asked) for member in (first, second, third)] == [5, 3, 15]  # type: ignore[attr-defined]
     grades = both.read_chunk(QUESTIONS[:5])
-    assert grades.whole_N.tolist() == [False] * 5
+    assert grades.complete_N.tolist() == [False] * 5
     assert cells(grades, "status").tolist() == [[code] * 3 for code in (FAILED, REFUSED, FAILED, SKIPPED, SKIPPED)]
     assert grades.logp_NK.isnan().all() and grades.calls == 5 + 3 + 15 and len(grades.details) == 3
     pair = EnsembleSource([first, third], [1.0, 1.0]).read(QUESTIONS[:5])
-    assert pair.whole_N.tolist() == [False, True, False, True, True]
-    assert pair.logp_NK.isfinite().all(1).tolist() == pair.whole_N.tolist()
+    assert pair.complete_N.tolist() == [False, True, False, True, True]
+    assert pair.logp_NK.isfinite().all(1).tolist() == pair.complete_N.tolist()
 
 
 # --- noise
@@ -375,7 +375,7 @@ def test_labels_that_share_a_target_are_added_up() -> None:
     grades = LabelMapSource(inner, [1, 0, 1], two).read_chunk(QUESTIONS[:3])
     assert grades.logp_NK[:2].exp().tolist() == [pytest.approx([0.2, 0.8])] * 2
     assert cells(grades, "score").shape == cells(grades, "status").shape == cells(grades, "graded_at").shape == (3, 2)
-    assert grades.whole_N.tolist() == [True, True, False] and grades.logp_NK[2].isnan().all()
+    assert grades.complete_N.tolist() == [True, True, False] and grades.logp_NK[2].isnan().all()
     swapped = LabelMapSource(inner, [1, 0, 2], LabelSet.of(["a", "b", "c"])).read(QUESTIONS[:1])
     assert swapped.logp_NK[0].exp().tolist() == pytest.approx([0.2, 0.5, 0.3])
     fingerprints = {LabelMapSource(inner, target, two).fingerprint for target in ([1, 0, 1], [0, 0, 1], [0, 1, 1])}

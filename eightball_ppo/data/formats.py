@@ -11,7 +11,6 @@ logger = logging.getLogger(__name__)
 
 TEXT, PAIR, LABEL = "text", "pair", "label"  # the columns of what `convert_rows` yields
 FORMAT_LABELS = {"boolq": BOOLQ_LABELS, "helpsteer": HELPSTEER_LABELS}
-RATING = "helpfulness"
 
 
 def convert_rows(dataset_format: str, rows: Rows, source: str) -> Rows:
@@ -45,9 +44,9 @@ def _helpsteer(rows: Rows, source: str) -> Rows:
     ties = unpaired = 0
     for number, row in rows:
         where = f"{source}:{number}"
-        prompt, response, rating = (column_value(row, name, where) for name in ("prompt", "response", RATING))
+        prompt, response, rating = (column_value(row, name, where) for name in ("prompt", "response", "helpfulness"))
         if isinstance(rating, bool) or not isinstance(rating, int) or not 0 <= rating <= 4:
-            raise InputError(f"{where}: column {RATING!r} must be a whole number from 0 to 4, got {rating!r}")
+            raise InputError(f"{where}: column 'helpfulness' must be a whole number from 0 to 4, got {rating!r}")
         first, pending = pending, None
         if first is None or first[0] != prompt:
             unpaired += first is not None

@@ -179,9 +179,8 @@ def _parquet(file: Path) -> Source:
 
 def _from_dataset(name: str, dataset: Any) -> Source:
     """A memory-mapped `datasets.Dataset`. Arrow format: images and sounds that name files here are not opened."""
-    return Source(
-        name, lambda: _numbered(dataset.with_format("arrow").iter(batch_size=ROWS_AT_ONCE)), _classes(dataset.features)
-    )
+    arrow = dataset.with_format("arrow")
+    return Source(name, lambda: _numbered(arrow.iter(batch_size=ROWS_AT_ONCE)), _classes(dataset.features))
 
 
 def _classes(features: Any) -> dict[str, list[str]]:

@@ -14,7 +14,7 @@ _SCHEMA = pa.schema([("text", pa.large_string())])
 
 
 class ArrowTexts(Sequence[str]):
-    """Strings in an Arrow column. A slice is a list; equal to any sequence of the same strings."""
+    """Strings in an Arrow column. A slice is a list."""
 
     def __init__(self, column: pa.ChunkedArray):
         self._column = column
@@ -57,13 +57,6 @@ class ArrowTexts(Sequence[str]):
     def __iter__(self) -> Iterator[str]:
         for first in range(0, len(self), CHUNK_SIZE):
             yield from self[first : first + CHUNK_SIZE]
-
-    def __eq__(self, other: object) -> bool:
-        if isinstance(other, str) or not isinstance(other, Sequence):
-            return NotImplemented
-        return len(self) == len(other) and all(mine == theirs for mine, theirs in zip(self, other, strict=True))
-
-    __hash__ = None  # type: ignore[assignment]
 
     def take(self, rows: Iterable[int]) -> "ArrowTexts":
         """The texts of `rows`, in that order, as a new memory-mapped column."""

@@ -65,7 +65,7 @@ class BudgetedScores(nn.Module):
         rows, labels = self.score_NK.shape
         affordable = rows if self.budget is None else min(rows, self.budget // labels)
         if not affordable:
-            reason = f"one question takes {labels} calls, one per label"
+            reason = f"one question takes {labels} calls, a label each"
             raise InputError(f"--grader_call_budget {self.budget}: {reason}; raise it")
         bought = torch.randperm(rows, generator=torch.Generator().manual_seed(self.seed))[:affordable]
         self.observed_NK[bought] = True

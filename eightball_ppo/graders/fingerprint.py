@@ -4,10 +4,8 @@ import hashlib
 import json
 from typing import Any
 
-DIGITS = 16
-
 
 def settings_fingerprint(settings: dict[str, Any]) -> str:
     """`<settings["grader"]>:<first 16 hex digits of the SHA-256 of the settings as JSON>`."""
     text = json.dumps(settings, sort_keys=True, ensure_ascii=False)
-    return f"{settings['grader']}:{hashlib.sha256(text.encode()).hexdigest()[:DIGITS]}"
+    return f"{settings['grader']}:{hashlib.sha256(text.encode()).hexdigest()[:16]}"

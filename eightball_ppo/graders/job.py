@@ -47,16 +47,12 @@ class GradingResult:
     record: dict[str, Any]
 
 
-def resume_hint(config: GraderConfig) -> str:
-    """How to continue after an incomplete grading; the end of its message."""
-    if config.grade_table is not None:
-        return "grade what is missing (scripts/grade.py), or allow more with --max_grade_failures"
-    return f"good grades are stored in {config.grade_store}; run the same command again to grade the rest"
-
-
 def incomplete(config: GraderConfig, reason: str) -> IncompleteError:
     """The error of an incomplete grading: the grader, the reason, and how to continue."""
-    return IncompleteError(f"grader {config.grader}: {reason}; {resume_hint(config)}")
+    fix = f"good grades are stored in {config.grade_store}; run the same command again to grade the rest"
+    if config.grade_table is not None:
+        fix = "grade what is missing (scripts/grade.py), or allow more with --max_grade_failures"
+    return IncompleteError(f"grader {config.grader}: {reason}; {fix}")
 
 
 def make_budget(config: GraderConfig) -> Budget:
@@ -137,8 +133,7 @@ def _grade_job(
     with GradeStore(config.grade_store) as store:
         source = make_source(config, labels, store, budget, judge)
         if not source.deliberate:
-            for fingerprint in source.fingerprints:
-                _check_audit(config, store.audit_of(fingerprint))
+            _check_audits(config, [store.audit_of(fingerprint) for fingerprint in source.fingerprints])
         tables = {"heldout": source.fill(questions["heldout"].texts)}
         if not source.deliberate:
             _check_accuracy(config, tables["heldout"], questions["heldout"])
@@ -212,12 +207,11 @@ def check_failures(config: GraderConfig, count: Counter[str], details: Sequence[
         raise incomplete(config, f"no grade was made{f' ({budget.stopped})' if budget.stopped else example}")
 
 
-def _check_audit(config: GraderTrainingConfig, audit: dict[str, Any] | None) -> None:
+def _check_audits(config: GraderTrainingConfig, audits: Sequence[dict[str, Any] | None]) -> None:
     """Raises InputError if a grader failed its last audit, unless that is allowed."""
-    if audit and audit["failed_checks"]:
-        _reject(
-            config, f"failed its audit ({'; '.join(audit['failed_checks'])})", f"see {audit['report']}, use another"
-        )
+    for audit in audits:
+        if audit and (failed := audit["failed_checks"]):
+            _reject(config, f"failed its audit ({'; '.join(failed)})", f"see {audit['report']}, use another")
 
 
 def _check_accuracy(config: GraderTrainingConfig, scores: ScoreTable, heldout: Questions) -> None:

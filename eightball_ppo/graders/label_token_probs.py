@@ -55,9 +55,8 @@ class LabelTokenScorer:
         """
         device, size = self._model.device, len(prompts)
         shared = len(self._prefix) if all(ids[: len(self._prefix)] == self._prefix for ids in prompts) else 0
-        cache = None
-        if shared:
-            cache = copy.deepcopy(self._prefix_cache)
+        cache = copy.deepcopy(self._prefix_cache) if shared else None
+        if cache is not None:
             cache.batch_repeat_interleave(size)
         end_B = torch.tensor([len(ids) for ids in prompts], device=device)
         longest = int(end_B.max())

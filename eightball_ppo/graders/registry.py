@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from eightball_ppo.config.grader import GraderConfig
 from eightball_ppo.errors import InputError
+from eightball_ppo.graders.api.modes import JudgeTask
 from eightball_ppo.graders.base import Grader
 from eightball_ppo.graders.budget import Budget
 from eightball_ppo.graders.rules import RuleGrader
@@ -88,11 +89,7 @@ def check_graders(config: GraderConfig, labels: LabelSet) -> None:
     if any(weight <= 0 for weight in weights):
         raise InputError(f"--grader_weights {weights}: every weight must be above 0")
     for name in names & {"llm", "api"}:
-        from eightball_ppo.graders.prompts import Prompt
-        from eightball_ppo.graders.verbalizers import parse_verbalizers
-
-        Prompt.load(config.grader_prompt, labels)
-        parse_verbalizers(config.grader_verbalizers, labels)
+        JudgeTask.load(config, labels)
         if config.grader_model is None:
             raise InputError(f"--grader {name}: which model? pass --grader_model")
     if "api" in names:
@@ -163,10 +160,8 @@ def _label_map(config: GraderConfig, grader_labels: LabelSet, labels: LabelSet) 
     for entry in config.grader_label_map:
         source, equals, name = entry.partition("=")
         if not equals or source not in grader_labels.names or name not in labels.names or source in target:
-            raise InputError(
-                f"--grader_label_map {entry}: GRADER_LABEL=LABEL is needed, each grader label once; the grader has "
-                f"{list(grader_labels.names)}, --labels are {list(labels.names)}"
-            )
+            known = f"the grader has {list(grader_labels.names)}, --labels are {list(labels.names)}"
+            raise InputError(f"--grader_label_map {entry}: GRADER_LABEL=LABEL is needed, each once; {known}")
         target[source] = name
     unmapped = [name for name in grader_labels.names if name not in target]
     unmapped += [name for name in labels.names if name not in target.values()]

@@ -14,12 +14,12 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallba
 
 from eightball_ppo.config.graded import GraderTrainingConfig, MethodConfig
 from eightball_ppo.data import Questions, load_both
+from eightball_ppo.data.texts import ArrowTexts
 from eightball_ppo.evaluation import ExactMetrics, GradedSplit, LazyTable, record
 from eightball_ppo.graders.base import Grader, convert_scores
 from eightball_ppo.graders.budgeted_scores import BudgetedScores
 from eightball_ppo.graders.job import check_grades, grade_job
 from eightball_ppo.graders.registry import check_graders
-from eightball_ppo.graders.storage.texts import ConcatTexts
 from eightball_ppo.labels import LabelSet
 from eightball_ppo.methods.prerequisites import train_prerequisites
 from eightball_ppo.models.loading import label_set, load_classifier, predict_logits_NK
@@ -137,7 +137,7 @@ def load_splits(config: GraderTrainingConfig, given: Inputs = NO_INPUTS) -> dict
         both = load_both(config, None, labels)
         train, evaluation = both[0] if train is None else train, both[1] if evaluation is None else evaluation
     splits = {"train": train, "heldout": evaluation}
-    check_grades(config, labels, ConcatTexts([own.texts for own in splits.values()]), given.judge)
+    check_grades(config, labels, ArrowTexts.concatenate(split.texts for split in splits.values()), given.judge)
     return splits
 
 
@@ -159,14 +159,14 @@ def load_task(config: C, questions: dict[str, Questions], given: Inputs = NO_INP
         (classifier, tokenizer), owner = copy.deepcopy(given.model), "the model that was passed"
     labels.require_same(label_set(classifier), "--labels", owner)
     grading = grade_job(config, labels, questions, given.judge)
-    whole_N = {split: scores.whole_N for split, scores in grading.tables.items()}
+    complete_N = {split: scores.complete_N for split, scores in grading.tables.items()}
     questions = {
-        split: own if whole_N[split].all() else own.subset(np.flatnonzero(whole_N[split]))
+        split: own if complete_N[split].all() else own.subset(np.flatnonzero(complete_N[split]))
         for split, own in questions.items()
     }
     set_max_length(tokenizer, classifier, config.max_length)
     tokens = {split: tokenize(own, tokenizer, max_input_length(tokenizer)) for split, own in questions.items()}
-    noisy_logp_NK = grading.training.logp_NK[torch.from_numpy(whole_N["train"])]
+    noisy_logp_NK = grading.training.logp_NK[torch.from_numpy(complete_N["train"])]
     train_scores_NK = convert_scores(noisy_logp_NK, config.score_type)
     task = Task(
         labels,
@@ -175,7 +175,9 @@ def load_task(config: C, questions: dict[str, Questions], given: Inputs = NO_INP
         questions,
         tokens,
         ref_logits_NK={split: logits_NK(classifier, table) for split, table in tokens.items()},
-        grader_logp_NK={split: grading.tables[split].logp_NK[torch.from_numpy(whole_N[split])] for split in questions},
+        grader_logp_NK={
+            split: grading.tables[split].logp_NK[torch.from_numpy(complete_N[split])] for split in questions
+        },
         noisy_logp_NK=noisy_logp_NK,
         train_scores=BudgetedScores(train_scores_NK, config.grader_call_budget, config.seed),
         grader_fingerprint=grading.fingerprint,

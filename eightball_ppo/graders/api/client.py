@@ -142,7 +142,6 @@ class JudgeClient(contextlib.AbstractAsyncContextManager["JudgeClient"]):
             BudgetExceededError: No further call is allowed.
             InputError: No call can succeed.
         """
-        calls_before = usage.calls
         retries = stamina.retry_context(
             on=_backoff,
             attempts=self._config.max_retries + 1,
@@ -167,8 +166,8 @@ class JudgeClient(contextlib.AbstractAsyncContextManager["JudgeClient"]):
                     finally:
                         self._budget.settle(tokens, used)
         except _TransientError as error:
-            calls = usage.calls - calls_before
-            raise JudgeCallError(redact(error.reason) + (f" ({calls} tries)" if calls > 1 else "")) from None
+            tries = f" ({attempt.num} tries)" if attempt.num > 1 else ""
+            raise JudgeCallError(redact(error.reason) + tries) from None
         raise AssertionError("unreachable")
 
     async def _wait_for_rate_limits(self, tokens: int) -> None:

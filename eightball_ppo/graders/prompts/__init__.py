@@ -29,6 +29,7 @@ SUFFIX = ".jinja"
 CONTENT_FREE = "N/A"  # the question without content of contextual calibration (Zhao et al. 2021, arXiv:2102.09690)
 _PROBE = "Is this the question?"  # rendered to see which block it reaches
 _VARIABLES = {"question", "labels", "answer"}
+_ENVIRONMENT = ImmutableSandboxedEnvironment(undefined=StrictUndefined, autoescape=False)
 _BLOCKS = {"system", "user", "reply"}
 # Written as JSON escapes, so that no text of a question can look like a control token (<|im_start|>, [INST], {{...}}).
 _ESCAPED = {character: f"\\u{ord(character):04x}" for character in "<>[]{}|"}
@@ -98,11 +99,11 @@ class Prompt:
 
     @cached_property
     def _template(self) -> Template:
-        return _environment().from_string(self.source)
+        return _ENVIRONMENT.from_string(self.source)
 
     @cached_property
     def _variables(self) -> set[str]:
-        return meta.find_undeclared_variables(_environment().parse(self.source))
+        return meta.find_undeclared_variables(_ENVIRONMENT.parse(self.source))
 
     @property
     def scale(self) -> Scale:
@@ -120,7 +121,3 @@ class Prompt:
         context = self._template.new_context(values)
         text = {name: "".join(block(context)).strip() for name, block in self._template.blocks.items()}
         return Messages(text["system"], text["user"], text.get("reply", ""))
-
-
-def _environment() -> ImmutableSandboxedEnvironment:
-    return ImmutableSandboxedEnvironment(undefined=StrictUndefined, autoescape=False)

@@ -1,7 +1,7 @@
 """The scores of many questions as one table: what filling or reading a source of grades returns."""
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from math import fsum
 
@@ -95,9 +95,8 @@ class ScoreTable:
         return len(self.complete_N)
 
 
-def missing_mass(tables: Iterable[ScoreTable]) -> dict[str, float] | None:
+def missing_mass(tables: Collection[ScoreTable]) -> dict[str, float] | None:
     """Mean and maximum probability that judges put on anything but the labels; None without a good grade."""
-    tables = list(tables)
     num_ok = sum(table.num_ok for table in tables)
     if not num_ok:
         return None

@@ -22,16 +22,10 @@ from eightball_ppo.labels import LabelSet
 
 SUM_TOLERANCE = 0.01  # how far the sum of a question's probabilities may be from 1
 _METADATA = b"eightball_ppo"
-_TIME = pa.timestamp("us", tz="UTC")
+_TEXT, _CATEGORY, _TIME = pa.string(), pa.dictionary(pa.int8(), pa.string()), pa.timestamp("us", tz="UTC")
 _SCHEMA = pa.schema(
-    [
-        ("question", pa.string()),
-        ("label", pa.string()),
-        ("score", pa.float64()),
-        ("status", pa.dictionary(pa.int8(), pa.string())),
-        ("grader", pa.dictionary(pa.int8(), pa.string())),
-        ("graded_at", _TIME),
-    ]
+    {"question": _TEXT, "label": _TEXT, "score": pa.float64(), "status": _CATEGORY, "grader": _CATEGORY}
+    | {"graded_at": _TIME}
 )
 
 
