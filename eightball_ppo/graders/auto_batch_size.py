@@ -34,10 +34,8 @@ class AutoBatchSize:
                     raise
             # behind the `except`, so that no traceback holds the tensors of that batch
             if self.size == 1:
-                raise IncompleteError(
-                    "the grader is out of memory with a single question; free some or take a smaller grader, then run "
-                    "the same command again: finished grades are stored"
-                )
+                fix = "free some or take a smaller grader, then run the same command again: finished grades are stored"
+                raise IncompleteError(f"the grader is out of memory with a single question; {fix}")
             self.size //= 2
             logger.warning("the grader is out of memory; its batch size is now %d", self.size)
             torch.cuda.empty_cache()

@@ -99,23 +99,18 @@ class CausalLMGrader(Grader):
         Raises:
             InputError: The model cannot be loaded, or quantization lacks bitsandbytes.
         """
-        assert config.grader_model is not None
-        name = config.grader_model
-        path = check_checkpoint(name, "--grader_model")
-        source = name if path is None else str(path)
+        name, trust_remote_code = str(config.grader_model), config.trust_remote_code
+        source = str(check_checkpoint(name, "--grader_model") or name)
         device = PartialState().device
         dtype = torch.bfloat16 if device.type == "cuda" and torch.cuda.is_bf16_supported() else torch.float32
-        if config.trust_remote_code:
+        quantization = _quantization(config.grader_quantization, dtype)
+        if trust_remote_code:
             warn_of_code(name, "--grader_model")
         try:
             check_files(name, "--grader_model")
-            tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=config.trust_remote_code)
+            tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=trust_remote_code)
             model = AutoModelForCausalLM.from_pretrained(
-                source,
-                use_safetensors=True,
-                trust_remote_code=config.trust_remote_code,
-                dtype=dtype,
-                **_quantization(config.grader_quantization, dtype),
+                source, use_safetensors=True, trust_remote_code=trust_remote_code, dtype=dtype, **quantization
             )
         except InputError:
             raise
@@ -189,13 +184,11 @@ def _chat(messages: Messages, system_role: bool) -> list[dict[str, str]]:
 
 
 def _has_system_role(tokenizer: PreTrainedTokenizerBase) -> bool:
-    if tokenizer.chat_template is None:
-        return False
+    chat = _chat(Messages("instruction", "data", ""), True)
     try:
-        text = tokenizer.apply_chat_template(_chat(Messages("instruction", "data", ""), True), tokenize=False)
+        return bool(tokenizer.chat_template) and "instruction" in tokenizer.apply_chat_template(chat, tokenize=False)
     except TemplateError:
         return False
-    return "instruction" in text
 
 
 def _quantization(kind: str, dtype: torch.dtype) -> dict[str, Any]:

@@ -49,13 +49,12 @@ class ApiGrader(Grader):
     def __init__(self, config: GraderConfig, task: JudgeTask, mode: Mode):
         self._config, self._task, self._mode = config, task, mode
         self.labels, self.scale = task.labels, task.prompt.scale
-        samples, temperature = 1, 0.0
-        if isinstance(mode, SAMPLING):
-            samples = config.grader_samples
-            temperature = (
-                (1.0 if samples > 1 else 0.0) if config.grader_temperature is None else config.grader_temperature
-            )
-        if config.contextual_calibration and (self.scale == "rating" or isinstance(mode, SAMPLING)):
+        sampling = isinstance(mode, SAMPLING)
+        samples = config.grader_samples if sampling else 1
+        temperature = config.grader_temperature if sampling else 0.0
+        if temperature is None:
+            temperature = 1.0 if samples > 1 else 0.0
+        if config.contextual_calibration and (self.scale == "rating" or sampling):
             raise InputError("--contextual_calibration: needs log-probabilities of labels, not ratings or samples")
         self._samples, self._temperature = samples, temperature
         self.settings: dict[str, Any] = {

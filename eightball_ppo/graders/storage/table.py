@@ -121,17 +121,15 @@ class GradeTable(GradeSource):
 
     def _read_cells(self, table: pa.Table) -> np.ndarray:
         """The checked cells of the table; fills `_row_of`. The last row is for questions that are not in it."""
-        questions, labels, statuses, scores = (
-            table[name].to_pylist() for name in ("question", "label", "status", "score")
-        )
-        for pair, count in Counter(zip(questions, labels, strict=True)).items():
+        columns = [table[name].to_pylist() for name in ("question", "label", "status", "score")]
+        for pair, count in Counter(zip(*columns[:2], strict=True)).items():
             if not isinstance(pair[0], str):
                 raise self._error(f"a row has the question {pair[0]!r}; a text is needed")
             if count > 1:
                 raise self._error(f"{pair} occurs {count} times")
-        self._row_of = {question: row for row, question in enumerate(dict.fromkeys(questions))}
+        self._row_of = {question: row for row, question in enumerate(dict.fromkeys(columns[0]))}
         cells_NK = skipped_cells_NK(len(self._row_of) + 1, len(self.labels))
-        for question, label, status, score in zip(questions, labels, statuses, scores, strict=True):
+        for question, label, status, score in zip(*columns, strict=True):
             where = f"({question!r}, {label!r}) has"
             if status not in STATUSES or (status == "ok") != (score is not None and math.isfinite(score)):
                 rule = "a row has a finite score if and only if its status is ok"
