@@ -81,7 +81,7 @@ bench: setup-bench
 	$(BIN)/python benchmarks/pipeline.py
 
 quality: setup-dev
-	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy && $(BIN)/lint-imports
+	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy && $(BIN)/lint-imports && $(BIN)/python benchmarks/names.py
 
 docs: setup-dev # the API reference, from the docstrings, into build/docs
 	$(BIN)/pdoc eightball_ppo --docformat google --output-directory build/docs
