@@ -105,7 +105,7 @@ def first_occurrence_N(texts: Sequence[str]) -> np.ndarray:
     """
     hash_N = np.fromiter(map(hash, texts), np.int64, len(texts))
     order_N = hash_N.argsort(kind="stable")
-    first_N = np.ones(len(texts), dtype=bool)
+    is_first_N = np.ones(len(texts), dtype=bool)
     collisions = np.flatnonzero(np.diff(hash_N[order_N]) == 0) + 1  # positions in `order_N` with the hash of the last
     group, seen = None, set[str]()
     for position in collisions.tolist():
@@ -113,6 +113,6 @@ def first_occurrence_N(texts: Sequence[str]) -> np.ndarray:
         if hash_N[row] != group:
             group, seen = hash_N[row], {texts[int(order_N[position - 1])]}
         text = texts[row]
-        first_N[row] = text not in seen
+        is_first_N[row] = text not in seen
         seen.add(text)
-    return first_N
+    return is_first_N

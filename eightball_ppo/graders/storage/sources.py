@@ -106,8 +106,8 @@ class StoredGrader(GradeSource):
     def grade_missing(self, questions: Sequence[str]) -> None:
         """See `GradeSource.grade_missing`."""
         grader_id = self._store.register(self.fingerprint, self.settings)
-        first_N = first_occurrence_N(questions)
-        total = int(first_N.sum()) * (1 if self.scale == "log_prob" else len(self.labels))
+        is_first_N = first_occurrence_N(questions)
+        total = int(is_first_N.sum()) * (1 if self.scale == "log_prob" else len(self.labels))
         failures = consecutive = 0
         batch_size = self.WRITE_BATCH if getattr(self.grader, "free", False) else 1
         buffer: list[Grade] = []
@@ -131,7 +131,7 @@ class StoredGrader(GradeSource):
         name = f"grading: {self.fingerprint[:24]}"
         with tqdm(total=total, desc=name, disable=not self._progress, leave=False) as bar:
             try:
-                self.grader.grade(self._missing(compress(questions, first_N)), on_grade, self._budget)
+                self.grader.grade(self._missing(compress(questions, is_first_N)), on_grade, self._budget)
             finally:
                 self._store.write(grader_id, *buffer)
 
