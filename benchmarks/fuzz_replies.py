@@ -85,8 +85,8 @@ def read(reply: dict[str, Any], tally: Counter[str]) -> None:
                     verdicts = [mode.verdict(judged, choice, request) for choice in choices_of(reply)]
                     scores = scores_of_verdicts(verdicts, judged, request)
                 else:
-                    scores = mode.scores(judged, reply, request)
-                    assert math.isfinite(mode.missing(judged, reply, request)), kind
+                    scores, missing = mode.read(judged, reply, request)
+                    assert math.isfinite(missing), kind
             except BadReplyError as error:
                 assert error.status in ("failed", "refused") and 0 < len(str(error)) <= MAX_DETAIL_LENGTH, kind
                 tally[f"{kind}: {error.status}"] += 1

@@ -31,7 +31,7 @@ def test_rows_are_read_in_order_and_labels_become_ids(tmp_path: Path) -> None:
         '\ufeff{"text": " Grüße? ", "label": "down"}\n\n{"text": "🎱?", "label": "up", "x": 1}\n'.encode()
     )
     questions = load(tmp_path)
-    assert questions.texts == ["Grüße?", "🎱?"] and questions.label_ids == [1, 0]
+    assert list(questions.texts) == ["Grüße?", "🎱?"] and questions.label_ids == [1, 0]
     assert load_named(config(tmp_path), "rl").label_ids is None
 
 
@@ -91,7 +91,7 @@ def test_duplicates_of_a_question_are_put_on_one_side() -> None:
 
 
 def test_splitting_makes_no_list_of_all_questions() -> None:
-    questions = Questions("q", ArrowTexts.written(f"Will parcel number {i} come?" for i in range(30_000)))
+    questions = Questions("q", ArrowTexts.from_iterable(f"Will parcel number {i} come?" for i in range(30_000)))
     tracemalloc.start()
     try:
         train, validation = split_by_question(questions, 0.2, 0)

@@ -34,7 +34,7 @@ def base_graders(source: GradeSource) -> list[Grader]:
 
 def complete_grades(scores: ScoreTable, texts: Sequence[str]) -> dict[str, Tensor]:
     """Log-probabilities [K] of every one of the `texts`, which `scores` is about, that has a whole grade."""
-    return {texts[row]: scores.logp_NK[row] for row in np.flatnonzero(scores.whole_N).tolist()}
+    return {texts[row]: scores.logp_NK[row] for row in np.flatnonzero(scores.complete_N).tolist()}
 
 
 def permuted_options(config: AuditConfig, labels: LabelSet) -> dict[str, AuditConfig]:

@@ -31,7 +31,7 @@ from eightball_ppo.data import Questions, load_file, load_split
 from eightball_ppo.data.pairs import display_text
 from eightball_ppo.errors import DryRun, IncompleteError, InputError
 from eightball_ppo.graders.budget import Budget
-from eightball_ppo.graders.job import cost_record, estimate_cost, make_budget, resume_hint, store_path
+from eightball_ppo.graders.job import cost_record, estimate_cost, incomplete, make_budget
 from eightball_ppo.graders.registry import check_graders, load_graders, parse_grader
 from eightball_ppo.graders.storage.score_table import missing_mass
 from eightball_ppo.graders.storage.sources import GradeSource
@@ -124,7 +124,7 @@ def _estimate_cost(config: AuditConfig, labels: LabelSet, plan: Plan) -> str:
 def _audit(config: AuditConfig, labels: LabelSet, plan: Plan, own: Run) -> dict[str, Any]:
     """Ask and measure; writes the record and the page and prints the verdict. Returns the record of the run."""
     budget = make_budget(config)
-    with GradeStore(store_path(config)) as store:
+    with GradeStore(config.grade_store) as store:
         record = _measure(config, labels, plan, store, budget)
         record["checks"] = [] if record["deliberate"] else checks.checks(record, vars(config))
         record["failed_checks"] = [check["sentence"] for check in record["checks"] if not check["passed"]]
@@ -187,9 +187,7 @@ def _measure(config: AuditConfig, labels: LabelSet, plan: Plan, store: GradeStor
 def _check_budget(config: AuditConfig, budget: Budget) -> None:
     """Raises IncompleteError if calls are no longer allowed: what was not asked would be missing from every share."""
     if budget.stopped:
-        raise IncompleteError(
-            f"grader {config.grader}: {budget.stopped}, and the audit is not done; {resume_hint(config)}"
-        )
+        raise incomplete(config, f"{budget.stopped}, and the audit is not done")
 
 
 def _ask_gold(
@@ -205,7 +203,7 @@ def _ask_gold(
     if not answers:
         why = budget.stopped or (scores.details[0] if scores.details else "all of them failed")
         raise IncompleteError(f"grader {config.grader}: no gold question has a whole grade ({why}); nothing to audit")
-    rows = np.flatnonzero(scores.whole_N)
+    rows = np.flatnonzero(scores.complete_N)
     logp_NK, gold_N = scores.logp_NK[rows], torch.tensor(plan.gold.label_ids)[rows]
     count = scores.count
     asked = count["ok"] + count["failed"] + count["refused"]

@@ -21,7 +21,7 @@ from eightball_ppo.config.grader import GRADE_LIMIT_OPTIONS
 from eightball_ppo.config.methods import ReferenceConfig
 from eightball_ppo.data import Questions
 from eightball_ppo.errors import InputError
-from eightball_ppo.graders.job import grade_job, make_budget, make_source, store_path
+from eightball_ppo.graders.job import grade_job, make_budget, make_source
 from eightball_ppo.graders.storage.store import GradeStore
 from eightball_ppo.graders.storage.table import write_table
 from eightball_ppo.methods.prerequisites import train_prerequisites
@@ -137,7 +137,7 @@ def prepare(config: CompareConfig) -> None:
         set_max_length(tokenizer, classifier, config.max_length)
         classifier.save_pretrained(directory / REFERENCE)
         tokenizer.save_pretrained(directory / REFERENCE)
-        with GradeStore(store_path(config)) as store:
+        with GradeStore(config.grade_store) as store:
             source = make_source(own, labels, store, make_budget(own))
             write_table(source, [text for split in questions.values() for text in split.texts], directory / TABLE)
             about = {"grader": source.fingerprint, "grader_settings": source.settings}
