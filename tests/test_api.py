@@ -49,7 +49,7 @@ def config(judge: JudgeServer, directory: Path, **options: Any) -> GradeConfig:
 
 def graded(settings: GradeConfig, budget: Budget | None = None, questions: list[str] = QUESTIONS) -> ScoreTable:
     """Fill and read through the store of `settings`."""
-    with GradeStore(export.store_path(settings)) as store:
+    with GradeStore(settings.grade_store) as store:
         source = load_graders(settings, LABELS, store, budget or Budget())
         source.fill(questions)
         return source.read_chunk(questions)
@@ -72,11 +72,11 @@ def test_auto_takes_the_best_mode_and_a_second_grading_makes_no_call(
 ) -> None:
     judge.reset(**abilities, gold_labels=dict.fromkeys(QUESTIONS, "Maybe"))
     settings = config(judge, tmp_path, api_mode="auto", grader_prompt=prompt)
-    with GradeStore(export.store_path(settings)) as store:
+    with GradeStore(settings.grade_store) as store:
         source = load_graders(settings, LABELS, store, Budget())
         assert source.settings["mode"] == mode
     grades = graded(settings)
-    assert grades.whole_N.all() and (grades.logp_NK.argmax(1) == LABELS.id_of("Maybe")).all()
+    assert grades.complete_N.all() and (grades.logp_NK.argmax(1) == LABELS.id_of("Maybe")).all()
     asked = judge.stats()["requests"]
     probes = {"logprobs": 1, "schema": 2, "text": 3}[mode]
     assert asked == probes + len(QUESTIONS) * (3 if prompt == "rubric" else 1)
@@ -87,7 +87,7 @@ def test_auto_takes_the_best_mode_and_a_second_grading_makes_no_call(
 def test_the_choice_endpoint_gives_probabilities(judge: JudgeServer, tmp_path: Path) -> None:
     judge.reset(logprobs=False, gold_labels={QUESTIONS[0]: "No"})
     grades = graded(config(judge, tmp_path, api_mode="choice"))
-    assert grades.whole_N.all() and grades.logp_NK[0].exp()[1].item() == pytest.approx(0.85, abs=0.02)
+    assert grades.complete_N.all() and grades.logp_NK[0].exp()[1].item() == pytest.approx(0.85, abs=0.02)
 
 
 def test_samples_become_smoothed_frequencies(judge: JudgeServer, tmp_path: Path) -> None:
@@ -168,10 +168,10 @@ def test_addresses_are_checked_and_passwords_in_them_are_sent_but_never_written(
 def test_auto_uses_a_schema_for_labels_that_begin_alike(judge: JudgeServer, tmp_path: Path) -> None:
     labels = LabelSet.of(["Very likely", "Very unlikely", "Unsure"])
     settings = config(judge, tmp_path, api_mode="auto")
-    with GradeStore(export.store_path(settings)) as store:
+    with GradeStore(settings.grade_store) as store:
         source = load_graders(settings, labels, store, Budget())
         source.fill(QUESTIONS)
-        assert source.settings["mode"] == "schema" and source.read(QUESTIONS).whole_N.all()
+        assert source.settings["mode"] == "schema" and source.read(QUESTIONS).complete_N.all()
 
 
 def test_secrets_are_taken_out_and_nothing_else(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -145,5 +145,5 @@ def test_auto_does_not_mistake_an_outage_for_a_missing_ability(judge: JudgeServe
         graded(settings)
     judge.reset()
     graded(settings)
-    with GradeStore(export.store_path(settings)) as store:
+    with GradeStore(settings.grade_store) as store:
         assert load_graders(settings, LABELS, store, Budget()).settings["mode"] == "logprobs"

@@ -44,12 +44,12 @@ def test_logprobs_mode_reads_the_first_word() -> None:
     label = position(("No", 0.75), ("Yes", 0.25))
     expected = [math.log(0.25), math.log(0.75), math.log(MIN_MASS)]
     for reply in (chat("No", [label]), chat('"No"', [position(('"', 1.0)), label, position(('"', 1.0))])):
-        assert LogprobsMode().scores(JUDGED, reply, CHOOSE) == pytest.approx(expected, abs=1e-6)
+        assert LogprobsMode().read(JUDGED, reply, CHOOSE)[0] == pytest.approx(expected, abs=1e-6)
     for front in ('"', "**", '{"'):  # a ten of two tokens behind a quote
         reply = chat(f"{front}10", [position((front, 1.0)), position(("1", 1.0)), position(("0", 1.0))])
-        assert LogprobsMode().scores(JUDGED, reply, RATE) == [pytest.approx(10)]
+        assert LogprobsMode().read(JUDGED, reply, RATE)[0] == [pytest.approx(10)]
     reply = chat("10", [position(("1", 1.0)), position(("0", 0.5), (".", 0.5))])
-    assert LogprobsMode().scores(JUDGED, reply, RATE) == [pytest.approx(5.5)]
+    assert LogprobsMode().read(JUDGED, reply, RATE)[0] == [pytest.approx(5.5)]
 
 
 def test_schema_and_text_modes_read_one_answer_and_average_several() -> None:
@@ -77,10 +77,10 @@ def test_a_value_outside_the_schema_is_a_bad_reply(key: str, value: str) -> None
 
 def test_choice_mode_reads_the_probabilities_of_all_options() -> None:
     p = {"Maybe": 0.5, "Yes": 0.5, "No": 0.0}
-    logp_K = ChoiceMode().scores(JUDGED, {"answers": {"answer": {"probabilities": p}}}, CHOOSE)
+    logp_K = ChoiceMode().read(JUDGED, {"answers": {"answer": {"probabilities": p}}}, CHOOSE)[0]
     assert logp_K == pytest.approx([math.log(0.5), math.log(1e-9), math.log(0.5)], abs=1e-6)
     ratings = {str(rating): 0.1 for rating in range(1, 11)}
-    assert ChoiceMode().scores(JUDGED, {"answers": {"answer": {"probabilities": ratings}}}, RATE) == [
+    assert ChoiceMode().read(JUDGED, {"answers": {"answer": {"probabilities": ratings}}}, RATE)[0] == [
         pytest.approx(5.5)
     ]
 
@@ -97,7 +97,7 @@ def test_choice_mode_reads_the_probabilities_of_all_options() -> None:
 )
 def test_probabilities_that_are_no_distribution_are_a_bad_reply(p: dict[str, Any]) -> None:
     with pytest.raises(BadReplyError):
-        ChoiceMode().scores(JUDGED, {"answers": {"answer": {"probabilities": p}}}, CHOOSE)
+        ChoiceMode().read(JUDGED, {"answers": {"answer": {"probabilities": p}}}, CHOOSE)[0]
 
 
 def test_refusals_of_the_server_are_told_from_failures() -> None:
@@ -128,4 +128,4 @@ def test_tokens_are_strings_and_log_probabilities_finite_numbers(token: Any, log
     judged = JUDGED._replace(words=(("None",), ("Some",), ("All",)))
     reply = chat("None", [{"token": "None", "top_logprobs": [{"token": token, "logprob": logprob}]}])
     with pytest.raises(BadReplyError):
-        LogprobsMode().scores(judged, reply, CHOOSE)
+        LogprobsMode().read(judged, reply, CHOOSE)[0]

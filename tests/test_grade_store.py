@@ -33,7 +33,7 @@ def good(request: GradeRequest, *scores: float, calls: int = 1, tokens: int = 0)
 
 
 def kept(store: GradeStore, grader: int, request: GradeRequest = ASK) -> Grade:
-    row = store.read(grader, request)
+    row = store.read(grader, [request.question]).get(request)
     assert row is not None
     return row
 
@@ -44,7 +44,7 @@ def kept(store: GradeStore, grader: int, request: GradeRequest = ASK) -> Grade:
 def test_scores_and_questions_are_read_back_to_the_bit(scores: list[float], question: str) -> None:
     with GradeStore(":memory:") as store:
         grader = store.register("g", {})
-        store.keep(grader, Grade(GradeRequest(question), "ok", tuple(scores)))
+        store.write(grader, Grade(GradeRequest(question), "ok", tuple(scores)))
         read = kept(store, grader, GradeRequest(question)).scores
         assert struct.pack(f"{len(read)}d", *read) == struct.pack(f"{len(scores)}d", *scores)
         assert list(store.missing(grader, [GradeRequest(question), GradeRequest(question + "?")])) == [
@@ -58,27 +58,27 @@ def test_grades_are_kept_by_question_label_and_grader(store: GradeStore) -> None
     graders = [store.register(name, {}) for name in ("g", "h")]
     everything = list(itertools.product(graders, requests))
     for number, (grader, request) in enumerate(everything):
-        assert store.read(grader, request) is None
-        store.keep(grader, good(request, float(number)))
+        assert request not in store.read(grader, [request.question])
+        store.write(grader, good(request, float(number)))
     assert [kept(store, grader, request).scores for grader, request in everything] == [(float(n),) for n in range(12)]
 
 
 def test_a_good_grade_is_never_replaced(store: GradeStore) -> None:
     grader = store.register("g", {})
-    store.keep(grader, good(ASK, -1.0, calls=2, tokens=20))
+    store.write(grader, good(ASK, -1.0, calls=2, tokens=20))
     before = kept(store, grader)
     for status in ("failed", "refused"):
-        store.keep(grader, Grade(ASK, status, (), "no", calls=5, tokens=50))
-    store.keep(grader, good(ASK, -9.0, calls=5, tokens=50))
+        store.write(grader, Grade(ASK, status, (), "no", calls=5, tokens=50))
+    store.write(grader, good(ASK, -9.0, calls=5, tokens=50))
     assert kept(store, grader) == before
 
 
 def test_a_bad_grade_is_replaced_and_its_calls_and_tokens_add_up(store: GradeStore) -> None:
     grader = store.register("g", {})
-    store.keep(grader, Grade(ASK, "failed", (), "timeout", calls=3, tokens=10))
-    store.keep(grader, Grade(ASK, "refused", (), "I cannot", calls=1, tokens=7))
+    store.write(grader, Grade(ASK, "failed", (), "timeout", calls=3, tokens=10))
+    store.write(grader, Grade(ASK, "refused", (), "I cannot", calls=1, tokens=7))
     assert kept(store, grader)[:6] == (ASK, "refused", (), "I cannot", 4, 17)
-    store.keep(grader, good(ASK, -1.0, calls=2, tokens=30))
+    store.write(grader, good(ASK, -1.0, calls=2, tokens=30))
     assert kept(store, grader)[:6] == (ASK, "ok", (-1.0,), "", 6, 47)
 
 
@@ -109,7 +109,7 @@ def test_reading_creates_no_file(tmp_path: Path) -> None:
     file = tmp_path / "runs" / "grades.sqlite3"
     with GradeStore(file) as store:
         assert store.settings_of("g") is None and store.audit_of("g") is None and store.id_of("g") is None
-        assert store.read(1, ASK) is None and list(store.missing(1, [ASK])) == [ASK]
+        assert store.read(1, [ASK.question]) == {} and list(store.missing(1, [ASK])) == [ASK]
     assert not file.parent.exists()
     with GradeStore(file) as store:
         store.register("g", {})
@@ -129,8 +129,8 @@ while not (Path(f"{file}.a").exists() and Path(f"{file}.b").exists()):
 store = GradeStore(file)
 grader = store.register("g", {"made by": "both"})
 for number in range(count):
-    store.keep(grader, Grade(GradeRequest(f"{name} {number}"), "ok", (number / 3, 1.0)))
-    store.keep(grader, Grade(GradeRequest(f"both {number}"), "failed", (), name, 1, 10))
+    store.write(grader, Grade(GradeRequest(f"{name} {number}"), "ok", (number / 3, 1.0)))
+    store.write(grader, Grade(GradeRequest(f"both {number}"), "failed", (), name, 1, 10))
 os.kill(os.getpid(), signal.SIGKILL)
 """
 
@@ -200,7 +200,7 @@ def test_a_damaged_store_is_refused_in_one_line(store: GradeStore) -> None:
     grader = store.register("g", {})
     requests = [GradeRequest(f"question {number}") for number in range(1000)]
     for request in requests:
-        store.keep(grader, good(request))
+        store.write(grader, good(request))
     store.close()
     content = store.path.read_bytes()
     store.path.write_bytes(content[:8192] + b"\xff" * (len(content) - 8192))

@@ -59,7 +59,7 @@ class RandomSource(GradeSource):
         score_NK[status_NK != 0] = np.nan
         cells_NK["graded_at"] = np.where(status_NK == SKIPPED, 0, 1_700_000_000.25)
         details = tuple(f"{question}: it failed" for question in questions if question in self.bad)
-        return ScoreTable.of_cells(cells_NK, self.scale, len(questions), details, 0, np.empty(0))
+        return ScoreTable.from_cells(cells_NK, self.scale, len(questions), details, 0, np.empty(0))
 
 
 QUESTIONS = ["Will it rain?", "Is\nthis 'one' line?", "子供? 👍", "", "Failed?", "Refused?", "Skipped?", "\x00"]
@@ -72,7 +72,7 @@ def assert_same(first: ScoreTable, second: ScoreTable) -> None:
     np.testing.assert_array_equal(cells(first, "status"), cells(second, "status"))
     np.testing.assert_array_equal(cells(first, "score"), cells(second, "score"))
     np.testing.assert_array_equal(first.logp_NK.numpy(), second.logp_NK.numpy())
-    assert first.count == second.count and (first.whole_N == second.whole_N).all()
+    assert first.count == second.count and (first.complete_N == second.complete_N).all()
 
 
 @pytest.mark.parametrize(("scale", "bad"), [("log_prob", BAD), ("rating", BAD_RATINGS)])
@@ -219,7 +219,7 @@ def test_a_question_without_all_its_rows_is_incomplete(tmp_path: Path) -> None:
     source.fill(["a", "b"])
     grades = source.read_chunk(["a", "b"])
     assert cells(grades, "status").tolist() == [[0] * 3, [SKIPPED, SKIPPED, 0]] and grades.calls == 2
-    assert grades.whole_N.tolist() == [True, False] and grades.logp_NK[1].isnan().all()
+    assert grades.complete_N.tolist() == [True, False] and grades.logp_NK[1].isnan().all()
 
 
 def test_ratings_are_recognised_by_the_metadata_alone(tmp_path: Path) -> None:

@@ -144,7 +144,7 @@ def test_a_grader_out_of_memory_halves_its_batch(full: Exception, caplog: LogCap
         return "graded"
 
     with caplog.at_level(logging.WARNING):
-        assert batch.fitting(work) == "graded" and batch.fitting(work) == "graded"
+        assert batch.run(work) == "graded" and batch.run(work) == "graded"
     assert sizes == [16, 8, 4, 4] and len(caplog.records) == 2
 
 

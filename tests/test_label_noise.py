@@ -65,7 +65,7 @@ def test_a_label_map_adds_the_probabilities_of_labels_with_one_target() -> None:
     grades = LabelMapSource(inner, [1, 0, 1], two).read_chunk(QUESTIONS[:3])
     assert grades.logp_NK[:2].exp().tolist() == [pytest.approx([0.2, 0.8])] * 2
     assert cells(grades, "score").shape == cells(grades, "status").shape == cells(grades, "graded_at").shape == (3, 2)
-    assert grades.whole_N.tolist() == [True, True, False] and grades.logp_NK[2].isnan().all()
+    assert grades.complete_N.tolist() == [True, True, False] and grades.logp_NK[2].isnan().all()
     swapped = LabelMapSource(inner, [1, 0, 2], LabelSet.of(["a", "b", "c"])).read(QUESTIONS[:1])
     assert swapped.logp_NK[0].exp().tolist() == pytest.approx([0.2, 0.5, 0.3])
     fingerprints = {LabelMapSource(inner, target, two).fingerprint for target in ([1, 0, 1], [0, 0, 1], [0, 1, 1])}

@@ -83,8 +83,8 @@ def test_a_question_is_data_whatever_it_says(text: str) -> None:
 @settings(deadline=None)
 @example("".join(FRAGMENTS))
 def test_a_quoted_question_is_printable_and_readable(text: str) -> None:
-    assert quoted("Schläft das Kind, 子供? 👍") == '"Schläft das Kind, 子供? 👍"'
-    assert quoted(text).isprintable() and json.loads(quoted(text)) == text
+    assert quote_question("Schläft das Kind, 子供? 👍") == '"Schläft das Kind, 子供? 👍"'
+    assert quote_question(text).isprintable() and json.loads(quote_question(text)) == text
 
 
 def test_a_custom_prompt_rates_if_it_mentions_the_answer(tmp_path: Path) -> None:
@@ -160,6 +160,6 @@ def test_the_sandbox_holds(tmp_path: Path, escape: str) -> None:
 
 def test_a_question_outside_the_user_block_is_refused(tmp_path: Path) -> None:
     system = "{% block system %}Judge {{ question }}{% endblock %}"
-    assert "stands in the block system or reply" in refusal(custom(tmp_path, "{{ question }}", system))
+    assert "is in the block system or reply" in refusal(custom(tmp_path, "{{ question }}", system))
     reply = SYSTEM + "{% block reply %}On {{ question }} I say {% endblock %}"
-    assert "stands in the block system or reply" in refusal(custom(tmp_path, "{{ question }}", reply))
+    assert "is in the block system or reply" in refusal(custom(tmp_path, "{{ question }}", reply))

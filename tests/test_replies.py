@@ -158,7 +158,7 @@ def test_a_prefix_of_one_label_counts_as_that_label() -> None:
 def test_a_prefix_of_two_labels_counts_as_neither_and_too_much_of_it_is_a_bad_reply() -> None:
     """N 0.04 begins No and Not now, which are not listed: each may have the 0.04 that is the smallest listed."""
     four = parse_verbalizers([], LabelSet.of(["Yes", "No", "Maybe", "Not now"]))
-    assert [label_of_token(token, four) for token in ("N", "No", "Not")] == [None, 1, 3]
+    assert [labels_of_token(token, four) for token in ("N", "No", "Not")] == [[1, 3], [1], [3]]
     p_K = probabilities(logp_of_tokens(logs(("Maybe", 0.7), ("Yes", 0.2), ("N", 0.04)), four))
     assert p_K == pytest.approx([0.2 / 0.98, 0.04 / 0.98, 0.7 / 0.98, 0.04 / 0.98], abs=1e-12)
     with pytest.raises(BadReplyError, match=r"^0\.06 of the probability is on tokens that begin several labels"):

@@ -42,7 +42,7 @@ class PaidRule(RuleGrader):
         for number, request in enumerate(requests):
             if number == self.breaks_at:
                 raise KeyboardInterrupt
-            on_grade(Grade.of(request, self._logp_K, missing=0.25 if number % 2 else 0.0))
+            on_grade(Grade.from_scores(request, self._logp_K, missing=0.25 if number % 2 else 0.0))
 
 
 def stored(grader: RuleGrader) -> StoredGrader:
@@ -63,7 +63,7 @@ def statements(source: StoredGrader, work: Callable[[], Any]) -> list[str]:
 @given(st.lists(st.lists(st.text(max_size=2), max_size=4), max_size=4), st.slices(12))
 def test_concatenated_texts_behave_as_one_list(parts: list[list[str]], cut: slice) -> None:
     expected = [text for part in parts for text in part]
-    joined = ConcatTexts(parts)
+    joined = ArrowTexts.concatenate(parts)
     assert list(joined) == expected and len(joined) == len(expected)
     assert [joined[row] for row in range(-len(expected), len(expected))] == expected * 2
     assert joined[cut] == expected[cut]
@@ -83,7 +83,7 @@ def test_first_occurrences_are_found_despite_hash_collisions(drawn: list[str], c
 def test_free_grades_are_committed_in_batches_and_paid_ones_singly() -> None:
     free, paid = stored(RuleGrader("Yes", LABELS)), stored(PaidRule("Yes", LABELS))
     seen = statements(free, lambda: free.fill(MANY * 2))
-    assert seen.count("COMMIT") == math.ceil(len(MANY) / StoredGrader.AT_ONCE)
+    assert seen.count("COMMIT") == math.ceil(len(MANY) / StoredGrader.WRITE_BATCH)
     assert "COMMIT" not in statements(paid, lambda: paid.fill(MANY))  # SQLite commits every statement by itself
     assert free.read(MANY).count == paid.read(MANY).count == {"ok": 15000, "failed": 0, "refused": 0, "skipped": 0}
     assert torch.equal(free.read(MANY[:9]).logp_NK, paid.read(MANY[:9]).logp_NK)

@@ -62,7 +62,7 @@ def served(smollm2: Path) -> Iterator[str]:
 def graded(questions: list[str], **options: Any) -> tuple[ScoreTable, dict[str, Any]]:
     """(grades, settings of the grader)."""
     config = GradeConfig(disable_tqdm=True, max_grade_failures=1.0, timeout=120, max_concurrency=2, **options)
-    with GradeStore(store_path(config)) as store:
+    with GradeStore(config.grade_store) as store:
         source = load_graders(config, LABELS, store, Budget())
         source.fill(questions)
         return source.read_chunk(questions), source.settings
@@ -97,11 +97,11 @@ def test_auto_falls_back_where_logprobs_are_ignored(smollm2: Path, served: str) 
     grades, settings = graded(QUESTIONS[:6], **judge, output_dir="x")
     assert settings["mode"] in ("schema", "text")  # anything but log-probabilities
     assert grades.count.total() == 18 and grades.count["skipped"] == 0
-    assert torch.isfinite(grades.logp_NK[torch.from_numpy(grades.whole_N)]).all()
+    assert torch.isfinite(grades.logp_NK[torch.from_numpy(grades.complete_N)]).all()
 
 
 def test_the_choice_endpoint_gives_probabilities(smollm2: Path, served: str) -> None:
     judge = {"grader": "api", "api_mode": "choice", "grader_model": str(smollm2), "grader_base_url": served}
     grades, _ = graded(QUESTIONS[:4], **judge, output_dir="x")
-    assert grades.whole_N.all(), grades.details
+    assert grades.complete_N.all(), grades.details
     torch.testing.assert_close(grades.logp_NK.exp().sum(1), torch.ones(4))

@@ -89,7 +89,7 @@ def test_every_question_is_graded_once(at_once: int) -> None:
     assert [request.question for request in grader.requests] == [*QUESTIONS, "Another one?"]
     grades = source.read_chunk([QUESTIONS[4], QUESTIONS[2], QUESTIONS[4]])
     expected = [random_logp(GradeRequest(QUESTIONS[row])) for row in (4, 2, 4)]
-    assert cells(grades, "score").tolist() == expected and grades.whole_N.all() and source.scale == "log_prob"
+    assert cells(grades, "score").tolist() == expected and grades.complete_N.all() and source.scale == "log_prob"
     assert grades.calls == 3 and (abs(cells(grades, "graded_at") - time.time()) < 60).all()
 
 
@@ -99,7 +99,7 @@ def test_ratings_are_requested_label_by_label_and_read_by_column() -> None:
     source.fill(QUESTIONS[:3])
     assert grader.requests == [GradeRequest(q, name) for q in QUESTIONS[:3] for name in LABELS.names][:5]
     grades = source.read_chunk(QUESTIONS[:3])
-    assert source.scale == "rating" and grades.whole_N.tolist() == [True, False, False]
+    assert source.scale == "rating" and grades.complete_N.tolist() == [True, False, False]
     assert cells(grades, "status").tolist() == [[OK] * 3, [OK, OK, SKIPPED], [SKIPPED] * 3]
     nan = math.nan
     np.testing.assert_array_equal(cells(grades, "score"), [[2, 3, 4], [2, 3, nan], [nan, nan, nan]])
@@ -114,7 +114,7 @@ def test_failed_grades_are_reported_and_requested_again() -> None:
     grades = source.read_chunk(QUESTIONS[:4])
     assert (
         cells(grades, "status")[:, 0].tolist() == [FAILED, REFUSED, OK, OK]
-        and grades.whole_N.tolist() == [False] * 2 + [True] * 2
+        and grades.complete_N.tolist() == [False] * 2 + [True] * 2
     )
     assert grades.details == ("'Is it 0?': it failed", "'Is it 1?': it refused")
     assert grades.logp_NK[:2].isnan().all() and np.isnan(cells(grades, "score")[:2]).all()
@@ -183,7 +183,7 @@ def table_of(score_NK: Tensor, scale: Scale) -> ScoreTable:
     """Good grades with these scores."""
     cells_NK = skipped_cells_NK(*score_NK.shape)
     cells_NK["score"], cells_NK["status"] = score_NK, OK
-    return ScoreTable.of_cells(cells_NK, scale, 0, (), len(score_NK), np.empty(0))
+    return ScoreTable.from_cells(cells_NK, scale, 0, (), len(score_NK), np.empty(0))
 
 
 @given(st.integers(0, 2**31), st.integers(2, 6), st.floats(0.1, 5))
@@ -238,9 +238,9 @@ def test_an_average_is_complete_only_where_all_members_are() -> None:
     both.fill(QUESTIONS[:5])
     assert [len(member.grader.requests) for member in (first, second, third)] == [5, 3, 15]  # type: ignore[attr-defined]
     grades = both.read_chunk(QUESTIONS[:5])
-    assert grades.whole_N.tolist() == [False] * 5
+    assert grades.complete_N.tolist() == [False] * 5
     assert cells(grades, "status").tolist() == [[code] * 3 for code in (FAILED, REFUSED, FAILED, SKIPPED, SKIPPED)]
     assert grades.logp_NK.isnan().all() and grades.calls == 5 + 3 + 15 and len(grades.details) == 3
     pair = EnsembleSource([first, third], [1.0, 1.0]).read(QUESTIONS[:5])
-    assert pair.whole_N.tolist() == [False, True, False, True, True]
-    assert pair.logp_NK.isfinite().all(1).tolist() == pair.whole_N.tolist()
+    assert pair.complete_N.tolist() == [False, True, False, True, True]
+    assert pair.logp_NK.isfinite().all(1).tolist() == pair.complete_N.tolist()
