@@ -112,13 +112,13 @@ def comparison_data(
     conditions: Sequence[tuple[float, int | None]] = ((0.0, None),),
     labels: Sequence[str] = ("Yes", "No", "Maybe"),
     gold: bool = True,
-    holes: Sequence[dict[str, Any]] = (),
+    failed_runs: Sequence[dict[str, Any]] = (),
     **overrides: Any,
 ) -> ComparisonData:
-    """The whole contract; a run that stands in `holes` has no row anywhere else."""
+    """The whole contract; a run that is in `failed_runs` has no row anywhere else."""
     problems = {split: Problem(n, len(labels), place) for place, (split, n) in enumerate(QUESTIONS.items())}
     kinds = [(method, math.nan) for method in methods] + [("distill", threshold) for threshold in thresholds]
-    lost = {(hole["method"], hole["beta"], hole["seed"], hole["noise"], hole["budget"]) for hole in holes}
+    lost = {(hole["method"], hole["beta"], hole["seed"], hole["noise"], hole["budget"]) for hole in failed_runs}
     results: list[dict[str, Any]] = []
     curves: list[dict[str, Any]] = []
     for (method, threshold), beta, seed, (noise, budget) in itertools.product(kinds, betas, range(seeds), conditions):
@@ -173,12 +173,11 @@ def comparison_data(
         "curves": pd.DataFrame(curves),
         "coverage": _coverage(problems["heldout"], gold),
         "flips": _flips(labels, [method for method in methods if method != "sft"], gold),
-        "holes": list(holes),
+        "failed_runs": list(failed_runs),
         "headline": [
             "On held-out questions at beta 0.1 exact comes first (0.62 of the optimum) and best_of_n second (0.58).",
             "PPO's lead over distill@0.99 cannot be told from chance: 0.012 (-0.020 to 0.041), p 0.44 after Holm.",
         ],
-        "predictions": ["Prediction 2, ahead at beta 0.5 by 0.005 to 0.02: a hit for ppo, a miss for rloo."],
         "settings": {"seeds": list(range(seeds)), "betas": list(betas), "grader": "bert", "max_grader_calls": None},
         "environment": {"python": "3.11.2", "torch": "2.13.0", "platform": "Linux-x86_64", "cores": 2},
         "command": "python scripts/compare.py --methods sft distill ppo exact --betas 0.1 0.5 \\\n    --seeds 0 1 2",
@@ -278,7 +277,11 @@ def _flips(labels: Sequence[str], methods: Sequence[str], gold: bool) -> pd.Data
         question = f"Will {subjects[place % 5]} turn out the way I have been hoping for, {place} times now?"
         rows.append(
             {
-                **{"question": question, "wanted": (after if place % 4 else before) if gold else None, "grader": after},
+                **{
+                    "question": question,
+                    "gold_label": (after if place % 4 else before) if gold else None,
+                    "grader": after,
+                },
                 **{"method": methods[place % len(methods)], "beta": 0.1, "before": before, "after": after},
                 **{"p_before": 0.01 + 0.001 * place, "p_after": 0.99 - 0.002 * place, "change": 0.98 - 0.003 * place},
             }

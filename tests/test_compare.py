@@ -212,7 +212,7 @@ def test_intervals_are_around_the_means_of_the_results(shared: Path) -> None:
 def test_the_numbers_behind_the_figures_are_the_runs(shared: Path) -> None:
     frames = {file.stem: pd.read_parquet(file) for file in (shared / "figures").glob("*.parquet")}
     assert frames and all(len(frame) for frame in frames.values())
-    assert summary(shared)["runs"] == 9 and summary(shared)["holes"] == []
+    assert summary(shared)["runs"] == 9 and summary(shared)["failed_runs"] == []
     assert summary(shared)["grader"].startswith("bert:")
 
 
@@ -221,7 +221,9 @@ def test_a_second_call_makes_nothing_and_says_the_same(shared: Path, compare: Co
     code, _, err = compare(shared, seeds=0, kl_coefs=0.1)
     assert (code, err) == (0, "") and times(shared, *("runs", "logs", "reference", "grades.parquet")) == before
     pd.testing.assert_frame_equal(results(shared), frame)
-    assert all(summary(shared)[name] == said[name] for name in ("intervals", "pairs", "headline", "holes", "grader"))
+    assert all(
+        summary(shared)[name] == said[name] for name in ("intervals", "pairs", "headline", "failed_runs", "grader")
+    )
 
 
 def test_a_dry_run_says_what_is_to_make_and_writes_nothing(shared: Path, tmp_path: Path, compare: Compare) -> None:
@@ -332,15 +334,15 @@ def damaged(shared: Path, tmp_path_factory: pytest.TempPathFactory, compare: Com
 
 
 def test_a_broken_run_is_a_hole_with_its_reason_and_the_others_stand(damaged: Damaged, shared: Path) -> None:
-    assert damaged.code == 3 and damaged.err.count("\n") == 1 and "4 of 9 runs are missing, e.g. " in damaged.err
+    assert damaged.code == 3 and damaged.err.count("\n") == 1 and "4 of 9 runs failed, e.g. " in damaged.err
     assert times(damaged.directory, "runs") == damaged.before
-    holes = {row["method"]: row["why"] for row in summary(damaged.directory)["holes"]}
+    holes = {row["method"]: row["why"] for row in summary(damaged.directory)["failed_runs"]}
     assert set(holes) == set(Damaged.BROKEN)
     assert "results.json is missing or damaged" in holes["best_of_n"]
     assert "not a loadable checkpoint" in holes["exact"]
     assert "its saved policy has expected_score" in holes["rloo"]
     assert "metrics.jsonl: missing or damaged" in holes["distill_soft"]
-    assert all(why.endswith("; remove it to have it made anew") for why in holes.values())
+    assert all(why.endswith("; remove it to run it again") for why in holes.values())
     text = (damaged.directory / "report.md").read_text() + (damaged.directory / "report.html").read_text()
     assert all(text.count(f"{method}-beta0.1-seed0") >= 2 for method in Damaged.BROKEN)
     whole = results(shared)
@@ -468,14 +470,14 @@ def test_noise_and_budgets_two_labels_failed_grades_and_a_method_that_fails(tick
         "grade_store": tickets / "grades.sqlite3",
     }
     code, _, err = call(flags(directory, **options))
-    assert code == 3 and "2 of 4 runs are missing, e.g. exact-beta0.5-budget8-seed0: " in err
+    assert code == 3 and "2 of 4 runs failed, e.g. exact-beta0.5-budget8-seed0: " in err
     frame = results(directory)
     assert set(frame["method"]) == {"distill"} and len(frame) == 4
     assert frame["budget"].dtype == "Int64" and frame["noise"].dtype == "float64"
     assert frame["grader_calls"].tolist() == frame["budget"].tolist() == [8] * 4
     assert frame["noise"].tolist() == [0.0, 0.0, 0.5, 0.5] and frame["questions"].tolist() == [22, 11] * 2
     assert frame["kl"].nunique() == 4  # noise is not a name alone
-    holes = summary(directory)["holes"]
+    holes = summary(directory)["failed_runs"]
     assert [(row["method"], row["noise"], row["budget"]) for row in holes] == [("exact", 0.0, 8), ("exact", 0.5, 8)]
     assert all("the gradient is not finite" in row["why"] and "logs/exact" in row["why"] for row in holes)
     assert pd.read_parquet(directory / "grades.parquet")["status"].value_counts().to_dict() == {"ok": 69, "failed": 3}
@@ -505,7 +507,7 @@ def test_workers_that_die(tmp_path: Path, compare: Compare) -> None:
     finally:
         over.set()
         killer.join()
-    assert code == 3 and "1 of 6 runs are missing, e.g. exact-beta0.1-seed0: its process died twice" in err, err
+    assert code == 3 and "1 of 6 runs failed, e.g. exact-beta0.1-seed0: its process died twice" in err, err
     assert len(results(directory)) == 5 * 2
     assert compare(directory, **options)[0] == 0 and len(results(directory)) == 6 * 2
 
@@ -547,7 +549,7 @@ def test_the_report_is_made_anew_from_the_runs(
     assert (tmp_path / "mine").read_bytes() == b"" and now["settings"]["upstream_config"] == "recipe.yaml"
     assert now["settings"]["grade_store"] == str(tmp_path / "mine")
     assert "8 runs -> " in capsys.readouterr().out and not (copy / "runs" / "grpo-beta0.1-seed0").exists()
-    assert [(row["method"], row["why"]) for row in now["holes"]] == [("grpo", "was not made")]
+    assert [(row["method"], row["why"]) for row in now["failed_runs"]] == [("grpo", "was not made")]
     kept = [row for row in then["intervals"] if row["method"] != "grpo"]
     for old, new in zip(kept, now["intervals"], strict=True):
         assert {**new, "estimate": 0, "low": 0, "high": 0} == {**old, "estimate": 0, "low": 0, "high": 0}

@@ -11,11 +11,13 @@ import pytest
 
 from eightball_ppo.comparison import grid, pairwise, workers, workspace
 from eightball_ppo.comparison.grid import RunGroup, RunSpec, run_config, run_groups
+from eightball_ppo.comparison.wording import display_name
 from eightball_ppo.config.compare import CompareConfig
 from eightball_ppo.config.methods import DistillConfig, ExactConfig, GRPOConfig, PPOConfig
 from eightball_ppo.config.registry import METHODS
 from eightball_ppo.data import Questions
 from eightball_ppo.errors import InputError
+from eightball_ppo.report.style import row_name
 from eightball_ppo.runtime.atomic_io import write_json
 from eightball_ppo.runtime.run import write_config
 
@@ -27,7 +29,7 @@ def config(**options: Any) -> CompareConfig:
 
 
 def cells(own: CompareConfig) -> list[RunSpec]:
-    return [cell for job in run_groups(own) for cell in job.cells]
+    return [cell for job in run_groups(own) for cell in job]
 
 
 def stands(cell: RunSpec, own: CompareConfig, **recorded: Any) -> Path:
@@ -56,7 +58,7 @@ def test_a_cell_is_named_after_what_is_not_plain() -> None:
     assert RunSpec("ppo", 3, 0.1).name == "ppo-beta0.1-seed3"
     full = RunSpec("distill", 0, 1e-5, 0.25, 900, 0.0)
     assert full.name == "distill-beta1e-05-noise0.25-budget900-threshold0-seed0"
-    assert full.key == {
+    assert dataclasses.asdict(full) == {
         **{"method": "distill", "seed": 0, "beta": 1e-5, "noise": 0.25, "budget": 900},
         "threshold": 0.0,
     }
@@ -65,11 +67,11 @@ def test_a_cell_is_named_after_what_is_not_plain() -> None:
 def test_methods_that_know_no_beta_are_trained_once_for_all_of_them() -> None:
     own = config(seeds=[0, 1], kl_coefs=[0.1, 0.5, 1.0])
     for job in run_groups(own):
-        if job.cells[0].method in ("sft", "distill", "distill_soft"):
-            assert [cell.beta for cell in job.cells] == [0.1, 0.5, 1.0]
-            assert len({(cell.method, cell.seed) for cell in job.cells}) == 1
+        if job[0].method in ("sft", "distill", "distill_soft"):
+            assert [cell.beta for cell in job] == [0.1, 0.5, 1.0]
+            assert len({(cell.method, cell.seed) for cell in job}) == 1
         else:
-            assert len(job.cells) == 1
+            assert len(job) == 1
     assert len(list(run_groups(own))) == 2 * (3 + 6 * 3)
 
 
@@ -131,7 +133,7 @@ def test_method_options_change_one_method_each_as_its_type() -> None:
         (["ppo.total_episodes=0"], "--total_episodes 0: at least 1"),
         (["ppo.learning_rate=nan"], "--learning_rate nan: must be a finite number"),
         (["ppo.lr_scheduler_type=sideways"], "Input should be 'linear'"),
-        (["ppo.total_episodes=1", "ppo.total_episodes=2"], "ppo.total_episodes stands twice"),
+        (["ppo.total_episodes=1", "ppo.total_episodes=2"], "ppo.total_episodes is given twice"),
     ],
 )
 def test_method_options_that_cannot_be(entries: list[str], message: str) -> None:
@@ -201,9 +203,7 @@ def test_a_run_stands_if_it_was_made_as_it_would_be_made_now(tmp_path: Path) -> 
     later = dataclasses.replace(own, ddp_timeout=60, upstream_config="models.yaml", max_concurrency=2, report_to="all")
     assert workspace.fixed_settings(later) == workspace.fixed_settings(own)
     otherwise = dataclasses.replace(own, method_options=["exact.anneal_fraction=0.5"])
-    with pytest.raises(
-        InputError, match=r"was made with --anneal_fraction 0\.8, not 0\.5; remove it to have it made anew"
-    ):
+    with pytest.raises(InputError, match=r"was made with --anneal_fraction 0\.8, not 0\.5; remove it to run it again"):
         workers.finished(cell, otherwise)
     for name, other in (
         ("exact-beta0.1-seed2", RunSpec("exact", 2, 0.1)),
@@ -213,7 +213,7 @@ def test_a_run_stands_if_it_was_made_as_it_would_be_made_now(tmp_path: Path) -> 
         with pytest.raises(InputError, match="was made with --"):
             workers.finished(other, own)
     (run / "results.json").write_text("{")
-    with pytest.raises(InputError, match=r"results\.json is missing or damaged; remove it to have it made anew"):
+    with pytest.raises(InputError, match=r"results\.json is missing or damaged; remove it to run it again"):
         workers.finished(RunSpec("exact", 1, 0.5), own)
 
 
@@ -291,7 +291,7 @@ def test_what_all_runs_share_must_not_change(ground: CompareConfig, file: str) -
     ],
 )
 def test_the_data_must_not_change(ground: CompareConfig, other: dict[str, Questions]) -> None:
-    with pytest.raises(InputError, match=r"is not what the runs in .* were made with; put the old data back"):
+    with pytest.raises(InputError, match=r"is not what the runs in .* were made with; restore the old data"):
         workspace.check(ground, other)
 
 
@@ -301,7 +301,7 @@ def test_a_directory_is_empty_or_ours(ground: CompareConfig, tmp_path: Path) -> 
     workspace.check(config(output_dir=str(tmp_path / "empty")), DATA)
     ours = Path(ground.output_dir)
     (ours / "manifest.json").write_text("{")
-    with pytest.raises(InputError, match=r"ground\.json: damaged"):
+    with pytest.raises(InputError, match=r"manifest\.json: damaged"):
         workspace.check(ground, DATA)
     (ours / "manifest.json").unlink()  # killed before it was whole: begun anew, on whatever terms
     workspace.check(dataclasses.replace(ground, score_type="probability"), DATA)
@@ -330,21 +330,21 @@ def test_a_job_whose_process_dies_twice_is_given_up_and_takes_nobody_along(
         (tmp_path / "logs").mkdir(exist_ok=True)
         outcome: dict[RunGroup, workers.FailedRuns] = {}
         for position, job in enumerate(jobs):
-            workspace.log_file(config, job.cells[0]).unlink(missing_ok=True)
-            if deadly in [cell for near in jobs[: position + 2] for cell in near.cells]:
+            workspace.log_file(config, job[0]).unlink(missing_ok=True)
+            if deadly in [cell for near in jobs[: position + 2] for cell in near]:
                 for under_way in jobs[position : position + 2]:
-                    workspace.log_file(config, under_way.cells[0]).write_text("")
+                    workspace.log_file(config, under_way[0]).write_text("")
                 return outcome
-            outcome[job] = {cell: "bad" for cell in job.cells if cell == RunSpec("sft", 2, 0.5)}
+            outcome[job] = {cell: "bad" for cell in job if cell == RunSpec("sft", 2, 0.5)}
         return outcome
 
-    monkeypatch.setattr(workers, "_one_pool", pool)
+    monkeypatch.setattr(workers, "_run_pool", pool)
     every = list(run_groups(own))
     holes = workers.run_grid(every, dataclasses.replace(own, num_workers=2))
     assert set(holes) == {deadly, RunSpec("sft", 2, 0.5)} and holes[RunSpec("sft", 2, 0.5)] == "bad"
     assert "its process died twice" in holes[deadly] and f"logs/{deadly.name}.txt" in holes[deadly]
-    assert max(sum(job.cells[0] == deadly for job in own) for own in pools) == 1
-    assert sum(deadly in job.cells for own in pools for job in own) == 2
+    assert max(sum(job[0] == deadly for job in own) for own in pools) == 1
+    assert sum(deadly in job for own in pools for job in own) == 2
     assert workers.run_grid([], own) == {}
 
 
@@ -364,17 +364,17 @@ def test_what_stands_is_not_made_again_and_what_is_damaged_is_a_hole(
         asked.extend(jobs)
         return {job: {} for job in jobs}
 
-    monkeypatch.setattr(workers, "_one_pool", pool)
+    monkeypatch.setattr(workers, "_run_pool", pool)
     holes = workers.run_grid(list(run_groups(own)), own)
     assert list(holes) == [other] and "results.json is missing" in holes[other]
-    assert [job.cells[0] for job in asked] == [RunSpec("distill", 0, 0.1)]  # of its two cells one is missing
+    assert [job[0] for job in asked] == [RunSpec("distill", 0, 0.1)]  # of its two cells one is missing
 
 
 def test_a_policy_of_another_recipe_is_not_measured_at_a_new_price(tmp_path: Path) -> None:
     own = config(output_dir=str(tmp_path), methods=["distill"], seeds=[0], kl_coefs=[0.1, 0.5])
     stands(RunSpec("distill", 0, 0.1), own)
     otherwise = dataclasses.replace(own, method_options=["distill.num_train_epochs=1"])
-    holes = workers.work(next(run_groups(otherwise)), otherwise)
+    holes = workers.run_group(next(run_groups(otherwise)), otherwise)
     assert set(holes) == set(cells(own)) and {why.split(": ")[1][:40] for why in holes.values()} == {
         "was made with --num_train_epochs 20, not"
     }
@@ -400,10 +400,10 @@ def test_the_headline_is_ppo_against_distillation_or_the_first_two() -> None:
     (line,) = headline(["distill", "ppo"], ("distill@0.5", "distill@0.9"), ("distill@0.5", "ppo"))
     assert "Distillation with threshold 0.5 is ahead of PPO" in line
     assert headline(["sft", "ppo"], ("sft", "ppo")) == headline(["ppo"]) == []
-    assert all(pairwise.display_name(name) for name in METHODS)
+    assert all(display_name(name) for name in METHODS)
 
 
 def test_a_threshold_keeps_its_digits_in_the_name_of_a_row() -> None:
     for threshold in (0.0, 0.5, 0.123456, 1e-5, None):
-        method, at, digits = pairwise.row_name("distill", threshold).partition("@")
+        method, at, digits = row_name("distill", threshold).partition("@")
         assert method == "distill" and (float(digits) if at else None) == threshold

@@ -30,7 +30,7 @@ from eightball_ppo.report.style import outline, plot_theme, row_name, styles
 EVIL = '<script>alert("Q")</script> | a `b` $x^{$ =1+1 [c](http://evil.example) @me *so* __x__ <img src=x>\n# head'
 LINE = " ".join(EVIL.split())
 LABELS = ("<b>$x^{$</b>", "a|b", "No")
-FIGURES = {"plane", "curves_episodes", "curves_grader_calls", "coverage", "gold", "labels", "noise"}
+FIGURES = {"score_kl", "curves_episodes", "curves_grader_calls", "coverage", "gold", "labels", "noise"}
 
 
 def hole(method: str, seed: int, why: str, beta: float = 0.5) -> dict[str, Any]:
@@ -49,16 +49,15 @@ def data() -> ComparisonData:
         seeds=2,
         conditions=((0.0, None), (0.3, None)),
         labels=LABELS,
-        holes=HOLES,
+        failed_runs=HOLES,
         headline=[EVIL, "PPO's lead over distill@0.99 cannot be told from chance."],
-        predictions=[EVIL],
         settings={EVIL: EVIL, "none": None, "betas": [0.1, 0.5]},
         environment={"python": EVIL},
         command=f"python scripts/compare.py \\\n  ```</code></pre>{LINE}",
         grader=EVIL,
         dataset=EVIL,
     )
-    words = {"question": EVIL, "wanted": LABELS[0], "before": LABELS[0], "after": LABELS[1]}
+    words = {"question": EVIL, "gold_label": LABELS[0], "before": LABELS[0], "after": LABELS[1]}
     return replace(
         made,
         flips=made.flips.assign(**words),
@@ -150,8 +149,8 @@ def test_holes_are_shown_with_their_reasons(data: ComparisonData, report: Path) 
 
 
 def test_a_method_that_is_nowhere_but_in_holes_has_a_row() -> None:
-    made = small(holes=[hole("grpo", 0, "no")])
-    whole = replace(made, holes=[hole("grpo", 0, "no", beta=0.1), hole("ppo", 0, "never ran", beta=0.2)])
+    made = small(failed_runs=[hole("grpo", 0, "no")])
+    whole = replace(made, failed_runs=[hole("grpo", 0, "no", beta=0.1), hole("ppo", 0, "never ran", beta=0.2)])
     shown = block(whole, Condition(), 0.1, "train")
     assert [row["name"] for row in shown["rows"]][-2:] == ["grpo", "sft"] and shown["rows"][-2]["seeds"] == 0
     assert {row["name"] for row in block(whole, Condition(), 0.2, "train")["rows"]} == {"ppo"}
@@ -170,8 +169,6 @@ def test_pairs_and_flips(data: ComparisonData) -> None:
 
 
 def test_sentences_tell_ppo_against_distillation_first() -> None:
-    page = report_page.render_headline(comparison_data(seeds=1))
-    assert page.startswith("- On held-out") and "## " not in page and page.count("| method |") == 2
     told = report_page._view(comparison_data(seeds=2))["sentences"]
     assert len(told) == 8 and all({"ppo", "distill"} <= set(words.split()) for words in told[:2])
     assert {words.partition(":")[0] for words in told[:2]} == {f"Beta {b}, held-out questions" for b in (0.1, 0.5)}
@@ -184,8 +181,6 @@ def test_a_long_headline_is_folded() -> None:
     page, text = report_page.render_html(made, []), report_page.render_markdown(made, [])
     assert "<summary>8 more</summary>" in page and all(f"sentence {place}." in page for place in range(20))
     assert "<summary>8 more sentences</summary>" in text and all(f"- sentence {place}." in text for place in range(20))
-    assert "sentence 11." in report_page.render_headline(made)
-    assert "sentence 12." not in report_page.render_headline(made)
 
 
 # --- words that come from data
@@ -266,14 +261,14 @@ def drawn(chart: Chart, panel: str, frame: pd.DataFrame) -> Any:
 def test_points_and_lines_are_those_of_the_parquet_file(report: Path, data: ComparisonData) -> None:
     made = {chart.name: chart for chart in charts(data)}
     numbers = {name: pd.read_parquet(report / "figures" / f"{name}.parquet") for name in made}
-    for name, x, y in (("plane", "kl", "expected_score"), ("gold", "expected_score", "gold_accuracy")):
+    for name, x, y in (("score_kl", "kl", "expected_score"), ("gold", "expected_score", "gold_accuracy")):
         axis = drawn(made[name], "held-out questions", numbers[name])
         rows = numbers[name].query("panel == 'held-out questions' and name == 'ppo'")
         points = np.concatenate([own.get_offsets() for own in axis.collections if own.get_label() == "ppo"])
         assert sorted(map(tuple, points)) == sorted(rows[[x, y]].itertuples(index=False, name=None))
-    axis = drawn(made["plane"], "training questions", numbers["plane"])
+    axis = drawn(made["score_kl"], "training questions", numbers["score_kl"])
     line = next(own for own in axis.lines if own.get_label() == "frontier")
-    curve = numbers["plane"].query("panel == 'training questions' and kind == 'frontier'")
+    curve = numbers["score_kl"].query("panel == 'training questions' and kind == 'frontier'")
     assert np.array_equal(line.get_xydata(), curve[["kl", "expected_score"]])
     for name, x in (("curves_episodes", "episode"), ("curves_grader_calls", "grader_calls")):
         lines = {own.get_label(): own for own in drawn(made[name], "beta 0.1", numbers[name]).lines}
@@ -290,7 +285,7 @@ def test_points_and_lines_are_those_of_the_parquet_file(report: Path, data: Comp
 
 def test_the_frontier_is_above_the_runs_and_the_mean_is_the_mean(data: ComparisonData) -> None:
     made = {chart.name: chart for chart in charts(data)}
-    frame = made["plane"].frame.query("panel == 'training questions'")
+    frame = made["score_kl"].frame.query("panel == 'training questions'")
     curve, runs = (frame[frame["kind"] == kind] for kind in ("frontier", "run"))
     assert curve["kl"].is_monotonic_increasing and set(frame[frame["kind"] == "beta"]["beta"]) == {0.1, 0.5}
     assert (np.interp(runs["kl"], curve["kl"], curve["expected_score"]) >= runs["expected_score"] - 0.06).all()
@@ -330,11 +325,11 @@ def test_a_method_looks_like_no_other() -> None:
 def test_one_seed_and_no_gold_are_said() -> None:
     made = small()
     names = {chart.name for chart in charts(made)}
-    assert names == {"plane", "curves_episodes", "curves_grader_calls", "coverage", "labels"}
+    assert names == {"score_kl", "curves_episodes", "curves_grader_calls", "coverage", "labels"}
     page, text = report_page.render_html(made, []), report_page.render_markdown(made, [])
     for words in (page, text):
         assert "one seed" in words and "over seeds and questions" not in words
-        assert "gold accuracy cannot be told" in words and "nan" not in words.lower().replace("nanc", "")
+        assert "there is no gold accuracy" in words and "nan" not in words.lower().replace("nanc", "")
     assert "over seeds and questions" in report_page.render_html(small(seeds=2), [])
     assert "gold accuracy |" not in text and "gold<br>" not in page
 
@@ -352,13 +347,13 @@ def test_a_score_that_never_varies_and_empty_frames() -> None:
         frontier=pd.DataFrame(),
     )
     found = {chart.name: chart for chart in charts(flat)}
-    assert set(found) == {"plane", "curves_episodes", "curves_grader_calls", "labels"}
+    assert set(found) == {"score_kl", "curves_episodes", "curves_grader_calls", "labels"}
     assert "expected_score" in found["curves_episodes"].frame
     for chart in found.values():
         assert len(inline(chart)) >= 1
     for words in (report_page.render_html(flat, []), report_page.render_markdown(flat, [])):
         assert "Largest flips" not in words and "Pairs" not in words
-    nothing = replace(flat, results=pd.DataFrame(), curves=pd.DataFrame(), holes=[hole("ppo", 0, "it broke")])
+    nothing = replace(flat, results=pd.DataFrame(), curves=pd.DataFrame(), failed_runs=[hole("ppo", 0, "it broke")])
     assert charts(nothing) == [] and "it broke" in report_page.render_html(nothing, [])
     report_page.render_markdown(nothing, [])
 
