@@ -154,10 +154,8 @@ def checks(record: Mapping[str, Any], limits: Mapping[str, Any]) -> list[dict[st
 
 
 def _above(name: str, value: float | None, limit: float, off: float) -> dict[str, Any]:
-    if value is None:
-        sentence = f"{name} is undefined: gold and grader know one label only"
-    else:
-        sentence = f"{name} {value:.3f} is not above {limit:g}"
+    undefined = f"{name} is undefined: gold and grader know one label only"
+    sentence = undefined if value is None else f"{name} {value:.3f} is not above {limit:g}"
     passed = limit <= off or (value is not None and value > limit)
     return {"check": name, "value": value, "limit": limit, "above": True, "passed": passed, "sentence": sentence}
 
@@ -166,9 +164,7 @@ def _at_most(name: str, value: float | None, limit: float, applies: bool) -> dic
     """None where there is no value and none could be measured."""
     if value is None and not applies:
         return None
-    if value is None:
-        sentence = f"{name} could not be measured: none of the texts got a complete grade"
-    else:
-        sentence = f"{name} {value:.1%} > {limit:.1%}"
+    unknown = f"{name} could not be measured: none of the texts got a complete grade"
+    sentence = unknown if value is None else f"{name} {value:.1%} > {limit:.1%}"
     passed = value is not None and value <= limit
     return {"check": name, "value": value, "limit": limit, "above": False, "passed": passed, "sentence": sentence}

@@ -7,7 +7,6 @@ from matplotlib.figure import Figure
 
 from eightball_ppo.report.pages import DARK, LIGHT, Scheme, apply_theme, draw_heat_map, jinja_environment, png, short
 
-TEMPLATE = "audit.html.jinja"
 MAX_NUMBERED_LABELS = 12  # of a confusion matrix that prints the counts in its cells
 
 
@@ -17,7 +16,7 @@ def render_audit(record: dict[str, Any]) -> str:
         name: {scheme_name: draw(record, scheme) for scheme_name, scheme in (("light", LIGHT), ("dark", DARK))}
         for name, draw in (("reliability", _reliability), ("confusion", _confusion))
     }
-    template = jinja_environment().get_template(TEMPLATE)
+    template = jinja_environment().get_template("audit.html.jinja")
     return template.render(audit=record, figures=figures, alt=_alternative_texts(record))
 
 

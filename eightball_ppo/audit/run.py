@@ -208,9 +208,7 @@ def _measure_gold(
     answers = complete_grades(scores, texts)
     if not answers:
         why = budget.stopped or (scores.details[0] if scores.details else "all of them failed")
-        raise IncompleteError(
-            f"grader {config.grader}: no gold question has a complete grade ({why}); nothing to audit"
-        )
+        raise IncompleteError(f"grader {config.grader}: no gold question has a complete grade ({why})")
     rows = np.flatnonzero(scores.whole_N)
     logp_NK, gold_N = scores.logp_NK[rows], torch.tensor(plan.gold.label_ids)[rows]
     asked = sum(scores.count[status] for status in ("ok", "failed", "refused"))

@@ -71,7 +71,7 @@ def compare_methods(results: list[RunResult], task: Task, resamples: int) -> tup
 
 
 def _values(runs: list[RunResult], split: str, graded: GradedSplit) -> dict[str, dict[str, dict[int, np.ndarray]]]:
-    """metric -> row name -> seed -> values of the questions, shape [N]."""
+    """Returns metric -> row name -> seed -> values of the questions, shape [N]."""
     values: dict[str, dict[str, dict[int, np.ndarray]]] = {}
     for run in runs:
         name = row_name(run.spec.method, run.spec.threshold)

@@ -11,7 +11,6 @@ from torch import Tensor
 from eightball_ppo.comparison.grid import RUNS, RunSpec, run_config
 from eightball_ppo.comparison.workers import FailedRuns
 from eightball_ppo.config.compare import CompareConfig
-from eightball_ppo.config.methods import ReferenceConfig
 from eightball_ppo.config.registry import METHODS, REFERENCE
 from eightball_ppo.data.pairs import display_text
 from eightball_ppo.errors import InputError
@@ -49,7 +48,6 @@ class RunResult:
 def load_shared_task(config: CompareConfig) -> Task:
     """Loads the questions, clean scores and reference that all runs share."""
     reference_config = run_config(RunSpec(REFERENCE, config.seeds[0], config.kl_coefs[0]), config)
-    assert isinstance(reference_config, ReferenceConfig)
     return load_task(reference_config, load_splits(reference_config))
 
 

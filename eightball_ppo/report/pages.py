@@ -114,8 +114,8 @@ def apply_theme(axis: Any, scheme: Scheme) -> None:
     axis.spines[["left", "bottom"]].set_color(scheme.faint)
 
 
-def png(figure: Figure, dpi: int = 150) -> str:
+def png(figure: Figure) -> str:
     """The figure as a PNG with a transparent background, in base64."""
     file = io.BytesIO()
-    figure.savefig(file, format="png", dpi=dpi, transparent=True, metadata={"Software": None})
+    figure.savefig(file, format="png", dpi=150, transparent=True, metadata={"Software": None})
     return base64.b64encode(file.getvalue()).decode("ascii")

@@ -92,10 +92,10 @@ def blend(colour: str, other: str, share: float) -> str:
     return str(to_hex([(1 - share) * first + share * second for first, second in pairs]))
 
 
-def outline(marker: str, radius: float = 5.0) -> str:
-    """A marker as the `d` attribute of an SVG path around (0, 0)."""
+def outline(marker: str) -> str:
+    """A marker as the `d` attribute of an SVG path around (0, 0), about 10 units wide."""
     style: Any = MarkerStyle(marker)
-    scale = radius * size(marker) / 0.5
+    scale = 10 * size(marker)
     path = style.get_path().transformed(style.get_transform() + Affine2D().scale(scale, -scale))  # SVG's y points down
     parts = []
     for points, code in path.iter_segments(simplify=False):

@@ -30,17 +30,15 @@ def _scatter_runs(axis: Any, frame: pd.DataFrame, x: str, y: str, theme: PlotThe
     """Marks every run by method, emptier for a higher beta; runs with noise or a budget are small and pale."""
     betas = sorted(frame["beta"].unique())
     openness = dict(zip(betas, np.linspace(0.0, 0.92, len(betas)), strict=True))
-    main_style = {"area": MARKER_AREA, "linewidth": 1.1, "alpha": 0.9, "zorder": 4}
-    other_style = {"area": 0.3 * MARKER_AREA, "linewidth": 0.7, "alpha": 0.4, "zorder": 3}
-    for main, style in ((False, other_style), (True, main_style)):
+    for main, scale, style in (
+        (False, 0.3, {"linewidth": 0.7, "alpha": 0.4, "zorder": 3}),
+        (True, 1.0, {"linewidth": 1.1, "alpha": 0.9, "zorder": 4}),
+    ):
         for name, runs in iter_methods(frame[frame["main"] == main], theme):
             colour, marker = theme.colours[name], theme.markers[name]
+            markers = {"s": scale * MARKER_AREA * size(marker) ** 2, "marker": marker, "label": name}
             faces = [blend(colour, theme.scheme.card, openness[beta]) for beta in runs["beta"]]
-            area = style["area"] * size(marker) ** 2
-            lines = {key: value for key, value in style.items() if key != "area"}
-            axis.scatter(
-                runs[x], runs[y], s=area, marker=marker, facecolor=faces, edgecolor=colour, label=name, **lines
-            )
+            axis.scatter(runs[x], runs[y], facecolor=faces, edgecolor=colour, **markers, **style)
 
 
 def _limits(values: pd.Series, below: float = 0.05, above: float = 0.07) -> tuple[float, float]:

@@ -22,7 +22,6 @@ from eightball_ppo.report.style import PlotTheme, Style, plot_theme, size, style
 
 _RC = {"text.parse_math": False, "svg.hashsalt": "comparison", "svg.fonttype": "none", "font.size": 10.0}
 _FONTS = "font-family: system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', Arial, sans-serif;"
-_FILE_DPI = 160
 
 
 @dataclass(frozen=True)
@@ -131,6 +130,7 @@ def _gold_chart(data: ComparisonData, known: dict[str, Style]) -> Chart:
 
 def _curves_chart(data: ComparisonData, known: dict[str, Style], x: str) -> Chart:
     frame, y = frames.curve_points(data, x)
+    end = {y: y.replace("_", " ")}
     words, place = ("episodes", "as a line across") if x == "episode" else ("grader calls", "from its calls on")
     return Chart(
         name=f"curves_{words.replace(' ', '_')}",
@@ -139,10 +139,7 @@ def _curves_chart(data: ComparisonData, known: dict[str, Style], x: str) -> Char
         f"without episodes has one point, drawn {place}.",
         frame=frame,
         draw=partial(draw.draw_curves, x=x, y=y),
-        describe=lambda rows: (
-            "At the end: "
-            + _describe(rows[rows["kind"] == "mean"].groupby("name").tail(1), {}, {y: y.replace("_", " ")})
-        ),
+        describe=lambda rows: "At the end: " + _describe(rows[rows["kind"] == "mean"].groupby("name").tail(1), {}, end),
         styles=_legend(known, frame),
     )
 
@@ -232,7 +229,7 @@ def save(chart: Chart, directory: Path) -> None:
                 handles.append(Line2D([], [], linestyle="", label=name, **marker))
             place = {"loc": "outside lower center", "ncols": min(len(handles), 5 if columns > 1 else 3)}
             figure.legend(handles=handles, frameon=False, labelcolor=theme.scheme.text, **place)
-        figure.savefig(directory / f"{chart.name}.png", dpi=_FILE_DPI, metadata={"Software": None})
+        figure.savefig(directory / f"{chart.name}.png", dpi=160, metadata={"Software": None})
         figure.set_layout_engine("none")  # the SVG takes the PNG's layout
         (directory / f"{chart.name}.svg").write_text(_svg(figure), encoding="utf-8")
 

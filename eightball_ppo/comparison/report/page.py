@@ -15,8 +15,6 @@ from eightball_ppo.report.markdown import code, escaped, fenced
 from eightball_ppo.report.pages import NOT_MEASURED, jinja_environment, number
 from eightball_ppo.report.style import outline, row_name, styles
 
-HTML, MARKDOWN = "comparison.html.jinja", "comparison.md.jinja"
-TITLE = "Comparison of methods"
 MAX_HEADLINE = 12  # sentences; further ones are folded
 
 
@@ -32,14 +30,14 @@ def render_html(data: ComparisonData, charts: list[Chart]) -> str:
         {"chart": chart, "panels": inline(chart), "legend": [name for name in marks if name in chart.styles]}
         for chart in charts
     ]
-    return _environment().get_template(HTML).render(_view(data), marks=marks, figures=figures)
+    return _environment().get_template("comparison.html.jinja").render(_view(data), marks=marks, figures=figures)
 
 
 def render_markdown(data: ComparisonData, charts: list[Chart]) -> str:
     """The page as GitHub's Markdown; every value is escaped, and the figures are linked."""
     environment = _environment().overlay(finalize=escaped)
     environment.filters.update(code=code, fenced=fenced)
-    text = environment.get_template(MARKDOWN).render(_view(data), charts=charts)
+    text = environment.get_template("comparison.md.jinja").render(_view(data), charts=charts)
     return re.sub(r"\n{3,}", "\n\n", text).strip() + "\n"
 
 
@@ -48,7 +46,7 @@ def _view(data: ComparisonData) -> dict[str, Any]:
     main, *others = tables.conditions(data)
     runs = data.results.drop_duplicates(["name", "seed", "beta", "noise", "budget", "run_dir"])
     return {
-        "title": TITLE,
+        "title": "Comparison of methods",
         "data": data,
         "facts": _facts(data, len(runs)),
         "blocks": tables.blocks(data, main),

@@ -12,6 +12,7 @@ from eightball_ppo.comparison import workspace
 from eightball_ppo.comparison.pairwise import compare_methods, headline
 from eightball_ppo.comparison.report import figures, page
 from eightball_ppo.comparison.report.data import ComparisonData
+from eightball_ppo.comparison.results import RunResult
 from eightball_ppo.comparison.workers import FailedRuns
 from eightball_ppo.config.compare import CompareConfig
 from eightball_ppo.methods.task import Task
@@ -20,11 +21,7 @@ from eightball_ppo.runtime.redaction import redacted
 
 
 def write(
-    config: CompareConfig,
-    task: Task,
-    results: list[frames.RunResult],
-    failed: FailedRuns,
-    environment: dict[str, Any],
+    config: CompareConfig, task: Task, results: list[RunResult], failed: FailedRuns, environment: dict[str, Any]
 ) -> None:
     """Writes all files of the report and prints the headline.
 
