@@ -7,7 +7,7 @@ LOCKED := $(BIN)/pip install --quiet --no-deps --require-hashes --only-binary :a
 LAUNCH := $(BIN)/accelerate launch --config_file accelerate_config.yaml --num_cpu_threads_per_process $${OMP_NUM_THREADS:-2}
 OWN := $(BIN)/pip install --quiet --no-build-isolation -c constraints.txt -e
 
-.PHONY: setup setup-dev setup-judge setup-bench lock audit-deps run demo compare test test-slow audit-llm bench quality docs clean
+.PHONY: setup setup-dev setup-judge setup-bench lock audit-deps run demo compare test test-all test-long audit-llm bench quality docs clean
 
 setup: .venv/.ready
 
@@ -66,8 +66,11 @@ compare: setup
 test: setup-dev
 	$(BIN)/python -m pytest
 
-test-slow: setup-judge
-	$(BIN)/python -m pytest -m slow
+test-all: test # everything that CI runs
+	$(BIN)/python -m pytest -m 'slow and not long'
+
+test-long: setup-judge # sweeps, fuzz, kills of whole jobs, a language model; by hand
+	$(BIN)/python -m pytest -m long
 
 audit-llm: setup-judge
 	benchmarks/audit_llm.sh
@@ -78,7 +81,7 @@ bench: setup-bench
 	$(BIN)/python benchmarks/pipeline.py
 
 quality: setup-dev
-	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy && $(BIN)/lint-imports
+	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy && $(BIN)/lint-imports && $(BIN)/python benchmarks/names.py
 
 docs: setup-dev # the API reference, from the docstrings, into build/docs
 	$(BIN)/pdoc eightball_ppo --docformat google --output-directory build/docs

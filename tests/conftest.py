@@ -24,6 +24,8 @@ from eightball_ppo.config.stages import RewardConfig, SFTConfig
 from eightball_ppo.graders.storage.score_table import ScoreTable
 from eightball_ppo.labels import EIGHTBALL_LABELS
 
+pytest_plugins = ["processor_time"]
+
 # a busy machine, and first imports, are no failures; and the same examples every time
 settings.register_profile("any time", deadline=None, derandomize=True)
 settings.load_profile("any time")
