@@ -14,7 +14,7 @@ from eightball_ppo.data.reading import HALF_PAIR
 from eightball_ppo.errors import InputError
 from eightball_ppo.models.loading import label_set, load_classifier, predict_logits_NK
 from eightball_ppo.models.tokenization import max_input_length, tokenize
-from eightball_ppo.report.tables import MOST_LABELS
+from eightball_ppo.report.tables import MAX_LABELS
 
 
 def answers(config: PredictConfig) -> list[tuple[str, str, dict[str, float]]]:
@@ -76,12 +76,12 @@ def _read_lines(file: str) -> list[str]:
 def run(config: PredictConfig) -> None:
     """Prints questions, answers and probabilities as a table; of many labels the most probable ones."""
     rows = answers(config)
-    few = len(rows[0][2]) <= MOST_LABELS
+    few = len(rows[0][2]) <= MAX_LABELS
     table = Table("question", "answer", *(map(escape, rows[0][2]) if few else ["most probable"]))
     for question, answer, probabilities in rows:
         cells = [f"{p:.3f}" for p in probabilities.values()]
         if not few:
-            best = sorted(probabilities, key=probabilities.__getitem__, reverse=True)[: MOST_LABELS // 2]
+            best = sorted(probabilities, key=probabilities.__getitem__, reverse=True)[: MAX_LABELS // 2]
             cells = ["  ".join(f"{escape(name)} {probabilities[name]:.3f}" for name in best)]
         table.add_row(escape(display_text(question)), escape(answer), *cells)
     Console().print(table)

@@ -37,7 +37,7 @@ def test_seeds_are_averaged_and_other_settings_kept_apart(tmp_path: Path) -> Non
 
 def test_repeated_seed_and_directory_without_a_run_are_refused(tmp_path: Path) -> None:
     runs = [run(tmp_path / "a", 0, 0.5), run(tmp_path / "b", 0, 0.7)]
-    with pytest.raises(InputError, match="seed 0 of this run stands twice"):
+    with pytest.raises(InputError, match="seed 0 of this run occurs twice"):
         markdown_tables(runs)
     with pytest.raises(InputError, match=r"no finished run, results\.json is missing or damaged"):
         markdown_tables([tmp_path])
