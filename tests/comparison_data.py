@@ -25,7 +25,7 @@ def comparison_data(
     conditions: Sequence[tuple[float, int | None]] = ((0.0, None),),
     labels: Sequence[str] = ("Yes", "No", "Maybe"),
     gold: bool = True,
-    holes: Sequence[dict[str, Any]] = (),
+    failed_runs: Sequence[dict[str, Any]] = (),
     **overrides: Any,
 ) -> ComparisonData:
     """Every frame of the report; a failed run (in `holes`) has no row anywhere else."""
@@ -62,7 +62,7 @@ def comparison_data(
             [{"threshold": t, "coverage": 1 - t**4, "accuracy": 0.5 + t / 2 if gold else None} for t in (0, 0.5, 0.9)]
         ),
         "flips": _flips(labels, [method for method in methods if method != "sft"], gold),
-        "holes": list(holes),
+        "failed_runs": list(failed_runs),
         "headline": [
             "On held-out questions at beta 0.1 exact comes first (0.62 of the optimum) and best_of_n second (0.58).",
             "PPO's lead over distill@0.99 cannot be told from chance: 0.012 (-0.020 to 0.041), p 0.44 after Holm.",

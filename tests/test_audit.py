@@ -130,7 +130,7 @@ def test_audit_of_a_reward_model_and_again_without_calls(
         "report": f"{config().output_dir}/audit.html",
     }
     again, record_again, page_again = audit()  # replaces an earlier audit unasked
-    assert again["calls_made"] == 0 and record_again["speed"] is None and "nothing to time" in page_again
+    assert again["calls_made"] == 0 and record_again["speed"] is None and "no call was timed" in page_again
     numbers = ("accuracy", "kappa", "f1", "ece", "flips", "injection_excess")
     assert {name: again[name] for name in numbers} == {name: results[name] for name in numbers}
     assert "http" not in page.replace("http-equiv", "") and "<script" not in page
@@ -213,7 +213,7 @@ def test_failed_grades_are_neither_right_nor_wrong_and_fail_the_audit(
     assert "grades that failed 75.0% > 5.0%" in results["failed_checks"]
     assert "no idea" in page and record["speed"]["latency"] == {"median": 0.25, "p95": 0.25}
     assert record["speed"]["cost_per_1000_grades"] == pytest.approx(40 * 10 / 1000 * 2 / 10 * 1000)
-    with pytest.raises(IncompleteError, match=r"no gold question has a whole grade .*no idea"):
+    with pytest.raises(IncompleteError, match=r"no gold question has a complete grade .*no idea"):
         audit("2", **judge(lambda *_: None))
     assert not (tmp_path / "2" / "audit").exists()
 

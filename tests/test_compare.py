@@ -265,7 +265,7 @@ def test_noise_and_budgets_are_axes_and_a_diverging_method_fails_alone(tmp_path:
     options = ["distill.threshold=0", "distill.num_train_epochs=4", "exact.learning_rate=1e38"]
     directory = tmp_path / "D"
     code, _, err = compare(directory, **axes, seeds=0, method_options=[*options, "exact.num_train_epochs=3"])
-    assert code == 3 and "2 of 4 runs are missing, e.g. exact-beta0.5-budget8-seed0: " in err
+    assert code == 3 and "2 of 4 runs failed, e.g. exact-beta0.5-budget8-seed0: " in err
     frame = results(directory)
     assert set(frame["method"]) == {"distill"} and len(frame) == 4
     assert frame["budget"].dtype == "Int64" and frame["noise"].dtype == "float64"

@@ -40,7 +40,7 @@ def test_a_run_is_named_after_its_values_that_are_not_defaults() -> None:
     assert RunSpec("ppo", 3, 0.1).name == "ppo-beta0.1-seed3"
     full = RunSpec("distill", 0, 1e-5, 0.25, 900, 0.0)
     assert full.name == "distill-beta1e-05-noise0.25-budget900-threshold0-seed0"
-    assert full.key == {
+    assert dataclasses.asdict(full) == {
         **{"method": "distill", "seed": 0, "beta": 1e-5, "noise": 0.25, "budget": 900},
         "threshold": 0.0,
     }
@@ -49,11 +49,11 @@ def test_a_run_is_named_after_its_values_that_are_not_defaults() -> None:
 def test_methods_without_beta_are_trained_once_for_all_betas() -> None:
     settings = config(seeds=[0, 1], kl_coefs=[0.1, 0.5, 1.0])
     for job in run_groups(settings):
-        if job.cells[0].method in ("sft", "distill", "distill_soft"):
-            assert [cell.beta for cell in job.cells] == [0.1, 0.5, 1.0]
-            assert len({(cell.method, cell.seed) for cell in job.cells}) == 1
+        if job[0].method in ("sft", "distill", "distill_soft"):
+            assert [cell.beta for cell in job] == [0.1, 0.5, 1.0]
+            assert len({(cell.method, cell.seed) for cell in job}) == 1
         else:
-            assert len(job.cells) == 1
+            assert len(job) == 1
     assert len(list(run_groups(settings))) == 2 * (3 + 6 * 3)
 
 
@@ -170,4 +170,4 @@ def test_the_headline_is_ppo_against_distillation_or_the_first_two() -> None:
     (line,) = headline(["distill", "ppo"], ("distill@0.5", "distill@0.9"), ("distill@0.5", "ppo"))
     assert "Distillation with threshold 0.5 is ahead of PPO" in line
     assert headline(["sft", "ppo"], ("sft", "ppo")) == headline(["ppo"]) == []
-    assert all(pairwise.display_name(name) for name in METHODS)
+    assert all(display_name(name) for name in METHODS)

@@ -130,7 +130,7 @@ def test_shared_files_must_not_change(started: CompareConfig, file: str) -> None
     ],
 )
 def test_the_data_must_not_change(started: CompareConfig, other: dict[str, Questions]) -> None:
-    with pytest.raises(InputError, match=r"is not what the runs in .* were made with; put the old data back"):
+    with pytest.raises(InputError, match=r"is not what the runs in .* were made with; restore the old data"):
         workspace.check(started, other)
 
 
@@ -169,15 +169,15 @@ def test_a_job_whose_process_dies_twice_fails_and_its_neighbours_are_made(
         (tmp_path / "logs").mkdir(exist_ok=True)
         outcome: dict[RunGroup, workers.FailedRuns] = {}
         for position, job in enumerate(jobs):
-            workspace.log_file(config, job.cells[0]).unlink(missing_ok=True)
-            if deadly in [cell for near in jobs[: position + 2] for cell in near.cells]:
+            workspace.log_file(config, job[0]).unlink(missing_ok=True)
+            if deadly in [cell for near in jobs[: position + 2] for cell in near]:
                 for under_way in jobs[position : position + 2]:
-                    workspace.log_file(config, under_way.cells[0]).write_text("")
+                    workspace.log_file(config, under_way[0]).write_text("")
                 return outcome
-            outcome[job] = {cell: "bad" for cell in job.cells if cell == RunSpec("sft", 2, 0.5)}
+            outcome[job] = {cell: "bad" for cell in job if cell == RunSpec("sft", 2, 0.5)}
         return outcome
 
-    monkeypatch.setattr(workers, "_one_pool", pool)
+    monkeypatch.setattr(workers, "_run_pool", pool)
     reasons = workers.run_grid(list(run_groups(settings)), dataclasses.replace(settings, num_workers=2))
     assert set(reasons) == {deadly, RunSpec("sft", 2, 0.5)} and reasons[RunSpec("sft", 2, 0.5)] == "bad"
     assert "its process died twice" in reasons[deadly] and f"logs/{deadly.name}.txt" in reasons[deadly]

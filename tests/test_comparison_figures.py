@@ -19,7 +19,7 @@ from eightball_ppo.comparison.report.figures import Chart, charts, inline
 from eightball_ppo.comparison.report.write import write_report
 from eightball_ppo.report.style import outline, plot_theme, row_name, styles
 
-FIGURES = {"plane", "curves_episodes", "curves_grader_calls", "coverage", "gold", "labels", "noise"}
+FIGURES = {"score_kl", "curves_episodes", "curves_grader_calls", "coverage", "gold", "labels", "noise"}
 LABELS = ("<b>$x^{$</b>", "a|b", "No")
 
 
@@ -78,7 +78,7 @@ def drawn(chart: Chart, panel: str) -> Any:
 
 
 def test_points_and_lines_are_those_of_the_frame(made: dict[str, Chart]) -> None:
-    for name, x, y in (("plane", "kl", "expected_score"), ("gold", "expected_score", "gold_accuracy")):
+    for name, x, y in (("score_kl", "kl", "expected_score"), ("gold", "expected_score", "gold_accuracy")):
         axis = drawn(made[name], "held-out questions")
         rows = made[name].frame.query("panel == 'held-out questions' and name == 'ppo'")
         points = np.concatenate([dots.get_offsets() for dots in axis.collections if dots.get_label() == "ppo"])
@@ -142,7 +142,7 @@ def test_figures_without_data_are_left_out() -> None:
         **dict.fromkeys(("intervals", "coverage", "frontier"), pd.DataFrame()),
     )
     found = {chart.name: chart for chart in charts(flat)}
-    assert set(found) == {"plane", "curves_episodes", "curves_grader_calls", "labels"}
+    assert set(found) == {"score_kl", "curves_episodes", "curves_grader_calls", "labels"}
     assert "expected_score" in found["curves_episodes"].frame and inline(found["plane"])
 
 

@@ -49,7 +49,7 @@ def data() -> ComparisonData:
         grader=EVIL,
         dataset=EVIL,
     )
-    words = {"question": EVIL, "wanted": LABELS[0], "before": LABELS[0], "after": LABELS[1]}
+    words = {"question": EVIL, "gold_label": LABELS[0], "before": LABELS[0], "after": LABELS[1]}
     return replace(
         made,
         flips=made.flips.assign(**words),
@@ -200,7 +200,7 @@ def test_the_report_mentions_one_seed_and_missing_gold_labels() -> None:
     page, text = report_page.render_html(made, []), report_page.render_markdown(made, [])
     for words in (page, text):
         assert "one seed" in words and "over seeds and questions" not in words
-        assert "gold accuracy cannot be told" in words and "nan" not in words.lower().replace("nanc", "")
+        assert "there is no gold accuracy" in words and "nan" not in words.lower().replace("nanc", "")
     assert "over seeds and questions" in report_page.render_html(small(seeds=2), [])
     assert "gold accuracy |" not in text and "gold<br>" not in page
 
