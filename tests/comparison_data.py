@@ -28,9 +28,9 @@ def comparison_data(
     failed_runs: Sequence[dict[str, Any]] = (),
     **overrides: Any,
 ) -> ComparisonData:
-    """Every frame of the report; a failed run (in `holes`) has no row anywhere else."""
+    """Every frame of the report; a failed run (in `failed_runs`) has no row anywhere else."""
     kinds = [(method, math.nan) for method in methods] + [("distill", threshold) for threshold in thresholds]
-    failed = {(run["method"], run["beta"], run["seed"], run["noise"], run["budget"]) for run in holes}
+    failed = {(run["method"], run["beta"], run["seed"], run["noise"], run["budget"]) for run in failed_runs}
     results: list[dict[str, Any]] = []
     curves: list[dict[str, Any]] = []
     for (method, threshold), beta, seed, (noise, budget) in itertools.product(kinds, betas, range(seeds), conditions):

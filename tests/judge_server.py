@@ -219,7 +219,7 @@ class Judge:
         self.writers.add(writer)
         with contextlib.suppress(OSError, asyncio.IncompleteReadError):
             while not self.down and await self.exchange(reader, writer):
-                DirectoryLock(directory)
+                pass
         self.writers.discard(writer)
         writer.close()
 

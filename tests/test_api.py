@@ -11,7 +11,6 @@ import torch
 from conftest import cells, read_rows
 from eightball_ppo.config.stages import GradeConfig
 from eightball_ppo.errors import InputError
-from eightball_ppo.graders import export
 from eightball_ppo.graders.api import client
 from eightball_ppo.graders.budget import Budget
 from eightball_ppo.graders.registry import load_graders

@@ -19,7 +19,6 @@ from eightball_ppo.errors import DryRun, IncompleteError, InputError
 from eightball_ppo.graders import registry
 from eightball_ppo.graders.base import Grade, GradeRequest, OnGrade, Scale
 from eightball_ppo.graders.budget import Budget
-from eightball_ppo.graders.job import store_path
 from eightball_ppo.graders.storage.store import GradeStore
 from eightball_ppo.labels import LabelSet
 from eightball_ppo.methods.run_method import run_method
@@ -79,7 +78,7 @@ class FakeJudge:
             budget.settle(0, 10)
             p_K = self._call(request.question, self.labels.names)
             failed = Grade(request, "failed", (), "no idea")
-            on_grade(failed if p_K is None else Grade.of(request, [math.log(p) for p in p_K]))
+            on_grade(failed if p_K is None else Grade.from_scores(request, [math.log(p) for p in p_K]))
 
     def tokens(self, request: GradeRequest) -> int:
         return 10
@@ -123,7 +122,7 @@ def test_audit_of_a_reward_model_and_again_without_calls(
     last = capsys.readouterr().out.strip().splitlines()[-1]
     verdict = "PASS" if not results["failed_checks"] else f"FAIL: {'; '.join(results['failed_checks'])}"
     assert last == f"{verdict} -> {config().output_dir}/audit.html"
-    with GradeStore(store_path(config())) as store:
+    with GradeStore(config().grade_store) as store:
         remembered = store.audit_of(results["grader"])
     assert remembered == {
         **{name: results[name] for name in ("failed_checks", "accuracy")},

@@ -59,7 +59,7 @@ def test_the_directory_holds_the_documented_files(shared: Path) -> None:
     page, text = (shared / "report.html").read_text(), (shared / "report.md").read_text()
     assert all(method in page and method in text for method in METHODS)
     record = summary(shared)
-    assert (record["runs"], record["holes"]) == (4, []) and record["grader"].startswith("bert:")
+    assert (record["runs"], record["failed_runs"]) == (4, []) and record["grader"].startswith("bert:")
 
 
 def test_results_have_a_row_for_every_run_and_split(shared: Path) -> None:
@@ -122,7 +122,7 @@ def test_a_second_call_trains_nothing_and_gives_the_same_numbers(shared: Path, c
     code, _, err = compare(shared, methods=METHODS, seeds=0, kl_coefs=0.1)
     assert (code, err) == (0, "") and times(shared, *parts) == before
     pd.testing.assert_frame_equal(results(shared), frame)
-    names = ("intervals", "pairs", "headline", "holes", "grader")
+    names = ("intervals", "pairs", "headline", "failed_runs", "grader")
     assert {name: summary(shared)[name] for name in names} == {name: record[name] for name in names}
 
 
@@ -184,9 +184,9 @@ def test_a_damaged_run_counts_as_failed_and_the_others_are_kept(
     directory = shutil.copytree(damaged, tmp_path / "D")
     before = times(directory, "runs")
     code, _, err = compare(directory, methods=METHODS, seeds=0, kl_coefs=0.1)
-    assert code == 3 and err.count("\n") == 1 and "3 of 4 runs are missing, e.g. " in err
+    assert code == 3 and err.count("\n") == 1 and "3 of 4 runs failed, e.g. " in err
     assert times(directory, "runs") == before
-    reasons = {row["method"]: row["why"] for row in summary(directory)["holes"]}
+    reasons = {row["method"]: row["why"] for row in summary(directory)["failed_runs"]}
     assert set(reasons) == {"best_of_n", "exact", "distill"}
     assert "results.json is missing or damaged" in reasons["best_of_n"]
     assert "its saved policy has expected_score" in reasons["exact"]
@@ -200,7 +200,7 @@ def test_a_damaged_run_counts_as_failed_and_the_others_are_kept(
     pd.testing.assert_frame_equal(left, complete[list(left)], check_dtype=False)
     (directory / "runs" / "exact-beta0.1-seed0" / "model.safetensors").unlink()
     compare(directory, methods=["exact", "sft"], seeds=0, kl_coefs=0.1)
-    (failed,) = summary(directory)["holes"]
+    (failed,) = summary(directory)["failed_runs"]
     assert "not a loadable checkpoint" in failed["why"]
 
 
@@ -251,7 +251,7 @@ def test_the_report_command_writes_the_report_from_the_runs_left(
     assert (tmp_path / "mine").read_bytes() == b"" and now["settings"]["upstream_config"] == "recipe.yaml"
     assert now["settings"]["grade_store"] == str(tmp_path / "mine")
     assert "3 runs -> " in capsys.readouterr().out and not (copy / "runs" / "exact-beta0.1-seed0").exists()
-    assert [(row["method"], row["why"]) for row in now["holes"]] == [("exact", "was not made")]
+    assert [(row["method"], row["why"]) for row in now["failed_runs"]] == [("exact", "was not made")]
     kept = [row for row in then["intervals"] if row["method"] != "exact"]
     for old, new in zip(kept, now["intervals"], strict=True):
         assert new == pytest.approx(old, abs=1e-9)
@@ -272,7 +272,7 @@ def test_noise_and_budgets_are_axes_and_a_diverging_method_fails_alone(tmp_path:
     assert frame["budget"].tolist() == [8] * 4 and frame["grader_calls"].tolist() == [6] * 4  # two rows of three
     assert frame["noise"].tolist() == [0.0, 0.0, 0.5, 0.5]
     assert frame["kl"].nunique() == 4  # the noise changes the policy
-    failed = summary(directory)["holes"]
+    failed = summary(directory)["failed_runs"]
     assert [(row["method"], row["noise"], row["budget"]) for row in failed] == [("exact", 0.0, 8), ("exact", 0.5, 8)]
     assert all("the gradient is not finite" in row["why"] and "logs/exact" in row["why"] for row in failed)
     assert pd.read_parquet(directory / "grades.parquet")["status"].eq("ok").all()

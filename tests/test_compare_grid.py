@@ -1,5 +1,6 @@
 """The grid of a comparison: its runs, their names and options, and the sentences of its headline."""
 
+import dataclasses
 import re
 from itertools import product
 from typing import Any
@@ -9,6 +10,7 @@ import pytest
 
 from eightball_ppo.comparison import pairwise
 from eightball_ppo.comparison.grid import RunSpec, run_config, run_groups
+from eightball_ppo.comparison.wording import display_name
 from eightball_ppo.config.compare import CompareConfig
 from eightball_ppo.config.methods import DistillConfig, ExactConfig, GRPOConfig, PPOConfig
 from eightball_ppo.config.registry import METHODS
@@ -20,7 +22,7 @@ def config(**options: Any) -> CompareConfig:
 
 
 def cells(settings: CompareConfig) -> list[RunSpec]:
-    return [cell for job in run_groups(settings) for cell in job.cells]
+    return [cell for job in run_groups(settings) for cell in job]
 
 
 def test_the_grid_is_the_product_of_the_axes_and_all_names_differ() -> None:

@@ -100,7 +100,7 @@ def test_a_second_terminal_is_refused_and_ctrl_c_ends_all_processes(tmp_path: Pa
     process = started(argv, tmp_path / "D", stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     command = [sys.executable, str(REPOSITORY / "scripts" / "compare.py"), *argv]
     second = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
-    assert second.returncode == 2 and second.stderr.startswith("compare.py: D: another compare is at work there")
+    assert second.returncode == 2 and second.stderr.startswith("compare.py: D: another run is at work there")
     os.killpg(process.pid, signal.SIGINT)
     out, err = process.communicate(timeout=20)
     assert (process.returncode, out) == (130, "") and err == "compare.py: interrupted; finished grades are kept\n"

@@ -64,17 +64,17 @@ def test_a_run_of_another_method_with_the_same_options_is_refused(tmp_path: Path
 
 
 def test_one_process_at_a_time_locks_the_directory(tmp_path: Path) -> None:
-    settings = config(output_dir=str(tmp_path / "a" / "D"))
-    with workspace.directory_lock(settings):
-        with pytest.raises(InputError, match="another compare is at work there"), workspace.directory_lock(settings):
-            DirectoryLock(directory)
-        assert Path(settings.output_dir).is_dir()  # the refused one removes nothing
-    assert not Path(settings.output_dir).exists()
-    with pytest.raises(ZeroDivisionError), workspace.directory_lock(settings):
-        lock = DirectoryLock(directory)
-        (directory / "file").write_text("")
-    with workspace.directory_lock(settings):
+    directory = tmp_path / "a" / "D"
+    lock = DirectoryLock(directory)
+    with pytest.raises(InputError, match="another run is at work there"):
         DirectoryLock(directory)
+    assert directory.is_dir()  # the refused process leaves the directory
+    lock.close()
+    assert not directory.exists()
+    lock = DirectoryLock(directory)
+    (directory / "file").write_text("")
+    lock.close()
+    DirectoryLock(directory).close()
     assert (directory / "file").exists()
 
 
@@ -181,5 +181,5 @@ def test_a_job_whose_process_dies_twice_fails_and_its_neighbours_are_made(
     reasons = workers.run_grid(list(run_groups(settings)), dataclasses.replace(settings, num_workers=2))
     assert set(reasons) == {deadly, RunSpec("sft", 2, 0.5)} and reasons[RunSpec("sft", 2, 0.5)] == "bad"
     assert "its process died twice" in reasons[deadly] and f"logs/{deadly.name}.txt" in reasons[deadly]
-    assert max(sum(job.cells[0] == deadly for job in pool) for pool in pools) == 1
-    assert sum(deadly in job.cells for pool in pools for job in pool) == 2
+    assert max(sum(job[0] == deadly for job in pool) for pool in pools) == 1
+    assert sum(deadly in job for pool in pools for job in pool) == 2

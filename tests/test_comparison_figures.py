@@ -83,9 +83,9 @@ def test_points_and_lines_are_those_of_the_frame(made: dict[str, Chart]) -> None
         rows = made[name].frame.query("panel == 'held-out questions' and name == 'ppo'")
         points = np.concatenate([dots.get_offsets() for dots in axis.collections if dots.get_label() == "ppo"])
         assert sorted(map(tuple, points)) == sorted(rows[[x, y]].itertuples(index=False, name=None))
-    axis = drawn(made["plane"], "training questions")
+    axis = drawn(made["score_kl"], "training questions")
     line = next(line for line in axis.lines if line.get_label() == "frontier")
-    curve = made["plane"].frame.query("panel == 'training questions' and kind == 'frontier'")
+    curve = made["score_kl"].frame.query("panel == 'training questions' and kind == 'frontier'")
     assert curve["kl"].is_monotonic_increasing
     assert np.array_equal(line.get_xydata(), curve[["kl", "expected_score"]])
     for name, x in (("curves_episodes", "episode"), ("curves_grader_calls", "grader_calls")):
@@ -133,7 +133,7 @@ def test_every_method_has_a_marker_and_a_name_that_no_other_has() -> None:
 def test_figures_without_data_are_left_out() -> None:
     made = small()
     assert {chart.name for chart in charts(made)} == {
-        *("plane", "curves_episodes", "curves_grader_calls", "coverage", "labels")
+        *("score_kl", "curves_episodes", "curves_grader_calls", "coverage", "labels")
     }
     flat = replace(
         made,
@@ -143,7 +143,7 @@ def test_figures_without_data_are_left_out() -> None:
     )
     found = {chart.name: chart for chart in charts(flat)}
     assert set(found) == {"score_kl", "curves_episodes", "curves_grader_calls", "labels"}
-    assert "expected_score" in found["curves_episodes"].frame and inline(found["plane"])
+    assert "expected_score" in found["curves_episodes"].frame and inline(found["score_kl"])
 
 
 @pytest.fixture(scope="module")

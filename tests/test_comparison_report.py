@@ -40,7 +40,7 @@ def data() -> ComparisonData:
         seeds=2,
         conditions=((0.0, None), (0.3, None)),
         labels=LABELS,
-        holes=FAILED_RUNS,
+        failed_runs=FAILED_RUNS,
         headline=[EVIL, "PPO's lead over distill@0.99 cannot be told from chance."],
         predictions=[EVIL],
         settings={EVIL: EVIL, "none": None, "betas": [0.1, 0.5]},
@@ -211,6 +211,8 @@ def test_empty_frames_leave_their_sections_out() -> None:
     flat = replace(made, results=made.results.assign(optimum_fraction=None), **empty)
     for text in (report_page.render_html(flat, []), report_page.render_markdown(flat, [])):
         assert "Largest flips" not in text and "Pairs" not in text
-    failed = replace(flat, results=pd.DataFrame(), curves=pd.DataFrame(), holes=[failed_run("ppo", 0, "it broke")])
+    failed = replace(
+        flat, results=pd.DataFrame(), curves=pd.DataFrame(), failed_runs=[failed_run("ppo", 0, "it broke")]
+    )
     assert charts(failed) == [] and "it broke" in report_page.render_html(failed, [])
     assert "it broke" in report_page.render_markdown(failed, [])

@@ -35,7 +35,7 @@ def test_completion_table_holds_the_samples_and_training_is_unchanged(
         settings |= {"generation_batch_size": 120, "num_iterations": 1}
     plain = run_method(config_class(output_dir=str(tmp_path / "plain"), **settings))
     capsys.readouterr()
-    settings |= {"log_completions": True, "completions_steps": 2, "num_completions_to_print": 3}
+    settings |= {"log_completions": True, "completions_steps": 2}
     logged = run_method(config_class(output_dir=str(tmp_path / "logged"), **settings))
     output = capsys.readouterr()
     assert (plain / "model.safetensors").read_bytes() == (logged / "model.safetensors").read_bytes()

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import runpy
 import subprocess
 import sys
 from collections import Counter
@@ -13,7 +14,6 @@ import pytest
 from conftest import REPOSITORY, read_rows
 from eightball_ppo.data import normalize_text
 from eightball_ppo.labels import ANSWER_OF_RESPONSE, EIGHTBALL_LABELS
-from scripts import draw_sft_responses, draw_ticket_labels
 
 Rows = dict[str, list[dict[str, str]]]
 FOLDERS = {"eightball": "question", "tickets": "text"}  # and the column of the texts
@@ -22,6 +22,8 @@ SIZES = {
     "tickets": {"sft": 270, "rl": 324, "preferences": 324, "heldout": 216},
 }
 INTENTS = 27
+DRAW_RESPONSES = runpy.run_path(str(REPOSITORY / "scripts" / "draw_sft_responses.py"))
+DRAW_LABELS = runpy.run_path(str(REPOSITORY / "scripts" / "draw_ticket_labels.py"))
 
 
 def rows_of(folder: str) -> Rows:
@@ -64,11 +66,11 @@ def test_three_of_ten_sft_labels_of_every_intent_are_wrong(tickets: Rows) -> Non
 
 
 def test_drawn_labels_are_reproducible(tickets: Rows) -> None:
-    assert draw_ticket_labels.with_wrong_labels(tickets["sft"], seed=0) == tickets["sft"]
-    assert draw_ticket_labels.with_wrong_labels(tickets["sft"], seed=9) != tickets["sft"]
+    assert DRAW_LABELS["with_wrong_labels"](tickets["sft"], seed=0) == tickets["sft"]
+    assert DRAW_LABELS["with_wrong_labels"](tickets["sft"], seed=9) != tickets["sft"]
     rows = read_rows("sft")
-    assert draw_sft_responses.with_responses(rows, seed=8) == rows
-    assert draw_sft_responses.with_responses(rows, seed=9) != rows
+    assert DRAW_RESPONSES["with_responses"](rows, seed=8) == rows
+    assert DRAW_RESPONSES["with_responses"](rows, seed=9) != rows
 
 
 @pytest.mark.parametrize(("folder", "column"), FOLDERS.items())

@@ -23,9 +23,9 @@ from eightball_ppo.demo.session import (
     DemoSession,
     InvalidQuestion,
     beta_grid,
+    beta_index,
     optimum,
     policy_point,
-    position,
 )
 from eightball_ppo.graders.bert import BertGrader
 
@@ -84,7 +84,7 @@ def test_concurrent_questions_get_their_own_answers(ball: DemoSession) -> None:
 def test_optimum_goes_from_the_reference_to_the_favourite_as_beta_falls(ball: DemoSession) -> None:
     answer = ball.ask(QUESTIONS[0])
     assert answer.score_K is not None
-    points = [optimum(answer, beta) for beta in ball.prices]
+    points = [optimum(answer, beta) for beta in ball.betas]
     assert points[0].probability_K == pytest.approx(answer.logp_PK[0].exp().tolist()) and points[0].kl == 0
     assert max(points[-1].probability_K) == 1 and points[-1].probability_K[int(answer.score_K.argmax())] == 1
     assert points[-1].expected_score == pytest.approx(answer.score_K.max().item())

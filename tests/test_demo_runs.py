@@ -53,13 +53,13 @@ def test_default_runs_and_their_reference_are_found(
         DemoSession(DemoConfig())
     shutil.copytree(runs, tmp_path / "runs")
     demo = DemoSession(DemoConfig())
-    assert [policy.name for policy in demo.everybody] == ["sft", "distill", "ppo"]
+    assert [policy.name for policy in demo.all_policies] == ["sft", "distill", "ppo"]
     moved = changed(tmp_path / "runs" / "ppo", sft_model_path="elsewhere/sft", reward_model_path="elsewhere/reward")
     with pytest.raises(InputError, match=r"its reference cannot be loaded .*elsewhere/sft"):
         DemoSession(moved)
     demo = DemoSession(DemoConfig(runs=["runs/sft", "runs/ppo"]))
-    assert [policy.name for policy in demo.everybody] == ["sft", "ppo"] and demo.judge.grader is None
-    assert "elsewhere/reward is not here" in demo.judge.note
+    assert [policy.name for policy in demo.all_policies] == ["sft", "ppo"] and demo.judge.grader is None
+    assert "elsewhere/reward is missing" in demo.judge.note
     demo = DemoSession(DemoConfig(runs=["runs/ppo", "runs/sft"], reward_model_path="runs/reward"))
     assert demo.ask("Rich?").score_K is not None
 
@@ -80,7 +80,7 @@ def test_grader_that_costs_is_not_called(grader: str, called: bool, copied: Path
     answer = demo.ask("Will I win?")
     assert (answer.score_K is not None) == called == (demo.judge.grader is not None)
     page = views.answers_view(demo, answer) + views.beta_view(demo, answer, 3)
-    assert ("The judge of this run is not asked here." in page) != called
+    assert ("The demo does not call the grader of this run." in page) != called
     if grader == "rule:No":
         assert answer.grader_logp_K is not None and int(answer.grader_logp_K.argmax()) == 1
 

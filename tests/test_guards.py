@@ -160,7 +160,7 @@ def test_a_grader_that_cannot_continue_raises(error: Exception, expected: type[E
         raise error
 
     with pytest.raises(expected, match=message):
-        AutoBatchSize(8).fitting(fail)
+        AutoBatchSize(8).run(fail)
 
 
 def test_local_grader_reduces_its_batch_and_gives_the_same_grades(monkeypatch: MonkeyPatch) -> None:

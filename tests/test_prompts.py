@@ -9,7 +9,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from eightball_ppo.errors import InputError
-from eightball_ppo.graders.prompts import Messages, Prompt, quoted
+from eightball_ppo.graders.prompts import Messages, Prompt, quote_question
 from eightball_ppo.labels import EIGHTBALL_LABELS, LabelSet
 
 THREE = LabelSet.of(EIGHTBALL_LABELS)

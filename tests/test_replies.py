@@ -15,7 +15,7 @@ from eightball_ppo.graders.api.replies import (
     rating_of_text,
     rating_of_tokens,
 )
-from eightball_ppo.graders.verbalizers import MIN_MASS, label_of_token, parse_verbalizers
+from eightball_ppo.graders.verbalizers import MIN_MASS, labels_of_token, parse_verbalizers
 from eightball_ppo.labels import EIGHTBALL_LABELS, LabelSet
 
 LABELS = LabelSet.of(EIGHTBALL_LABELS)

@@ -34,7 +34,7 @@ def test_bad_input_leaves_nothing_and_a_crash_an_unfinished_run(tmp_path: Path) 
     assert not list(tmp_path.iterdir())
     with pytest.raises(ZeroDivisionError), Run(config(tmp_path / "run"), "sft") as run:
         run.log({"step": 1})
-        (directory / "file").write_text("")
+        _ = 1 / 0
     assert [path.name for path in tmp_path.iterdir()] == ["run.unfinished"]
     with Run(config(tmp_path / "run"), "sft") as run:  # the next run clears it away
         run.finish({})
@@ -48,7 +48,7 @@ def test_run_is_replaced_on_request_and_by_a_finished_run(tmp_path: Path) -> Non
         check_output_dir(config(tmp_path / "run"))
     again = config(tmp_path / "run", overwrite_output_dir=True)
     with pytest.raises(ZeroDivisionError), Run(again, "sft"):
-        (directory / "file").write_text("")
+        _ = 1 / 0
     assert json.loads((tmp_path / "run" / "results.json").read_text()) == {"run": 1}
     with Run(again, "sft") as run:
         run.finish({"run": 2})

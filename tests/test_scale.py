@@ -14,17 +14,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from eightball_ppo import evaluation
-from eightball_ppo.data import Questions
+from eightball_ppo.data import Questions, texts
+from eightball_ppo.data.texts import ArrowTexts, first_occurrence_N
 from eightball_ppo.evaluation import GradedSplit, before_after, evaluate
 from eightball_ppo.functional import objective
 from eightball_ppo.graders.base import Grade, GradeRequest, OnGrade
 from eightball_ppo.graders.budget import Budget
 from eightball_ppo.graders.rules import RuleGrader
-from eightball_ppo.graders.storage import texts
 from eightball_ppo.graders.storage.score_table import missing_mass
 from eightball_ppo.graders.storage.sources import StoredGrader
 from eightball_ppo.graders.storage.store import GradeStore
-from eightball_ppo.graders.storage.texts import ConcatTexts, first_occurrence_N
 from eightball_ppo.labels import EIGHTBALL_LABELS, LabelSet
 from eightball_ppo.methods import task as tasks
 
@@ -105,7 +104,9 @@ def test_reading_a_split_equals_reading_one_chunk() -> None:
     assert (
         torch.equal(split.logp_NK.nan_to_num(9), chunk.logp_NK.nan_to_num(9)) and split.logp_NK.dtype == torch.float32
     )
-    assert np.array_equal(split.whole_N, chunk.whole_N) and split.count == chunk.count and split.calls == chunk.calls
+    assert (
+        np.array_equal(split.complete_N, chunk.complete_N) and split.count == chunk.count and split.calls == chunk.calls
+    )
     assert split.num_ok == chunk.num_ok == len(MANY) - 3 and split.cells_NK is None
     assert missing_mass([split]) == {"mean": 0.25 * (chunk.num_ok // 2) / chunk.num_ok, "max": 0.25}
     assert missing_mass([source.read(MANY[-3:])]) is None

@@ -21,7 +21,6 @@ from eightball_ppo.config.methods import PPOConfig
 from eightball_ppo.config.stages import AuditConfig, GradeConfig
 from eightball_ppo.errors import InputError
 from eightball_ppo.graders.budget import Budget
-from eightball_ppo.graders.job import store_path
 from eightball_ppo.graders.registry import load_graders
 from eightball_ppo.graders.storage.score_table import ScoreTable
 from eightball_ppo.graders.storage.store import GradeStore

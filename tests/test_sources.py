@@ -53,7 +53,7 @@ class Scripted:
             if isinstance(answer, str):
                 on_grade(Grade(request, answer, (), f"it {answer}"))  # type: ignore[arg-type]
             else:
-                on_grade(Grade.of(request, answer, tokens=self.tokens(request)))
+                on_grade(Grade.from_scores(request, answer, tokens=self.tokens(request)))
 
     def tokens(self, request: GradeRequest) -> int:
         return len(request.question)

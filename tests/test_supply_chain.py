@@ -20,7 +20,7 @@ from test_comparison_report import Page
 from conftest import REPOSITORY
 from eightball_ppo.config.methods import PPOConfig
 from eightball_ppo.hub import cards
-from eightball_ppo.runtime.atomic_io import DirectoryLock, write_json
+from eightball_ppo.runtime.atomic_io import write_json
 from eightball_ppo.runtime.run import CONFIG, ENVIRONMENT, environment, write_config
 
 CODE = [

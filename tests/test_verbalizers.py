@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from eightball_ppo.errors import InputError
 from eightball_ppo.graders.api.replies import label_of_text
-from eightball_ppo.graders.verbalizers import label_of_token, parse_verbalizers, word_variants
+from eightball_ppo.graders.verbalizers import labels_of_token, parse_verbalizers, word_variants
 from eightball_ppo.labels import EIGHTBALL_LABELS, LabelSet
 
 LABELS = LabelSet.of(EIGHTBALL_LABELS)
