@@ -45,7 +45,6 @@ SLOW = [
     Injected("ppo", "the second checkpoint", failing("os.fsync", OSError(errno.ENOSPC, "x"), 8), NO_SPACE, SAVED),
 ]
 LONG = [
-    Injected("exact", "too little memory", failing(TRAIN.format("exact"), MemoryError()), NO_MEMORY),
     Injected("sft", "a full GPU", failing(TRAIN.format("sft"), CUDA_FULL), NO_MEMORY),
     Injected("reward", "the weights do not fit", full_at(10_000_000), FULL),
     Injected("grade", "the store does not fit", full_at(8_000), "--grade_store"),
