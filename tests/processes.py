@@ -10,6 +10,7 @@ import time
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -101,7 +102,7 @@ def fork_ranks(work: Callable[[int], Any], directory: Path) -> list[int]:
         if torch.distributed.is_initialized():
             torch.distributed.destroy_process_group()
 
-    return [fork(lambda rank=rank: on_rank(rank), directory / f"rank-{rank}.txt") for rank in (0, 1)]
+    return [fork(partial(on_rank, rank), directory / f"rank-{rank}.txt") for rank in (0, 1)]
 
 
 @contextmanager

@@ -45,7 +45,6 @@ SLOW = [
     Injected("ppo", "the second checkpoint", failing("os.fsync", OSError(errno.ENOSPC, "x"), 8), NO_SPACE, SAVED),
 ]
 LONG = [
-    Injected("exact", "too little memory", failing(TRAIN.format("exact"), MemoryError()), NO_MEMORY),
     Injected("sft", "a full GPU", failing(TRAIN.format("sft"), CUDA_FULL), NO_MEMORY),
     Injected("reward", "the weights do not fit", full_at(10_000_000), FULL),
     Injected("grade", "the store does not fit", full_at(8_000), "--grade_store"),
@@ -54,7 +53,7 @@ LONG = [
     Injected("grpo", "the fifth write", nth_write(5, errno.EIO), BROKEN, "--total_episodes 240"),
     Injected("ppo", "too little memory", failing("eightball_ppo.methods.ppo.run_trainer", CPU_FULL), NO_MEMORY),
     Injected("ppo", "a checkpoint does not fit", full_at(1_000_000), FULL, SAVED),
-    Injected("ppo", "a checkpoint is not synced", failing("os.fsync", OSError(errno.EIO, "x")), BROKEN, SAVED),
+    Injected("distill", "the sixth write", nth_write(6, errno.EIO), BROKEN),
 ]
 
 

@@ -138,7 +138,6 @@ def test_default_batch_is_the_largest_that_fits(questions: int, group: int, part
     ("options", "message"),
     [
         ({"generation_batch_size": 25}, r"--generation_batch_size 25: must be a multiple of --num_generations 10 and"),
-        ({"generation_batch_size": -10}, r"--generation_batch_size -10: must be a multiple"),
         ({"generation_batch_size": 30, "steps_per_generation": 4}, r"of --steps_per_generation 4 x 1 process"),
         ({"generation_batch_size": 90}, r"--generation_batch_size 90: .* fill at most 80"),
         ({"steps_per_generation": 81}, r"too few for --steps_per_generation 81"),

@@ -41,8 +41,7 @@ class _Forwards:
 
 @pytest.mark.parametrize("baseline", ["value", "exact"])
 def test_forward_passes_of_an_update(baseline: str, tmp_path: Path, monkeypatch: MonkeyPatch) -> None:
-    """Of 24 questions, each twice in a batch of 48: a rollout is one pass of the 24; so is each of 2 x 2 minibatches
-    of 24 rows. The reference is asked once in all, the grader once an update, for the answers that were drawn."""
+    """24 questions, each twice in a batch of 48: a rollout is one pass of 24 rows, as is each of 2 x 2 minibatches."""
     batch: dict[str, Any] = {"repeats_per_epoch": 2, "num_mini_batches": 2, "num_ppo_epochs": 2}
     settings = tiny.config(total_episodes=5 * 48, baseline=baseline, **batch)
     trainer, models = tiny.trainer(settings, tiny.classifier(), tiny.tokens(N), tiny.scores(N), tmp_path)

@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 from pytest import MonkeyPatch
 from transformers import BertForSequenceClassification
@@ -41,6 +42,7 @@ def test_grading_pads_little_and_keeps_the_order(monkeypatch: MonkeyPatch) -> No
         torch.testing.assert_close(logp_BK[i], grader.logp_BK([texts[i]])[0], atol=1e-4, rtol=0)
 
 
+@pytest.mark.slow
 def test_reward_batches_hold_similar_lengths(small_data: Path, tmp_path: Path, monkeypatch: MonkeyPatch) -> None:
     counted = Counted(monkeypatch)
     options: dict[str, Any] = {"dataset_name": str(small_data), "labels": LABELS, "num_train_epochs": 1}

@@ -66,7 +66,7 @@ def train_ppo(base: Path | None, directory: Path) -> dict[str, Any]:
     launch.require_equal_ranks(trainer)
     if base and distributed.is_main_process():
         save_policy(models.policy.by_row.classifier, tokenizer, base / "policy")
-    networks = {"policy": models.policy, "value": models.value, "reference": models.reference}
+    networks: dict[str, Any] = {"policy": models.policy, "value": models.value, "reference": models.reference}
     return {
         "processes": trainer.accelerator.num_processes,
         **{name: [p.double().sum().item() for p in network.parameters()] for name, network in networks.items()},

@@ -68,8 +68,8 @@ def test_killed_ppo_resumes_to_the_same_bits(stopped_ppo: PPOConfig, straight: P
 
 
 def test_sigterm_exits_with_143_and_the_command_resumes(stopped_ppo: PPOConfig, straight: Path, tmp_path: Path) -> None:
-    names = ("dataset_name", "sft_model_path", "grader", "num_mini_batches", "num_ppo_epochs", "save_steps")
-    names += ("per_device_train_batch_size", "total_episodes", "log_completions", "allow_weak_grader", "disable_tqdm")
+    names = ["dataset_name", "sft_model_path", "grader", "num_mini_batches", "num_ppo_epochs", "save_steps"]
+    names += ["per_device_train_batch_size", "total_episodes", "log_completions", "allow_weak_grader", "disable_tqdm"]
     flags = [word for name in names for word in (f"--{name}", str(getattr(stopped_ppo, name)))]
     flags += ["--labels", *LABELS, "--output_dir", "run"]
     output, metrics = tmp_path / "output.txt", tmp_path / "run.unfinished" / "metrics.jsonl"

@@ -5,6 +5,7 @@ import random
 import signal
 import time
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -46,7 +47,7 @@ def test_twenty_kills_change_nothing(ruled: dict[str, Any], tmp_path: Path) -> N
         resumed += bool(stored)
         before = metrics.stat().st_mtime_ns if metrics.exists() else 0
         again = replace(config, resume_from_checkpoint="true" if stored else None)
-        job = fork(lambda again=again: run_method(again), output)
+        job = fork(partial(run_method, again), output)
         until: float = 0
         while not until or len(metrics.read_bytes().splitlines()) < until:
             assert os.waitpid(job, os.WNOHANG) == (0, 0), output.read_text()

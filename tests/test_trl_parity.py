@@ -17,6 +17,8 @@ from eightball_ppo.functional import objective
 from eightball_ppo.methods import ppo
 from eightball_ppo.trl_adapters.speedups import vectorised_log_softmax
 
+LAYERS = ("embedding", "attention", "hidden")
+
 
 def test_first_gradient_is_the_exact_gradient_of_the_objective(tmp_path: Path, monkeypatch: MonkeyPatch) -> None:
     """Answers drawn in exact proportion to pi, value 0, reference != policy: TRL's first gradient is that of J."""
@@ -64,9 +66,9 @@ def test_fifty_updates_equal_those_of_the_plain_loop(tmp_path: Path, monkeypatch
     ppo.run_trainer(trainer, settings)
     replayed = recording.rows, recording.actions, recording.permutations
     assert len(list(ppo_loop.ppo(policy, value, ref_logits_NK, score_NK, settings, *replayed))) == 50
-    trunk = models.value.trunk.by_row.classifier
+    trunk: Any = models.value.trunk
     pairs = [(policy.classifier, models.policy.by_row.classifier), (value.classifier.classifier, models.value.score)]
-    pairs += [(getattr(value.classifier, name), getattr(trunk, name)) for name in ("embedding", "attention", "hidden")]
+    pairs += [(getattr(value.classifier, name), getattr(trunk.by_row.classifier, name)) for name in LAYERS]
     for ours, trls in pairs:
         for name, weight in ours.state_dict().items():
             torch.testing.assert_close(weight, trls.state_dict()[name], atol=1e-8, rtol=0, msg=name)
