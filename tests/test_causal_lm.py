@@ -62,7 +62,7 @@ def grader(tokenizer: PreTrainedTokenizerFast | None = None, **options: Any) -> 
 @pytest.fixture
 def lenient(monkeypatch: pytest.MonkeyPatch) -> None:
     """A random model spreads its probability over everything: do not fail it for that."""
-    monkeypatch.setattr("eightball_ppo.graders.causal_lm.MOST_MISSING", 1.0)
+    monkeypatch.setattr("eightball_ppo.graders.causal_lm.MAX_MISSING_MASS", 1.0)
 
 
 def grades_of(judge: CausalLMGrader, requests: list[GradeRequest]) -> list[Grade]:

@@ -140,7 +140,7 @@ def test_a_directory_with_other_files_is_refused(started: CompareConfig, tmp_pat
     workspace.check(config(output_dir=str(tmp_path / "empty")), DATA)
     ours = Path(started.output_dir)
     (ours / "manifest.json").write_text("{")
-    with pytest.raises(InputError, match=r"ground\.json: damaged"):
+    with pytest.raises(InputError, match=r"manifest\.json: damaged"):
         workspace.check(started, DATA)
     (ours / "manifest.json").unlink()  # killed before it was complete: started again, with any options
     workspace.check(dataclasses.replace(started, score_type="probability"), DATA)
