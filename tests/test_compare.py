@@ -157,7 +157,7 @@ def test_a_directory_of_another_comparison_is_refused_and_left_alone(
 ) -> None:
     same_data = shutil.copytree(small_data, tmp_path / "data")
     before = times(shared)
-    for name, value in (("score", "probability"), ("dataset_name", same_data)):
+    for name, value in (("score_type", "probability"), ("dataset_name", same_data)):
         code, _, err = compare(shared, methods=METHODS, seeds=0, kl_coefs=0.1, **{name: value})
         assert (code, err.count("\n")) == (2, 1) and f"was compared with --{name} " in err, err
     assert times(shared) == before
@@ -261,7 +261,7 @@ def test_the_report_command_writes_the_report_from_the_runs_left(
 
 def test_noise_and_budgets_are_axes_and_a_diverging_method_fails_alone(tmp_path: Path, compare: Compare) -> None:
     """`exact` reaches numbers that are not finite; the rows of the others are kept."""
-    axes = {"methods": ["distill", "exact"], "grader_noise": [0, 0.5], "grader_call_budgets": 8, "kl_coefs": 0.5}
+    axes = {"methods": ["distill", "exact"], "label_noise": [0, 0.5], "grader_call_budgets": 8, "kl_coefs": 0.5}
     options = ["distill.threshold=0", "distill.num_train_epochs=4", "exact.learning_rate=1e38"]
     directory = tmp_path / "D"
     code, _, err = compare(directory, **axes, seeds=0, method_options=[*options, "exact.num_train_epochs=3"])
