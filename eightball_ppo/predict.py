@@ -10,7 +10,7 @@ from rich.table import Table
 from eightball_ppo.config.stages import PredictConfig
 from eightball_ppo.data import Questions
 from eightball_ppo.data.pairs import display_text, join_pair
-from eightball_ppo.data.reading import HALF_PAIR
+from eightball_ppo.data.reading import SURROGATE
 from eightball_ppo.errors import InputError
 from eightball_ppo.models.loading import label_set, load_classifier, predict_logits_NK
 from eightball_ppo.models.tokenization import max_input_length, tokenize
@@ -45,7 +45,7 @@ def _questions(config: PredictConfig) -> Questions:
     """The question or the lines of the file, each joined with the second text if there is one."""
     if config.question is not None:
         source, lines = "question", [config.question]
-        if HALF_PAIR.search(config.question):
+        if SURROGATE.search(config.question):
             raise InputError(f"predict: the question {config.question!r} is not UTF-8; is the terminal?")
     else:
         source, lines = str(config.file), _read_lines(str(config.file))

@@ -156,7 +156,7 @@ def _record(
     check_failures(config, count, [detail for table in tables.values() for detail in table.details], budget)
     for split, table in tables.items():
         if not table.complete_N.any():
-            raise incomplete(config, f"no {split} question is fully graded ({budget.stopped})")
+            raise incomplete(config, f"not one {split} question is fully graded ({budget.stopped})")
     dropped = {split: int((~table.complete_N).sum()) for split, table in tables.items()}
     if any(dropped.values()):
         logger.warning(
