@@ -135,7 +135,7 @@ def training_lengths(policies: list[Policy]) -> dict[str, str]:
 def heldout_numbers(reference: Policy, policies: list[Policy]) -> list[dict[str, Any]]:
     """A row of held-out metrics for the reference, as the last run measured it, and for every policy."""
     reference_splits = policies[-1].results.get("reference") or {}
-    rows = [(reference.name, reference_splits, None, 0)]
+    rows: list[tuple[Any, ...]] = [(reference.name, reference_splits, None, 0)]
     for policy in policies:
         results = policy.results
         rows.append((policy.name, results["splits"], policy.config["kl_coef"], results.get("grader_calls")))
