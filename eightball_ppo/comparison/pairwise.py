@@ -93,7 +93,8 @@ def _method_and_threshold(name: str) -> dict[str, Any]:
 
 def _pair_row(pair: PairComparison, metric: str) -> dict[str, Any]:
     row = asdict(pair)
-    return {**row, **row.pop("difference"), "sentence": _sentence(pair, metric, "Holm p")}
+    row |= row.pop("difference")
+    return {**row, "sentence": _sentence(pair, metric, "Holm p")}
 
 
 def _sentence(pair: PairComparison, metric: str, test: str) -> str:
