@@ -123,7 +123,7 @@ def test_target_kl_ends_as_a_success_and_max_kl_keeps_the_best_policy(
     unfinished = tmp_path / "far.unfinished"
     model, _ = load_classifier(str(unfinished / "best"), "--model_name_or_path")
     assert model.config.num_labels == 3
-    with pytest.raises(InputError, match="holds the best policy of a run that was given up"):
+    with pytest.raises(InputError, match="holds the best policy of a run that diverged"):
         run_method(config(max_kl=0.05, learning_rate=0.002, output_dir=str(tmp_path / "far")))
     with pytest.raises(InputError, match=r"--stop_kl 0.2: must be below --max_kl 0.1"):
         config(stop_kl=0.2, max_kl=0.1)
