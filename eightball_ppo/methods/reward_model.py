@@ -60,7 +60,7 @@ def train(config: RewardConfig) -> Path:
         fold_temperature(model, temperature)
         model = merge_adapter(model, config, run)
         record = _record(text_logits_NK(model, tokenizer, heldout), temperature, heldout, labels)
-        more = {"model_name_or_path": config.model_name_or_path, "temperature": temperature}
+        more: dict[str, Any] = {"model_name_or_path": config.model_name_or_path, "temperature": temperature}
         more |= {"truncated_questions": truncated, "training_questions": len(training)}
         more |= {"validation_questions": len(validation)}
         return finish_classifier(model, tokenizer, run, record, config.seed, **more)

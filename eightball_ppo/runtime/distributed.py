@@ -97,10 +97,10 @@ def broadcast_from_main(fn: Callable[[], T], ddp_timeout: int) -> T:
     else:
         _heartbeat(group, done, 0)
     distributed.broadcast_object_list(result_and_error, src=0, group=group)  # Accelerate's knows no group of its own
-    result, error = result_and_error
-    if error is not None:
-        error.relayed = not is_main_process()
-        raise error
+    result, user_error = result_and_error
+    if user_error is not None:
+        user_error.relayed = not is_main_process()
+        raise user_error
     return result
 
 
