@@ -145,8 +145,11 @@ def test_requests_per_minute_and_in_flight_are_limited(judge: JudgeServer, tmp_p
         *[("", None), ("Thu, 01 Jan 1970 00:01:40 GMT", 90.0)],
     ],
 )
-def test_retry_after_as_seconds_and_as_a_date(header: str, seconds: float | None) -> None:
-    assert client.retry_after(header, now=lambda: 10.0) == seconds
+def test_retry_after_as_seconds_and_as_a_date(
+    header: str, seconds: float | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(client.time, "time", lambda: 10.0)
+    assert client.retry_after(header) == seconds
 
 
 def test_addresses_are_checked_and_passwords_in_them_are_sent_but_never_written(

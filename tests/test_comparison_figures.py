@@ -135,11 +135,12 @@ def test_figures_without_data_are_left_out() -> None:
     assert {chart.name for chart in charts(made)} == {
         *("score_kl", "curves_episodes", "curves_grader_calls", "coverage", "labels")
     }
+    empty: dict[str, Any] = dict.fromkeys(("intervals", "coverage", "frontier"), pd.DataFrame())
     flat = replace(
         made,
         results=made.results.assign(optimum_fraction=None),
         curves=made.curves.assign(optimum_fraction=np.nan),
-        **dict.fromkeys(("intervals", "coverage", "frontier"), pd.DataFrame()),
+        **empty,
     )
     found = {chart.name: chart for chart in charts(flat)}
     assert set(found) == {"score_kl", "curves_episodes", "curves_grader_calls", "labels"}

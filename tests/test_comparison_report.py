@@ -144,8 +144,6 @@ def test_pairs_are_sorted_by_p_and_flips_by_change(data: ComparisonData) -> None
 
 
 def test_sentences_about_ppo_and_distillation_come_first() -> None:
-    page = report_page.render_headline(comparison_data(seeds=1))
-    assert page.startswith("- On held-out") and "## " not in page and page.count("| method |") == 2
     sentences = report_page._view(comparison_data(seeds=2))["sentences"]
     assert len(sentences) == 8 and all({"ppo", "distill"} <= set(words.split()) for words in sentences[:2])
     assert {words.partition(":")[0] for words in sentences[:2]} == {f"Beta {b}, held-out questions" for b in (0.1, 0.5)}
@@ -207,7 +205,7 @@ def test_the_report_mentions_one_seed_and_missing_gold_labels() -> None:
 
 def test_empty_frames_leave_their_sections_out() -> None:
     made = small()
-    empty = dict.fromkeys(("intervals", "pairs", "flips", "coverage", "frontier"), pd.DataFrame())
+    empty: dict[str, Any] = dict.fromkeys(("intervals", "pairs", "flips", "coverage", "frontier"), pd.DataFrame())
     flat = replace(made, results=made.results.assign(optimum_fraction=None), **empty)
     for text in (report_page.render_html(flat, []), report_page.render_markdown(flat, [])):
         assert "Largest flips" not in text and "Pairs" not in text

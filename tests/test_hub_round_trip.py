@@ -135,12 +135,12 @@ def runs(tmp_path_factory: pytest.TempPathFactory, small_data: Path, sft_run: Pa
     shared: dict[str, Any] = {"dataset_name": str(small_data), "labels": LABELS, "disable_tqdm": True}
     reward = str(root / "reward")
     reward_model.train(RewardConfig(output_dir=reward, use_peft=True, num_train_epochs=6, learning_rate=3e-3, **shared))
-    grader = {"reward_model_path": reward, "grade_store": str(root.parent / "grades.sqlite3")}
+    grader: dict[str, Any] = {"reward_model_path": reward, "grade_store": str(root.parent / "grades.sqlite3")}
     export.run(GradeConfig(output_dir=str(root / "grades"), **shared, **grader))
     trained = {**shared, **grader, "sft_model_path": str(root / "sft"), "allow_weak_grader": True}
     run_method(PPOConfig(output_dir=str(root / "ppo"), total_episodes=480, **trained))
     run_method(BestOfNConfig(output_dir=str(root / "recall"), num_samples=4, **trained))
-    gold = {
+    gold: dict[str, Any] = {
         "gold_file": str(small_data / "heldout.jsonl"),
         "audit_questions": 5,
         "labels": LABELS,

@@ -93,7 +93,7 @@ def test_config_yaml_of_every_other_method_repeats_it(command: str, ppo_run: Pat
 @pytest.mark.parametrize("name", sections())
 def test_saved_options_of_every_stage_are_read_back(name: str, tmp_path: Path) -> None:
     """Of every stage, with options that are not the defaults."""
-    other = {"text_column": "text", "labels": ["a", "no", "1"]}
+    other: dict[str, Any] = {"text_column": "text", "labels": ["a", "no", "1"]}
     other |= {} if name == "compare" else {"overwrite_output_dir": True, "seed": 7, "ddp_timeout": 60}
     config = sections()[name](**other, output_dir="2024-01-02")
     write_config(tmp_path, config)

@@ -44,7 +44,7 @@ def _reliability(record: dict[str, Any], scheme: Scheme) -> str:
         [row[name] for row in record["bins"]] for name in ("confidence", "accuracy", "share")
     )
     axis.vlines(confidence, confidence, accuracy, color=scheme.accent, linewidth=1.2, zorder=2)
-    style = {"facecolor": scheme.soft, "edgecolor": scheme.accent, "linewidth": 1.4}
+    style: dict[str, Any] = {"facecolor": scheme.soft, "edgecolor": scheme.accent, "linewidth": 1.4}
     axis.scatter(confidence, accuracy, s=20 + 380 * np.array(share), zorder=3, clip_on=False, **style)
     axis.set(xlim=(0, 1), ylim=(0, 1), xlabel="confidence", ylabel="accuracy", aspect="equal")
     apply_theme(axis, scheme)

@@ -12,7 +12,7 @@ from eightball_ppo.data.pairs import display_text
 from eightball_ppo.demo import run_data
 from eightball_ppo.demo.charts import BOTTOM, HEIGHT, LEFT, RIGHT, WIDTH, chart
 from eightball_ppo.demo.session import Answer, DemoSession, beta_index, optimum, policy_point
-from eightball_ppo.report.pages import environment, short
+from eightball_ppo.report.pages import jinja_environment, short
 from eightball_ppo.report.style import styles
 
 ASSETS = Path(__file__).parent / "assets"
@@ -33,7 +33,7 @@ def beta_text(beta: float) -> str:
     return "0: the grader's best answer" if beta == 0 else f"{beta:g}"
 
 
-_PAGES = environment(title=title, beta=beta_text, display=display_text)
+_PAGES = jinja_environment(title=title, beta=beta_text, display=display_text)
 _PAGES.loader = FileSystemLoader(ASSETS)
 
 

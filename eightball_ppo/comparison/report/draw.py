@@ -164,7 +164,7 @@ def draw_sensitivity(axis: Any, frame: pd.DataFrame, theme: PlotTheme, xlabel: s
     levels = frame.sort_values("position")["level"].unique()
     axis.set_xticks(range(len(levels)), levels)
     axis.set(xlim=(-0.5, len(levels) - 0.5), xlabel=xlabel, ylabel=ylabel)
-    axis.set_ylim(*_limits(frame[["estimate", "low", "high"]].stack()))
+    axis.set_ylim(*_limits(pd.concat([frame["estimate"], frame["low"], frame["high"]])))
     _finish(axis, theme)
 
 

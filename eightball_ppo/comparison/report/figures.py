@@ -225,9 +225,11 @@ def save(chart: Chart, directory: Path) -> None:
         if chart.styles:
             handles = []
             for name, style in chart.styles.items():
-                marker = {"marker": style.marker, "markersize": 7 * size(style.marker), "color": style.light}
-                handles.append(Line2D([], [], linestyle="", label=name, **marker))
-            place = {"loc": "outside lower center", "ncols": min(len(handles), 5 if columns > 1 else 3)}
+                markersize = 7 * size(style.marker)
+                marker = Line2D([], [], linestyle="", marker=style.marker, markersize=markersize, color=style.light)
+                marker.set_label(name)
+                handles.append(marker)
+            place: dict[str, Any] = {"loc": "outside lower center", "ncols": min(len(handles), 5 if columns > 1 else 3)}
             figure.legend(handles=handles, frameon=False, labelcolor=theme.scheme.text, **place)
         figure.savefig(directory / f"{chart.name}.png", dpi=160, metadata={"Software": None})
         figure.set_layout_engine("none")  # the SVG takes the PNG's layout

@@ -90,7 +90,7 @@ def curve_points(data: ComparisonData, x: str) -> tuple[pd.DataFrame, str]:
             seeds = rows[["seed", x, y]].assign(**{x: np.nan} if x == "episode" else {})
             mean = seeds[[x, y]].mean().to_frame().T
         for kind, part in (("seed", seeds), ("mean", mean)):
-            parts.append(part.assign(panel=f"beta {beta:g}", name=name, kind=kind))
+            parts.append(part.assign(panel=f"beta {beta:g}", name=str(name), kind=kind))
     if not has_curve:
         return EMPTY, y
     frame = pd.concat(parts, ignore_index=True).astype({"seed": "Int64"})

@@ -174,13 +174,13 @@ def brief(data: ComparisonData, condition: Condition) -> list[dict[str, Any]]:
 
 def pair_groups(data: ComparisonData) -> list[dict[str, Any]]:
     """A table of pairs for every condition, beta, split and metric, the plainest condition first."""
-    order = {name: place for place, name in enumerate([*SPLIT_NAMES, *METRICS])}
+    order: dict[Any, int] = {name: place for place, name in enumerate([*SPLIT_NAMES, *METRICS])}
     found = []
     for condition in conditions(data):
         groups = list(select(data.pairs, condition).groupby(["beta", "split", "metric"]))
         groups.sort(key=lambda group: (group[0][0], order[group[0][1]], order[group[0][2]]))
         for (beta, split, metric), rows in groups:
-            parts = (METRICS[metric], f"beta {beta:g}", SPLIT_NAMES[split], condition.text)
+            parts = (METRICS[str(metric)], f"beta {beta:g}", SPLIT_NAMES[str(split)], condition.text)
             table = rows.sort_values(["p_holm", "p_value", "a", "b"], kind="stable").to_dict("records")
             distinguishable = sum(row["distinguishable"] is True for row in table)
             found.append({"title": ", ".join(filter(None, parts)), "rows": table, "distinct": distinguishable})
@@ -208,7 +208,7 @@ def sentences(data: ComparisonData, condition: Condition) -> list[str]:
     ]
 
 
-def flips(data: ComparisonData) -> list[dict[str, Any]]:
+def flips(data: ComparisonData) -> list[dict[Any, Any]]:
     """The questions whose answer changed, the largest change first."""
     rows = data.flips.sort_values(["change", "name", "question"], ascending=[False, True, True], kind="stable")
     return rows.head(MAX_FLIPS).to_dict("records")
