@@ -1,4 +1,4 @@
-"""Every command by its name: which options it takes and what it runs. The scripts and `eightball NAME` are these."""
+"""The commands, `eightball NAME` and the scripts: which options each takes and what it runs."""
 
 import sys
 from collections.abc import Sequence
@@ -11,9 +11,14 @@ from eightball_ppo.config.registry import commands, load
 
 
 class Command(NamedTuple):
-    """A config class and a function that takes one, as "module:name"; and what it is for.
+    """A command.
 
-    `examples`: what may follow its name. `first`: the option that values without a flag, standing first, belong to.
+    Attributes:
+        config: The dataclass of its options, as "module:name".
+        stage: The function that takes them, as "module:name".
+        purpose: What it is for, in one line.
+        examples: What may follow its name.
+        first: The option of arguments that come first and have no flag.
     """
 
     config: str
@@ -24,10 +29,11 @@ class Command(NamedTuple):
 
     @property
     def config_class(self) -> type[Any]:
+        """The dataclass of its options."""
         return load(self.config)
 
     def arguments(self, argv: Sequence[str]) -> list[str]:
-        """`argv` with the flag in front of the values that stand first without one."""
+        """`argv` with the flag `first` in front of arguments that come first and have no flag."""
         return [f"--{self.first}", *argv] if self.first and argv and not argv[0].startswith("-") else list(argv)
 
 
@@ -53,7 +59,7 @@ COMMANDS = {
     "audit": Command(
         "eightball_ppo.config.stages:AuditConfig",
         "eightball_ppo.audit.run:run",
-        "judge a grader before it is believed",
+        "test a grader before training on it",
         ("--grader bert --gold_file datasets/eightball/heldout.jsonl",),
     ),
     **{
@@ -78,7 +84,7 @@ COMMANDS = {
     "report": Command(
         "eightball_ppo.config.tools:ReportConfig",
         "eightball_ppo.comparison.report.rewrite:run",
-        "tables of runs; the page of a comparison or an audit anew",
+        "tables of runs; the page of a comparison or an audit again",
         ("runs/ppo runs/distill", "runs/compare"),
         first="run_dirs",
     ),
@@ -104,24 +110,21 @@ COMMANDS = {
     ),
 }
 SHELLS = ("bash", "zsh", "tcsh")
+DIRECTORY_SUFFIXES = ("dir", "dirs", "path", "runs", "comparison", "dataset_name")  # of options
+FILE_OPTIONS = ("config", "file", "gold_file", "grade_table", "grade_store")
 
 
 def run(name: str, argv: Sequence[str] | None = None) -> None:
-    """Run a command with `argv`, by default the process's; see `parser.main` for the exit codes."""
+    """Runs a command with `argv`, by default the process's; see `parser.main` for the exit codes."""
     command = COMMANDS[name]
     arguments = command.arguments(sys.argv[1:] if argv is None else argv)
     examples = "\n".join(f"  eightball {name} {example}".rstrip() for example in command.examples)
-    run_command(command.config_class, command.stage, arguments, usage_of(name), f"examples:\n{examples}")
-
-
-def usage_of(name: str) -> str:
-    """The usage line of a command."""
-    first = COMMANDS[name].first
-    return f"eightball {name} {first.upper() + ' ' if first else ''}[options]"
+    usage = f"eightball {name} {command.first.upper() + ' ' if command.first else ''}[options]"
+    run_command(command.config_class, command.stage, arguments, usage, f"examples:\n{examples}")
 
 
 def main() -> None:
-    """`eightball NAME [options]`."""
+    """The command line `eightball NAME [options]`."""
     arguments = sys.argv[1:]
     if arguments and arguments[0] in COMMANDS:
         run(arguments[0], arguments[1:])
@@ -132,10 +135,10 @@ def main() -> None:
     elif len(arguments) == 2 and arguments[0] == "completion" and arguments[1] in SHELLS:
         print(completion(arguments[1]))
     else:
-        given = f"unknown command {arguments[0]!r}" if arguments else "which command?"
+        problem = f"unknown command {arguments[0]!r}" if arguments else "which command?"
         if arguments and arguments[0] == "completion":
-            given = f"completion: for which shell? {', '.join(SHELLS)}"
-        print(f"eightball: {given}; one of {', '.join([*COMMANDS, 'completion'])}", file=sys.stderr)
+            problem = f"completion: for which shell? {', '.join(SHELLS)}"
+        print(f"eightball: {problem}; one of {', '.join([*COMMANDS, 'completion'])}", file=sys.stderr)
         sys.exit(2)
 
 
@@ -144,11 +147,9 @@ def overview() -> str:
     lines = ["usage: eightball COMMAND [options]; eightball COMMAND --help", ""]
     lines += [f"  {name:<10} {command.purpose}" for name, command in COMMANDS.items()]
     lines += [f"  completion the completion script of a shell: {', '.join(SHELLS)}", "", "examples:"]
-    lines += [
-        f"  eightball {name} {COMMANDS[name].examples[0]}".rstrip() for name in ("ppo", "predict", "compare", "demo")
-    ]
-    lines += ['  eval "$(eightball completion bash)"']
-    return "\n".join(lines)
+    for name in ("ppo", "predict", "compare", "demo"):
+        lines.append(f"  eightball {name} {COMMANDS[name].examples[0]}".rstrip())
+    return "\n".join([*lines, '  eval "$(eightball completion bash)"'])
 
 
 def completion(shell: str) -> str:
@@ -163,11 +164,9 @@ def completion(shell: str) -> str:
     for name, command in COMMANDS.items():
         options = build_parser(command.config_class)
         for action in options._actions:
-            if not action.choices and action.dest.endswith(
-                ("dir", "dirs", "path", "runs", "comparison", "dataset_name")
-            ):
+            if not action.choices and action.dest.endswith(DIRECTORY_SUFFIXES):
                 action.complete = shtab.DIRECTORY
-            elif action.dest in ("config", "file", "gold_file", "grade_table", "grade_store"):
+            elif action.dest in FILE_OPTIONS:
                 action.complete = shtab.FILE
         commands.add_parser(name, parents=[options], add_help=False, help=command.purpose)
     commands.add_parser("completion", help="print a completion script").add_argument("shell", choices=SHELLS)

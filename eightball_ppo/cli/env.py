@@ -1,4 +1,4 @@
-"""`eightball env`: what a bug report needs, and no secret."""
+"""`eightball env`: what a bug report needs, without secrets."""
 
 import os
 from importlib import metadata
@@ -12,7 +12,7 @@ SETTINGS = ("HF_ENDPOINT", "HF_HUB_OFFLINE", "HF_HOME", "OMP_NUM_THREADS", "CUDA
 
 
 def run(config: EnvConfig) -> None:
-    """Print it as Markdown, ready to be pasted; of keys and tokens, whether they are set and nothing more."""
+    """Prints versions, machine and settings as Markdown; of keys and tokens only whether they are set."""
     found = environment()
     packages = {**found.pop("packages"), **{name: _version(name) for name in OPTIONAL}}
     found.pop("command")

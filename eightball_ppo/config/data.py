@@ -11,35 +11,23 @@ DatasetFormat = Literal["plain", "boolq", "helpsteer"]
 
 @dataclass
 class DataConfig:
-    """Where the questions of a stage come from. `own_split`: the split that the stage learns from by default."""
+    """Where the questions of a stage come from.
 
-    own_split: ClassVar[str] = "rl"
+    Attributes:
+        default_train_split: The split that the stage learns from by default.
+    """
 
-    dataset_name: str = option(
-        "datasets/eightball",
-        "Directory with one .jsonl, .csv or .parquet file per split, one such file, a directory that "
-        "datasets.save_to_disk wrote, or a Hub dataset id.",
-    )
+    default_train_split: ClassVar[str] = "rl"
+
+    dataset_name: str = option("datasets/eightball", "Directory of .jsonl, .csv or .parquet, such a file, or a Hub id.")
     dataset_config_name: str | None = option(None, "Configuration of a Hub dataset.")
-    dataset_format: DatasetFormat = option(
-        "plain", "plain: the columns named here; boolq, helpsteer: the columns that those data sets document."
-    )
-    dataset_train_split: str | None = option(
-        None, "Split to learn from; by default the stage's own: sft, preferences or rl, and train of a single file."
-    )
-    dataset_test_split: str = option(
-        "heldout",
-        "Split to measure on; or a fraction, such as 0.2, of the questions of --dataset_train_split, the same ones in "
-        "every stage.",
-    )
+    dataset_format: DatasetFormat = option("plain", "plain: the columns named below; else the data set's own columns.")
+    dataset_train_split: str | None = option(None, "Split to learn from; by default the stage's: sft, preferences, rl.")
+    dataset_test_split: str = option("heldout", "Split to measure on, or a share of the training split, e.g. 0.2.")
     text_column: str = option("question", "Column with the text to classify.")
     text_pair_column: str | None = option(None, "Column with a second text, such as a passage beside a question.")
     label_column: str = option("answer", "Column with the label: its name, or its id where that is a whole number.")
-    labels: list[str] | None = option(
-        None,
-        "The K label names, in the order of their ids; by default those of the model that the stage starts from, or of "
-        "the data.",
-    )
+    labels: list[str] | None = option(None, "Label names in the order of their ids; by default the model's or data's.")
 
     def __post_init__(self) -> None:
         if self.labels is None and self.dataset_name == DataConfig.dataset_name:
@@ -50,7 +38,7 @@ class DataConfig:
         fraction = self.test_fraction
         require(fraction is None or 0 < fraction < 1, f"--dataset_test_split {fraction}: a fraction between 0 and 1")
         plain = self.dataset_format == "plain" or self.text_pair_column is None
-        require(plain, f"--text_pair_column {self.text_pair_column}: --dataset_format {self.dataset_format} knows it")
+        require(plain, f"--text_pair_column {self.text_pair_column}: --dataset_format {self.dataset_format} sets it")
 
     @property
     def test_fraction(self) -> float | None:
@@ -62,15 +50,14 @@ class DataConfig:
 
     @property
     def shared_train_split(self) -> str | None:
-        """`--dataset_train_split` as far as stages of other kinds share it: the one that is this stage's own by default
-        is not theirs, whether it was said or not."""
-        return None if self.dataset_train_split == self.own_split else self.dataset_train_split
+        """`--dataset_train_split` for stages of other kinds; None where it is this stage's default split."""
+        return None if self.dataset_train_split == self.default_train_split else self.dataset_train_split
 
     def label_set(self) -> LabelSet:
-        """The labels, once they are known (see `methods.label_sets`).
+        """The labels, which `models.label_inference.with_labels` has filled in where they were not given.
 
         Raises:
-            InputError: labels that cannot be a set.
+            InputError: The labels are not a valid set.
         """
-        assert self.labels is not None, "labels that are inferred must be so before they are used"
+        assert self.labels is not None, "call with_labels first"
         return LabelSet.of(self.labels)

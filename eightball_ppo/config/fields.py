@@ -1,25 +1,54 @@
-"""What a dataclass of options is made of: a field with its help text, and a condition with its message."""
+"""What a dataclass of options is made of: fields with a help text and a rule, and conditions with a message."""
 
 import dataclasses
+import math
+from collections.abc import Callable
 from dataclasses import fields, is_dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from eightball_ppo.errors import InputError
 
+MAX_COUNT = 10**9  # of every integer option but the seeds
 
-def option(default: Any, help: str, affects_results: bool = True) -> Any:
+
+class Rule(NamedTuple):
+    """A condition on the value of an option, and the message for a value that breaks it."""
+
+    holds: Callable[[Any], bool]
+    message: str
+
+
+ANY = Rule(lambda value: True, "")
+AT_LEAST_1 = Rule(lambda value: value >= 1, "at least 1")
+NOT_NEGATIVE = Rule(lambda value: value >= 0, "must not be negative")
+POSITIVE = Rule(lambda value: value > 0, "must be above 0")
+POSITIVE_FINITE = Rule(lambda value: 0 < value < math.inf, "must be above 0 and finite")
+SHARE = Rule(lambda value: 0 <= value <= 1, "a share, 0 to 1")
+PROBABILITY = Rule(lambda value: 0 <= value <= 1, "a probability, 0 to 1")
+OPEN_SHARE = Rule(lambda value: 0 < value < 1, "between 0 and 1")
+DECAY_RATE = Rule(lambda value: 0 <= value < 1, "at least 0 and below 1")
+SEED = Rule(lambda value: 0 <= value < 2**31, f"between 0 and {2**31 - 1}")
+
+
+def option(default: Any, help: str, rule: Rule = ANY, affects_results: bool = True) -> Any:
     """A dataclass field with the help text of its flag.
 
     Args:
-        default: the field's default; a list is copied for each instance.
-        help: help text of the flag.
-        affects_results: False for a path, a display or the pace of grading. Two runs that differ only in such options
-            have the same results.
+        default: Default of the field; a list is copied for each instance.
+        help: Help text of the flag.
+        rule: What a value must fulfil unless it is None; of a list, every item. See `check_values`.
+        affects_results: False for paths, display and the pace of grading. Runs that differ only in such options have
+            the same results.
     """
-    metadata = {"help": help, "affects_results": affects_results}
+    metadata = {"help": help, "affects_results": affects_results, "rule": rule}
     if isinstance(default, list):
-        return dataclasses.field(default_factory=lambda: list(default), metadata=metadata)
+        return dataclasses.field(default_factory=default.copy, metadata=metadata)
     return dataclasses.field(default=default, metadata=metadata)
+
+
+def run_option(default: Any, help: str, rule: Rule = ANY) -> Any:
+    """An `option` about how a run is executed, which does not affect its results."""
+    return option(default, help, rule, affects_results=False)
 
 
 def options_without_effect(*config_classes: type[Any]) -> frozenset[str]:
@@ -34,3 +63,15 @@ def require(condition: bool, message: str) -> None:
     """Raises InputError with `message` unless `condition` holds."""
     if not condition:
         raise InputError(message)
+
+
+def check_values(config: Any) -> None:
+    """Raises InputError for the first option of `config` that breaks its rule, is not finite or is too large."""
+    for field in fields(config):
+        value, rule = getattr(config, field.name), field.metadata.get("rule", ANY)
+        if isinstance(value, float):
+            require(math.isfinite(value), f"--{field.name} {value}: must be a finite number")
+        if isinstance(value, int) and rule is not SEED:
+            require(abs(value) <= MAX_COUNT, f"--{field.name} {value}: at most {MAX_COUNT}")
+        for item in value if isinstance(value, list) else [value]:
+            require(item is None or rule.holds(item), f"--{field.name} {item}: {rule.message}")

@@ -1,7 +1,7 @@
 """From a YAML file to the options of one stage.
 
-A file is either the options of one stage, or a recipe for several: then a mapping under a stage's name (`sft:`,
-`reward:`, `ppo:` ...) holds what is that stage's own, and everything else belongs to all stages that have the option.
+A file holds either the options of one stage, or a recipe for several: then a mapping under a stage's name (`sft:`,
+`reward:`, `ppo:` ...) holds options of that stage alone, and every other option is for all stages that have it.
 """
 
 import functools
@@ -32,47 +32,50 @@ def sections() -> dict[str, type[Any]]:
 
 
 def read_recipe(file: Path, config_class: type[Any]) -> dict[str, Any]:
-    """The options that `file` has for the stage of `config_class`, each as its field's type; an `env` mapping is set in
-    the environment, as TRL does.
+    """The options of one stage in a file; sets the variables of its `env` mapping, as TRL does.
 
-    A recipe that says how to train the reference or the reward model is the graded stages' `upstream_config`, too.
+    A recipe with a section for the reference or the reward model is also the `upstream_config` of a graded stage.
+
+    Args:
+        file: A YAML file.
+        config_class: The dataclass of the stage's options.
+
+    Returns:
+        Each option that the file has for the stage, as its field's type.
 
     Raises:
-        InputError: an unreadable file, an unknown or refused option, or a value of the wrong type.
+        InputError: The file is unreadable, an option is unknown or refused, or a value has the wrong type.
     """
     content = _content(file)
-    _set_environment(content.pop("env", None) or {}, file)
-    own_of = {name: content.pop(name) for name in sections() if isinstance(content.get(name), dict)}
-    if not own_of:
+    variables = content.pop("env", None) or {}
+    try:
+        os.environ.update({str(name): str(value) for name, value in variables.items()})
+    except (AttributeError, ValueError) as error:  # no mapping, or a name or value that the system does not take
+        raise InputError(f"{file}: env: a mapping of NAME: value is needed, got {variables!r:.60} ({error})") from None
+    found = {name: content.pop(name) for name in sections() if isinstance(content.get(name), dict)}
+    if not found:
         return _typed(content, config_class, file)
     for key in content:
-        if not any(key in get_type_hints(own) for own in sections().values()):
+        if not any(key in get_type_hints(stage) for stage in sections().values()):
             what = "no command or installed method" if isinstance(content[key], dict) else "unknown option"
             raise InputError(f"{file}: {what} {key!r}; see --help")
     known = get_type_hints(config_class)
-    own = next((name for name, of in sections().items() if of is config_class), "")
+    name = next((name for name, stage in sections().items() if stage is config_class), "")
     options = _typed({key: value for key, value in content.items() if key in known}, config_class, file)
-    options |= _typed(own_of.get(own, {}), config_class, file)
-    if issubclass(config_class, GraderTrainingConfig) and {"sft", "reward"} & set(own_of):
+    options |= _typed(found.get(name, {}), config_class, file)
+    if issubclass(config_class, GraderTrainingConfig) and {"sft", "reward"} & set(found):
         options.setdefault("upstream_config", str(file))
     return options
 
 
 def read_section(file: Path, name: str) -> dict[str, Any] | None:
-    """What `file` says under `name` alone, each option as its field's type; None where it says nothing.
+    """The options under the section `name` of `file`, each as its field's type; None without such a section.
 
     Raises:
-        InputError: as `read_recipe`.
+        InputError: As `read_recipe`.
     """
     section = _content(file).get(name)
     return _typed(section, sections()[name], file) if isinstance(section, dict) else None
-
-
-def _set_environment(variables: Any, file: Path) -> None:
-    try:
-        os.environ.update({str(name): str(value) for name, value in variables.items()})
-    except (AttributeError, ValueError) as error:  # no mapping, or a name or value that the system does not take
-        raise InputError(f"{file}: env: a mapping of NAME: value is needed, got {variables!r:.60} ({error})") from None
 
 
 def _content(file: Path) -> dict[str, Any]:
@@ -81,7 +84,7 @@ def _content(file: Path) -> dict[str, Any]:
     try:
         text = file.read_text(encoding="utf-8")
         content = yaml.safe_load(text)
-        _refuse_twice(yaml.compose(text, yaml.SafeLoader))
+        _check_unique(yaml.compose(text, yaml.SafeLoader))
     except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
         raise InputError(f"{file}: unreadable YAML ({' '.join(str(error).split())})") from None
     if not isinstance(content, dict):
@@ -89,14 +92,14 @@ def _content(file: Path) -> dict[str, Any]:
     return content
 
 
-def _refuse_twice(node: Any) -> None:
-    """Raises ValueError where a mapping at the top or in a section names an option twice: YAML takes the last one."""
+def _check_unique(node: Any) -> None:
+    """Raises ValueError where a mapping, or one inside it, has a key twice: YAML would take the last one."""
     names: set[str] = set()
     for key, value in node.value if getattr(node, "tag", "").endswith(":map") else ():
         if key.value in names:
-            raise ValueError(f"{key.value!r} stands twice, the second time on line {key.start_mark.line + 1}")
+            raise ValueError(f"{key.value!r} appears twice, the second time on line {key.start_mark.line + 1}")
         names.add(key.value)
-        _refuse_twice(value)
+        _check_unique(value)
 
 
 def _typed(content: dict[str, Any], config_class: type[Any], file: Path) -> dict[str, Any]:
@@ -112,7 +115,7 @@ def _typed(content: dict[str, Any], config_class: type[Any], file: Path) -> dict
         if isinstance(value, bool) and key == "resume_from_checkpoint":
             value = str(value).lower()  # as the flag has it
         if isinstance(value, bool) and types[key] is not bool:
-            raise InputError(f"{file}: {key} {value!r}: no yes or no is meant here; see --help")
+            raise InputError(f"{file}: {key} {value!r}: this option takes no yes or no; see --help")
         try:
             options[key] = TypeAdapter(types[key]).validate_python(value)
         except ValidationError as error:

@@ -1,4 +1,4 @@
-"""The table of methods: one row for everything that the command line, comparisons, figures, cards and the demo say.
+"""The table of methods: one row for everything that the command line, comparisons, figures, cards and the demo show.
 
 A new method is one file with a `fit` and one row here, or in another package an entry point of the group
 `eightball_ppo.methods` whose value is a `MethodSpec`. Nothing is imported before a row is used.
@@ -25,25 +25,23 @@ ENTRY_POINTS = "eightball_ppo.methods"
 
 @dataclass(frozen=True)
 class MethodSpec:
-    """A method of turning a grader's scores into a policy.
+    """A method that turns a grader's scores into a policy.
 
     Args:
         config: Its dataclass of options, a `MethodConfig`, as "module:name".
-        fit: Its training as "module:name", a function `(task, run) -> policy`.
+        fit: Its training, as "module:name" of a function `(task, run) -> policy`.
         title: Its name in a sentence.
         description: What it does, in one line.
-        check: What can be said against its options before anything is loaded, as "module:name", a function
+        check: The check of its options before anything is loaded, as "module:name" of a function
             `(config, number of training questions)` that raises `InputError`.
         fixed: Options that make this row of a config class that several rows share.
-        samples: Whether it learns from answers that it samples, and pays for these alone.
+        samples: Whether it learns from answers that it samples, and observes the scores of these only.
         reads_kl_coef: Whether its training depends on `kl_coef`; a policy that does not is trained once for all.
-        asks_grader: Whether its policy asks the grader about the questions that it answers.
-        examples: What may follow its name on the command line; without any it is no command of its own.
+        asks_grader: Whether its policy calls the grader on the questions that it answers.
+        examples: What may follow its name on the command line; a method without examples is no command.
         tags: Further tags of its model cards.
         loss: Title and key of the loss in its learning curves.
-        marker: Its marker in figures, of matplotlib.
-        color: Its colour on a light page.
-        dark_color: Its colour on a dark page.
+        style: Its marker in figures, of matplotlib, and its colours on a light and on a dark page.
     """
 
     config: str
@@ -58,9 +56,7 @@ class MethodSpec:
     examples: tuple[str, ...] = ("",)
     tags: tuple[str, ...] = ()
     loss: tuple[str, str] = ("Loss", "loss")
-    marker: str | None = None
-    color: str | None = None
-    dark_color: str | None = None
+    style: tuple[str, str, str] | None = None
 
     @property
     def config_class(self) -> type[Any]:
@@ -68,14 +64,14 @@ class MethodSpec:
         return load(self.config)
 
     def makes(self, config: Any) -> bool:
-        """Whether `config` trains this row. Imports nothing: the module of a config that exists is loaded."""
+        """Whether `config` trains this row. Imports nothing: the module of a given config is loaded."""
         module, _, name = self.config.partition(":")
         same = getattr(sys.modules.get(module), name, None) is type(config)
         return same and all(getattr(config, k) == v for k, v in self.fixed.items())
 
 
 def load(reference: str) -> Any:
-    """What "module:name" names."""
+    """The object that "module:name" names."""
     module, _, name = reference.partition(":")
     return getattr(importlib.import_module(module), name)
 
@@ -90,9 +86,7 @@ _DISTILL = MethodSpec(
     reads_kl_coef=False,
     examples=("", "--target boltzmann --kl_coef 0.5 --output_dir runs/boltzmann"),
     loss=("Cross-entropy", "loss"),
-    marker="o",
-    color="#1d2c9b",
-    dark_color="#5b84ff",
+    style=("o", "#1d2c9b", "#5b84ff"),
 )
 _GRPO = MethodSpec(
     config="eightball_ppo.config.methods:GRPOConfig",
@@ -104,9 +98,7 @@ _GRPO = MethodSpec(
     examples=("", "--scale_rewards none"),
     tags=("trl",),
     loss=("Policy loss", "loss"),
-    marker="<",
-    color="#6b4309",
-    dark_color="#a56160",
+    style=("<", "#6b4309", "#a56160"),
 )
 
 # From the reference to the exact gradient; legends list them the other way round.
@@ -118,9 +110,7 @@ _ROWS: dict[str, MethodSpec] = {
         description="fine-tuned on the answers of its data; what the other methods start from",
         reads_kl_coef=False,
         examples=(),
-        marker="X",
-        color="#606778",
-        dark_color="#959699",
+        style=("X", "#606778", "#959699"),
     ),
     "best_of_n": MethodSpec(
         config="eightball_ppo.config.methods:BestOfNConfig",
@@ -129,9 +119,7 @@ _ROWS: dict[str, MethodSpec] = {
         description="the best-scored of n answers of the reference; it knows the questions that were graded",
         asks_grader=True,
         examples=("--num_samples 8",),
-        marker="P",
-        color="#022e06",
-        dark_color="#c3e04a",
+        style=("P", "#022e06", "#c3e04a"),
     ),
     "distill": _DISTILL,
     "distill_soft": dataclasses.replace(
@@ -140,9 +128,7 @@ _ROWS: dict[str, MethodSpec] = {
         description="cross-entropy to the grader's distribution over the labels",
         fixed={"target": "soft"},
         examples=(),
-        marker="s",
-        color="#5c9dff",
-        dark_color="#93c2fc",
+        style=("s", "#5c9dff", "#93c2fc"),
     ),
     "distill_boltzmann": dataclasses.replace(
         _DISTILL,
@@ -151,9 +137,7 @@ _ROWS: dict[str, MethodSpec] = {
         fixed={"target": "boltzmann"},
         reads_kl_coef=True,
         examples=(),
-        marker="D",
-        color="#249f9d",
-        dark_color="#63ffec",
+        style=("D", "#249f9d", "#63ffec"),
     ),
     "grpo": _GRPO,
     "rloo": dataclasses.replace(
@@ -162,9 +146,7 @@ _ROWS: dict[str, MethodSpec] = {
         title="RLOO",
         description="TRL's `RLOOTrainer` on the grader's scores, with a KL penalty to the reference",
         examples=("", "--kl_coef 0.5"),
-        marker="v",
-        color="#b16003",
-        dark_color="#e3ab24",
+        style=("v", "#b16003", "#e3ab24"),
     ),
     "ppo": MethodSpec(
         config="eightball_ppo.config.methods:PPOConfig",
@@ -176,9 +158,7 @@ _ROWS: dict[str, MethodSpec] = {
         examples=("", "--kl_coef 0.5 --seed 1 --output_dir runs/ppo-0.5", "--push_to_hub --hub_model_id ME/eight-ball"),
         tags=("trl",),
         loss=("Value loss", "loss/value_avg"),
-        marker="^",
-        color="#fb7b4c",
-        dark_color="#fb4436",
+        style=("^", "#fb7b4c", "#fb4436"),
     ),
     "exact": MethodSpec(
         config="eightball_ppo.config.methods:ExactConfig",
@@ -187,15 +167,13 @@ _ROWS: dict[str, MethodSpec] = {
         description="the gradient of the objective itself, a sum over all labels",
         examples=("--kl_coef 0.5",),
         loss=("Loss, -J / beta", "loss"),
-        marker="*",
-        color="#a448f6",
-        dark_color="#d048b8",
+        style=("*", "#a448f6", "#d048b8"),
     ),
 }
 
 
 class _Methods(Mapping[str, MethodSpec]):
-    """The rows of this package, and behind them those of other packages, which are looked for when first asked."""
+    """The rows of this package, then those of other packages, whose entry points are read at the first use."""
 
     def __init__(self, rows: Mapping[str, MethodSpec]):
         self._rows, self._complete = dict(rows), False
@@ -204,21 +182,17 @@ class _Methods(Mapping[str, MethodSpec]):
         if not self._complete:
             self._complete = True
             for point in metadata.entry_points(group=ENTRY_POINTS):
-                self._add(point)
+                try:
+                    spec = point.load()
+                    problem = self._problem(point.name, spec)
+                except (Exception, SystemExit) as error:  # whatever the module of another package raises
+                    problem = f"{type(error).__name__}: {error}"
+                if problem:
+                    line = "".join(c if c.isprintable() else " " for c in f"{point.name} = {point.value}: {problem}")
+                    logger.warning("entry point %s; the method is left out", line)
+                else:
+                    self._rows[point.name] = spec
         return self._rows
-
-    def _add(self, point: metadata.EntryPoint) -> None:
-        """The row of an entry point; one that cannot be had is named, and everything else works without it."""
-        try:
-            spec = point.load()
-            problem = self._problem(point.name, spec)
-        except (Exception, SystemExit) as error:  # whatever the module of another package raises
-            problem = f"{type(error).__name__}: {error}"
-        if problem:
-            line = "".join(c if c.isprintable() else " " for c in f"{point.name} = {point.value}: {problem}")
-            logger.warning("entry point %s; the method is left out", line)
-        else:
-            self._rows[point.name] = spec
 
     def _problem(self, name: str, spec: Any) -> str | None:
         """Why `spec` cannot be the row `name`; None if it can."""
@@ -235,14 +209,12 @@ class _Methods(Mapping[str, MethodSpec]):
                 return f"title and description must be one line without < > |, got {text!r}"
         if not issubclass(spec.config_class, MethodConfig):
             return f"{spec.config} is no MethodConfig"
-        if unknown := spec.fixed.keys() - {own.name for own in dataclasses.fields(spec.config_class)}:
+        if unknown := spec.fixed.keys() - {field.name for field in dataclasses.fields(spec.config_class)}:
             return f"{spec.config} has no option {min(unknown)}, which is fixed"
         for other, row in self._rows.items():
             shorter, longer = sorted((row.fixed, spec.fixed), key=len)
             if row.config == spec.config and shorter.items() <= longer.items():
-                return (
-                    f"has the options of method {other}: give it a config class of its own, or fix one of its options"
-                )
+                return f"has the options of method {other}: give it a config class, or fix one of its options"
         return None
 
     def __getitem__(self, name: str) -> MethodSpec:

@@ -1,51 +1,45 @@
-"""TRL's PPO options that are not ours: the one value that stands, and why.
+"""TRL's PPO options that are not ours: the one value that is accepted, and why.
 
-TRL's `PPOConfig` has some 150 options, a good part of which its PPOTrainer accepts and ignores, or which bias a
-one-step policy in silence. Our `config.methods.PPOConfig` therefore does not inherit them: it has those that work,
-and the table below says, for each of the others that a user may try, why it is refused or which single value stands.
+TRL's `PPOConfig` has some 150 options. Its PPOTrainer ignores a good part of them, and others bias a one-step policy
+without a warning. `config.methods.PPOConfig` has those that work; the table below names, for each of the others that a
+user may try, the value that is accepted (None: no value) and the reason.
 """
 
-_NOT_READ = "TRL 1.12's PPOTrainer accepts this and ignores it"
+_IGNORED = "TRL 1.12's PPOTrainer accepts this and ignores it"
+_ONE_STEP = "an episode has one step: no effect"
+_ONE_LABEL = "an answer is one label"
+_NO_ADAPTER = "the policy is no multi-adapter model"
 TRL_OPTIONS: dict[str, tuple[str | None, str]] = {
-    "kl_estimator": (
-        "k1",
-        "k3 inside the reward has the wrong gradient and ends below the reference (arXiv:2506.09477)",
-    ),
-    "gradient_accumulation_steps": (
-        "1",
-        "above 1 TRL's loop steps at the wrong times; num_mini_batches splits the batch",
-    ),
+    "kl_estimator": ("k1", "k3 in the reward has the wrong gradient and ends below the reference (arXiv:2506.09477)"),
+    "gradient_accumulation_steps": ("1", "above 1 TRL's loop steps at the wrong times; use num_mini_batches"),
     "temperature": ("1.0", "another value trains the tempered policy, not the saved one"),
-    "response_length": ("1", "an answer is one label"),
-    "num_sample_generations": (
-        "0",
-        "its samples are drawn from the training's random numbers; see before_after.parquet instead",
-    ),
+    "response_length": ("1", _ONE_LABEL),
+    "num_sample_generations": ("0", "its samples would change the training's; see before_after.parquet instead"),
     "save_strategy": (None, "use --save_steps N, in updates"),
-    "fp16": ("False", f"{_NOT_READ}; use accelerate launch --mixed_precision fp16"),
-    "bf16": ("False", f"{_NOT_READ}; use accelerate launch --mixed_precision bf16"),
-    "gradient_checkpointing": ("False", f"{_NOT_READ}"),
+    "fp16": ("False", f"{_IGNORED}; use accelerate launch --mixed_precision fp16"),
+    "bf16": ("False", f"{_IGNORED}; use accelerate launch --mixed_precision bf16"),
+    "gradient_checkpointing": ("False", _IGNORED),
     "logging_steps": ("1", "every update is logged"),
     "logging_strategy": ("steps", "every update is logged"),
-    "max_steps": (None, f"{_NOT_READ}; use --total_episodes"),
+    "max_steps": (None, f"{_IGNORED}; use --total_episodes"),
     "num_train_epochs": (None, "use --total_episodes"),
-    "eval_strategy": ("no", f"{_NOT_READ}; every update and the finished policy are evaluated exactly"),
-    "eval_steps": (None, f"{_NOT_READ}; every update is evaluated exactly"),
-    "load_best_model_at_end": ("False", _NOT_READ),
-    "metric_for_best_model": (None, _NOT_READ),
-    "dataloader_num_workers": ("0", _NOT_READ),
-    "full_determinism": ("False", f"{_NOT_READ}; the same seed gives the same bits on one machine"),
-    "ddp_find_unused_parameters": (None, f"{_NOT_READ}; unused parameters are frozen instead"),
-    "remove_unused_columns": (None, _NOT_READ),
-    "data_seed": (None, f"{_NOT_READ}; use --seed"),
-    "torch_compile": ("False", _NOT_READ),
-    "auto_find_batch_size": ("False", _NOT_READ),
+    "eval_strategy": ("no", f"{_IGNORED}; every update and the finished policy are evaluated exactly"),
+    "eval_steps": (None, f"{_IGNORED}; every update is evaluated exactly"),
+    "load_best_model_at_end": ("False", _IGNORED),
+    "metric_for_best_model": (None, _IGNORED),
+    "dataloader_num_workers": ("0", _IGNORED),
+    "full_determinism": ("False", f"{_IGNORED}; the same seed gives the same bits on one machine"),
+    "ddp_find_unused_parameters": (None, f"{_IGNORED}; unused parameters are frozen instead"),
+    "remove_unused_columns": (None, _IGNORED),
+    "data_seed": (None, f"{_IGNORED}; use --seed"),
+    "torch_compile": ("False", _IGNORED),
+    "auto_find_batch_size": ("False", _IGNORED),
     "missing_eos_penalty": (None, "no answer holds an end token, so it would lower every score alike"),
-    "stop_token": (None, "an answer is one label"),
-    "stop_token_id": (None, "an answer is one label"),
-    "gamma": (None, "an episode has one step: no effect"),
-    "lam": (None, "an episode has one step: no effect"),
-    "local_rollout_forward_batch_size": (None, "the rollout is one forward pass of the whole batch"),
-    "model_adapter_name": (None, "the policy is no multi-adapter model"),
-    "ref_adapter_name": (None, "the policy is no multi-adapter model"),
+    "stop_token": (None, _ONE_LABEL),
+    "stop_token_id": (None, _ONE_LABEL),
+    "gamma": (None, _ONE_STEP),
+    "lam": (None, _ONE_STEP),
+    "local_rollout_forward_batch_size": (None, "the rollout is one forward pass of the complete batch"),
+    "model_adapter_name": (None, _NO_ADAPTER),
+    "ref_adapter_name": (None, _NO_ADAPTER),
 }

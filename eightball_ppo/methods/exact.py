@@ -1,4 +1,4 @@
-"""The exact gradient of the objective, a sum over all labels: the ceiling of what any sampled gradient can reach."""
+"""The exact gradient of the objective, a sum over all labels: the limit of any sampled gradient."""
 
 from typing import Any
 
@@ -9,23 +9,27 @@ from transformers import PreTrainedModel, set_seed
 
 from eightball_ppo.config.methods import ExactConfig
 from eightball_ppo.functional import objective
-from eightball_ppo.methods.task import Task
+from eightball_ppo.methods.task import Task, train_on_rows
 from eightball_ppo.models.trainable import trainable_copy
 from eightball_ppo.runtime.distributed import num_processes
 from eightball_ppo.runtime.run import Run
-from eightball_ppo.training.supervised import train_classifier
 
-MIN_ANNEAL_FRACTION = 0.001  # the least share of 1/kl_coef that annealing starts from
+MIN_ANNEAL_FRACTION = 0.001  # the share of 1/kl_coef that annealing starts from
 
 
 class AnnealedObjective:
-    """`-J / beta` of rows of a table, with a beta that falls to its own value: a loss for `fit`, called once a step.
+    """The loss `-J / beta`, with a beta that falls to its final value; one call per optimizer step.
 
-    Where the reference hardly gives the best label, the gradient there is as small as its probability, and plain ascent
-    gets stuck. While 1/beta rises linearly from 0 the optimum moves from the reference to its place, and the policy
-    keeps up with it: `pi*_beta = ref * exp(score / beta)` raises a rare label before it counts on it.
+    Where the best label is improbable under the reference, the gradient is as small as its probability, and plain
+    ascent gets stuck. While 1/beta rises linearly from 0, the optimum `pi*_beta = ref * exp(score / beta) / Z` moves
+    from the reference to its final place, and the policy can follow it.
 
-    The tables move to `device`, that of the logits, once.
+    Args:
+        ref_logp_NK: Log-probabilities of the reference, shape [N, K], in nats.
+        score_NK: Grader scores, shape [N, K].
+        beta: The final KL coefficient, in score units per nat.
+        annealing_steps: Optimizer steps over which beta falls; 0 is off.
+        device: The device of the logits; the tables are moved there once.
     """
 
     def __init__(
@@ -36,27 +40,28 @@ class AnnealedObjective:
         self.step = 0
 
     def state_dict(self) -> dict[str, Any]:
+        """The state that a checkpoint holds."""
         return {"step": self.step}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restore the state of a checkpoint."""
         self.step = state["step"]
 
     def __call__(self, logits_BK: Tensor, rows_B: Tensor) -> Tensor:
-        share = (
-            1.0 if not self.annealing_steps else min(1.0, max(self.step / self.annealing_steps, MIN_ANNEAL_FRACTION))
-        )
+        """The loss of logits [B, K] for the questions with indices `rows_B`, shape [B]; counts a step."""
+        passed = self.step / self.annealing_steps if self.annealing_steps else 1.0
         self.step += 1
-        beta = self.beta / share
+        beta = self.beta / min(1.0, max(passed, MIN_ANNEAL_FRACTION))
         ref_logp_BK, score_BK = self.ref_logp_NK[rows_B], self.score_NK[rows_B]
         objective_B = objective.objective_N(logits_BK.log_softmax(-1), ref_logp_BK, score_BK, beta)
         return -objective_B.mean() / (beta or 1.0)
 
 
 def fit(task: Task[ExactConfig], run: Run) -> PreTrainedModel:
-    """The policy that maximises the objective by its exact gradient.
+    """Returns the policy that maximises the objective by its exact gradient.
 
     Raises:
-        InputError: a budget that pays for no question.
+        InputError: The budget does not pay for one question.
     """
     config = task.config
     rows = task.train_scores.buy_full_rows()
@@ -66,10 +71,6 @@ def fit(task: Task[ExactConfig], run: Run) -> PreTrainedModel:
     steps = config.num_train_epochs * -(-len(rows) // (config.per_device_train_batch_size * num_processes()))
     score_NK, device = task.train_scores.score_NK, PartialState().device
     loss = AnnealedObjective(ref_logp_NK, score_NK, config.kl_coef, config.anneal_fraction * steps, device)
-    texts = [task.questions["train"].texts[row] for row in rows]
-    resume = task.resume.with_states(("annealing", loss))
-    measure = lambda: task.exact_metrics(policy)  # noqa: E731
-    own = (texts, rows, config, run, run.method, measure, loss)
-    train_classifier(policy, task.tokenizer, *own, resume=resume, callbacks=task.callbacks)
+    train_on_rows(task, policy, rows, loss, run, run.method, task.resume.with_states(("annealing", loss)))
     run.results["anneal_fraction"] = config.anneal_fraction
     return policy

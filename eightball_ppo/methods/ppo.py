@@ -1,4 +1,4 @@
-"""PPO: TRL's `PPOTrainer`, no line of its `train()` changed, on adapters of a classifier."""
+"""PPO: TRL's `PPOTrainer`, whose `train()` is unchanged, on adapters of a classifier."""
 
 import logging
 from pathlib import Path
@@ -24,6 +24,12 @@ from eightball_ppo.trl_adapters.sampler import RolloutSampler
 
 logger = logging.getLogger(__name__)
 
+# options of ours that are TRL's, by name
+SHARED_OPTIONS = (
+    *("seed", "disable_tqdm", "total_episodes", "num_mini_batches", "num_ppo_epochs", "kl_coef", "learning_rate"),
+    *("lr_scheduler_type", "warmup_steps", "weight_decay", "cliprange", "cliprange_value", "vf_coef", "whiten_rewards"),
+)
+
 
 def check(config: PPOConfig, num_questions: int) -> None:
     """Raises InputError if the questions cannot fill a batch, or the minibatches do not divide it."""
@@ -31,14 +37,13 @@ def check(config: PPOConfig, num_questions: int) -> None:
 
 
 def fit(task: Task[PPOConfig], run: Run) -> PreTrainedModel:
-    """The policy that TRL's PPO has trained."""
+    """Returns the policy that TRL's PPO has trained."""
     config, world_size = task.config, num_processes()
     batch = batch_size(config, len(task.questions["train"]), world_size)
     episodes_per_update = batch * world_size
     if config.total_episodes % episodes_per_update and is_main_process():
-        logger.warning(
-            "--total_episodes %d: rounded up to whole updates of %d", config.total_episodes, episodes_per_update
-        )
+        total = config.total_episodes
+        logger.warning("--total_episodes %d: rounded up to complete updates of %d", total, episodes_per_update)
     set_seed(config.seed)
     updates = -(-config.total_episodes // episodes_per_update)
     training = PPOTraining(task, batch, updates, run)
@@ -58,7 +63,18 @@ def fit(task: Task[PPOConfig], run: Run) -> PreTrainedModel:
 
 
 def build_trainer(config: PPOConfig, models: TRLModels, batch: int, output_dir: Path, callbacks: list[Any]) -> Any:
-    """A `PPOTrainer` of `models`, ready to `train()`. `batch` is the number of episodes per update and process."""
+    """Builds a `PPOTrainer`.
+
+    Args:
+        config: The options of PPO.
+        models: Policy, reference, value model and reward model.
+        batch: Episodes per update and process.
+        output_dir: The directory of the run.
+        callbacks: For the trainer.
+
+    Returns:
+        The trainer, ready to `train()`.
+    """
     from trl.experimental import ppo as trl_ppo
 
     num_questions, world_size = len(models.policy.backbone.encoder), num_processes()
@@ -70,9 +86,7 @@ def build_trainer(config: PPOConfig, models: TRLModels, batch: int, output_dir: 
         ref_model=models.reference,
         reward_model=models.reward,
         value_model=models.value,
-        train_dataset=range(
-            num_questions * repeats
-        ),  # only its length is read: the batches are those of `RolloutSampler`
+        train_dataset=range(num_questions * repeats),  # for its length; `RolloutSampler` makes the batches
         optimizers=(_optimizer(config, models), None),
         data_collator=list,
         callbacks=callbacks,
@@ -80,35 +94,34 @@ def build_trainer(config: PPOConfig, models: TRLModels, batch: int, output_dir: 
     rank = trainer.accelerator.process_index
     trainer.dataloader = RolloutSampler(models.ids, num_questions, repeats, batch, config.seed, rank, world_size)
     if str(trainer.accelerator.distributed_type).rpartition(".")[2] not in ("FSDP", "DEEPSPEED"):
-        # Accelerate's wrapper accumulates gradients and unscales those of float16; neither is done here. At every step
-        # it looks through the installed packages, too, which takes a tenth of a small policy's training.
+        # Accelerate's wrapper accumulates gradients and unscales those of float16; neither is needed here. At every
+        # step it also searches the installed packages, which takes a tenth of a small policy's training time.
         trainer.optimizer = trainer.optimizer.optimizer
     replace_progress(trainer, "ppo", config.disable_tqdm)
     return trainer
 
 
 def _trl_arguments(config: PPOConfig, batch: int, output_dir: Path) -> Any:
-    """TRL's own `PPOConfig`: our options, plus those that are fixed.
+    """TRL's `PPOConfig`: our options, and those with a fixed value.
 
     Raises:
-        InputError: a tracker or scheduler that transformers does not know.
+        InputError: A tracker or scheduler that transformers does not know.
     """
     from trl.experimental import ppo as trl_ppo
 
     try:
         return trl_ppo.PPOConfig(
             output_dir=str(output_dir),
-            seed=config.seed,
+            **{name: getattr(config, name) for name in SHARED_OPTIONS},
             report_to=resolve_report_to(config.report_to),
             run_name=run_name(output_dir.name.removesuffix(".unfinished"), config.report_to),
             project=project(),
-            disable_tqdm=config.disable_tqdm,
             save_strategy="no",
             logging_steps=1,
-            # precision and memory: set explicitly, because TRL's defaults switch on what its loop then ignores
+            # TRL's defaults switch on what its loop then ignores
             bf16=False,
             activation_checkpointing=False,
-            # one answer is one label, sampled from the very softmax that is saved
+            # an answer is one label, sampled from the softmax of the saved policy
             response_length=1,
             temperature=1.0,
             stop_token=None,
@@ -117,38 +130,26 @@ def _trl_arguments(config: PPOConfig, batch: int, output_dir: Path) -> Any:
             gradient_accumulation_steps=1,
             per_device_train_batch_size=batch,
             local_rollout_forward_batch_size=batch,
-            total_episodes=config.total_episodes,
-            num_mini_batches=config.num_mini_batches,
-            num_ppo_epochs=config.num_ppo_epochs,
-            learning_rate=config.learning_rate,
-            lr_scheduler_type=config.lr_scheduler_type,
-            warmup_steps=config.warmup_steps,
-            weight_decay=config.weight_decay,
-            kl_coef=config.kl_coef,
-            cliprange=config.cliprange,
-            cliprange_value=config.cliprange_value,
-            vf_coef=config.vf_coef,
-            whiten_rewards=config.whiten_rewards,
         )
     except ValueError as error:
         raise InputError(f"ppo: {str(error).splitlines()[0]}") from None
 
 
 def _optimizer(config: PPOConfig, models: TRLModels) -> torch.optim.Optimizer:
-    """AdamW with a learning rate for the policy and one for the value model; TRL decays both alike.
+    """AdamW with one learning rate for the policy and one for the value model; TRL applies its schedule to both.
 
-    A critic as fast as the policy soon expects the bad score of a question whose good answer was not sampled yet; the
-    bad answers then cost nothing any more, and the question is lost. See docs/LOG.md.
+    A value model as fast as the policy soon predicts the low score of a question whose good answer was not sampled yet;
+    then bad answers have no negative advantage any more, and the question is not learned. See docs/LOG.md.
     """
     groups: list[dict[str, Any]] = []
     for model, rate in ((models.policy, config.learning_rate), (models.value, config.value_learning_rate)):
-        trained = [own for own in model.parameters() if own.requires_grad]
-        for dtype in dict.fromkeys(own.dtype for own in trained):
-            groups.append({"params": [own for own in trained if own.dtype == dtype], "lr": rate})
+        trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+        for dtype in dict.fromkeys(parameter.dtype for parameter in trained):
+            groups.append({"params": [parameter for parameter in trained if parameter.dtype == dtype], "lr": rate})
     return torch.optim.AdamW(groups, betas=(0.9, config.adam_beta2), weight_decay=config.weight_decay, fused=True)
 
 
 def run_trainer(trainer: Any, config: PPOConfig) -> None:
-    """TRL's `train()`, which `--stop_kl` may end."""
+    """Runs TRL's `train()`, which `--stop_kl` may end early."""
     with trl_loop(trainer, config.seed), allow_early_stop(trainer):
         trainer.train()

@@ -5,13 +5,12 @@ from typing import Any
 from transformers import TrainerCallback
 
 from eightball_ppo.config.methods import PPOConfig
-from eightball_ppo.methods.task import Task
+from eightball_ppo.methods.task import Task, record_rollouts
 from eightball_ppo.runtime.run import Run
 from eightball_ppo.training.checkpoint import CheckpointCallback, CheckpointWriter
 from eightball_ppo.training.grad_norm import GradNormCallback
 from eightball_ppo.training.guards import EarlyStopCallback, KLGuardCallback
 from eightball_ppo.training.resume import ResumeContext
-from eightball_ppo.training.scores import RolloutRecorder
 from eightball_ppo.training.state import PerRankState
 from eightball_ppo.training.supervised import MetricsCallback
 from eightball_ppo.trl_adapters.batch_sizes import updates_between_metrics
@@ -20,42 +19,44 @@ from eightball_ppo.trl_adapters.trainer_state import ReferenceCacheState, Traine
 
 
 class PPOTraining:
-    """The models of one PPO, which get their scores through a `RolloutRecorder`, and `callbacks` for the
-    trainer to come: metrics, guards, checkpoints."""
+    """The models of one PPO, with scores that a `RolloutRecorder` wraps, and the callbacks for its trainer.
+
+    Args:
+        task: The task.
+        batch: Episodes per update and process.
+        updates: Number of updates.
+        run: Gets metrics, completions and checkpoints.
+
+    Attributes:
+        models: Policy, reference, value model and reward model for `build_trainer`.
+        classifier: The classifier inside the policy.
+        callbacks: For the trainer: metrics, gradient norm, KL guard.
+    """
 
     def __init__(self, task: Task[PPOConfig], batch: int, updates: int, run: Run):
         self.config = config = task.config
         self.task, self.run = task, run
         policy, reference = build_policies(task.classifier, task.tokens["train"], config)
-        self._scores = RolloutRecorder(
-            config,
-            task.train_scores,
-            policy,
-            reference,
-            lambda: config.kl_coef,
-            task.questions["train"].texts,
-            task.labels.names,
-            updates,
-            run,
-        )
+        self._scores = record_rollouts(task, policy, reference, lambda: config.kl_coef, updates, run)
         self.models = build_models(policy, reference, task.train_scores, self._scores, config)
         self.classifier = policy.backbone.classifier
-        self._gradients = GradNormCallback(config.max_grad_norm, self._scores.fault)
+        self._grad_norm = GradNormCallback(config.max_grad_norm, self._scores.fault)
         num_measured = len(task.tokens["train"] if task.metric_subset is None else task.metric_subset.tokens)
         every = updates_between_metrics(config, batch, len(task.questions["train"]), num_measured)
         if config.stop_kl is not None or config.max_kl is not None:
-            every = 1  # the guards look at every update
-        metrics = MetricsCallback(run, "ppo", lambda: task.exact_metrics(self.classifier), every, self._progress)
+            every = 1  # the guards need the metrics of every update
+        metrics = MetricsCallback(run, "ppo", lambda: task.exact_metrics(self.classifier), every, self._extra_metrics)
         self._guard = KLGuardCallback(config, run, self.classifier, task.tokenizer, metrics, self._scores)
-        self.callbacks: list[TrainerCallback] = [metrics, self._gradients, self._guard]
+        self.callbacks: list[TrainerCallback] = [metrics, self._grad_norm, self._guard]
         self._trainer: Any = None
 
-    def _progress(self) -> dict[str, Any]:
-        pace = int(self._trainer.state.episode / self.run.seconds)  # TRL's is off after a resumption or a clock's jump
-        return {"grad_norm": self._gradients.mean(), "eps": pace}
+    def _extra_metrics(self) -> dict[str, Any]:
+        # TRL's `eps` is wrong after a resumption or a change of the clock
+        episodes_per_second = int(self._trainer.state.episode / self.run.seconds)
+        return {"grad_norm": self._grad_norm.mean(), "eps": episodes_per_second}
 
     def enable_checkpoints(self, trainer: Any, resume: ResumeContext) -> None:
-        """Have `trainer` write checkpoints, and begin at the resume point."""
+        """Makes `trainer` write checkpoints, and start at the resume point."""
         self._trainer = trainer
         resume = resume.with_states(
             ("guard", self._guard),

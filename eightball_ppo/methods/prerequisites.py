@@ -1,6 +1,7 @@
-"""The reference and the reward model of a graded method: trained by their defaults or a recipe where missing."""
+"""Trains the reference and the reward model of a graded method where they do not exist."""
 
 import dataclasses
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -9,61 +10,73 @@ from eightball_ppo.config.graded import GraderTrainingConfig
 from eightball_ppo.config.recipes import read_recipe, read_section
 from eightball_ppo.config.stages import RewardConfig, SFTConfig
 from eightball_ppo.data import Questions
+from eightball_ppo.data.texts import ArrowTexts, first_occurrence_N
 from eightball_ppo.errors import InputError, TrainingInterrupted
 from eightball_ppo.graders.base import Grader
 from eightball_ppo.graders.job import estimate_cost
 from eightball_ppo.graders.registry import parse_grader
-from eightball_ppo.graders.storage.texts import ConcatTexts, first_occurrence_N
 from eightball_ppo.methods import reward_model, sft
 from eightball_ppo.models.loading import check_checkpoint
 from eightball_ppo.runtime.progress import checkpoints_in, staging_path
 from eightball_ppo.runtime.run import read_config
 
-SHARED_OPTIONS = (*(own.name for own in dataclasses.fields(DataConfig)), "seed", "report_to", "disable_tqdm")
+SHARED_OPTIONS = (*(field.name for field in dataclasses.fields(DataConfig)), "seed", "report_to", "disable_tqdm")
 
 
-def asks_reward_model(config: GraderTrainingConfig) -> bool:
-    """Whether the reward model is asked for grades."""
+def calls_reward_model(config: GraderTrainingConfig) -> bool:
+    """Whether the reward model is called for grades."""
     return config.grade_table is None and any(spec.name == "bert" for spec in parse_grader(config.grader))
 
 
 def train_prerequisites(config: GraderTrainingConfig, reference: bool = True, judge: bool = True) -> None:
-    """Train the reference and the reward model where they do not exist yet: those that stand at the default path, by
-    the defaults, and those that the recipe `--upstream_config` has a section for, by that. Without `reference`, or
-    without `judge`, the caller has one.
+    """Trains the reference and the reward model where they do not exist.
+
+    A model at the default path is trained with the defaults; one that `--upstream_config` has a section for, by that.
+
+    Args:
+        config: The options of a graded method.
+        reference: Whether the reference is needed; False where the caller has one.
+        judge: Whether the grader is needed; False where the caller has one.
 
     Raises:
-        InputError: a model that is not there and that nothing says how to train; nothing is trained then.
+        InputError: A missing model has no recipe; nothing is trained then.
+        TrainingInterrupted: A signal stopped the training; the same command resumes it.
     """
-    wanted: list[tuple[str, str, str, Any, Any]] = []
+    needed: list[tuple[Callable[[Any], Path], Any]] = []
     if reference:
-        wanted.append(("sft", config.sft_model_path, "--sft_model_path", SFTConfig, sft.train))
-    if judge and asks_reward_model(config):
-        wanted.append(("reward", config.reward_model_path, "--reward_model_path", RewardConfig, reward_model.train))
-    missing = []
-    for section, path, flag, stage, train in wanted:
-        recipe = None if config.upstream_config is None else Path(config.upstream_config)
-        own = None if recipe is None else read_section(recipe, section)
-        ours = own is not None or path == stage.output_dir
-        if not ours or Path(path).exists():
-            check_checkpoint(path, flag)
-            if ours:
-                _check_same_data(Path(path), flag, config)
-        else:
-            shared = read_recipe(recipe, stage) if recipe is not None and own is not None else {}
-            inherited = {name: getattr(config, name) for name in SHARED_OPTIONS}
-            inherited["dataset_train_split"] = config.shared_train_split
-            length = {"max_length": config.max_length} if section == "sft" else {}
-            options = {**shared, **inherited, **length, **(own or {}), "output_dir": path}
-            if checkpoints_in(staging_path(Path(path).absolute())):  # it was stopped, as a part of this very job
-                options["resume_from_checkpoint"] = "true"
-            missing.append((train, stage(**options)))
-    for train, options_of_stage in missing:
+        needed.append((sft.train, _options_if_missing(config, "sft", "--sft_model_path", SFTConfig)))
+    if judge and calls_reward_model(config):
+        options = _options_if_missing(config, "reward", "--reward_model_path", RewardConfig)
+        needed.append((reward_model.train, options))
+    for train, options in needed:
         try:
-            train(options_of_stage)
+            if options is not None:
+                train(options)
         except TrainingInterrupted as stop:
-            told = f"stopped while {options_of_stage.output_dir} was trained; the same command goes on with it"
-            raise TrainingInterrupted(told, stop.signal_number) from None
+            message = f"stopped while {options.output_dir} was trained; the same command resumes it"
+            raise TrainingInterrupted(message, stop.signal_number) from None
+
+
+def _options_if_missing(config: GraderTrainingConfig, section: str, flag: str, stage: type[Any]) -> Any | None:
+    """The options by which to train a model; None if it exists and can be used."""
+    path: str = getattr(config, flag.removeprefix("--"))
+    recipe = None if config.upstream_config is None else Path(config.upstream_config)
+    stage_options = None if recipe is None else read_section(recipe, section)
+    trainable = stage_options is not None or path == stage.output_dir
+    if not trainable or Path(path).exists():
+        check_checkpoint(path, flag)
+        if trainable:
+            _check_same_data(Path(path), flag, config)
+        return None
+    options = {} if recipe is None or stage_options is None else read_recipe(recipe, stage)
+    options |= {name: getattr(config, name) for name in SHARED_OPTIONS}
+    options["dataset_train_split"] = config.shared_train_split
+    if section == "sft":
+        options["max_length"] = config.max_length
+    options |= {**(stage_options or {}), "output_dir": path}
+    if checkpoints_in(staging_path(Path(path).absolute())):  # it was stopped as a part of this command
+        options["resume_from_checkpoint"] = "true"
+    return stage(**options)
 
 
 def _check_same_data(run: Path, flag: str, config: GraderTrainingConfig) -> None:
@@ -79,9 +92,9 @@ def _check_same_data(run: Path, flag: str, config: GraderTrainingConfig) -> None
 def estimate_stage_cost(
     config: GraderTrainingConfig, questions: dict[str, Questions], judge: Grader | None = None
 ) -> str:
-    """What grading would cost, in words; trains nothing and asks nobody."""
-    texts = ConcatTexts([split.texts for split in questions.values()])
-    if judge is None and asks_reward_model(config) and not Path(config.reward_model_path).exists():
+    """What grading `questions` would cost, as a sentence; trains nothing and makes no calls."""
+    texts = ArrowTexts.concatenate(split.texts for split in questions.values())
+    if judge is None and calls_reward_model(config) and not Path(config.reward_model_path).exists():
         unique = first_occurrence_N(texts).sum()
         return f"{unique} questions for --grader {config.grader}: its reward model would be trained first"
     return estimate_cost(config, config.label_set(), texts, judge)

@@ -1,4 +1,4 @@
-"""The method that does nothing: the SFT reference as a run like any other, so that it can stand in a comparison."""
+"""The method that trains nothing: the SFT reference as a run, so that it can be part of a comparison."""
 
 from transformers import PreTrainedModel
 
@@ -8,6 +8,6 @@ from eightball_ppo.runtime.run import Run
 
 
 def fit(task: Task[ReferenceConfig], run: Run) -> PreTrainedModel:
-    """The reference itself."""
+    """Returns the reference itself."""
     run.log({"stage": run.method, "step": 0, **task.exact_metrics(task.classifier)})
     return task.classifier

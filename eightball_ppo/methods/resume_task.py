@@ -11,7 +11,7 @@ def resume_context_for_task(task: Task, point: ResumePoint | None) -> ResumeCont
     """How a graded method is stopped and resumed.
 
     Raises:
-        InputError: the checkpoint is of another reference, or of other questions or grades.
+        InputError: The checkpoint has another reference, or other questions or grades.
     """
     scores = task.train_scores.score_NK.cpu().contiguous().numpy().tobytes()
     data = [scores, *(text.encode() + b"\0" for text in task.questions["train"].texts)]
@@ -20,15 +20,17 @@ def resume_context_for_task(task: Task, point: ResumePoint | None) -> ResumeCont
 
 
 class GradingCostState:
-    """What grading has cost. A resumed run finds most grades in the store, so the costs of both are added up."""
+    """The cost of grading. A resumed run finds most grades in the store, so the costs of both parts are added up."""
 
     def __init__(self, record: dict[str, Any]):
         self.record = record
 
     def state_dict(self) -> StateDict:
+        """The state that a checkpoint holds."""
         return {name: self.record[name] for name in ("calls_made", "tokens", "cost")}
 
     def load_state_dict(self, state: StateDict) -> None:
+        """Add the cost in a checkpoint to the present one."""
         for name, before in state.items():
             if before is not None:
                 self.record[name] = before + (self.record[name] or 0)

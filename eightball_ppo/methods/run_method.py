@@ -1,4 +1,4 @@
-"""What all methods share: check, load, resume, fit, measure, write. A method is its options and its `fit`."""
+"""What all methods share: check, load, resume, fit, evaluate, write. A method is its options and its `fit`."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -43,24 +43,24 @@ def run_method(
     evaluation: Questions | None = None,
     callbacks: Sequence[TrainerCallback] = (),
 ) -> Path:
-    """Train the policy of `config` into `config.output_dir`; trains the default reference and reward model if missing.
+    """Trains the policy of `config` into `config.output_dir`, and the default reference and reward model if missing.
 
     Args:
         config: The options of a method of `METHODS`.
         model: The reference and its tokenizer, instead of `config.sft_model_path`; neither is changed.
-        judge: Scores the answers, instead of the grader or the grade table that `config` names.
-        train: The questions to learn from, instead of those that `config` names.
-        evaluation: The labelled questions to measure on, instead of those that `config` names.
+        judge: Scores the answers, instead of the grader or the grade table of `config`.
+        train: The questions to learn from, instead of those of `config`.
+        evaluation: The labelled questions to measure on, instead of those of `config`.
         callbacks: Added to the trainer, behind ours.
 
     Returns:
         The directory of the finished run.
 
     Raises:
-        DryRun: On a dry run, with what grading would cost.
+        DryRun: `config.dry_run` is set; the message says what grading would cost.
         InputError: Bad data, checkpoint, grader, batch or output directory; nothing is written then.
         IncompleteError: Too many grades failed.
-        Stopped: A signal asked for the end.
+        TrainingInterrupted: A signal stopped the training.
     """
     name = registry.method_of(config)
     spec = registry.METHODS[name]
@@ -76,23 +76,22 @@ def run_method(
     if spec.samples:
         check_budget_single_process(config)
         require_one_precision()
-    fit, check = _part(name, spec.fit), _part(name, spec.check) if spec.check else lambda *_: None
-    check(config, len(questions["train"]))  # before anything is trained or asked
+    fit, check = _load(name, spec.fit), _load(name, spec.check) if spec.check else lambda *_: None
+    check(config, len(questions["train"]))  # before anything is trained or graded
     point = find_resume_point(config, name) if isinstance(config, CheckpointedConfig) else None
     task = load_task(config, questions, given)
-    check(config, len(task.questions["train"]))  # those without a whole grade are left out by now
+    check(config, len(task.questions["train"]))  # without those that have no complete grade
     if isinstance(config, LoraOptions):
         check_rates(task.classifier, config)
     task = replace(task, resume=resume_context_for_task(task, point), callbacks=tuple(callbacks))
     with Run(config, name, task.resume.progress) as run:
         policy = fit(task, run)
         if not isinstance(policy, nn.Module):
-            raise InputError(f"method {name}: {spec.fit} returned {type(policy).__name__}, and no model")
+            raise InputError(f"method {name}: {spec.fit} returned {type(policy).__name__}, not a model")
         return finish(task, policy, run)
 
 
-def _part(name: str, reference: str) -> Any:
-    """A function that the row of a method names; InputError where there is none."""
+def _load(name: str, reference: str) -> Any:
     try:
         return registry.load(reference)
     except (AttributeError, ImportError, ValueError) as error:
@@ -100,55 +99,61 @@ def _part(name: str, reference: str) -> Any:
 
 
 def _check_given(given: Inputs) -> None:
-    """Raises InputError for objects that cannot take the place of what a config names."""
+    """Raises InputError for objects that cannot replace what a config names."""
     if given.judge is not None and not isinstance(getattr(given.judge, "labels", None), LabelSet):
         raise InputError(f"judge: a Grader (graders/base.py) is needed, got {type(given.judge).__name__}")
     if given.model is not None and not (isinstance(given.model, tuple) and isinstance(given.model[0], nn.Module)):
         raise InputError("model: a classifier and its tokenizer are needed, as a tuple")
     for name, questions in (("train", given.train), ("evaluation", given.evaluation)):
-        if questions is None:
-            continue
-        if not isinstance(questions, Questions) or not len(questions):
+        if questions is not None and (not isinstance(questions, Questions) or not len(questions)):
             raise InputError(f"{name}: Questions with at least one text are needed")
-        ids = questions.label_ids
-        if name == "evaluation" and (ids is None or len(ids) != len(questions)):
-            raise InputError("evaluation: a label id for every text is needed")
+    if given.evaluation is not None and len(given.evaluation.label_ids or ()) != len(given.evaluation):
+        raise InputError("evaluation: a label id for every text is needed")
 
 
 def finish(task: Task[Any], policy: PreTrainedModel, run: Run) -> Path:
-    """Evaluate the trained policy, write everything a run directory holds, print the tables, give the run its name."""
+    """Evaluates the trained policy, writes everything that a run directory holds, and prints the tables.
+
+    Args:
+        task: The task.
+        policy: The trained policy.
+        run: The run.
+
+    Returns:
+        The directory of the finished run.
+    """
     task.train_scores.all_reduce_observed()
     after_NK = {split: logits_NK(policy, table) for split, table in task.tokens.items()}
+    config = task.config
     results = {
         "method": run.method,
-        "seed": task.config.seed,
-        "beta": task.config.kl_coef,
+        "seed": config.seed,
+        "beta": config.kl_coef,
         "episodes": 0,
         "grader_calls": task.train_scores.calls,
-        "grader_call_budget": task.config.grader_call_budget,
-        "label_noise": task.config.label_noise,
+        "grader_call_budget": config.grader_call_budget,
+        "label_noise": config.label_noise,
         "grader": task.grader_fingerprint,
         "grades": task.grading_record,
-        "score_type": task.config.score_type,
-        "dtype": task.config.dtype,
+        "score_type": config.score_type,
+        "dtype": config.dtype,
         "mixed_precision": mixed_precision(),
         "truncated_questions": sum(table.truncated for table in task.tokens.values()),
-        "splits": {split: task.record(split, own) for split, own in after_NK.items()},
-        "reference": {split: task.record(split, own) for split, own in task.ref_logits_NK.items()},
+        "splits": {split: task.record(split, table_NK) for split, table_NK in after_NK.items()},
+        "reference": {split: task.record(split, table_NK) for split, table_NK in task.ref_logits_NK.items()},
         "seconds": run.seconds,
         **run.results,
     }
     if is_main_process():
-        save_policy(policy, task.tokenizer, run.path, merge=getattr(task.config, "merge_adapter", False))
-        table = before_after(
-            task.graded("heldout"), task.ref_logits_NK["heldout"], after_NK["heldout"], task.labels, task.config.seed
-        )
+        save_policy(policy, task.tokenizer, run.path, merge=getattr(config, "merge_adapter", False))
+        before_and_after_NK = (task.ref_logits_NK["heldout"], after_NK["heldout"])
+        table = before_after(task.graded("heldout"), *before_and_after_NK, task.labels, config.seed)
         table.to_parquet(run.path / "before_after.parquet")
-        if not (run.path / METRICS).exists():  # the method has logged nothing
+        if not (run.path / METRICS).exists():  # the method logs nothing
             run.log({"stage": run.method, "step": 0, **task.exact_metrics(policy)})
         plots.plot_label_histogram(results, run.path / "labels.png")
         plots.plot_curves(read_metrics(run.path), run.path / "curves.png", run.method)
         write_card(run.path, results)
         tables.print_before_after(table, task.labels)
-        tables.print_results(results, task.config.grade_table or task.config.grader)
+        tables.print_results(results, config.grade_table or config.grader)
     return run.finish(results)

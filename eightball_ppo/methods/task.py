@@ -1,7 +1,8 @@
-"""What every method starts from: the reference, the questions, the grades."""
+"""What every method starts from: the reference, the questions and the grades; and training on them."""
 
 import copy
 import hashlib
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, Generic, NamedTuple, TypeVar
@@ -14,36 +15,43 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallba
 
 from eightball_ppo.config.graded import GraderTrainingConfig, MethodConfig
 from eightball_ppo.data import Questions, load_both
+from eightball_ppo.data.texts import ArrowTexts
 from eightball_ppo.evaluation import ExactMetrics, GradedSplit, LazyTable, record
 from eightball_ppo.graders.base import Grader, convert_scores
 from eightball_ppo.graders.budgeted_scores import BudgetedScores
 from eightball_ppo.graders.job import check_grades, grade_job
 from eightball_ppo.graders.registry import check_graders
-from eightball_ppo.graders.storage.texts import ConcatTexts
 from eightball_ppo.labels import LabelSet
 from eightball_ppo.methods.prerequisites import train_prerequisites
 from eightball_ppo.models.loading import label_set, load_classifier, predict_logits_NK
 from eightball_ppo.models.tokenization import TokenTable, max_input_length, set_max_length, token_table, tokenize
+from eightball_ppo.runtime.run import Run
 from eightball_ppo.training.resume import ResumeContext
+from eightball_ppo.training.scores import RolloutRecorder
+from eightball_ppo.training.supervised import Loss, train_classifier
+from eightball_ppo.trl_adapters.policy import PolicyAdapter
 
 C = TypeVar("C", bound=MethodConfig)
 LoadedModel = tuple[PreTrainedModel, PreTrainedTokenizerBase]
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
-MAX_METRIC_QUESTIONS = 8192  # training questions of which the exact metrics are measured at every logged step
+MAX_METRIC_QUESTIONS = 8192  # training questions on which the exact metrics are measured at every logged step
 
 
-@dataclass(frozen=True)
-class MetricSubset:
-    """Some of the questions of a split, their tokens and scores."""
+class MetricSubset(NamedTuple):
+    """A sample of the questions of a split, with their tokens and scores."""
 
     tokens: TokenTable
     graded: GradedSplit
 
 
 class Inputs(NamedTuple):
-    """Objects that take the place of what a config names; None: what it names.
+    """Objects that replace what a config names; None: what it names.
 
-    `model` is the reference and its tokenizer, `judge` scores the questions `train` and the labelled ones `evaluation`.
+    Attributes:
+        model: The reference and its tokenizer.
+        judge: Scores the answers.
+        train: The questions to learn from.
+        evaluation: The labelled questions to measure on.
     """
 
     model: LoadedModel | None = None
@@ -57,13 +65,24 @@ NO_INPUTS = Inputs()
 
 @dataclass(frozen=True)
 class Task(Generic[C]):
-    """One reference, and two splits of questions with whole grades; methods may learn from the split `train`.
+    """One reference, and two splits of questions with complete grades: "train" and "heldout".
 
-    `grader_logp_NK` are the grader's log-probabilities, which results are measured with. `noisy_logp_NK` are those of
-    the training questions with `--label_noise` applied, and `train_scores` the scores made of them, behind the budget:
-    methods learn from these alone. `grading_record`: what grading cost, for results.json. `metric_subset`: the training
-    questions that `exact_metrics` measures during training; None for all of them.
-    `resume`: how the training is stopped and resumed. `callbacks` are the caller's own.
+    Attributes:
+        labels: The K labels.
+        classifier: The reference.
+        tokenizer: Its tokenizer.
+        questions: The questions of each split.
+        tokens: Their token ids.
+        ref_logits_NK: Logits of the reference, shape [N, K], of each split.
+        grader_logp_NK: The grader's log-probabilities, shape [N, K], in nats, of each split; results use these.
+        noisy_logp_NK: Those of the training questions after `--label_noise`.
+        train_scores: The scores made of `noisy_logp_NK`, behind the budget; methods learn from these alone.
+        grader_fingerprint: Identifies the grader.
+        grading_record: What grading cost, for results.json.
+        config: The options of the method.
+        metric_subset: The training questions that `exact_metrics` measures during training; None for all of them.
+        resume: How the training is stopped and resumed.
+        callbacks: Of the caller, for the trainer.
     """
 
     labels: LabelSet
@@ -83,34 +102,37 @@ class Task(Generic[C]):
     callbacks: tuple[TrainerCallback, ...] = ()
 
     def graded(self, split: str) -> GradedSplit:
-        """The split with the scores that training maximises."""
+        """The split with the clean scores."""
         score_NK, ref_logp_NK = self._tables(split)
         return GradedSplit(self.questions[split], score_NK.materialize(), ref_logp_NK.materialize())
 
     def _tables(self, split: str) -> tuple[LazyTable, LazyTable]:
-        """Scores and the reference's log-probabilities [N, K], in float64."""
-        score_NK = LazyTable(
-            self.grader_logp_NK[split], lambda own: convert_scores(own.double(), self.config.score_type)
-        )
+        """Scores and log-probabilities of the reference, shape [N, K], in float64."""
+        score_type = self.config.score_type
+        score_NK = LazyTable(self.grader_logp_NK[split], lambda logp_NK: convert_scores(logp_NK.double(), score_type))
         return score_NK, LazyTable(self.ref_logits_NK[split], log_softmax_double)
 
     def record(self, split: str, logits_NK: Tensor) -> dict[str, Any]:
-        """The record of a policy with these logits; no table in float64 is made of a whole split."""
+        """The metrics of a policy for results.json; allocates no [N, K] table in float64.
+
+        Args:
+            split: "train" or "heldout".
+            logits_NK: Logits of the policy, shape [N, K].
+        """
         score_NK, ref_logp_NK = self._tables(split)
         logp_NK, beta = LazyTable(logits_NK, log_softmax_double), self.config.kl_coef
         return record(logp_NK, ref_logp_NK, score_NK, self.questions[split], beta, self.labels)
 
     def exact_metrics(self, policy: PreTrainedModel) -> dict[str, Any]:
-        """`exact/*` of `policy` as it is now, sums over all labels of all training questions, or of those in
-        `metric_subset`; `exact/questions` says how many these are; `grader_calls` so far."""
+        """The metrics `exact/*` of `policy`, sums over all labels, and `grader_calls` so far.
+
+        They are means over all training questions, or over those of `metric_subset`, whose number is `exact/questions`.
+        """
         tokens = self.tokens["train"] if self.metric_subset is None else self.metric_subset.tokens
-        sample = {} if self.metric_subset is None else {"exact/questions": len(tokens)}
-        exact = self._exact_metrics.metrics(predict_logits_NK(policy, tokens, by_length=True))
-        return {
-            **{f"exact/{name}": value for name, value in exact.items()},
-            **sample,
-            "grader_calls": self.train_scores.calls,
-        }
+        metrics = self._exact_metrics.metrics(predict_logits_NK(policy, tokens, by_length=True))
+        if self.metric_subset is not None:
+            metrics["questions"] = len(tokens)
+        return {**{f"exact/{name}": value for name, value in metrics.items()}, "grader_calls": self.train_scores.calls}
 
     @cached_property
     def _exact_metrics(self) -> ExactMetrics:
@@ -119,15 +141,15 @@ class Task(Generic[C]):
 
 
 def log_softmax_double(logits_NK: Tensor) -> Tensor:
-    """Log-probabilities in float64."""
+    """Log-probabilities in float64, shape [N, K]."""
     return logits_NK.double().log_softmax(-1)
 
 
 def load_splits(config: GraderTrainingConfig, given: Inputs = NO_INPUTS) -> dict[str, Questions]:
-    """The questions to learn from ("train", unlabelled) and those to measure on ("heldout", labelled).
+    """The questions to learn from, "train", without labels, and those to measure on, "heldout", with labels.
 
     Raises:
-        InputError: bad data, labels, grader options, table or store; cheap, so that it comes before any training.
+        InputError: Bad data, labels, grader options, table or store. Nothing is trained or graded for this check.
     """
     labels = config.label_set()
     if given.judge is None:
@@ -137,36 +159,41 @@ def load_splits(config: GraderTrainingConfig, given: Inputs = NO_INPUTS) -> dict
         both = load_both(config, None, labels)
         train, evaluation = both[0] if train is None else train, both[1] if evaluation is None else evaluation
     splits = {"train": train, "heldout": evaluation}
-    check_grades(config, labels, ConcatTexts([own.texts for own in splits.values()]), given.judge)
+    check_grades(config, labels, ArrowTexts.concatenate(split.texts for split in splits.values()), given.judge)
     return splits
 
 
 def load_task(config: C, questions: dict[str, Questions], given: Inputs = NO_INPUTS) -> Task[C]:
-    """Reference, questions and grades of a method, training the defaults where they are missing.
+    """Loads or trains the reference, and grades the questions.
+
+    Args:
+        config: The options of a method.
+        questions: The splits, of `load_splits`; those without a complete grade are left out of the task.
+        given: Objects that replace what `config` names.
 
     Raises:
-        InputError: bad checkpoint or grader, labels that differ between them, or a grader that is too weak.
-        IncompleteError: too many grades failed.
+        InputError: Bad checkpoint or grader, labels that differ between them, or a grader that is too weak.
+        IncompleteError: Too many grades failed.
     """
     train_prerequisites(config, given.model is None, given.judge is None)
     labels = config.label_set()
     if given.model is None:
+        model_name = f"--sft_model_path {config.sft_model_path}"
         classifier, tokenizer = load_classifier(
             config.sft_model_path, "--sft_model_path", DTYPES[config.dtype], config.trust_remote_code
         )
-        owner = f"--sft_model_path {config.sft_model_path}"
     else:
-        (classifier, tokenizer), owner = copy.deepcopy(given.model), "the model that was passed"
-    labels.require_same(label_set(classifier), "--labels", owner)
+        (classifier, tokenizer), model_name = copy.deepcopy(given.model), "the model that was passed"
+    labels.require_same(label_set(classifier), "--labels", model_name)
     grading = grade_job(config, labels, questions, given.judge)
-    whole_N = {split: scores.whole_N for split, scores in grading.tables.items()}
+    complete_N = {split: scores.complete_N for split, scores in grading.tables.items()}
     questions = {
-        split: own if whole_N[split].all() else own.subset(np.flatnonzero(whole_N[split]))
-        for split, own in questions.items()
+        split: asked if complete_N[split].all() else asked.subset(np.flatnonzero(complete_N[split]))
+        for split, asked in questions.items()
     }
     set_max_length(tokenizer, classifier, config.max_length)
-    tokens = {split: tokenize(own, tokenizer, max_input_length(tokenizer)) for split, own in questions.items()}
-    noisy_logp_NK = grading.training.logp_NK[torch.from_numpy(whole_N["train"])]
+    tokens = {split: tokenize(asked, tokenizer, max_input_length(tokenizer)) for split, asked in questions.items()}
+    noisy_logp_NK = grading.training.logp_NK[torch.from_numpy(complete_N["train"])]
     train_scores_NK = convert_scores(noisy_logp_NK, config.score_type)
     task = Task(
         labels,
@@ -175,7 +202,7 @@ def load_task(config: C, questions: dict[str, Questions], given: Inputs = NO_INP
         questions,
         tokens,
         ref_logits_NK={split: logits_NK(classifier, table) for split, table in tokens.items()},
-        grader_logp_NK={split: grading.tables[split].logp_NK[torch.from_numpy(whole_N[split])] for split in questions},
+        grader_logp_NK={s: grading.tables[s].logp_NK[torch.from_numpy(complete_N[s])] for s in questions},
         noisy_logp_NK=noisy_logp_NK,
         train_scores=BudgetedScores(train_scores_NK, config.grader_call_budget, config.seed),
         grader_fingerprint=grading.fingerprint,
@@ -186,16 +213,47 @@ def load_task(config: C, questions: dict[str, Questions], given: Inputs = NO_INP
 
 
 def logits_NK(model: PreTrainedModel, table: TokenTable) -> Tensor:
-    """Logits [N, K] on the CPU, computed on the device of this launch; the model goes back to where it was."""
-    home = next(model.parameters()).device
+    """Logits on the CPU, shape [N, K], computed on the device of this launch; `model` returns to its device."""
+    device = next(model.parameters()).device
     try:
         return predict_logits_NK(model.to(PartialState().device), table)
     finally:
-        model.to(home)
+        model.to(device)
+
+
+def train_on_rows(
+    task: Task, policy: PreTrainedModel, rows: list[int], loss: Loss, run: Run, stage: str, resume: ResumeContext
+) -> int:
+    """Trains `policy` in place on the training questions with the indices `rows`, logged as `stage`.
+
+    Args:
+        task: The task.
+        policy: The model to train.
+        rows: Indices of training questions.
+        loss: Maps logits [B, K] and indices [B] to a number to minimise.
+        run: Logs the training.
+        stage: The name of the training; the exact metrics are measured if it is that of the method.
+        resume: How the training is stopped and resumed.
+
+    Returns:
+        The number of optimizer steps.
+    """
+    texts = [task.questions["train"].texts[row] for row in rows]
+    measure = (lambda: task.exact_metrics(policy)) if stage == run.method else dict
+    fixed = (task.config, run, stage, measure, loss)
+    return train_classifier(policy, task.tokenizer, texts, rows, *fixed, resume=resume, callbacks=task.callbacks)
+
+
+def record_rollouts(
+    task: Task, policy: PolicyAdapter, reference: PolicyAdapter, kl_coef: Callable[[], float], updates: int, run: Run
+) -> RolloutRecorder:
+    """Wraps the scores of the training questions of `task` with a `RolloutRecorder`, whose arguments these are."""
+    texts, names = task.questions["train"].texts, task.labels.names
+    return RolloutRecorder(task.config, task.train_scores, policy, reference, kl_coef, texts, names, updates, run)
 
 
 def _metric_subset(task: Task) -> MetricSubset | None:
-    """A sample of the training questions, where they are many: those with the smallest hashes, whatever their order."""
+    """The training questions with the smallest hashes, independent of their order; None where all can be measured."""
     questions = task.questions["train"]
     if len(questions) <= MAX_METRIC_QUESTIONS:
         return None

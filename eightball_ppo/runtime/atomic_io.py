@@ -1,8 +1,6 @@
-"""Files and directories that survive a crash: whole under their name or not there; directories with a seal that shows
-any damage."""
+"""Files and directories that survive a crash: complete or absent, with checksums that show any damage."""
 
 import contextlib
-import fcntl
 import hashlib
 import json
 import math
@@ -12,73 +10,84 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from filelock import lock_descriptor
+
 from eightball_ppo.errors import InputError
 
 CHECKSUMS = "complete.json"  # written last: size and sha256 of every other file
 
 
 class DirectoryLock:
-    """Keeps other processes out of a directory, which is made, until `release` or the end of this process.
+    """Keeps other processes out of a directory until `close` or the end of this process.
+
+    The lock is on the directory itself: it leaves no file and follows a rename.
+
+    Args:
+        directory: The directory to lock; created if missing.
 
     Raises:
-        InputError: another process is at work there.
+        InputError: Another process holds the lock.
     """
 
     def __init__(self, directory: Path):
+        self.directory = directory
         while True:
             directory.mkdir(parents=True, exist_ok=True)
             try:
                 self._descriptor = os.open(directory, os.O_RDONLY)
-            except FileNotFoundError:  # it has just become a finished run
+            except FileNotFoundError:  # another process has just renamed or removed it
                 continue
-            try:
-                fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
+            if not lock_descriptor(self._descriptor, blocking=False):
                 os.close(self._descriptor)
                 raise InputError(
                     f"{directory}: another run is at work there; wait for its end, or name another --output_dir"
-                ) from None
+                )
             if directory.is_dir() and os.path.samestat(os.fstat(self._descriptor), directory.stat()):
                 return
             os.close(self._descriptor)
 
-    def release(self) -> None:
+    def close(self) -> None:
+        """Release the lock; removes the directory if it is empty."""
+        with contextlib.suppress(OSError):
+            self.directory.rmdir()
         os.close(self._descriptor)
 
 
 def write_directory(directory: Path, fill: Callable[[Path], None]) -> None:
-    """Let `fill` write a hidden sibling, seal it, and give it the name `directory` once all of it is on the disk.
+    """Create or replace a directory atomically: readers see all of it or none of it, also after a crash.
 
-    Whoever reads meanwhile, and whatever happens, there is all of it or nothing. One that stands there is replaced.
+    Args:
+        directory: Where the directory will be.
+        fill: Writes the files into the directory that it is given, a hidden sibling; checksums are added to them.
     """
-    growing = directory.with_name(f".{directory.name}")
+    staging = directory.with_name(f".{directory.name}")
     try:
-        shutil.rmtree(growing, ignore_errors=True)
-        growing.mkdir(parents=True)
-        fill(growing)
-        _write_checksums(growing)
-        for folder, _, files in os.walk(growing, topdown=False):
+        shutil.rmtree(staging, ignore_errors=True)
+        staging.mkdir(parents=True)
+        fill(staging)
+        _write_checksums(staging)
+        for folder, _, files in os.walk(staging, topdown=False):
             for path in (*(Path(folder) / name for name in files), Path(folder)):
                 _sync(path)
         remove_directory(directory)
-        growing.rename(directory)
+        staging.rename(directory)
         _sync(directory.parent)
     except BaseException:
-        shutil.rmtree(growing, ignore_errors=True)
+        shutil.rmtree(staging, ignore_errors=True)
         raise
 
 
 def remove_directory(directory: Path) -> None:
-    """Remove a directory, if it is there; it loses its name before it loses its first file."""
+    """Remove a directory, if it exists; it is renamed first, so that a crash leaves no half of it."""
     if directory.exists():
-        falling = directory.with_name(f".dropped-{directory.name}")
-        shutil.rmtree(falling, ignore_errors=True)
-        directory.rename(falling)
-        shutil.rmtree(falling)
+        dropped = directory.with_name(f".dropped-{directory.name}")
+        shutil.rmtree(dropped, ignore_errors=True)
+        directory.rename(dropped)
+        shutil.rmtree(dropped)
 
 
 def sync_file(path: Path) -> int:
-    """Put a file on the disk, if it is there; returns its bytes."""
+    """Flush a file to the disk, if it exists; returns its size in bytes."""
     if not path.exists():
         return 0
     _sync(path)
@@ -105,11 +114,11 @@ def _digest(path: Path) -> dict[str, object]:
 
 def verify_checksums(directory: Path) -> None:
     """Raises InputError, naming the file, unless every file is as it was written."""
-    seal = directory / CHECKSUMS
+    manifest = directory / CHECKSUMS
     try:
-        files = dict(json.loads(seal.read_text(encoding="utf-8"))["files"])
+        files = dict(json.loads(manifest.read_text(encoding="utf-8"))["files"])
     except (OSError, ValueError, KeyError, TypeError):
-        raise InputError(f"{seal}: missing or damaged, so the checkpoint cannot be trusted") from None
+        raise InputError(f"{manifest}: missing or damaged, so the checkpoint cannot be trusted") from None
     for name, digest in files.items():
         path = directory / name
         if not path.is_file():
@@ -118,32 +127,37 @@ def verify_checksums(directory: Path) -> None:
             raise InputError(f"{path}: not as it was written, so the checkpoint is damaged")
 
 
-def nan_to_null(value: Any) -> Any:
-    """`value` as strict JSON holds it: null for every number that is not finite."""
+def map_leaves(value: Any, fn: Callable[[Any], Any]) -> Any:
+    """Applies `fn` to every value in nested dicts, lists and tuples; tuples become lists."""
     if isinstance(value, dict):
-        return {key: nan_to_null(item) for key, item in value.items()}
+        return {key: map_leaves(item, fn) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [nan_to_null(item) for item in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
+        return [map_leaves(item, fn) for item in value]
+    return fn(value)
+
+
+def nan_to_null(value: Any) -> Any:
+    """`value` as strict JSON can hold it: None in place of every number that is not finite."""
+    return map_leaves(value, lambda leaf: None if isinstance(leaf, float) and not math.isfinite(leaf) else leaf)
 
 
 @contextlib.contextmanager
 def atomic_path(path: Path) -> Iterator[Path]:
-    """A path to write to; what was written is `path` once it is whole, and what was there stands until then."""
-    growing = path.with_name(f".{path.name}.unfinished")
+    """A sibling of `path` to write to, which replaces `path` if the block ends without an error."""
+    staging = path.with_name(f".{path.name}.unfinished")
     try:
-        yield growing
-        growing.replace(path)
+        yield staging
+        staging.replace(path)
     finally:
-        growing.unlink(missing_ok=True)
+        staging.unlink(missing_ok=True)
 
 
 def write_text(path: Path, text: str) -> None:
-    """A text file in UTF-8 that is whole, or as it was before."""
+    """Write a text file in UTF-8 atomically."""
     with atomic_path(path) as file:
         file.write_text(text, encoding="utf-8")
 
 
 def write_json(path: Path, content: dict[str, Any]) -> None:
-    """Strict JSON: a value that is not finite becomes null."""
+    """Write strict JSON atomically; a number that is not finite becomes null."""
     write_text(path, json.dumps(nan_to_null(content), indent=2, ensure_ascii=False) + "\n")

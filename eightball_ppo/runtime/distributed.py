@@ -1,4 +1,4 @@
-"""The processes of one launch: which one prints and writes, how the others wait for it and get what it made."""
+"""The processes of one launch: which one prints and writes, and how the others wait for its result."""
 
 import os
 import sys
@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 from eightball_ppo.errors import IncompleteError, InputError
 
 T = TypeVar("T")
-MAX_POLL_INTERVAL = 10.0  # seconds between two signs of life while the main process works and the others wait
+MAX_HEARTBEAT_INTERVAL = 10.0  # seconds
 
 
 def rank() -> int:
@@ -30,7 +30,7 @@ def num_processes() -> int:
 
 
 def wait_for_everyone() -> None:
-    """Return once every process of the launch is here; at once if there is one, or none has met the others yet."""
+    """A barrier of all processes; returns at once where there is no process group."""
     from torch import distributed
 
     if distributed.is_available() and distributed.is_initialized():
@@ -38,9 +38,13 @@ def wait_for_everyone() -> None:
 
 
 def join_processes(**kwargs: Any) -> int:
-    """Meet the other processes, as the trainers would do a little later; how many there are for Accelerate.
+    """Creates Accelerate's process group, as the trainers would later; tells Accelerate where there are only CPUs.
 
-    `kwargs` go to `init_process_group`. Where there is nothing but CPUs, Accelerate is told so.
+    Args:
+        kwargs: For `torch.distributed.init_process_group`.
+
+    Returns:
+        The number of processes that Accelerate counts.
     """
     import torch
     from accelerate import PartialState
@@ -52,49 +56,56 @@ def join_processes(**kwargs: Any) -> int:
 
 
 def destroy_process_group() -> None:
-    """Leave the other processes, as the last act. Else threads that still listen may end Python by an abort."""
+    """Leave the process group, as the last act: threads that still listen could abort Python at its exit."""
     distributed = getattr(sys.modules.get("torch"), "distributed", None)
     if distributed is not None and distributed.is_available() and distributed.is_initialized():
         distributed.destroy_process_group()
 
 
-def broadcast_from_main(work: Callable[[], T], ddp_timeout: int) -> T:
-    """What `work` returns on the main process, on every process; the others do nothing but wait for it, however long it
-    takes, as long as there is a sign of life of everybody within `ddp_timeout` seconds.
+def broadcast_from_main(fn: Callable[[], T], ddp_timeout: int) -> T:
+    """Runs `fn` on rank 0 and broadcasts its result. A heartbeat keeps waiting ranks from hitting `ddp_timeout`.
+
+    Args:
+        fn: Called on rank 0 only, however long it takes.
+        ddp_timeout: Seconds without a heartbeat after which the other ranks give up.
+
+    Returns:
+        What `fn` returned, on every rank.
 
     Raises:
-        InputError, IncompleteError: on every process, if `work` raises it on the main one.
-        RuntimeError: on those that remain, if a process died or is silent; on the main one once `work` is done.
+        InputError, IncompleteError: On every rank, if `fn` raises it.
+        RuntimeError: A process died or is silent; rank 0 raises it once `fn` is done.
     """
     if num_processes() == 1:
-        return work()
+        return fn()
     from torch import distributed
 
     join_processes()
     group = distributed.new_group(backend="gloo", timeout=timedelta(seconds=ddp_timeout))
-    outcome: list[Any] = [None, None]
+    result_and_error: list[Any] = [None, None]
     done = Event()
     if is_main_process():
         with ThreadPoolExecutor(1) as executor:
-            signs = executor.submit(_heartbeat, group, done, min(MAX_POLL_INTERVAL, ddp_timeout / 4))
+            heartbeat = executor.submit(_heartbeat, group, done, min(MAX_HEARTBEAT_INTERVAL, ddp_timeout / 4))
             try:
-                outcome[0] = work()
+                result_and_error[0] = fn()
             except (InputError, IncompleteError) as error:
-                outcome[1] = error
+                result_and_error[1] = error
             finally:
                 done.set()
-            signs.result()
+            heartbeat.result()
     else:
         _heartbeat(group, done, 0)
-    distributed.broadcast_object_list(outcome, src=0, group=group)
-    if outcome[1] is not None:
-        outcome[1].relayed = not is_main_process()
-        raise outcome[1]
-    return outcome[0]
+    distributed.broadcast_object_list(result_and_error, src=0, group=group)  # Accelerate's knows no group of its own
+    result, user_error = result_and_error
+    if user_error is not None:
+        user_error.relayed = not is_main_process()
+        raise user_error
+    return result
 
 
-def _heartbeat(group: Any, done: Event, pause: float) -> None:
-    """Meet the other processes again and again, `pause` seconds apart, until one of them comes and is `done`."""
+def _heartbeat(group: Any, done: Event, interval: float) -> None:
+    """All-reduces a flag every `interval` seconds until `done` is set on one of the ranks."""
     import torch
     from torch import distributed
 
@@ -102,28 +113,4 @@ def _heartbeat(group: Any, done: Event, pause: float) -> None:
     while not finished.item():
         finished.fill_(done.is_set())
         distributed.all_reduce(finished, distributed.ReduceOp.MAX, group)
-        done.wait(0 if finished.item() else pause)
-
-
-def all_reduce_max(value: int) -> int:
-    """The largest of the numbers that the processes of the launch come with."""
-    if num_processes() == 1:
-        return value
-    import torch
-    from accelerate import PartialState
-    from torch import distributed
-
-    own = torch.tensor(value, device=PartialState().device)
-    distributed.all_reduce(own, op=distributed.ReduceOp.MAX)
-    return int(own)
-
-
-def all_gather_object(own: T) -> list[T]:
-    """What each process of the launch comes with, in the order of their ranks."""
-    if num_processes() == 1:
-        return [own]
-    from torch import distributed
-
-    everybody: list[Any] = [None] * num_processes()
-    distributed.all_gather_object(everybody, own)
-    return everybody
+        done.wait(0 if finished.item() else interval)

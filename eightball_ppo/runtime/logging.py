@@ -1,4 +1,4 @@
-"""What is printed beside a stage's own lines: our notices from one process, and next to nothing from the libraries."""
+"""What is printed beside a stage's own lines: our log messages from one process, little from the libraries."""
 
 import logging
 import os
@@ -8,18 +8,18 @@ from eightball_ppo.runtime.distributed import is_main_process
 
 
 def configure_logging() -> None:
-    """Our own notices on stderr, from one process; TRL's notice on experimental modules and telemetry off."""
+    """Send our log messages to stderr, from the main process; turn off telemetry and TRL's experimental notice."""
     level = logging.WARNING if is_main_process() else logging.CRITICAL
     logging.basicConfig(level=level, format="%(message)s", stream=sys.stderr)
     if is_main_process():
         logging.getLogger("eightball_ppo").setLevel(logging.INFO)
-    logging.getLogger("stamina").setLevel(logging.ERROR)  # a line for every retry of a call; its end is what counts
+    logging.getLogger("stamina").setLevel(logging.ERROR)  # it logs every retry; only the last failure matters
     os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 
 
 def silence_libraries() -> None:
-    """No bars and reports for loading and writing weights: a stage's own bar is the one that matters."""
+    """Turn off transformers' bars and messages for loading and saving weights."""
     import warnings
 
     from transformers.utils import logging as transformers_logging

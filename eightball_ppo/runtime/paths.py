@@ -4,7 +4,7 @@ import os
 from pathlib import Path
 
 ADAPTER = "adapter"  # in a run's directory: LoRA adapters that were merged into the model beside it
-OUR_FOLDERS = ("datasets", "runs")  # where the defaults lie: asked for from another directory, they are not the Hub's
+OUR_FOLDERS = ("datasets", "runs")  # of the defaults: missing in another working directory, they are still no Hub ids
 
 
 def local_path(name: str) -> Path | None:
@@ -21,13 +21,15 @@ def local_path(name: str) -> Path | None:
 
 
 def resolves_to(file: Path) -> Path:
-    """Where `file` lies, links followed; of links that lead in a circle, somewhere in it."""
+    """Where `file` lies, links followed; of links that form a circle, somewhere in it."""
     return Path(os.path.realpath(file))
 
 
 def stays_inside(file: Path, directory: Path) -> bool:
-    """Whether `file` of `directory` is, links followed, a file or folder in it; or a blob of a snapshot of the Hub's
-    cache, whose files are links by design."""
+    """Whether `file` of `directory` is, links followed, a file or folder in it.
+
+    A blob of a snapshot in the Hub's cache counts, too: the files of a snapshot are links by design.
+    """
     home, target = resolves_to(directory), resolves_to(file)
     cached = home.parent.name == "snapshots" and target.parent == home.parents[1] / "blobs"
     return (target.is_relative_to(home) or cached) and (target.is_file() or target.is_dir())

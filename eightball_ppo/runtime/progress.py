@@ -1,4 +1,4 @@
-"""How far an unfinished run has come: its checkpoints, and what is cut off when it goes on from one of them."""
+"""How far an unfinished run has come: its checkpoints, and what is removed when it resumes from one of them."""
 
 import dataclasses
 import os
@@ -25,7 +25,7 @@ def staging_path(path: Path) -> Path:
 
 
 def checkpoints_in(directory: Path) -> list[Path]:
-    """The checkpoints of a run that have their name, oldest first."""
+    """The complete checkpoints of a run, oldest first."""
     found = [path for path in directory.glob("checkpoint-*") if path.name.removeprefix("checkpoint-").isdigit()]
     return sorted(found, key=update_of)
 
@@ -45,7 +45,7 @@ def clear_directory(directory: Path) -> None:
 
 
 def rewind_to(directory: Path, progress: Progress) -> None:
-    """Cut off what was written after a checkpoint: later checkpoints, halves of some, and rows of metrics.jsonl."""
+    """Remove what was written after a checkpoint: later and incomplete checkpoints, and rows of metrics.jsonl."""
     for path in (*directory.glob(".checkpoint-*"), *directory.glob(".dropped-*")):
         shutil.rmtree(path)
     for path in checkpoints_in(directory):

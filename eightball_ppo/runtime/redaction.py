@@ -1,4 +1,4 @@
-"""What must not be written down: the user and password of an address, and the API key."""
+"""What must not be written down: user and password in an address, API keys, and paths of this machine."""
 
 import os
 import re
@@ -6,23 +6,24 @@ from pathlib import Path
 from typing import Any
 
 from eightball_ppo.errors import InputError
+from eightball_ppo.runtime.atomic_io import map_leaves
 
 KEY_VARIABLES = ("EIGHTBALL_API_KEY", "OPENAI_API_KEY")
 TOKEN_VARIABLES = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "WANDB_API_KEY")
-MIN_SECRET_LENGTH = 8  # characters; a shorter key is a placeholder, and would be found in every other word
+MIN_SECRET_LENGTH = 8  # characters; a shorter key is a placeholder, and would be found in many words
 _USERINFO = re.compile(r"(?<=://)[^/\s]*@")
 
 
 def api_key() -> str | None:
-    """The key of grader api: of the first of EIGHTBALL_API_KEY and OPENAI_API_KEY that is set.
+    """The key of grader api: the first of EIGHTBALL_API_KEY and OPENAI_API_KEY that is set.
 
     Raises:
-        InputError: it has characters that no HTTP header can carry.
+        InputError: It has characters that no HTTP header can carry.
     """
     for name in KEY_VARIABLES:
         if key := os.environ.get(name, "").strip():
             if not key.isascii() or not key.isprintable():
-                raise InputError(f"{name}: holds characters that no key has; set it anew")
+                raise InputError(f"{name}: holds characters that no key has; set it again")
             return key
     return None
 
@@ -36,30 +37,26 @@ def redact(text: str) -> str:
     return _USERINFO.sub("***@", text)
 
 
+def redacted(value: Any) -> Any:
+    """`value`, a structure of dicts, lists and plain values, with every string in it redacted."""
+    return map_leaves(value, lambda leaf: redact(leaf) if isinstance(leaf, str) else leaf)
+
+
 def portable_text(text: str) -> str:
     """`text` with paths in the working directory made relative to it, and those in the home directory begun by `~`."""
-    for directory, stands_for in ((Path.cwd(), ""), (Path.home(), "~/")):
+    for directory, prefix in ((Path.cwd(), ""), (Path.home(), "~/")):
         if len(directory.parts) > 1:
-            text = text.replace(f"{directory}/", stands_for)
+            text = text.replace(f"{directory}/", prefix)
     return text
 
 
 def portable(value: Any) -> Any:
-    """`value` without what only this machine has: `portable_text`, and of other absolute paths the last part alone."""
-    if isinstance(value, dict):
-        return {key: portable(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [portable(item) for item in value]
-    if not isinstance(value, str):
-        return value
-    value = portable_text(value)
-    return Path(value).name if value.startswith("/") else value
+    """`value` with `portable_text` applied to every string, and only the name of any other absolute path."""
 
+    def portable_leaf(leaf: Any) -> Any:
+        if not isinstance(leaf, str):
+            return leaf
+        text = portable_text(leaf)
+        return Path(text).name if text.startswith("/") else text
 
-def redacted(value: Any) -> Any:
-    """`value`, a structure of dicts, lists and plain values, with every string in it redacted."""
-    if isinstance(value, dict):
-        return {key: redacted(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [redacted(item) for item in value]
-    return redact(value) if isinstance(value, str) else value
+    return map_leaves(value, portable_leaf)

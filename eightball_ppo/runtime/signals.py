@@ -1,6 +1,6 @@
 """SIGTERM and SIGINT: a training finishes its update and writes a checkpoint first; anything else ends at once.
 
-Python programs that call `train()` keep their own handlers: only the scripts install these (`cli.main`).
+Python programs that call `train()` keep their own handlers: only the command line installs these.
 """
 
 import os
@@ -15,7 +15,7 @@ from typing import Any
 from eightball_ppo.runtime.distributed import num_processes
 
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
-DEDUP_SECONDS = 1.0  # seconds in which a launcher passes on what its processes got from the terminal already
+DEDUP_SECONDS = 1.0  # a launcher passes on a signal that its processes got from the terminal, too
 
 
 class Interrupted(KeyboardInterrupt):
@@ -27,11 +27,11 @@ class Interrupted(KeyboardInterrupt):
 
 
 class _SignalState:
-    """What this process was asked for: the first signal, and whether a training is going on that can finish."""
+    """The first signal, 0 before one came; when it came; whether a training defers signals."""
 
     number = 0
-    at = 0.0
-    training = False
+    received_at = 0.0
+    deferring = False
 
 
 _state = _SignalState()
@@ -39,7 +39,7 @@ _state = _SignalState()
 
 @contextmanager
 def install_handlers() -> Iterator[None]:
-    """Around a script's work. Outside `finishing` the first signal raises Interrupted; a second one ends at once."""
+    """Handles signals in the block: the first raises Interrupted, or waits for `defer_signals`; a second one kills."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -55,30 +55,29 @@ def install_handlers() -> Iterator[None]:
 
 def _handle(number: int, frame: FrameType | None) -> None:
     again = _state.number != 0
-    if again and num_processes() > 1 and time.monotonic() - _state.at < DEDUP_SECONDS:
+    if again and num_processes() > 1 and time.monotonic() - _state.received_at < DEDUP_SECONDS:
         return
     if again:
         signal.signal(number, signal.SIG_DFL)
         os.kill(os.getpid(), number)
-    _state.number, _state.at = number, time.monotonic()
-    if not _state.training:
+    _state.number, _state.received_at = number, time.monotonic()
+    if not _state.deferring:
         raise Interrupted(number)
 
 
 @contextmanager
 def defer_signals() -> Iterator[None]:
-    """Around a training that looks at `asked()` after every update; what it did not look at any more counts after it.
-    Within another one, which is made of several trainings, it counts for the next of them.
+    """Defers signals in the block, which must check `pending_signal` after every update. Blocks may be nested.
 
     Raises:
-        Interrupted: a signal came after the last look.
+        Interrupted: A signal came after the last check; raised at the end of the outermost block.
     """
-    within, _state.training = _state.training, True
+    nested, _state.deferring = _state.deferring, True
     try:
         yield
     finally:
-        _state.training = within
-    if _state.number and not within:
+        _state.deferring = nested
+    if _state.number and not nested:
         raise Interrupted(_state.number)
 
 

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from accelerate.utils import gather_object
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback
 
 from eightball_ppo.config.training import CheckpointedConfig
@@ -13,7 +14,7 @@ from eightball_ppo.errors import TrainingInterrupted
 from eightball_ppo.models.saving import save_policy
 from eightball_ppo.runtime import signals
 from eightball_ppo.runtime.atomic_io import remove_directory, write_directory
-from eightball_ppo.runtime.distributed import all_reduce_max, is_main_process, num_processes, wait_for_everyone
+from eightball_ppo.runtime.distributed import is_main_process, num_processes, wait_for_everyone
 from eightball_ppo.runtime.launch import mixed_precision
 from eightball_ppo.runtime.progress import checkpoints_in
 from eightball_ppo.runtime.redaction import redacted
@@ -53,7 +54,7 @@ class CheckpointWriter:
 
     def due(self, update: int) -> bool:
         """Whether to write a checkpoint after `update`: as configured, or because any rank got a signal."""
-        self._signal = all_reduce_max(signals.pending_signal())
+        self._signal = max(gather_object([signals.pending_signal()]))
         return self._signal != 0 or (self.config.save_steps is not None and update % self.config.save_steps == 0)
 
     def write(self, update: int, updates: int) -> None:

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from accelerate.utils import gather_object
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback
 
@@ -12,7 +13,7 @@ from eightball_ppo.config.methods import PPOConfig
 from eightball_ppo.errors import TrainingDivergedError
 from eightball_ppo.models.saving import save_policy
 from eightball_ppo.runtime.atomic_io import write_directory
-from eightball_ppo.runtime.distributed import all_reduce_max, is_main_process
+from eightball_ppo.runtime.distributed import is_main_process
 from eightball_ppo.runtime.run import BEST, Run
 from eightball_ppo.training.scores import RolloutRecorder
 from eightball_ppo.training.state import StateDict, TrainableWeights
@@ -83,7 +84,7 @@ class KLGuardCallback(TrainerCallback):
             return
         kl, objective = self.metrics.latest["exact/kl"], self.metrics.latest["exact/objective"]
         passed = 2 if max_kl is not None and kl > max_kl else int(stop_kl is not None and kl > stop_kl)
-        passed = all_reduce_max(passed)  # the last digit may differ between ranks on different hardware
+        passed = max(gather_object([passed]))  # the last digit may differ between ranks on different hardware
         if passed == 2:
             raise self._diverged(kl, state.global_step)
         if max_kl is not None and objective > self._best_objective:

@@ -22,6 +22,7 @@ from eightball_ppo.training.state import StateDict
 from eightball_ppo.trl_adapters.policy import PolicyAdapter, Scores
 
 COMPLETIONS = "completions"  # directory of a run
+NUM_COMPLETIONS_TO_PRINT = 8  # evenly spread over the update
 NAN_HINT = "lower --learning_rate; PPO also takes --max_grad_norm 1"
 
 
@@ -84,7 +85,7 @@ class RolloutRecorder(nn.Module):
             directory = self.run.path / COMPLETIONS
             directory.mkdir(parents=True, exist_ok=True)
             table.to_parquet(directory / f"completions_{self.update:05d}.parquet")
-            print_completions(table, self.config.num_completions_to_print)
+            print_completions(table, NUM_COMPLETIONS_TO_PRINT)
         if not torch.isfinite(score_B).all():
             raise self.fault("a score")
         return score_B

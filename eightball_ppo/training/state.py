@@ -9,16 +9,17 @@ import json
 import random
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 import numpy as np
 import torch
 from accelerate.optimizer import AcceleratedOptimizer
+from accelerate.utils import gather_object
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from eightball_ppo.runtime.distributed import all_gather_object, rank
+from eightball_ppo.runtime.distributed import rank
 
 FORMAT = 5
 TRAINING = "training"  # the directory of a checkpoint that holds the state; the policy lies beside it
@@ -92,8 +93,7 @@ class RNGState:
 
     def state_dict(self) -> StateDict:
         """The states of all generators."""
-        numpy_state: Any = np.random.get_state()
-        algorithm, keys, *rest = numpy_state
+        algorithm, keys, *rest = cast(Any, np.random.get_state())
         cuda = {"cuda": torch.cuda.get_rng_state()} if torch.cuda.is_available() else {}
         values = {"numpy": [algorithm, keys.tolist(), *rest], "python": random.getstate()}
         return {"torch": torch.get_rng_state(), **cuda, **values}
@@ -117,7 +117,7 @@ class PerRankState:
     def state_dict(self) -> StateDict:
         """The states of all ranks as `RANK.NAME`: a collective call. Tensors are moved to the CPU."""
         state = {k: v.cpu() if isinstance(v, Tensor) else v for k, v in self.stateful.state_dict().items()}
-        return {f"{i}.{k}": v for i, of_rank in enumerate(all_gather_object(state)) for k, v in of_rank.items()}
+        return {f"{i}.{k}": v for i, of_rank in enumerate(gather_object([state])) for k, v in of_rank.items()}
 
     def load_state_dict(self, state: StateDict) -> None:
         """Restores the state of this rank."""

@@ -23,9 +23,7 @@ def vectorised_log_softmax(trainer: Any) -> Iterator[None]:
     that define the trainer's class, and restores it.
     """
     modules: list[Any] = [sys.modules[base.__module__] for base in type(trainer).__mro__]
-    originals = [
-        (module, module.selective_log_softmax) for module in modules if hasattr(module, "selective_log_softmax")
-    ]
+    originals = [(part, part.selective_log_softmax) for part in modules if hasattr(part, "selective_log_softmax")]
 
     def selective_log_softmax(logits: Tensor, index: Tensor) -> Tensor:
         return logits.gather(-1, index.unsqueeze(-1)).squeeze(-1) - torch.logsumexp(logits, dim=-1)
