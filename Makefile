@@ -38,7 +38,7 @@ setup-bench: .venv/.ready-bench # stable-baselines3 and torchrl, to be compared 
 	$(OWN) '.[bench]'
 	touch $@
 
-lock: # requirements/ anew, after a change of pyproject.toml or constraints.txt; asks the package index
+lock: # requirements/ again, after a change of pyproject.toml or constraints.txt; asks the package index
 	$(PYTHON) -m venv build/lock
 	build/lock/bin/pip install --quiet uv==0.13.9
 	build/lock/bin/python scripts/lock.py

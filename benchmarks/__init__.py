@@ -1,1 +1,1 @@
-"""The commands behind the numbers in the documents."""
+"""The commands that print the numbers in the documents."""

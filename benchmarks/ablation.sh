@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# The numbers of docs/LOG.md, on seed 0's models of readme_table.sh (about 10 minutes on one core).
+# Prints the numbers of docs/LOG.md, with the models of seed 0 of readme_table.sh (about 10 minutes on one core).
 set -euo pipefail
 cd "$(dirname "$0")/.."
 export OMP_NUM_THREADS=1
@@ -22,7 +22,7 @@ for beta in 0.1 0.5; do
   run "grpo-plain-$beta" grpo --kl_coef $beta --anneal_fraction 0
   run "grpo-kl-in-loss-$beta" grpo --kl_coef $beta --kl_in_reward False
 done
-run dear-fixed-rate ppo --grader rule:Yes --kl_coef 100 --learning_rate 0.012
+run high-beta-fixed-rate ppo --grader rule:Yes --kl_coef 100 --learning_rate 0.012
 for seed in 0 1 2 3 4 5; do
   run "noise-$seed" distill --preset original --grader "random-head:$seed"
 done

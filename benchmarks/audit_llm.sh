@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# A real language model as judge: SmolLM2-135M-Instruct, in process and over HTTP. `make audit-llm` installs it and calls
-# this; about 20 minutes on one core. It prints what docs/graders.md quotes. Environment: OUT, PYTHON.
+# A real language model as judge: SmolLM2-135M-Instruct, in process and over HTTP. `make audit-llm` installs it and runs
+# this script; about 20 minutes on one core. It prints the numbers of docs/graders.md. Environment: OUT, PYTHON.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 OUT=${OUT:-runs/audit-llm}
@@ -29,7 +29,7 @@ print(np.exp(table.score).groupby(table.label, sort=False).mean().round(3).to_di
 END
 done
 
-echo "== PPO refuses it, and runs when told to"
+echo "== PPO refuses it, and runs with --allow_weak_grader"
 ppo=("$PYTHON" scripts/ppo.py "${judge[@]}" --grade_store "$OUT/grades.sqlite3")
 "${ppo[@]}" --output_dir "$OUT/ppo" || echo "exit code $?"
 "${ppo[@]}" --output_dir "$OUT/ppo" --allow_weak_grader | tail -25

@@ -1,18 +1,18 @@
-"""How often the 95 % intervals of `functional/statistics.py` hold the truth, on grids whose truth is known.
+"""Coverage of the 95 % intervals of `functional/statistics.py`, on synthetic grids with a known true value.
 
 OMP_NUM_THREADS=1 python benchmarks/coverage.py                     # about 3 minutes
 OMP_NUM_THREADS=1 python benchmarks/coverage.py --seeds 2 10        # other numbers of seeds
 OMP_NUM_THREADS=1 python benchmarks/coverage.py --repeats 300 --resamples 2000
 
-One row: one kind of grid of S seeds x Q questions, drawn anew `--repeats` times. `seeds' share` is what seeds have of
-the variance of the mean that seeds and questions make; every grid has an error of each seed on each question besides.
-`plain` is BCa over seeds and questions, `ours` the interval that is reported, `one t` the symmetric interval with
-Satterthwaite's degrees of freedom that it was preferred to. `length` is the mean half length over the true standard
-deviation of the estimate, 1.96 where that is known. The last line: grids of nine equal methods in which Holm's test
-calls some pair distinguishable, at most 0.05 wanted.
+One row is one kind of grid of S seeds x Q questions, sampled `--repeats` times. `seeds' share` is the seeds' share of
+the variance of the mean; every grid also has an error for each seed and question. `plain` is BCa over seeds and
+questions, `ours` the reported interval, `one t` the alternative: a symmetric interval with Satterthwaite's degrees of
+freedom. `length` is the mean half length over the true standard deviation of the estimate, 1.96 if that is known. The
+last line is the share of grids of nine equal methods in which Holm's test calls a pair distinguishable; it should be
+at most 0.05.
 
-Repeats go through the bootstrap in stacks that share its draws of indices (and, for the ratio, the denominators).
-Exits with 1 if a coverage of `ours` is outside 0.92 to 0.98. With 2 seeds, which are no default, it is: up to 0.99.
+The bootstrap processes repeats in stacks that share the sampled indices (and, for the ratio, the denominators). Exits
+with 1 if a coverage of `ours` is outside 0.92 to 0.98. With 2 seeds, which are not a default, it is up to 0.99.
 """
 
 import argparse
@@ -26,7 +26,7 @@ from eightball_ppo.functional.statistics import RESAMPLES, Array, VarianceEstima
 
 LOWEST, HIGHEST = 0.92, 0.98
 SHARES = {"questions dominate": 0.05, "balanced": 0.5, "seeds dominate": 0.95}
-# N grids of S seeds x Q questions and what their denominators are; the truth of every grid is 0
+# N grids of S seeds x Q questions and their denominators; the true value of every grid is 0
 Draw = Callable[[np.random.Generator, int, int, int, float], tuple[Array, Array | None]]
 
 
@@ -42,7 +42,7 @@ def normal(rng: np.random.Generator, N: int, S: int, Q: int, share: float) -> tu
 
 
 def error_dominates(rng: np.random.Generator, N: int, S: int, Q: int, share: float) -> tuple[Array, None]:
-    """Seeds that disagree on every question far more than questions differ: as differences of alike methods do."""
+    """Seeds that differ on every question far more than questions do, as in differences of similar methods."""
     return additive(rng.normal(size=(N, Q)), np.full((N, Q), 3.0), rng, S, share), None
 
 
@@ -53,7 +53,7 @@ def lognormal(rng: np.random.Generator, N: int, S: int, Q: int, share: float) ->
 
 
 def tail(rng: np.random.Generator, N: int, S: int, Q: int, share: float) -> tuple[Array, None]:
-    """Scores as they are: 92 % of the questions near 0, the others between 0 and -5; the error grows with them."""
+    """Realistic scores: 92 % of the questions near 0, the others between 0 and -5; the error grows with them."""
     rate, mean, square = 0.08, -5 * 2 / 3, 25 * 0.5  # of -5 Beta(2, 1)
     raw_NQ = np.where(rng.random((N, Q)) < rate, -5 * rng.beta(2, 1, (N, Q)), 0.05 * rng.normal(size=(N, Q)))
     deviation = np.sqrt(rate * square + (1 - rate) * 0.05**2 - (rate * mean) ** 2)
@@ -62,13 +62,13 @@ def tail(rng: np.random.Generator, N: int, S: int, Q: int, share: float) -> tupl
 
 
 def sparse(rng: np.random.Generator, N: int, S: int, Q: int, share: float) -> tuple[Array, None]:
-    """Two methods that part on 2 % of the questions, and there by the same amount either way."""
+    """Two methods that differ on 2 % of the questions, by the same amount in both directions."""
     question_NQ = (rng.random((N, Q)) < 0.02) * rng.choice([-1.0, 1.0], (N, Q)) / np.sqrt(0.02)
     return additive(question_NQ, 0.1 * np.abs(question_NQ), rng, S, share), None
 
 
 def right_or_wrong(rng: np.random.Generator, N: int, S: int, Q: int, share: float) -> tuple[Array, None]:
-    """Differences of gold correctness, -1, 0 or 1: two methods part on a fifth of the questions."""
+    """Differences of gold accuracy, -1, 0 or 1: two methods differ on a fifth of the questions."""
     parted_NQ, lean_NQ = rng.random((N, Q)) < 0.2, rng.uniform(-0.3, 0.3, (N, Q))
     question_variance = 0.2 * 4 * 0.3**2 / 3
     seed_NS = rng.normal(size=(N, S)) * np.sqrt(share / (1 - share) * S / Q * question_variance) / (0.2 * 2)
@@ -77,7 +77,7 @@ def right_or_wrong(rng: np.random.Generator, N: int, S: int, Q: int, share: floa
 
 
 def ratio(rng: np.random.Generator, N: int, S: int, Q: int, share: float) -> tuple[Array, Array]:
-    """A share of what each question can gain, in excess of the true share; gains are lognormal and weigh as such."""
+    """A share of each question's possible gain, minus the true share; gains are lognormal weights."""
     gain_Q = rng.lognormal(size=Q)
     rest_NSQ = additive(rng.normal(size=(N, Q)), np.full((N, Q), 0.5), rng, S, share)
     return 0.2 * gain_Q * rest_NSQ, gain_Q

@@ -7,9 +7,9 @@ OUT=${OUT:-runs/experiments}
 compare() { # NAME FLAGS...
   $PYTHON scripts/compare.py --disable_tqdm --kl_coefs 0.1 --output_dir "$OUT/$1" "${@:2}"
 }
-# a grader that is wrong about 10 and 30 % of the questions
+# label noise on 10 and 30 % of the questions
 compare noise --label_noise 0 0.1 0.3 --methods sft distill distill_soft distill_boltzmann ppo exact
-# 0.5, 1, 2 and 3 calls a question, each of which grades one answer; 3 grade them all
+# 0.5, 1, 2 and 3 calls a question; a call grades one answer, so 3 grade all
 compare budget --grader_call_budgets 300 600 1200 1800 --methods sft distill distill_boltzmann ppo exact
-# a threshold that is too high; no question reaches the last one: a hole, and exit code 3
+# thresholds that are too high; no question reaches the last one: a failed run, and exit code 3
 compare threshold --thresholds 0 0.9 0.99 0.994 0.9945 0.999 --methods sft distill ppo || [ $? -eq 3 ]

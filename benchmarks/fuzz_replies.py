@@ -1,11 +1,11 @@
-"""Whatever a judge's server answers: every way of asking reads a grade from it, or says why there is none.
+"""Fuzzes judges' replies: every API mode must read a grade from a reply or give the reason for its failure.
 
 OMP_NUM_THREADS=1 nice python benchmarks/fuzz_replies.py --seconds 300
 
-An input is a reply as the server sends it: any JSON, or a chat completion (or a `/systemone` answer) with some part of
-it replaced. It goes through all four modes, for a label and for a rating. What may come out: K log-probabilities that
-sum to one, a rating from 1 to 10, or a BadReplyError that says why. Anything else is an exception of ours: the
-smallest input that shows it is printed, and the exit code is 1.
+An input is a server's reply: any JSON, or a chat completion (or a `/systemone` answer) with a part replaced. All four
+modes parse it, for a label and for a rating. Valid results are K log-probabilities whose probabilities sum to one, a
+rating from 1 to 10, or a BadReplyError with its reason. Anything else is a bug: the benchmark prints the smallest input
+that shows it and exits with 1.
 """
 
 import argparse
@@ -27,7 +27,7 @@ from eightball_ppo.graders.prompts import Prompt
 from eightball_ppo.graders.verbalizers import parse_verbalizers
 from eightball_ppo.labels import EIGHTBALL_LABELS, LabelSet
 
-AT_ONCE = 500  # inputs drawn with one seed
+AT_ONCE = 500  # inputs sampled with one seed
 LABELS = LabelSet.of(EIGHTBALL_LABELS)
 WORDS = parse_verbalizers(["Maybe=Maybe|Perhaps"], LABELS)
 JUDGED = {
@@ -49,13 +49,13 @@ anything = st.recursive(
 
 
 def mostly(usual: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
-    """`usual`, and now and then anything."""
+    """`usual`, and sometimes any JSON."""
     return st.integers(0, 39).flatmap(lambda draw: usual if draw else anything)
 
 
 def fields(**usual: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
-    """An object of which now and then a field is anything, or not there."""
-    some = {name: mostly(own) for name, own in usual.items()}
+    """An object of which sometimes a field is any JSON or missing."""
+    some = {name: mostly(strategy) for name, strategy in usual.items()}
     return st.integers(0, 19).flatmap(
         lambda draw: st.fixed_dictionaries(some) if draw else st.fixed_dictionaries({}, optional=some)
     )
@@ -76,7 +76,7 @@ replies = fields(choices=st.lists(choices, min_size=1, max_size=2)) | fields(ans
 
 
 def read(reply: dict[str, Any], tally: Counter[str]) -> None:
-    """Read `reply` in every mode, and count what came of it. Raises AssertionError for a grade that is none."""
+    """Reads `reply` in every mode and counts the results. Raises AssertionError for an invalid grade."""
     for request, judged in JUDGED.items():
         for name, mode in MODES.items():
             kind = f"{name}, {'label' if request.label is None else 'rating'}"
@@ -85,8 +85,8 @@ def read(reply: dict[str, Any], tally: Counter[str]) -> None:
                     verdicts = [mode.verdict(judged, choice, request) for choice in choices_of(reply)]
                     scores = scores_of_verdicts(verdicts, judged, request)
                 else:
-                    scores = mode.scores(judged, reply, request)
-                    assert math.isfinite(mode.missing(judged, reply, request)), kind
+                    scores, missing = mode.read(judged, reply, request)
+                    assert math.isfinite(missing), kind
             except BadReplyError as error:
                 assert error.status in ("failed", "refused") and 0 < len(str(error)) <= MAX_DETAIL_LENGTH, kind
                 tally[f"{kind}: {error.status}"] += 1
@@ -99,7 +99,7 @@ def read(reply: dict[str, Any], tally: Counter[str]) -> None:
 
 
 def fuzz(seconds: float, most: int, first_seed: int = 0) -> tuple[Counter[str], list[str]]:
-    """Draw inputs for `seconds`, `most` at the most. Returns (what came of them, what was raised, with its input)."""
+    """Samples inputs for `seconds`, at most `most`. Returns (results, exceptions with their inputs)."""
     tally: Counter[str] = Counter()
     failures: list[str] = []
     until, number = time.monotonic() + seconds, first_seed
@@ -127,7 +127,7 @@ def fuzz(seconds: float, most: int, first_seed: int = 0) -> tuple[Counter[str], 
 
 
 def as_sent(reply: dict[str, Any]) -> dict[str, Any]:
-    """What our client makes of it: a number above 4,300 digits, say, is no JSON there, and never comes so far."""
+    """The reply as our client parses it: a number above 4,300 digits, for example, is no JSON there."""
     return dict(json.loads(json.dumps(reply)))
 
 

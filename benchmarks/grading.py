@@ -1,9 +1,9 @@
-"""Grading over HTTP at full speed: grades a second, bytes a grade, memory, against the bare `openai` client.
+"""Speed of grading over HTTP: grades a second, bytes a grade and memory, against the bare `openai` client.
 
 OMP_NUM_THREADS=1 python benchmarks/grading.py                  # 10,000 grades; about 2 minutes
-OMP_NUM_THREADS=1 python benchmarks/grading.py --memory 100000  # and 1,000 against 100,000 questions; some minutes more
+OMP_NUM_THREADS=1 python benchmarks/grading.py --memory 100000  # also 1,000 and 100,000 questions; some minutes more
 
-The judge is the scripted one of the tests, on this machine, and answers at once; its processor time counts as well.
+The judge is the scripted one of the tests, on this machine, and answers immediately; its processor time is included.
 """
 
 import argparse
@@ -98,8 +98,8 @@ def main() -> None:
         if options.memory:
             peaks = {}
             for count in (1000, options.memory):
-                own = write_questions(directory / f"data{count}", count)
-                _, peaks[count] = grade(judge, own, directory / f"memory{count}")
+                data = write_questions(directory / f"data{count}", count)
+                _, peaks[count] = grade(judge, data, directory / f"memory{count}")
                 print(f"{count} questions: peak {peaks[count] / 1024:.0f} MiB", flush=True)
             print(f"apart by {(peaks[options.memory] - peaks[1000]) / 1024:.1f} MiB")
 

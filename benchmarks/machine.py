@@ -1,4 +1,4 @@
-"""What numbers were measured on: versions, processor, threads."""
+"""The machine of a measurement: versions, processor, threads."""
 
 import os
 import platform
@@ -13,13 +13,13 @@ PACKAGES = (
 
 
 def versions() -> dict[str, str]:
-    """Of the packages that are measured and are here."""
-    here = {own.metadata["Name"].lower().replace("_", "-") for own in metadata.distributions()}
+    """Versions of the measured packages that are installed."""
+    here = {one.metadata["Name"].lower().replace("_", "-") for one in metadata.distributions()}
     return {name: metadata.version(name) for name in PACKAGES if name in here}
 
 
 def machine(threads: int = 1) -> dict[str, Any]:
-    """This machine, on which a process had so many threads."""
+    """This machine, with the number of threads of a process."""
     found = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
     return {
         "python": platform.python_version(),

@@ -1,14 +1,14 @@
-"""What TRL's loop and our adapters cost over a bare PyTorch loop, where the policy is a MiniLM under LoRA.
+"""Overhead of TRL's loop and our adapters over a bare PyTorch loop, with a MiniLM under LoRA as the policy.
 
 OMP_NUM_THREADS=1 python benchmarks/overhead.py
 
-The bare loop is the one of `examples/ppo_loop.py`. Both sides make the same networks from the same seed, sample as many
-answers, and make the same forward and backward passes: the reference once, the policy for a rollout, then epochs x
-minibatches of the policy and of the value head; no question stands twice in a batch, so that none is saved. The bare
-loop has no trainer, no adapters, no collator, no logging. Rounds of both alternate in one process; reported is the
+The bare loop is the one of `examples/ppo_loop.py`. Both sides build the same networks from the same seed, sample as
+many answers, and run the same forward and backward passes: the reference once, the policy for a rollout, then epochs x
+minibatches of the policy and of the value head. No batch repeats a question, so deduplication saves nothing. The bare
+loop has no trainer, no adapters, no collator, no logging. Rounds of both alternate in one process; the result is the
 ratio of processor time, as median, lowest and highest round. Ours also measures the exact metrics, as often as a run
-does: of this size, at every third update. The bare loop measures nothing; so the ratio is said with that time and
-without it.
+does: at this size at every third update. The bare loop measures nothing, so the ratio is printed with and without that
+time.
 """
 
 import argparse
@@ -51,7 +51,7 @@ RESULTS = Path(__file__).parent / "results" / "overhead.json"
 
 
 class Job:
-    """What both sides start from: questions, scores, a policy under LoRA."""
+    """The start of both sides: questions, scores, a policy under LoRA."""
 
     def __init__(self, config: PPOConfig, questions: int):
         self.config = config
@@ -61,7 +61,7 @@ class Job:
         self.measuring = 0.0  # processor seconds of the exact metrics
 
     def classifier(self) -> tuple[PreTrainedModel, TokenTable]:
-        """The encoder under a new head, the same every time, and the questions' tokens."""
+        """The encoder under a new head, the same every time, and the tokens of the questions."""
         set_seed(0)
         model, tokenizer, _ = load_new_classifier("minilm", "--model_name_or_path", self.labels)
         set_max_length(tokenizer, model, None)
@@ -70,7 +70,7 @@ class Job:
 
 @contextmanager
 def ours(job: Job, batch: int, output_dir: Path) -> Iterator[Callable[[], None]]:
-    """TRL's trainer on our adapters, ready to run into a directory that is not there."""
+    """TRL's trainer on our adapters, ready to run; its directory does not exist yet."""
     model, table = job.classifier()
     ref_logp_NK = predict_logits_NK(model, table).log_softmax(-1)
     exact = ExactMetrics(GradedSplit(Questions("benchmark", job.texts), job.score_NK, ref_logp_NK), job.config.kl_coef)
@@ -93,7 +93,7 @@ def ours(job: Job, batch: int, output_dir: Path) -> Iterator[Callable[[], None]]
 
 
 class ValueHead(nn.Module):
-    """Values [B, 1] of questions whose summaries [N, H] are known: those of the policy's own trunk, adapters off."""
+    """Values [B, 1] of questions from cached hidden states [N, H] of the policy's trunk with the adapters off."""
 
     def __init__(self, summary_NH: Tensor):
         super().__init__()
@@ -105,7 +105,7 @@ class ValueHead(nn.Module):
 
 @contextmanager
 def bare(job: Job, batch: int, output_dir: Path) -> Iterator[Callable[[], None]]:
-    """The same training by the loop of the example, ready to run; it writes nothing."""
+    """The same training with the example's loop, ready to run; it writes nothing."""
     model, table = job.classifier()
     policy = with_lora(model.requires_grad_(False), job.config)
 
@@ -162,7 +162,7 @@ def main() -> None:
         for name, build in sides.items():
             with tempfile.TemporaryDirectory() as directory, build(job, batch, Path(directory) / "run") as run:
                 took[name] = processor_seconds(run)
-        if number > 0:  # imports, allocations: once, uncounted
+        if number > 0:  # warm-up: imports and allocations are not measured
             for name, counted in {**took, "metrics": job.measuring}.items():
                 seconds[name].append(counted)
     rounds = list(zip(*seconds.values(), strict=True))
@@ -179,8 +179,8 @@ def main() -> None:
     RESULTS.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
     for name in ("ratio", "ratio_without_metrics"):
         print("ours / bare, {}: median {median:.3f} ({lowest:.3f} to {highest:.3f})".format(name, **record[name]))
-    for name, own in seconds.items():
-        print(f"{name}: {median(own) / args.updates:.2f} s an update of {batch} episodes")
+    for name, times in seconds.items():
+        print(f"{name}: {median(times) / args.updates:.2f} s an update of {batch} episodes")
 
 
 if __name__ == "__main__":

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Personas, end to end, on a judge that can follow them (the scripted server of the tests), beside the rule: PPO on its
+# Personas, end to end, on a judge that can follow them (the scripted server of the tests), and the rule grader: PPO on the
 # grades, then the policy's mean probability of each label on held-out questions. About 2 minutes on one core.
 # Environment: OUT, PYTHON.
 set -euo pipefail

@@ -1,16 +1,16 @@
-"""Where the main job's seconds and megabytes go, stage by stage, from nothing: SFT, reward model, grading, PPO, report.
+"""Time and memory of the main job by stage, without reused runs: SFT, reward model, grading, PPO, report.
 
-python benchmarks/pipeline.py                             # 5 rounds, with the threads that the main job would use
-OMP_NUM_THREADS=1 python benchmarks/pipeline.py           # for processor seconds on a machine that others use, too
+python benchmarks/pipeline.py                             # 5 rounds, with the threads of the main job
+OMP_NUM_THREADS=1 python benchmarks/pipeline.py           # for processor seconds on a shared machine
 
-A round is `accelerate launch scripts/ppo.py` with no arguments, in an empty directory and processes of its own. The
-stages' functions are wrapped by a clock, not replaced. Seconds are a stage's own: what an inner stage took is the inner
-one's alone, and modules that a stage imports when it needs them count as `import`. `launcher` is `accelerate launch`
-before it starts the job, `rest` what belongs to no stage. Memory is the peak of the resident set (`ru_maxrss`, mapped
-files included) by the end of a stage. Reported are medians over the rounds; all rounds stand in the JSON file.
+A round is `accelerate launch scripts/ppo.py` with no arguments, in an empty directory and separate processes. A clock
+wraps the functions of the stages. The seconds of a stage exclude its inner stages, and lazy imports count as `import`.
+`launcher` is `accelerate launch` before it starts the job, `rest` is time outside all stages. Memory is the peak of the
+resident set (`ru_maxrss`, mapped files included) at the end of a stage. The table shows medians over the rounds; the
+JSON file holds all rounds.
 
-Beside it: processes that only import or print a help, and how many short questions a second the trained reward model
-grades, in float32 and with its linear layers in int8 (dynamic quantisation).
+It also measures processes that only import the package or print a help text, and how many short questions a second the
+trained reward model grades, in float32 and with its linear layers in int8 (dynamic quantisation).
 """
 
 import argparse
@@ -34,7 +34,7 @@ from machine import machine
 REPOSITORY = Path(__file__).parents[1]
 RESULTS = REPOSITORY / "benchmarks" / "results" / "pipeline.json"
 LAUNCH = ("-m", "accelerate.commands.launch", "--config_file", str(REPOSITORY / "accelerate_config.yaml"))
-# (stage, module of eightball_ppo, what is clocked in it), in the order of the table
+# (stage, module of eightball_ppo, its measured functions), in the order of the table
 STAGES = (
     ("read data", "methods.run_method", "load_splits"),
     ("SFT", "methods.sft", "train"),
@@ -62,7 +62,7 @@ GRADED = 5  # times; the median counts
 
 
 class Clock:
-    """Processor and wall seconds by stage; time belongs to the innermost stage that is open."""
+    """Processor and wall seconds by stage; time belongs to the innermost open stage."""
 
     def __init__(self) -> None:
         self.stages: dict[str, dict[str, float]] = {}
@@ -70,12 +70,12 @@ class Clock:
         self.since = (0.0, started())
 
     def charge(self) -> None:
-        """Give the time since the last call to the innermost open stage, `rest` where none is."""
+        """Adds the time since the last call to the innermost open stage, or to `rest`."""
         now = (time.process_time(), time.monotonic())
-        own = self.stages.setdefault(self.open[-1] if self.open else "rest", dict.fromkeys(("cpu", "wall"), 0.0))
-        own["cpu"] += now[0] - self.since[0]
-        own["wall"] += now[1] - self.since[1]
-        own["peak"] = peak()
+        times = self.stages.setdefault(self.open[-1] if self.open else "rest", dict.fromkeys(("cpu", "wall"), 0.0))
+        times["cpu"] += now[0] - self.since[0]
+        times["wall"] += now[1] - self.since[1]
+        times["peak"] = peak()
         self.since = now
 
     @contextmanager
@@ -89,7 +89,7 @@ class Clock:
             self.open.pop()
 
     def wrap(self, stage: str, owner: Any, name: str) -> None:
-        """Clock every call of `owner.name`."""
+        """Measures every call of `owner.name`."""
         function: Callable[..., Any] = getattr(owner, name)
 
         @functools.wraps(function)
@@ -101,20 +101,20 @@ class Clock:
 
 
 def started() -> float:
-    """When this process began, on the monotonic clock."""
+    """The start of this process on the monotonic clock."""
     ticks = int(Path("/proc/self/stat").read_text().rsplit(")", 1)[1].split()[19])
     return ticks / os.sysconf("SC_CLK_TCK")
 
 
 def peak() -> int:
-    """The most bytes that were in memory so far."""
+    """The peak memory so far, in bytes."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
 def run_main_job(record: Path) -> None:
-    """The main job in this process and directory, clocked; what the clock says goes to `record`."""
+    """Runs and measures the main job in this process and directory; writes the measurements to `record`."""
     clock = Clock()
-    # every import that has something to load goes through this function, also those of a lazy module
+    # every import that loads something calls this function, also imports of a lazy module
     clock.wrap("import", importlib._bootstrap, "_find_and_load")  # type: ignore[attr-defined]
     for stage, module, name in STAGES:
         *outer, last = name.split(".")
@@ -130,7 +130,7 @@ def run_main_job(record: Path) -> None:
 
 
 def processor(command: list[str], **kwargs: Any) -> dict[str, float]:
-    """Processor and wall seconds of a command and the processes that it starts."""
+    """Processor and wall seconds of a command and its child processes."""
     before, began = resource.getrusage(resource.RUSAGE_CHILDREN), time.monotonic()
     done = subprocess.run(command, capture_output=True, text=True, check=False, **kwargs)
     after, wall = resource.getrusage(resource.RUSAGE_CHILDREN), time.monotonic() - began
@@ -144,14 +144,14 @@ def environment() -> dict[str, str]:
 
 
 def main_job(directory: Path) -> dict[str, Any]:
-    """One round: the main job, from nothing, in `directory`."""
+    """One round: the main job in the empty directory `directory`."""
     directory.mkdir()
     (directory / "datasets").symlink_to(REPOSITORY / "datasets")
     threads = os.environ.get("OMP_NUM_THREADS", "2")  # as many as `make run` has
     command = [sys.executable, *LAUNCH, "--num_cpu_threads_per_process", threads, __file__, "--main_job", "record.json"]
     total = processor(command, cwd=directory, env=environment())
     record = json.loads((directory / "record.json").read_text())
-    inner = {kind: sum(own[kind] for own in record["stages"].values()) for kind in ("cpu", "wall")}
+    inner = {kind: sum(times[kind] for times in record["stages"].values()) for kind in ("cpu", "wall")}
     record["stages"]["launcher"] = {kind: total[kind] - inner[kind] for kind in inner}
     results = {name: json.loads((directory / "runs" / name / "results.json").read_text()) for name in ("reward", "ppo")}
     learned = {
@@ -163,8 +163,10 @@ def main_job(directory: Path) -> dict[str, Any]:
 
 
 def score(reward: Path, record: Path) -> None:
-    """What twice the held-out questions take the reward model in `reward`, loaded and warm, tokenization included, in
-    float32 and in int8; how often each is right, how often both agree, and how far apart they are in nats."""
+    """Measures the warm reward model in `reward` on twice the held-out questions, with tokenization, float32 and int8.
+
+    Seconds, accuracy, agreement, and distance in nats.
+    """
     import torch
 
     from eightball_ppo.config.stages import RewardConfig
@@ -201,11 +203,11 @@ def table(rounds: list[dict[str, Any]]) -> str:
     order = ["launcher", "import", *dict.fromkeys(stage for stage, _, _ in STAGES), "rest"]
     lines = ["| stage | processor, s | wall, s | peak so far, MiB |", "|---|--:|--:|--:|"]
     for stage in order:
-        own = {kind: median(r["stages"][stage].get(kind, 0.0) for r in rounds) for kind in ("cpu", "wall", "peak")}
-        memory = f"{own['peak'] / 2**20:.0f}" if own["peak"] else ""
-        lines.append(f"| {stage} | {own['cpu']:.2f} | {own['wall']:.2f} | {memory} |")
+        times = {kind: median(r["stages"][stage].get(kind, 0.0) for r in rounds) for kind in ("cpu", "wall", "peak")}
+        memory = f"{times['peak'] / 2**20:.0f}" if times["peak"] else ""
+        lines.append(f"| {stage} | {times['cpu']:.2f} | {times['wall']:.2f} | {memory} |")
     total = {kind: median(r["total"][kind] for r in rounds) for kind in ("cpu", "wall")}
-    most = median(max(own.get("peak", 0) for own in r["stages"].values()) for r in rounds)
+    most = median(max(times.get("peak", 0) for times in r["stages"].values()) for r in rounds)
     return "\n".join([*lines, f"| all | {total['cpu']:.1f} | {total['wall']:.1f} | {most / 2**20:.0f} |"])
 
 
@@ -241,10 +243,10 @@ def main() -> None:
             f"{what}: processor {median(t['cpu'] for t in times):.2f} s, wall {median(t['wall'] for t in times):.2f} s"
         )
     for kind in ("float32", "int8"):
-        own = graded[kind]
-        each = {clock: graded["questions"] / own[clock] for clock in ("cpu", "wall")}
+        result = graded[kind]
+        each = {clock: graded["questions"] / result[clock] for clock in ("cpu", "wall")}
         speed = f"{each['cpu']:.0f} questions a processor second, {each['wall']:.0f} a second"
-        print(f"reward model, {kind}, {graded['threads']} threads: {speed}, accuracy {own['accuracy']:.3f}")
+        print(f"reward model, {kind}, {graded['threads']} threads: {speed}, accuracy {result['accuracy']:.3f}")
     print("int8 and float32 agree on {agree:.3f}; nats apart {apart:.3f}, at most {most_apart:.2f}".format(**graded))
     record = {**machine(rounds[0]["threads"]), "rounds": rounds, "commands": small, "grading": graded}
     options.output.parent.mkdir(exist_ok=True)

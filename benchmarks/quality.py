@@ -1,11 +1,11 @@
-"""How many episodes and processor seconds a loop needs to 0.90 and 0.95 of the closed-form optimum.
+"""Episodes and processor seconds that a loop needs to 0.90 and 0.95 of the closed-form optimum.
 
 python benchmarks/quality.py
 
-Every seed is another task with other start weights, the same for all peers. All peers get the same settings, except
-that with the exact baseline, which needs fewer episodes, the learning rate falls to 0 earlier. They were chosen for
-ours on tasks 10 to 19; measured are tasks 0 to 4. The share of the optimum is measured exactly, of all questions and
-labels, after every update; that is left out of the seconds.
+Every seed is another task with other start weights, the same for all peers. All peers have the same settings, except
+that the learning rate falls to 0 earlier with the exact baseline, which needs fewer episodes. The settings were chosen
+for ours on tasks 10 to 19; the benchmark measures tasks 0 to 4. The share of the optimum is exact, over all questions
+and labels, after every update; the seconds exclude its measurement.
 """
 
 import argparse
@@ -23,7 +23,7 @@ from workers import Worker
 RESULTS = Path(__file__).parent / "results" / "quality.json"
 BATCH = 800  # every question four times
 LEVELS = (0.90, 0.95)
-SHARED: dict[str, Any] = {  # of all peers, at both prices of KL
+SHARED: dict[str, Any] = {  # of all peers, at both values of beta
     "batch": BATCH,
     "minibatches": 8,
     "epochs": 6,
@@ -35,11 +35,11 @@ SHARED: dict[str, Any] = {  # of all peers, at both prices of KL
 }
 EPISODES = {0.1: 13_000, 0.5: 18_000}
 EPISODES_EXACT = {0.1: 8_000, 0.5: 14_000}
-MEASURED = ("ours", "ours_exact", "sb3", "torchrl", "bare")
+DEFAULT_PEERS = ("ours", "ours_exact", "sb3", "torchrl", "bare")
 
 
 def budget(name: str, beta: float) -> int:
-    """Episodes a peer may take: whole updates."""
+    """The limit of episodes of a peer, in complete updates."""
     most = (EPISODES_EXACT if name == "ours_exact" else EPISODES)[beta]
     return most - most % BATCH
 
@@ -50,7 +50,7 @@ def reached(curve: list[dict[str, Any]], level: float) -> dict[str, Any] | None:
 
 
 def measure(name: str, betas: list[float], seeds: int) -> list[dict[str, Any]]:
-    """One record a run of one peer, in a process of its own."""
+    """One record per run of one peer, in a separate process."""
     records = []
     with Worker(name) as worker:
         for beta in betas:
@@ -78,10 +78,10 @@ def table(records: list[dict[str, Any]]) -> str:
         + " | at the end |",
         f"|---|---|---|{'---|' * len(LEVELS)}---|",
     ]
-    for name, beta in dict.fromkeys((own["peer"], own["beta"]) for own in records):
-        here = [own for own in records if (own["peer"], own["beta"]) == (name, beta)]
+    for name, beta in dict.fromkeys((record["peer"], record["beta"]) for record in records):
+        here = [record for record in records if (record["peer"], record["beta"]) == (name, beta)]
         cells = [_cell(here, level) for level in LEVELS]
-        last = [own["last"] for own in here]
+        last = [record["last"] for record in here]
         lines.append(
             f"| {PEERS[name].title} | {beta} | {budget(name, beta):,} | {' | '.join(cells)} "
             f"| {median(last):.3f} ({min(last):.3f} to {max(last):.3f}) |"
@@ -90,7 +90,7 @@ def table(records: list[dict[str, Any]]) -> str:
 
 
 def _cell(records: list[dict[str, Any]], level: float) -> str:
-    points = [point for own in records if (point := reached(own["curve"], level)) is not None]
+    points = [point for record in records if (point := reached(record["curve"], level)) is not None]
     count = f"{len(points)} of {len(records)}"
     if not points:
         return count
@@ -100,7 +100,7 @@ def _cell(records: list[dict[str, Any]], level: float) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--peers", nargs="+", choices=PEERS, default=list(MEASURED))
+    parser.add_argument("--peers", nargs="+", choices=PEERS, default=list(DEFAULT_PEERS))
     parser.add_argument("--betas", nargs="+", type=float, choices=EPISODES, default=list(EPISODES))
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--output", type=Path, default=RESULTS)

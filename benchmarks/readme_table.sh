@@ -17,8 +17,8 @@ for seed in ${SEEDS:-0 1 2}; do
   done
 done
 sft="--seed 0 --disable_tqdm --sft_model_path $OUT/seed0/sft"
-[ -e "$OUT/yes-cheap" ] || $PYTHON scripts/ppo.py $sft --grader rule:Yes --kl_coef 0.05 --output_dir "$OUT/yes-cheap" >/dev/null
-[ -e "$OUT/yes-dear" ] || $PYTHON scripts/ppo.py $sft --grader rule:Yes --kl_coef 100 --output_dir "$OUT/yes-dear" >/dev/null
+[ -e "$OUT/yes-low-beta" ] || $PYTHON scripts/ppo.py $sft --grader rule:Yes --kl_coef 0.05 --output_dir "$OUT/yes-low-beta" >/dev/null
+[ -e "$OUT/yes-high-beta" ] || $PYTHON scripts/ppo.py $sft --grader rule:Yes --kl_coef 100 --output_dir "$OUT/yes-high-beta" >/dev/null
 [ -e "$OUT/noise" ] || $PYTHON scripts/distill.py $sft --grader random-head --preset original --output_dir "$OUT/noise" >/dev/null
 [ -e "$OUT/noise-longer" ] || $PYTHON scripts/distill.py $sft --grader random-head --threshold 0.4 --output_dir "$OUT/noise-longer" >/dev/null
 $PYTHON scripts/report.py "$OUT"/seed*/* "$OUT"/yes-* "$OUT"/noise*

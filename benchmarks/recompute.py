@@ -1,13 +1,13 @@
-"""Every metric of a comparison or of one run once more, from its files alone and by formulas of its own.
+"""Recomputes every metric of a comparison or of one run from its files, with independent formulas.
 
-OMP_NUM_THREADS=1 python benchmarks/recompute.py runs/compare    # where compare was run: the data's path is relative
+OMP_NUM_THREADS=1 python benchmarks/recompute.py runs/compare    # where compare ran: the path of the data is relative
 OMP_NUM_THREADS=1 python benchmarks/recompute.py runs/ppo        # likewise: its config.yaml names reference and grades
 
-Of a comparison it reads `results.parquet`, `grades.parquet`, `reference/` and the saved policy of every `run_dir` with
-its own tokenizer; of a run `results.json`, its policy, and the reference and the grade table or store that
-`config.yaml` names; and the questions and wishes of the dataset. Of the package it uses nothing but what lets the Auto
-classes load a policy. Questions go through the policies in batches of their own, so float32 may round otherwise. Prints
-the largest difference of each metric and exits with 1 if one is above 1e-6.
+For a comparison it reads `results.parquet`, `grades.parquet`, `reference/` and the saved policy and tokenizer of every
+`run_dir`; for a run `results.json`, its policy, and the reference and the grade table or store that `config.yaml`
+names; for both the questions and gold labels of the dataset. It uses the package only to load policies through the Auto
+classes. Its batches differ from those of the run, so float32 may round differently. Prints the largest difference of
+each metric and exits with 1 if one is above 1e-6.
 
 Letters: N questions, K labels.
 """
@@ -51,7 +51,7 @@ def logp_of(scores_NK: Array) -> Array:
 
 
 def grades_of(file: Path, labels: list[str]) -> dict[str, Array]:
-    """The grader's log-probabilities [K] of every question that has a whole grade, in float32 as methods see them."""
+    """The grader's log-probabilities [K] of every question with all grades, in float32 as the methods read them."""
     frame = pd.read_parquet(file)
     about = json.loads((pq.read_schema(file).metadata or {}).get(b"eightball_ppo", b"{}"))
     good = frame[frame["status"] == "ok"].pivot(index="question", columns="label", values="score")
@@ -63,14 +63,14 @@ def grades_of(file: Path, labels: list[str]) -> dict[str, Array]:
 
 
 def grades_in(store: Path, grader: str, labels: list[str]) -> dict[str, Array]:
-    """The same, of a grade store: one row of K log-probabilities a question, or one of a rating for each label."""
+    """The same from a grade store: one row of K log-probabilities per question, or one rating per label."""
     rows = "SELECT question, label, scores FROM grades, graders WHERE grader = id AND fingerprint = ? AND status = 'ok'"
-    own: dict[str, dict[str, tuple[float, ...]]] = {}
+    by_question: dict[str, dict[str, tuple[float, ...]]] = {}
     with closing(sqlite3.connect(f"file:{store}?mode=ro", uri=True)) as db:
         for question, label, scores in db.execute(rows, (grader,)):
-            own.setdefault(question, {})[label] = struct.unpack(f"<{len(scores) // 8}d", scores)
+            by_question.setdefault(question, {})[label] = struct.unpack(f"<{len(scores) // 8}d", scores)
     grades = {}
-    for question, found in own.items():
+    for question, found in by_question.items():
         if set(found) in ({""}, set(labels)):
             logp_1K = [found[""]] if "" in found else logp_of(np.array([[found[name][0] for name in labels]]))
             grades[question] = np.asarray(logp_1K).astype(np.float32).astype(float)[0]
@@ -112,7 +112,7 @@ class Policy:
 
 
 class Ground:
-    """What every policy of a comparison, or that of a run, is measured on: texts, scores, the reference, the wishes."""
+    """The data that policies are measured on: texts, scores, the reference, the gold labels."""
 
     def __init__(
         self, terms: dict[str, Any], grades: dict[str, Array], reference: Path, dataset: Path | None, batch_size: int
@@ -140,7 +140,7 @@ class Ground:
 
 
 def optimum(ref_NK: Array, score_NK: Array, beta: float) -> Array:
-    """Log-probabilities of the best policy at a price of KL."""
+    """Log-probabilities of the best policy at one beta."""
     return logp_of(ref_NK + score_NK / beta)
 
 
@@ -153,7 +153,7 @@ def mean_score(logp_NK: Array, score_NK: Array) -> float:
 
 
 def best_score(ref_NK: Array, score_NK: Array, kl: float) -> float:
-    """The highest mean score of any policy with this mean KL, by bisection for the price whose optimum has it."""
+    """The highest mean score of any policy with this mean KL, by bisection for the beta whose optimum has that KL."""
     unit = float(score_NK.max() - score_NK.min()) or 1.0
     low, high = math.log(1e-4 * unit), math.log(1e8 * unit)
     if kl <= 0:
@@ -170,7 +170,7 @@ def best_score(ref_NK: Array, score_NK: Array, kl: float) -> float:
 
 
 def win_and_tie(logp_NK: Array, ref_NK: Array, score_NK: Array) -> tuple[float, float]:
-    """An answer of the policy against one of the reference, every pair of labels; a tie is half a win."""
+    """Win rate of the policy's answers against the reference's, over all pairs of labels; a tie is half a win."""
     pair_NKK = np.exp(logp_NK)[:, :, None] * np.exp(ref_NK)[:, None, :]
     tie = (pair_NKK * (score_NK[:, :, None] == score_NK[:, None, :])).sum((1, 2)).mean()
     win = (pair_NKK * (score_NK[:, :, None] > score_NK[:, None, :])).sum((1, 2)).mean()
@@ -226,7 +226,7 @@ def terms_of(directory: Path) -> dict[str, Any]:
 
 
 class Differences(dict[str, float]):
-    """Metric -> largest difference so far from what `file` says; `tell` is told of every one that is too large."""
+    """Metric -> largest difference so far from the values in `file`; calls `tell` for every one that is too large."""
 
     def __init__(self, file: str, tell: Callable[[str], None]):
         self.file, self.tell = file, tell
@@ -239,12 +239,12 @@ class Differences(dict[str, float]):
 
 
 def recompute(root: Path, dataset: Path | None, batch_size: int, tell: Callable[[str], None]) -> dict[str, float]:
-    """Metric -> largest difference between `results.parquet` and the files it was made of."""
+    """Metric -> largest difference between `results.parquet` and the files behind it."""
     terms, largest = terms_of(root), Differences("results.parquet", tell)
     ground = Ground(terms, grades_of(root / "grades.parquet", terms["labels"]), root / "reference", dataset, batch_size)
-    for run_dir, own in pd.read_parquet(root / "results.parquet").groupby("run_dir"):
+    for run_dir, group in pd.read_parquet(root / "results.parquet").groupby("run_dir"):
         policy = ground.policy(root / str(run_dir))
-        for row in own.to_dict("records"):
+        for row in group.to_dict("records"):
             split = row["split"]
             found = ground.metrics(policy.logp_NK(ground.texts[split]), split, row["beta"])
             largest.note(f"{run_dir}, {split}", row, found)
@@ -252,7 +252,7 @@ def recompute(root: Path, dataset: Path | None, batch_size: int, tell: Callable[
 
 
 def recompute_run(run: Path, dataset: Path | None, batch_size: int, tell: Callable[[str], None]) -> dict[str, float]:
-    """Metric -> largest difference between `results.json` and the files it was made of, for policy and reference."""
+    """Metric -> largest difference between `results.json` and the files behind it, for policy and reference."""
     terms, largest = terms_of(run), Differences("results.json", tell)
     results = json.loads((run / "results.json").read_text(encoding="utf-8"))
     if terms["grade_table"] is not None:

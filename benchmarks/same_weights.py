@@ -1,15 +1,16 @@
-"""Do two versions of the code train the same weights, to the last bit? Exits with 1 if one stage's differ.
+"""Compares the weights that two versions of the code train, bit by bit. Exits with 1 if those of a stage differ.
 
-python benchmarks/same_weights.py                                  # the commit before, and this repository as it stands
+python benchmarks/same_weights.py                                  # the previous commit against the working tree
 python benchmarks/same_weights.py --before-tree DIR --stages ppo rloo --seeds 0 1
 
-Every stage is a process of its own on one thread, on shortened settings that leave each of them several updates. The
-policies start from the SFT and the reward model that the same version has trained. `ppo-resumed` is the PPO of `ppo`,
-stopped by SIGTERM on its way and gone on with: its weights must also be those of `ppo`. A hash is one of names, types,
-shapes and bytes of all tensors, so what else a file says does not count.
+Every stage is a separate process on one thread, with shortened settings of several updates. The policies start from the
+SFT and the reward model of the same version. `ppo-resumed` is the PPO of `ppo`, stopped by SIGTERM and resumed: its
+weights must also equal those of `ppo`. The hash covers names, types, shapes and bytes of all tensors and nothing
+else in the file.
 
-Only what both versions share is used: the command `eightball`, its flags, and the files of a run. An RLOO training has
-once differed from itself in its last digits (docs/LOG.md): look whether a difference comes again, with `--stages`.
+The script uses only what both versions share: the command `eightball`, its flags, and the files of a run. An RLOO
+training once differed from its repetition in the last digits (docs/LOG.md): check with `--stages` whether a difference
+repeats.
 """
 
 import argparse
@@ -44,19 +45,20 @@ POLICIES = {
     "distill-boltzmann": [*DISTILL, "--target", "boltzmann"],
     "exact": ["exact", "--num_train_epochs", "40"],
 }
-STOPPED_AFTER = 3  # updates, or a few more: until the signal arrives
+STOPPED_AFTER = 3  # updates, or a few more until the signal arrives
 TERMINATED = 128 + signal.SIGTERM
 SPLITS = ("train", "heldout")
-# a version's own package must be what runs, whatever is installed
+# the package of the version must run, not the installed one
 START = (
-    "import sys, {module} as own; assert own.__file__.startswith({tree!r}), own.__file__; sys.exit(own.{function}())"
+    "import sys, {module} as module; assert module.__file__.startswith({tree!r}), module.__file__; "
+    "sys.exit(module.{function}())"
 )
 
 
 def weights_hash(file: Path) -> str:
     """The first 16 digits of the sha256 of a safetensors file's tensors: names, types, shapes and bytes."""
     digest = hashlib.sha256()
-    for name, tensor in sorted(deserialize(file.read_bytes()), key=lambda own: own[0]):
+    for name, tensor in sorted(deserialize(file.read_bytes()), key=lambda item: item[0]):
         digest.update(json.dumps([name, tensor["dtype"], tensor["shape"]]).encode())
         digest.update(tensor["data"])
     return digest.hexdigest()[:16]
@@ -64,7 +66,7 @@ def weights_hash(file: Path) -> str:
 
 @dataclass(frozen=True)
 class Trained:
-    """What a stage has made: the hash of its weights, and the share of the optimum by split, if it is a policy's."""
+    """The result of a stage: the hash of its weights, and the share of the optimum by split if it is a policy."""
 
     weights: str
     optimum: dict[str, float]
@@ -73,12 +75,12 @@ class Trained:
     def of(cls, run: Path) -> "Trained":
         splits = json.loads((run / "results.json").read_text(encoding="utf-8"))["splits"]
         shares = {name: splits.get(name, {}).get("optimum_fraction") for name in SPLITS}
-        own = {name: share for name, share in shares.items() if share is not None}
-        return cls(weights_hash(run / "model.safetensors"), own)
+        known = {name: share for name, share in shares.items() if share is not None}
+        return cls(weights_hash(run / "model.safetensors"), known)
 
 
 class Version:
-    """One version of the code, and the directory where it trains with one seed."""
+    """One version of the code and its directory for one seed."""
 
     def __init__(self, tree: Path, seed: int, directory: Path):
         self.tree, self.seed, self.directory = tree, seed, directory
@@ -90,11 +92,11 @@ class Version:
         (directory / "datasets").symlink_to(tree / "datasets")
 
     def train(self, stage: str) -> Trained:
-        """Run a stage, with what the stages before it have left in this directory."""
+        """Runs a stage on the results of the previous stages in this directory."""
         run = self.directory / "runs" / stage
         command = [*(FIRST | POLICIES)[stage], "--seed", str(self.seed), "--output_dir", f"runs/{stage}"]
         if stage in POLICIES:
-            command.append("--allow_weak_grader")  # a reward model of one pass may be one
+            command.append("--allow_weak_grader")  # a reward model of one pass may be weak
         if stage == "ppo-resumed":
             job = self._begin(command)
             self._stop(job, run.with_name(f"{stage}.unfinished") / "metrics.jsonl")
@@ -116,40 +118,40 @@ class Version:
         job.send_signal(signal.SIGTERM)
 
     def _ended(self, job: subprocess.Popen[bytes], code: int, stage: str) -> None:
-        """Wait for a process; one that ends otherwise than with `code` ends the comparison."""
+        """Waits for a process; any exit code other than `code` ends the comparison."""
         try:
             job.wait()
         finally:
-            job.kill()  # if the comparison was interrupted; one that has ended does not notice
+            job.kill()  # stops the process if the comparison was interrupted
         if job.returncode != code:
             said = (self.directory / "said.txt").read_text(encoding="utf-8", errors="replace")[-3000:]
             sys.exit(f"{stage} of {self.tree}: exit {job.returncode}, not {code}\n{said}")
 
 
 def differences(stage: str, before: Trained, after: Trained, straight: Trained | None) -> list[str]:
-    """What is to be said of a stage, line by line; nothing if all is equal. `straight`: the PPO without a stop."""
+    """The differences of a stage, line by line; empty if all is equal. `straight`: the PPO without a stop."""
     found = []
     if before.weights != after.weights:
         found.append(f"{stage}: the weights differ")
         for split in before.optimum | after.optimum:
-            shares = (own.optimum.get(split) for own in (before, after))
-            told = " before, ".join("none" if share is None else f"{share:.6f}" for share in shares)
-            found.append(f"  optimum_fraction, {split}: {told} after")
+            shares = (result.optimum.get(split) for result in (before, after))
+            values = " before, ".join("none" if share is None else f"{share:.6f}" for share in shares)
+            found.append(f"  optimum_fraction, {split}: {values} after")
     if straight is not None and straight.weights != after.weights:
         found.append(f"{stage}: not the weights of the run that was not stopped")
     return found
 
 
 def compare(stages: Iterable[str], before: Version, after: Version) -> list[str]:
-    """Train the stages in both versions, print a row of each, and return what differs."""
+    """Trains the stages in both versions, prints a row for each, and returns the differences."""
     found, straight = [], None
     for stage in stages:
         one, other = before.train(stage), after.train(stage)
-        own = differences(stage, one, other, straight if stage == "ppo-resumed" else None)
+        lines = differences(stage, one, other, straight if stage == "ppo-resumed" else None)
         straight = other if stage == "ppo" else straight
-        verdict = "DIFFERENT" if own else "equal"
+        verdict = "DIFFERENT" if lines else "equal"
         print(f"| {stage} | {after.seed} | {one.weights} | {other.weights} | {verdict} |", flush=True)
-        found += own
+        found += lines
     return found
 
 

@@ -1,12 +1,12 @@
-"""Time and memory of the whole way, from questions to an evaluated policy, against the number of questions.
+"""Time and memory of the complete pipeline, from questions to an evaluated policy, by number of questions.
 
 OMP_NUM_THREADS=1 python benchmarks/scale.py                                   # 1e3 to 1e6, the rule grader
 OMP_NUM_THREADS=1 python benchmarks/scale.py --grader random-head --sizes 1000 10000
 
-Every size is a process of its own that runs `methods.run_method`, the function behind `scripts/ppo.py`: synthetic
-questions are read, graded into a new store, tokenized, two PPO updates are made, and both splits are evaluated. Nine
-questions of ten are trained on, one is held out. Memory is the peak of the resident set (`ru_maxrss`, mapped files
-included); bytes a question are what it is above the same run with 300 questions.
+Every size is a separate process that runs `methods.run_method`, the function behind `scripts/ppo.py`: it reads
+synthetic questions, grades them into a new store, tokenizes them, runs two PPO updates, and evaluates both splits. Nine
+of ten questions are for training, one is held out. Memory is the peak of the resident set (`ru_maxrss`, mapped files
+included); bytes a question are the difference from the same run with 300 questions.
 """
 
 import argparse
@@ -40,7 +40,7 @@ WHAT = (
     "sleep well",
 )
 WHEN = ("this week", "before the winter", "on a Tuesday", "in ten years", "after the holidays", "at last")
-# (stage, module of eightball_ppo, function): wrapped by a clock, not replaced
+# (stage, module of eightball_ppo, function): a clock wraps the function
 STAGES = (
     ("read", "methods.run_method", "load_splits"),
     ("grade", "methods.task", "grade_job"),
@@ -52,7 +52,7 @@ STAGES = (
 
 
 def write_questions(directory: Path, count: int) -> Path:
-    """A data set of `count` different questions of about 60 characters: 9/10 to learn from, 1/10 labelled."""
+    """A data set of `count` different questions of about 60 characters: 9/10 for training, 1/10 labelled."""
     directory.mkdir(parents=True)
     draw = random.Random(0)
     with (directory / "rl.jsonl").open("w") as train, (directory / "heldout.jsonl").open("w") as heldout:
@@ -66,17 +66,17 @@ def write_questions(directory: Path, count: int) -> Path:
 
 
 def resident() -> int:
-    """Bytes in memory now."""
+    """The current memory in bytes."""
     return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
 def peak() -> int:
-    """The most bytes that were in memory so far."""
+    """The peak memory so far, in bytes."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
 def measure(data: Path, reference: Path, work: Path, grader: str) -> dict[str, Any]:
-    """Run the pipeline in this process: wall seconds, peak bytes, and both stage by stage."""
+    """Runs the pipeline in this process: wall seconds and peak bytes, in total and by stage."""
     import importlib
 
     from eightball_ppo.config.methods import PPOConfig
@@ -88,15 +88,15 @@ def measure(data: Path, reference: Path, work: Path, grader: str) -> dict[str, A
         def run(*args: Any, **kwargs: Any) -> Any:
             began = time.monotonic()
             value = function(*args, **kwargs)
-            own = stages.setdefault(stage, {"seconds": 0.0})
-            own |= {"seconds": own["seconds"] + time.monotonic() - began, "resident": resident(), "peak": peak()}
+            row = stages.setdefault(stage, {"seconds": 0.0})
+            row |= {"seconds": row["seconds"] + time.monotonic() - began, "resident": resident(), "peak": peak()}
             return value
 
         return run
 
     for stage, module, name in STAGES:
-        own = importlib.import_module(f"eightball_ppo.{module}")
-        setattr(own, name, clocked(stage, getattr(own, name)))
+        wrapped = importlib.import_module(f"eightball_ppo.{module}")
+        setattr(wrapped, name, clocked(stage, getattr(wrapped, name)))
     config = PPOConfig(
         output_dir=str(work / "ppo"),
         dataset_name=str(data),
@@ -116,7 +116,7 @@ def measure(data: Path, reference: Path, work: Path, grader: str) -> dict[str, A
 
 
 def in_own_process(count: int, directory: Path, grader: str) -> dict[str, Any]:
-    """`measure` of `count` questions, in a process that has done nothing else."""
+    """`measure` of `count` questions in a new process."""
     work = directory / f"{grader.replace(':', '-')}-{count}"
     write_questions(work / "data", count)
     command = [sys.executable, __file__, "--grader", grader, "--one", str(work), "--reference", str(directory / "sft")]

@@ -1,8 +1,8 @@
-"""2,000 updates of PPO: does it hold memory, files or time? Prints one line of JSON, and exits with 1 if it does.
+"""2,000 updates of PPO: do memory, open files or time grow? Prints one line of JSON and exits with 1 if they do.
 
     python benchmarks/soak.py
 
-Time is that of the processor, so that other work on the machine does not count.
+Time is processor time, so that other work on the machine does not count.
 """
 
 import contextlib
@@ -47,7 +47,7 @@ def main() -> int:
 
     Run.log = looked  # type: ignore[method-assign]
     data = Path("datasets/eightball").resolve()
-    with tempfile.TemporaryDirectory() as root, contextlib.chdir(root):  # a reference is trained there, too
+    with tempfile.TemporaryDirectory() as root, contextlib.chdir(root):  # it also trains the reference
         config = PPOConfig(
             dataset_name=str(data),
             labels=list(EIGHTBALL_LABELS),
@@ -66,7 +66,7 @@ def main() -> int:
     steps = [after - before for before, after in itertools.pairwise(seconds)]
     # medians: a checkpoint every hundredth update is no slowdown
     first, last = statistics.median(steps[:WINDOW]), statistics.median(steps[-WINDOW:])
-    told = {
+    report = {
         "updates": len(seen),
         "growth_mb": round(megabytes[-1] - megabytes[WINDOW - 1], 1),
         "open_files": [files[WINDOW - 1], files[-1]],
@@ -74,7 +74,7 @@ def main() -> int:
         "milliseconds_last": round(1e3 * last, 2),
         "slowdown": round(last / first - 1, 3),
     }
-    print(json.dumps(told), file=sys.stderr)
+    print(json.dumps(report), file=sys.stderr)
     growing = megabytes[-1] - megabytes[WINDOW - 1] >= 20 or files[-1] != files[WINDOW - 1] or last > 1.1 * first
     return int(growing or len(seen) != UPDATES)
 

@@ -1,19 +1,18 @@
-"""Episodes per second of our loop beside those of other loops, on the same task, networks and start weights.
+"""Episodes per second of our loop and of other loops, on the same task, networks and start weights.
 
 python benchmarks/throughput.py
-python benchmarks/throughput.py --before COMMIT --rounds 9      # or a checkout: ours, after and before a change
+python benchmarks/throughput.py --before COMMIT --rounds 9      # or a checkout: ours after and before a change
 
-One process per peer, one thread each; they take turns, a round of every peer after the other, so that what else the
-machine does hits all alike. A round is a run of so many updates as fill the seconds asked for, after a first one that
-is not counted: what a run does once, such as freezing what the garbage collector would look at, stands beside as its
-start in the results. Reported is the ratio of episodes per processor second within a round, of the first of
-`--peers`, which is ours unless told otherwise, to every other one.
+One process per peer, one thread each; the peers alternate round by round, so that other work on the machine affects all
+of them equally. A round is a run of enough updates to fill `--seconds_per_round`, after a first update that does not
+count; the results list the work that a run does once, such as freezing objects for the garbage collector, as its start.
+The result is the ratio of episodes per processor second within a round, of the first of `--peers` (ours by default) to
+every other peer.
 
-`--before` compares ours with ours of another version, which has its own package and benchmarks. Both make the same
-updates in a round and change places many times a second: of two copies of one version, on a machine with other work,
-runs one after the other differed by 12 to 14 % (standard deviation over rounds), such ones by 2 %. A change is no
-slowdown if the 95 % interval of the mean ratio, after to before, contains 1 or lies above 0.97; look at its width,
-too.
+`--before` compares our loop with that of another version, with that version's package and benchmarks. Both run the same
+updates in a round and alternate many times a second: with two copies of one version on a busy machine, consecutive runs
+differed by 12 to 14 % (standard deviation over rounds), alternating ones by 2 %. A change is not a slowdown if the 95 %
+interval of the mean ratio, after to before, contains 1 or lies above 0.97; check the width of the interval, too.
 """
 
 import argparse
@@ -36,7 +35,7 @@ RESULTS_BEFORE = RESULTS.with_name("throughput-before.json")
 BATCHES = [64, 512, 4096]
 BETA = 0.1
 OURS, BEFORE = "ours", "before"
-SLOWDOWN = 0.97  # an interval of after / before that lies above it is none
+SLOWDOWN = 0.97  # an interval of after / before above it is no slowdown
 THRESHOLDS = {
     "naive_trl": {64: 25.0, 512: 40.0},
     "sb3": {64: 1.2, 512: 1.4, 4096: 3.0},
@@ -44,17 +43,17 @@ THRESHOLDS = {
     "bare": {64: 0.9, 512: 1.2, 4096: 3.0},
     "bare_tricks": {64: 0.55, 512: 0.65, 4096: 0.5},
 }
-LEFT_OUT = {("naive_trl", 4096): "more than a minute an update"}  # what is not measured, and why
+LEFT_OUT = {("naive_trl", 4096): "more than a minute an update"}  # combinations that are not measured, with the reason
 
 
 def one_run(worker: Worker, batch: int, updates: int, seed: int = 0) -> dict[str, Any]:
-    """What a peer measured of `updates` updates after its first one."""
+    """A peer's measurement of `updates` updates after its first one."""
     total = (updates + 1) * batch
     return worker.ask(learn=False, task=0, batch=batch, beta=BETA, total_episodes=total, seed=seed)
 
 
 def updates_a_round(worker: Worker, batch: int, seconds: float) -> int:
-    """The warm-up, which also says how many updates take so many processor seconds: twice, the first run imports."""
+    """Warms up and returns how many updates take `seconds` of processor time; the first of two runs imports."""
     one_run(worker, batch, 1)
     updates = 1
     while True:
@@ -66,34 +65,34 @@ def updates_a_round(worker: Worker, batch: int, seconds: float) -> int:
 
 def measure(workers: dict[str, Worker], batch: int, rounds: int, seconds: float) -> list[dict[str, Any]]:
     """`rounds` rounds of every peer at this batch."""
-    own = {name: worker for name, worker in workers.items() if (name, batch) not in LEFT_OUT}
-    updates = {name: updates_a_round(worker, batch, seconds) for name, worker in own.items()}
+    workers = {name: worker for name, worker in workers.items() if (name, batch) not in LEFT_OUT}
+    updates = {name: updates_a_round(worker, batch, seconds) for name, worker in workers.items()}
     measured = []
     for number in range(rounds):
         row: dict[str, Any] = {"batch": batch, "round": number, "load": os.getloadavg(), "peers": {}}
-        for name, worker in own.items():
+        for name, worker in workers.items():
             row["peers"][name] = one_run(worker, batch, updates[name], seed=number)
         measured.append(row)
         print(f"batch {batch}, round {number + 1}: " + ", ".join(
-            f"{name} {own['episodes'] / own['processor']:.0f}/s" for name, own in row["peers"].items()
+            f"{name} {run['episodes'] / run['processor']:.0f}/s" for name, run in row["peers"].items()
         ), file=sys.stderr, flush=True)  # fmt: skip
     return measured
 
 
 def measure_before(after: Worker, before: Worker, batch: int, rounds: int, seconds: float) -> list[dict[str, Any]]:
-    """`rounds` rounds of two versions of ours at this batch; they change who begins."""
+    """`rounds` rounds of two versions at this batch; they alternate which one begins."""
     updates, _ = (updates_a_round(worker, batch, seconds) for worker in (after, before))
     settings = {"batch": batch, "beta": BETA, "total_episodes": (updates + 1) * batch}
     measured = []
     for number in range(rounds):
         pair = [(OURS, after), (BEFORE, before)]
         names, workers = zip(*(pair if number % 2 == 0 else reversed(pair)), strict=True)
-        told = in_turns(workers, learn=False, task=0, seed=number, **settings)
-        found = dict(zip(names, told, strict=True))
+        results = in_turns(workers, learn=False, task=0, seed=number, **settings)
+        found = dict(zip(names, results, strict=True))
         peers = {OURS: found[OURS], BEFORE: found[BEFORE]}
         measured.append({"batch": batch, "round": number, "load": os.getloadavg(), "peers": peers})
-        own = ratios(measured[-1:], BEFORE, "processor")[0]
-        print(f"batch {batch}, round {number + 1}: {own:.3f}", file=sys.stderr, flush=True)
+        ratio = ratios(measured[-1:], BEFORE, "processor")[0]
+        print(f"batch {batch}, round {number + 1}: {ratio:.3f}", file=sys.stderr, flush=True)
     return measured
 
 
@@ -102,10 +101,10 @@ def spread(numbers: list[float]) -> dict[str, float]:
 
 
 def ratios(rows: list[dict[str, Any]], name: str, clock: str) -> list[float]:
-    """Episodes per second, of the first peer to those of `name`, round by round."""
+    """The ratio of episodes per second of the first peer to those of `name`, round by round."""
     found = []
     for peers in (row["peers"] for row in rows):
-        first, other = (peers[own]["episodes"] / peers[own][clock] for own in (next(iter(peers)), name))
+        first, other = (peers[peer]["episodes"] / peers[peer][clock] for peer in (next(iter(peers)), name))
         found.append(first / other)
     return found
 
@@ -120,19 +119,19 @@ def interval(ratios: list[float]) -> tuple[float, float]:
 
 
 def verdict(batch: int, ratios: list[float]) -> str:
-    """What the ratios after to before of a batch say."""
+    """The verdict on the ratios, after to before, of a batch."""
     low, high = interval(ratios)
     if low <= 1 <= high:
-        told = "contains 1"
+        finding = "contains 1"
     elif low > SLOWDOWN:
-        told = f"lies above {SLOWDOWN}"
+        finding = f"lies above {SLOWDOWN}"
     else:
-        told = f"SLOWER: neither contains 1 nor lies above {SLOWDOWN}"
-    return f"B={batch}: after / before {median(ratios):.3f} (median), 95 % interval {low:.3f} to {high:.3f}: {told}"
+        finding = f"SLOWER: neither contains 1 nor lies above {SLOWDOWN}"
+    return f"B={batch}: after / before {median(ratios):.3f} (median), 95 % interval {low:.3f} to {high:.3f}: {finding}"
 
 
 def summary(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """One record a peer and batch."""
+    """One record per peer and batch."""
     found = []
     for batch in dict.fromkeys(row["batch"] for row in rows):
         here = [row for row in rows if row["batch"] == batch]
@@ -142,9 +141,9 @@ def summary(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
                 {
                     "peer": name,
                     "batch": batch,
-                    "episodes_per_processor_second": spread([own["episodes"] / own["processor"] for own in measured]),
-                    "episodes_per_wall_second": spread([own["episodes"] / own["wall"] for own in measured]),
-                    "start_processor_seconds": spread([own["start"]["processor"] for own in measured]),
+                    "episodes_per_processor_second": spread([run["episodes"] / run["processor"] for run in measured]),
+                    "episodes_per_wall_second": spread([run["episodes"] / run["wall"] for run in measured]),
+                    "start_processor_seconds": spread([run["start"]["processor"] for run in measured]),
                     "first_over_it": {clock: spread(ratios(here, name, clock)) for clock in ("processor", "wall")},
                     "threshold": THRESHOLDS.get(name, {}).get(batch) if next(iter(here[0]["peers"])) == OURS else None,
                 }
@@ -153,10 +152,10 @@ def summary(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def table(records: list[dict[str, Any]]) -> str:
-    """The ratios as Markdown: median (lowest to highest), and what the median should reach."""
-    batches = list(dict.fromkeys(own["batch"] for own in records))
-    first, *others = dict.fromkeys(own["peer"] for own in records)
-    by_cell = {(own["peer"], own["batch"]): own for own in records}
+    """The ratios as Markdown: median (lowest to highest), and the target of the median."""
+    batches = list(dict.fromkeys(run["batch"] for run in records))
+    first, *others = dict.fromkeys(run["peer"] for run in records)
+    by_cell = {(run["peer"], run["batch"]): run for run in records}
     lines = [
         f"| {PEERS[first].title} / | {' | '.join(f'B={batch}' for batch in batches)} |",
         f"|---|{'---|' * len(batches)}",
@@ -164,8 +163,10 @@ def table(records: list[dict[str, Any]]) -> str:
     for name in others:
         cells = [_cell(by_cell.get((name, batch))) for batch in batches]
         lines.append(f"| {PEERS[name].title} | {' | '.join(cells)} |")
-    own = [by_cell[first, batch]["episodes_per_processor_second"]["median"] for batch in batches]
-    lines.append(f"| ({PEERS[first].title}, episodes per processor second) | {' | '.join(f'{n:,.0f}' for n in own)} |")
+    speeds = [by_cell[first, batch]["episodes_per_processor_second"]["median"] for batch in batches]
+    lines.append(
+        f"| ({PEERS[first].title}, episodes per processor second) | {' | '.join(f'{n:,.0f}' for n in speeds)} |"
+    )
     return "\n".join(lines)
 
 
@@ -178,7 +179,7 @@ def _cell(record: dict[str, Any] | None) -> str:
 
 
 def options_of(argv: list[str] | None = None) -> argparse.Namespace:
-    """The options of the command line; those that follow from `--before` are filled in."""
+    """The options of the command line, with those that follow from `--before`."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     which = parser.add_mutually_exclusive_group()
     which.add_argument("--peers", nargs="+", choices=PEERS, default=list(PEERS))
@@ -195,7 +196,7 @@ def options_of(argv: list[str] | None = None) -> argparse.Namespace:
 
 
 def compare_peers(options: argparse.Namespace) -> dict[str, Any]:
-    """Measure and print all peers; what is to be written of it."""
+    """Measures and prints all peers; returns the records to write."""
     skipped = {name: reason for name in options.peers if (reason := missing(name)) is not None}
     for name, reason in skipped.items():
         print(f"{PEERS[name].title}: skipped, {reason}", flush=True)
@@ -213,13 +214,13 @@ def compare_peers(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def compare_before(options: argparse.Namespace) -> dict[str, Any]:
-    """Measure and print ours of two versions; what is to be written of it."""
+    """Measures and prints two versions; returns the records to write."""
     rows: list[dict[str, Any]] = []
     with tree_of(options.before) as tree, Worker(OURS) as after, Worker(OURS, tree) as before:
         for batch in options.batches:
-            own = measure_before(after, before, batch, options.rounds, options.seconds_per_round)
-            print(verdict(batch, ratios(own, BEFORE, "processor")), flush=True)
-            rows += own
+            measured = measure_before(after, before, batch, options.rounds, options.seconds_per_round)
+            print(verdict(batch, ratios(measured, BEFORE, "processor")), flush=True)
+            rows += measured
     return {"before": options.before, "summary": summary(rows), "rounds": rows}
 
 

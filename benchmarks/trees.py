@@ -1,4 +1,4 @@
-"""Two versions of this repository side by side: where the other one stands, and how a process sees only one of them."""
+"""Two versions of this repository: their directories, and environments of processes that import only one of them."""
 
 import os
 import subprocess
@@ -13,7 +13,7 @@ ONE_THREAD = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
 
 @contextmanager
 def tree_of(version: str | Path) -> Iterator[Path]:
-    """The directory of a version: a checkout is taken as it stands, a commit is checked out for as long as needed."""
+    """The directory of a version: an existing checkout, or a temporary checkout of a commit."""
     if Path(version).is_dir():
         yield Path(version).resolve()
         return
@@ -28,6 +28,6 @@ def tree_of(version: str | Path) -> Iterator[Path]:
 
 
 def environment_of(*directories: Path) -> dict[str, str]:
-    """Of a process on one thread that finds modules in `directories` first, also before what is installed."""
+    """The environment of a process on one thread that imports from `directories` first, before installed packages."""
     found = [*map(str, directories), os.environ.get("PYTHONPATH", "")]
     return {**os.environ, **ONE_THREAD, "PYTHONPATH": os.pathsep.join(filter(None, found))}

@@ -1,4 +1,4 @@
-"""One process per peer, on one thread, asked over a pipe: to train so many updates, or to learn to the end."""
+"""One process per peer, on one thread, with requests over a pipe: train a number of updates, or learn to the end."""
 
 import signal
 import subprocess
@@ -13,7 +13,7 @@ from typing import Any
 
 from trees import REPOSITORY, environment_of
 
-TURN = 0.05  # seconds; what disturbs a machine that others use, too, lasts longer
+TURN = 0.05  # seconds; disturbances on a shared machine last longer
 QUIET = {"TRL_EXPERIMENTAL_SILENCE": "1", "RL_LOGGING_LEVEL": "WARNING"}
 START = (
     "import sys\nfrom multiprocessing.connection import Connection\nfrom workers import serve\n"
@@ -22,7 +22,7 @@ START = (
 
 
 class Clock:
-    """Processor and wall seconds while it runs."""
+    """Processor and wall seconds of a block."""
 
     def __init__(self) -> None:
         self.processor = self.wall = 0.0
@@ -48,15 +48,15 @@ def serve(name: str, connection: Connection) -> None:
 
     torch.set_num_threads(1)
     silence_libraries()
-    own = peer(name)
+    loop = peer(name)
     while (request := connection.recv()) is not None:
         task, settings = BenchTask(request["task"]), Settings(**request["settings"])
-        answer = _learn(own, task, settings) if request["learn"] else _train(own, task, settings)
+        answer = _learn(loop, task, settings) if request["learn"] else _train(loop, task, settings)
         connection.send(answer)
 
 
-def _train(own: Any, task: Any, settings: Any) -> dict[str, Any]:
-    """Seconds of all updates but the first; and, as `start`, of the first one and what a run does once before it."""
+def _train(loop: Any, task: Any, settings: Any) -> dict[str, Any]:
+    """Seconds of all updates except the first; `start` holds those of the first one and of the work before it."""
     start, rest = Clock(), Clock()
 
     def on_update(episodes: int, _: Any) -> None:
@@ -64,7 +64,7 @@ def _train(own: Any, task: Any, settings: Any) -> dict[str, Any]:
             start.stop()
             rest.start()
 
-    run = own(task, settings, on_update)
+    run = loop(task, settings, on_update)
     start.start()
     run.run()
     rest.stop()
@@ -76,7 +76,7 @@ def _train(own: Any, task: Any, settings: Any) -> dict[str, Any]:
     }
 
 
-def _learn(own: Any, task: Any, settings: Any) -> dict[str, Any]:
+def _learn(loop: Any, task: Any, settings: Any) -> dict[str, Any]:
     """The curve of a run: episodes, seconds and share of the optimum after every update; measuring is not counted."""
     clock, curve = Clock(), []
 
@@ -86,7 +86,7 @@ def _learn(own: Any, task: Any, settings: Any) -> dict[str, Any]:
         curve.append({"episodes": episodes, "processor": clock.processor, "wall": clock.wall, "fraction": fraction})
         clock.start()
 
-    run = own(task, settings, on_update)
+    run = loop(task, settings, on_update)
     clock.start()
     run.run()
     clock.stop()
@@ -94,9 +94,9 @@ def _learn(own: Any, task: Any, settings: Any) -> dict[str, Any]:
 
 
 class Worker:
-    """A peer's process, seen from the one that measures. Use as a context manager.
+    """The process of a peer, controlled by the measuring process. Use as a context manager.
 
-    Package and benchmarks are those of `tree`, a checkout, whose `serve` must know the requests that are sent here.
+    Package and benchmarks come from the checkout `tree`, whose `serve` must know these requests.
     """
 
     def __init__(self, name: str, tree: Path = REPOSITORY):
@@ -120,10 +120,10 @@ class Worker:
         self.process.wait()
 
     def ask(self, learn: bool, task: int, **settings: Any) -> dict[str, Any]:
-        """Have the peer run once, and wait for what it measured.
+        """Runs the peer once and waits for its measurement.
 
         Raises:
-            EOFError: the process died; its own error stands on stderr.
+            EOFError: The process died; stderr has its error.
         """
         self.send(learn, task, settings)
         return self.connection.recv()
@@ -133,13 +133,13 @@ class Worker:
 
 
 def in_turns(workers: Sequence[Worker], learn: bool, task: int, **settings: Any) -> list[dict[str, Any]]:
-    """Have peers run once at the same time, and wait for what they measured.
+    """Runs several peers at the same time and waits for their measurements.
 
-    Only one of them works at any moment: the others are stopped, and after `TURN` seconds it is the next one's turn. So
-    the machine is as fast for one as for the others. Of their seconds only those of the processor mean anything.
+    Only one of them works at any moment: the others are stopped, and after `TURN` seconds the next one continues. So
+    the machine is equally fast for all of them. Only their processor seconds are meaningful.
 
     Raises:
-        EOFError: a process died; its own error stands on stderr.
+        EOFError: A process died; stderr has its error.
     """
     found: dict[Worker, dict[str, Any]] = {}
     try:
@@ -154,6 +154,6 @@ def in_turns(workers: Sequence[Worker], learn: bool, task: int, **settings: Any)
                 else:
                     worker.process.send_signal(signal.SIGSTOP)
     finally:
-        for worker in workers:  # one that is stopped would never hear that it is to end
+        for worker in workers:  # a stopped process would never receive the end
             worker.process.send_signal(signal.SIGCONT)
     return [found[worker] for worker in workers]

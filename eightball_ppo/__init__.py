@@ -1,4 +1,4 @@
-"""Train a small text classifier with a bigger model's grades, by PPO, and measure it against plain distillation."""
+"""Trains a small text classifier on a bigger model's grades by PPO and compares it with distillation."""
 
 from eightball_ppo.models import auto_registration
 

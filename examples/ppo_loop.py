@@ -1,18 +1,18 @@
-"""PPO on a text classifier, the whole algorithm in one file: read it from top to bottom.
+"""PPO on a text classifier, the complete algorithm in one file: read it from top to bottom.
 
     python examples/ppo_loop.py                          # from the repository's root; 1 to 2 minutes on one core
     python examples/ppo_loop.py --grader rule:Maybe --kl_coef 0.5 --seed 1
 
-It runs `scripts/ppo.py`, which is TRL's loop, then trains by its own with the same grader, options and seed. It prints
-its own share of the optimum and that of `scripts/ppo.py`: near each other, not equal, as the same seed draws other
-answers. With TRL's own rows, actions and permutations the weights are TRL's (tests/test_trl_parity.py).
+It runs `scripts/ppo.py`, which uses TRL's loop, then trains with the loop below and the same grader, options and seed.
+It prints both shares of the optimum: close, not equal, because the same seed samples other answers. With TRL's rows,
+actions and permutations the weights equal TRL's (tests/test_trl_parity.py).
 
 An episode is one question, answered once by one of K labels. This is what differs from PPO in general:
 - one action an episode: no discount, no lambda; the return is the reward, and GAE is reward - value;
-- the value network reads the question alone: if it read the answer, too, it would leave no advantage;
-- KL(policy || reference) is paid for in the reward, by the k1 estimate, and not in the loss; no entropy bonus;
-- temperature 1, no dropout: what is trained is the softmax of the logits that would be saved;
-- the best policy is known in closed form, so the result is an exact share of the optimum and no mean over samples.
+- the value network reads only the question: if it also read the answer, the advantage would be 0;
+- the reward, not the loss, has the penalty for KL(policy || reference), by the k1 estimate; no entropy bonus;
+- temperature 1, no dropout: training optimises the softmax of the logits that would be saved;
+- the best policy has a closed form, so the result is an exact share of the optimum, not a mean over samples.
 
 Shapes: N questions, B episodes of an update, M of a minibatch, K labels. Log-probabilities and KL in nats.
 Scores, rewards and advantages are maximised, losses minimised: the sign flips inside `ppo_losses.ppo_losses`.
@@ -42,7 +42,7 @@ ANSWERS = 2  # to each question in an update: the default of --repeats_per_epoch
 
 
 class Network(nn.Module):
-    """A classifier, in eval mode, that is given the rows of questions [B] in a token table: logits [B, K]."""
+    """A classifier in eval mode whose input is the rows of questions [B] in a token table: logits [B, K]."""
 
     def __init__(self, classifier: PreTrainedModel, tokens: TokenTable):
         super().__init__()
@@ -53,7 +53,7 @@ class Network(nn.Module):
 
 
 def value_network(classifier: PreTrainedModel) -> PreTrainedModel:
-    """A copy with a head for one number, which is 0 at first, in place of the K logits."""
+    """A copy with a head for one number, initially 0, instead of the K logits."""
     network = copy.deepcopy(classifier)
     network.classifier = nn.Linear(network.classifier.in_features, 1)
     for parameter in network.classifier.parameters():
@@ -71,10 +71,9 @@ def ppo(
     actions: Sequence[Tensor] | None = None,
     permutations: Sequence[Tensor] | None = None,
 ) -> Iterator[dict[str, float]]:
-    """Trains `policy` (rows [B] to logits [B, K]) and `value` (to [B, 1]) in place, an update for every step of the
-    iterator, which gives the update's metrics.
+    """Trains `policy` (rows [B] to logits [B, K]) and `value` (to [B, 1]) in place; yields the metrics of every update.
 
-    `rows` and `actions` are one tensor [B] per update, `permutations` one [B] per epoch; drawn where None.
+    `rows` and `actions` are one tensor [B] per update, `permutations` one [B] per epoch; sampled if None.
     """
     if rows is None:
         batch = ANSWERS * len(score_NK)
@@ -85,21 +84,21 @@ def ppo(
     scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda update: 1 - update / len(rows))
     for update, row_B in enumerate(rows):
         with torch.no_grad():
-            # 1. Rollout: one label a question. TRL's 1 + 1e-7 is in the ratio's log-probabilities, not in the draw.
+            # 1. Rollout: one label a question. TRL's 1 + 1e-7 is in the ratio's log-probabilities, not in the sampling.
             logits_BK, value_B = policy(row_B), value(row_B).squeeze(-1)
             action_B = torch.multinomial(logits_BK.softmax(-1), 1).squeeze(-1) if actions is None else actions[update]
             logp_B = ppo_losses.action_logp_B(logits_BK, action_B)
             ref_logp_B = ppo_losses.action_logp_B(ref_logits_NK[row_B], action_B)
-            # 2. Reward: the score of this label, minus the price of having moved away from the reference.
+            # 2. Reward: the score of this label, minus beta times its KL to the reference.
             kl_B = ppo_losses.kl_k1_B(logp_B, ref_logp_B)
             reward_B = ppo_losses.reward_B(score_NK[row_B, action_B], kl_B, config.kl_coef)
-            # 3. Advantage: how much more that is than was expected; over the update, mean 0 and variance 1.
+            # 3. Advantage: the reward minus the predicted value; over the update, mean 0 and variance 1.
             advantage_B = ppo_losses.whiten_B(ppo_losses.advantage_B(reward_B, value_B))
         steps = []
         for epoch in range(update * config.num_ppo_epochs, (update + 1) * config.num_ppo_epochs):
             order_B = torch.randperm(len(row_B)) if permutations is None else permutations[epoch]
             for at_M in order_B.chunk(config.num_mini_batches):
-                # 4. Loss: clipped, so that the answers of one update move policy and value only so far.
+                # 4. Loss: clipping limits how far the answers of one update move policy and value.
                 new_logp_M = ppo_losses.action_logp_B(policy(row_B[at_M]), action_B[at_M])
                 new_value_M, clips = value(row_B[at_M]).squeeze(-1), (config.cliprange, config.cliprange_value)
                 losses = ppo_losses.ppo_losses(
@@ -122,7 +121,7 @@ def main() -> None:
     parser.add_argument("--kl_coef", type=float, default=PPOConfig.kl_coef)
     parser.add_argument("--total_episodes", type=int, default=PPOConfig.total_episodes)
     options = vars(parser.parse_args())
-    with tempfile.TemporaryDirectory() as directory:  # first, because it makes runs/sft where that is missing
+    with tempfile.TemporaryDirectory() as directory:  # first, because it trains runs/sft if that is missing
         flags = [f"--{name}={value}" for name, value in {**options, "output_dir": f"{directory}/run"}.items()]
         script = Path(__file__).parents[1] / "scripts" / "ppo.py"
         subprocess.run([sys.executable, script, *flags], check=True, stdout=subprocess.DEVNULL)

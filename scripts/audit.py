@@ -1,4 +1,4 @@
-"""Judge a grader before anything is trained on it: accuracy, calibration, stability, order, tricks, cost, on one page.
+"""Audit a grader before any training on its grades: accuracy, calibration, stability, order, injections, cost.
 
 python scripts/audit.py --grader bert --gold_file datasets/eightball/heldout.jsonl
 python scripts/audit.py --grader llm --grader_model models/judge --gold_file heldout.jsonl --output_dir runs/audit-judge

@@ -1,4 +1,4 @@
-"""Does RL beat distillation here, by how much, and how sure is that? Every method on the same grades, with seeds.
+"""Compare all methods on the same grades, with several seeds: which is ahead, by how much, with which confidence.
 
 python scripts/compare.py
 python scripts/compare.py --methods distill ppo exact --seeds 0 1 2 3 4 --output_dir runs/compare-5

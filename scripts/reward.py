@@ -1,4 +1,4 @@
-"""Train the reward model: a BERT that says what the asker wants to hear, then calibrate it.
+"""Train the reward model, a BERT that predicts the answer that the asker hopes for, and calibrate it.
 
 accelerate launch scripts/reward.py
 python scripts/reward.py --use_peft --learning_rate 2e-3 --output_dir runs/reward-lora

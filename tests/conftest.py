@@ -2,7 +2,10 @@
 
 import json
 import os
-from collections.abc import Callable
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -52,8 +55,8 @@ def _quiet_and_single_threaded() -> None:
 
 
 @pytest.fixture(autouse=True)
-def _in_a_directory_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where the default grade store, the default runs and whatever else is relative are the test's own."""
+def _current_directory_is_tmp_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Keeps the default grade store, the default runs and other relative paths apart."""
     monkeypatch.chdir(tmp_path)
 
 
@@ -74,7 +77,7 @@ def write_rows(file: Path, rows: list[dict[str, str]]) -> Path:
 
 
 def small_dataset(directory: Path) -> Path:
-    """The first rows of every embedded split, in a directory of their own."""
+    """The first rows of every embedded split, in another directory."""
     directory.mkdir(parents=True, exist_ok=True)
     for split, rows in (("sft", 40), ("rl", 60), ("preferences", 200), ("heldout", 40)):
         write_rows(directory / f"{split}.jsonl", read_rows(split)[:rows])
@@ -115,14 +118,32 @@ def sft_run(once: Callable[..., Path], small_data: Path) -> Path:
 @pytest.fixture(scope="session")
 def ruled(small_data: Path, sft_run: Path) -> dict[str, Any]:
     """Options of a graded stage whose grader is a rule, which needs no model."""
-    return {
-        "dataset_name": str(small_data),
-        "labels": LABELS,
-        "sft_model_path": str(sft_run),
-        "grader": "rule:Yes",
-        "allow_weak_grader": True,
-        "disable_tqdm": True,
-    }
+    options = {"dataset_name": str(small_data), "labels": LABELS, "sft_model_path": str(sft_run), "disable_tqdm": True}
+    return {**options, "grader": "rule:Yes", "allow_weak_grader": True}
+
+
+@pytest.fixture(scope="session")
+def stopped_ppo(tmp_path_factory: pytest.TempPathFactory, ruled: dict[str, Any]) -> Any:
+    """The PPOConfig that resumes a PPO after update 5 of 10. Its directory is shared: copy it before a change."""
+    from stopping import stopped
+
+    from eightball_ppo.config.methods import PPOConfig
+    from eightball_ppo.methods.run_method import run_method
+
+    root = tmp_path_factory.mktemp("stopped")
+    options: dict[str, Any] = {"num_mini_batches": 2, "num_ppo_epochs": 2, "per_device_train_batch_size": 24}
+    options |= {"total_episodes": 240, "save_steps": 3, "log_completions": True}
+    config = PPOConfig(**ruled, **options, output_dir=str(root / "run"), grade_store=str(root / "grades.sqlite3"))
+    message = str(stopped(run_method, config, after=5))
+    assert "SIGTERM after update 5 of 10" in message and "--resume_from_checkpoint true" in message
+    return replace(config, resume_from_checkpoint="true")
+
+
+@pytest.fixture
+def copied_ppo(stopped_ppo: Any, tmp_path: Path) -> Any:
+    """`stopped_ppo` in tmp_path/run, to be damaged or resumed."""
+    shutil.copytree(f"{stopped_ppo.output_dir}.unfinished", tmp_path / "run.unfinished")
+    return replace(stopped_ppo, output_dir=str(tmp_path / "run"))
 
 
 @pytest.fixture(scope="session")
@@ -144,11 +165,9 @@ def ppo_run(once: Callable[..., Path], small_data: Path, sft_run: Path, reward_r
 def reward_run(once: Callable[..., Path], small_data: Path) -> Path:
     from eightball_ppo.methods import reward_model
 
-    options: dict[str, Any] = {"dataset_name": str(small_data), "labels": LABELS, "num_train_epochs": 3}
-    return once(
-        "reward",
-        lambda directory: reward_model.train(RewardConfig(output_dir=str(directory), disable_tqdm=True, **options)),
-    )
+    options: dict[str, Any] = {"dataset_name": str(small_data), "labels": LABELS, "disable_tqdm": True}
+    options |= {"num_train_epochs": 3}
+    return once("reward", lambda path: reward_model.train(RewardConfig(output_dir=str(path), **options)))
 
 
 @pytest.fixture(scope="session")
@@ -159,7 +178,7 @@ def options(
     sft_run: Path,
     reward_run: Path,
 ) -> Callable[..., Any]:
-    """The options of a short run of a method: a directory of its own, and one table of the reward model's grades."""
+    """The options of a short run of a method, which reads one table of the reward model's grades."""
     from short_methods import METHODS
 
     from eightball_ppo.config import registry
@@ -175,23 +194,26 @@ def options(
 
     def make(method: str, **overrides: Any) -> Any:
         spec = registry.METHODS[method]
-        settings: dict[str, Any] = {
-            "output_dir": str(tmp_path_factory.mktemp("runs") / method),
-            "dataset_name": str(small_data),
-            "labels": LABELS,
-            "sft_model_path": str(sft_run),
-            "grade_table": str(table),
-            "disable_tqdm": True,
-        }
+        directory = tmp_path_factory.mktemp("runs") / method
+        settings: dict[str, Any] = {"output_dir": str(directory), "dataset_name": str(small_data), "labels": LABELS}
+        settings |= {"sft_model_path": str(sft_run), "grade_table": str(table), "disable_tqdm": True}
         return spec.config_class(**{**settings, **spec.fixed, **METHODS[method], **overrides})
 
     return make
 
 
-@pytest.fixture
-def no_figures(monkeypatch: pytest.MonkeyPatch) -> None:
+@contextmanager
+def without_figures() -> Iterator[None]:
     """Figures take longer than short runs."""
     from eightball_ppo.report import plots
 
-    monkeypatch.setattr(plots, "plot_curves", lambda *_: None)
-    monkeypatch.setattr(plots, "plot_label_histogram", lambda *_: None)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(plots, "plot_curves", lambda *_: None)
+        patch.setattr(plots, "plot_label_histogram", lambda *_: None)
+        yield
+
+
+@pytest.fixture
+def no_figures() -> Iterator[None]:
+    with without_figures():
+        yield

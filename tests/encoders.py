@@ -1,11 +1,9 @@
 """Encoders of the architectures that users bring, a few thousand weights each, with tokenizers of their kind."""
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import (
     AutoConfig,
     AutoModelForSequenceClassification,
@@ -32,13 +30,13 @@ NO_TOKEN_TYPES = ("roberta", "distilbert", "modernbert", "mpnet")
 
 def tokenizer(kind: str) -> PreTrainedTokenizerBase:
     """The packaged WordPiece vocabulary, with or without token types, and the padding id that the kind expects."""
-    own = AutoTokenizer.from_pretrained(str(minilm_dir()))
+    packaged = AutoTokenizer.from_pretrained(str(minilm_dir()))
     if kind not in NO_TOKEN_TYPES:
-        return own
-    names = {name: own.special_tokens_map[name] for name in ("unk_token", "cls_token", "sep_token", "mask_token")}
-    pad = own.convert_ids_to_tokens(SIZES[kind].get("pad_token_id", 0))
+        return packaged
+    names = {name: packaged.special_tokens_map[name] for name in ("unk_token", "cls_token", "sep_token", "mask_token")}
+    pad = packaged.convert_ids_to_tokens(SIZES[kind].get("pad_token_id", 0))
     return PreTrainedTokenizerFast(
-        tokenizer_object=own.backend_tokenizer,
+        tokenizer_object=packaged.backend_tokenizer,
         pad_token=pad,
         model_max_length=64,
         model_input_names=["input_ids", "attention_mask"],
@@ -46,38 +44,11 @@ def tokenizer(kind: str) -> PreTrainedTokenizerBase:
     )
 
 
-def byte_level(texts: Sequence[str]) -> PreTrainedTokenizerBase:
-    """A byte-level BPE tokenizer as RoBERTa's, trained on `texts`: spaces belong to words, and no text is unknown."""
-    backend = Tokenizer(models.BPE())
-    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    backend.decoder = decoders.ByteLevel()
-    special = ["<s>", "<pad>", "</s>", "<unk>", "<mask>"]
-    alphabet = pre_tokenizers.ByteLevel.alphabet()
-    backend.train_from_iterator(
-        texts, trainers.BpeTrainer(vocab_size=400, special_tokens=special, initial_alphabet=alphabet)
-    )
-    backend.post_processor = processors.RobertaProcessing(("</s>", 2), ("<s>", 0), add_prefix_space=False)
-    names = {
-        "pad_token": "<pad>",
-        "cls_token": "<s>",
-        "sep_token": "</s>",
-        "unk_token": "<unk>",
-        "mask_token": "<mask>",
-    }
-    return PreTrainedTokenizerFast(tokenizer_object=backend, model_input_names=["input_ids", "attention_mask"], **names)
-
-
-def save(
-    kind: str,
-    directory: Path,
-    labels: tuple[str, ...] = ("Yes", "No", "Maybe"),
-    seed: int = 0,
-    own: PreTrainedTokenizerBase | None = None,
-) -> Path:
-    """A randomly initialised classifier of `kind` with its tokenizer, or `own`, in `directory`."""
-    own = tokenizer(kind) if own is None else own
+def save(kind: str, directory: Path, labels: tuple[str, ...] = ("Yes", "No", "Maybe"), seed: int = 0) -> Path:
+    """A randomly initialised classifier of `kind` with its tokenizer, in `directory`."""
+    saved = tokenizer(kind)
     sizes = {
-        "vocab_size": len(own),
+        "vocab_size": len(saved),
         "hidden_size": 32,
         "intermediate_size": 64,
         "num_hidden_layers": 2,
@@ -90,5 +61,5 @@ def save(
         torch.manual_seed(seed)
         model = AutoModelForSequenceClassification.from_config(AutoConfig.for_model(kind, **sizes, **names))
     model.save_pretrained(directory)
-    own.save_pretrained(directory)
+    saved.save_pretrained(directory)
     return directory

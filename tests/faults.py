@@ -1,4 +1,4 @@
-"""A machine that fails, on purpose: writes that do not get through, too little memory."""
+"""Faults to inject: writes that fail, too little memory."""
 
 import contextlib
 import errno
@@ -16,13 +16,13 @@ Fault = Callable[[Path], contextlib.AbstractContextManager[object]]
 """Given the directory whose files are concerned."""
 
 
-def full_at(most: int) -> Fault:
-    """No file may have more than `most` bytes: the kernel fails the write, be it Python's, Rust's or SQLite's."""
+def full_at(size: int) -> Fault:
+    """No file may have more than `size` bytes: the kernel fails the write, be it Python's, Rust's or SQLite's."""
 
     @contextlib.contextmanager
     def fault(_: Path) -> Iterator[None]:
         before = resource.getrlimit(resource.RLIMIT_FSIZE)
-        resource.setrlimit(resource.RLIMIT_FSIZE, (most, before[1]))  # Python ignores the signal, and gets EFBIG
+        resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))  # Python ignores the signal, and gets EFBIG
         try:
             yield
         finally:
@@ -31,56 +31,40 @@ def full_at(most: int) -> Fault:
     return fault
 
 
-class FailingDisk:
-    """Below `directory` the n-th thing that Python does to the disk fails: to make, open, write or name a file."""
-
-    def __init__(self, directory: Path, nth: int, number: int):
-        self.directory, self.nth, self.number, self.count = directory, nth, number, 0
-
-    def touch(self, path: Any) -> None:
-        if isinstance(path, int) or not Path(os.fsdecode(path)).absolute().is_relative_to(self.directory):
-            return
-        self.count += 1
-        if self.count == self.nth:
-            raise OSError(self.number, os.strerror(self.number), os.fsdecode(path))
-
-    def watch(self, function: Callable[..., Any]) -> Callable[..., Any]:
-        def watched(path: Any, *args: Any, **kwargs: Any) -> Any:
-            self.touch(path)
-            return function(path, *args, **kwargs)
-
-        return watched
-
-    def open(self, function: Callable[..., Any]) -> Callable[..., Any]:
-        def opened(path: Any, mode: str = "r", *args: Any, **kwargs: Any) -> Any:
-            if not set(mode) & set("wax+"):
-                return function(path, mode, *args, **kwargs)
-            self.touch(path)
-            file = function(path, mode, *args, **kwargs)
-            write = file.write
-
-            def written(content: Any) -> Any:
-                self.touch(path)
-                return write(content)
-
-            file.write = written
-            return file
-
-        return opened
-
-
 def nth_write(nth: int, number: int = errno.ENOSPC) -> Fault:
-    """See `FailingDisk`."""
+    """The n-th time that Python makes, opens, writes or renames a file below the directory fails."""
 
     @contextlib.contextmanager
-    def fault(directory: Path) -> Iterator[FailingDisk]:
-        disk = FailingDisk(directory, nth, number)
-        with pytest.MonkeyPatch.context() as patched:
+    def fault(directory: Path) -> Iterator[None]:
+        count = 0
+
+        def touch(path: Any) -> Any:
+            nonlocal count
+            if isinstance(path, int) or not Path(os.fsdecode(path)).absolute().is_relative_to(directory):
+                return
+            count += 1
+            if count == nth:
+                raise OSError(number, os.strerror(number), os.fsdecode(path))
+
+        def watched(function: Callable[..., Any]) -> Callable[..., Any]:
+            return lambda path, *args, **kwargs: (touch(path), function(path, *args, **kwargs))[1]
+
+        def opened(path: Any, mode: str = "r", *args: Any, **kwargs: Any) -> Any:
+            if not set(mode) & set("wax+"):
+                return real_open(path, mode, *args, **kwargs)
+            touch(path)
+            file: Any = real_open(path, mode, *args, **kwargs)
+            write = file.write
+            file.write = lambda content: (touch(path), write(content))[1]
+            return file
+
+        real_open = io.open
+        with pytest.MonkeyPatch.context() as patch:
             for name in ("mkdir", "rename", "replace"):
-                patched.setattr(os, name, disk.watch(getattr(os, name)))
-            patched.setattr(io, "open", disk.open(io.open))
-            patched.setattr("builtins.open", io.open)
-            yield disk
+                patch.setattr(os, name, watched(getattr(os, name)))
+            patch.setattr(io, "open", opened)
+            patch.setattr("builtins.open", opened)
+            yield
 
     return fault
 

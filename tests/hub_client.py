@@ -1,19 +1,19 @@
-"""The project's commands as the user of a Hub: in a process of its own, since the client reads its settings once."""
+"""The package's commands as the user of a Hub: in another process, since the client reads its settings once."""
 
 import json
 import os
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
+from hub_server import WRITE as WRITE
 from hub_server import Hub
 
-WRITE, READ, FINE = "hf_write_1", "hf_read_1", "hf_fine_1"
 _DRIVER = """
 import contextlib, io, json, sys
 from eightball_ppo.cli import commands
-told = []
+outcomes = []
 for argv in json.loads(sys.argv[1]):
     out, err, code = io.StringIO(), io.StringIO(), 0
     sys.argv = ["eightball", *argv]
@@ -22,8 +22,8 @@ for argv in json.loads(sys.argv[1]):
             commands.main()
         except SystemExit as end:
             code = end.code
-    told.append([code or 0, out.getvalue(), err.getvalue()])
-print(json.dumps(told))
+    outcomes.append([code or 0, out.getvalue(), err.getvalue()])
+print(json.dumps(outcomes))
 """
 
 
@@ -35,17 +35,12 @@ class Outcome(NamedTuple):
     err: str
 
 
-def settings(hub: Hub | None, home: Path, token: str | None) -> dict[str, str]:
+def settings(hub: Hub | None, home: Path, token: str) -> dict[str, str]:
     """The environment of a client: without the test session's, the hub's (None: the public one), and one token."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("HF_", "HUGGING_FACE"))}
-    own = {
-        "HF_HOME": str(home),
-        "OMP_NUM_THREADS": "1",
-        "HF_HUB_DISABLE_TELEMETRY": "1",
-        "TRL_EXPERIMENTAL_SILENCE": "1",
-    }
-    own |= {"HF_HUB_DISABLE_PROGRESS_BARS": "1"}
-    return {**kept, **own, **(hub.environment if hub else {}), **({"HF_TOKEN": token} if token else {})}
+    client = {"HF_HOME": str(home), "HF_TOKEN": token, "HF_HUB_DISABLE_TELEMETRY": "1"}
+    quiet = {"OMP_NUM_THREADS": "1", "TRL_EXPERIMENTAL_SILENCE": "1", "HF_HUB_DISABLE_PROGRESS_BARS": "1"}
+    return {**kept, **client, **quiet, **(hub.environment if hub else {})}
 
 
 def python(code: str, environment: dict[str, str], cwd: Path, *arguments: str) -> str:
@@ -59,5 +54,4 @@ def python(code: str, environment: dict[str, str], cwd: Path, *arguments: str) -
 
 def eightball(argvs: list[list[str]], environment: dict[str, str], cwd: Path) -> list[Outcome]:
     """Several `eightball` commands, one after the other, in one process."""
-    told: list[Any] = json.loads(python(_DRIVER, environment, cwd, json.dumps(argvs)).splitlines()[-1])
-    return [Outcome(*one) for one in told]
+    return [Outcome(*one) for one in json.loads(python(_DRIVER, environment, cwd, json.dumps(argvs)).splitlines()[-1])]

@@ -1,9 +1,9 @@
 """A scripted judge: a loopback server of chat completions and /systemone; fast, deterministic, and wrong on demand.
 
-    python tests/judge_server.py --port 0 --faults faults.json    # prints http://127.0.0.1:PORT/v1 and serves
-    with JudgeServer(delay=0.1) as judge: ...                     # the same in a test
+    python tests/judge_server.py --port 0      # prints http://127.0.0.1:PORT/v1 and serves
+    with JudgeServer(delay=0.1) as judge: ...  # the same in a test
 
-It reads the question, the labels and the persona from the request; what it thinks depends on those and on `Settings`.
+It reads the question, the labels and the persona from the request; its opinion depends on those and on `Settings`.
 """
 
 import argparse
@@ -20,7 +20,6 @@ import urllib.request
 from collections import Counter
 from dataclasses import asdict, dataclass, field
 from hashlib import sha256
-from pathlib import Path
 from typing import Any, Self
 
 SILENT = {"refusal_field": None, "null_content": None, "content_filter": ""}  # the content of replies that say nothing
@@ -29,22 +28,21 @@ FAULTS = {"400", "401", "429", "500", "503", "hang", "reset", "truncated_json", 
 FAULTS |= {"other_id", "other_key", *SILENT, *ODD_TOKENS}
 PAGE = b"<html><body>Welcome to the proxy.</body></html>"
 REFUSAL = "I'm sorry, but I can't help with that."
+RATED_LABELS = ["Yes", "No", "Maybe"]  # of rating prompts, which list no labels
+PERSONA_STRENGTH = 6.0
 PERSONAS = {"optimist": "Yes", "pessimist": "No", "commit yourself": "Maybe"}
 PROMPT_LINES = re.compile(r"^(Question|Allowed answers|Answer given): (.*\S)", re.MULTILINE)
 
 
 @dataclass
 class Settings:
-    """What the judge thinks, what its server can do, and what goes wrong (the first fault that is not used up)."""
+    """The judge's opinions, the abilities of its server, and its faults (the first that is not used up)."""
 
-    wishes: dict[str, str] = field(default_factory=dict)  # question -> the label that gets 0.85
-    labels: list[str] = field(default_factory=lambda: ["Yes", "No", "Maybe"])  # of rating prompts, which list none
-    persona_strength: float = 6.0
+    gold_labels: dict[str, str] = field(default_factory=dict)  # question -> the label that gets 0.85
     missing_mass: float = 0.02  # probability of the token " the"
     logprobs: bool = True
     schema: bool = True
     sampled: bool = False
-    usage: bool = True
     delay: float = 0.0
     # {"kind": one of FAULTS, "match": part of the question, "times": for each question, "retry_after": seconds}
     faults: list[dict[str, Any]] = field(default_factory=list)
@@ -56,17 +54,17 @@ class Settings:
 
 
 def opinion(settings: Settings, question: str, labels: list[str], persona: str) -> dict[str, float]:
-    """The probability of each label: the wish or else a hash of question and label, shifted by the persona."""
-    wish = settings.wishes.get(question)
-    if wish in labels:
-        weight = {label: 0.85 if label == wish else 0.15 / (len(labels) - 1) for label in labels}
+    """The probability of each label: by the gold label or else a hash of question and label, shifted by the persona."""
+    gold = settings.gold_labels.get(question)
+    if gold in labels:
+        weight = {label: 0.85 if label == gold else 0.15 / (len(labels) - 1) for label in labels}
     else:
         digests = {label: sha256(f"{question}\0{label}".encode()).digest() for label in labels}
         weight = {label: math.exp(3 * int.from_bytes(digest[:4], "big") / 2**32) for label, digest in digests.items()}
     persona = " ".join(persona.lower().split())
     for word, favourite in PERSONAS.items():
         if favourite in weight and word in persona:
-            weight[favourite] *= settings.persona_strength
+            weight[favourite] *= PERSONA_STRENGTH
     total = math.fsum(weight.values())
     return {label: share / total for label, share in weight.items()}
 
@@ -83,16 +81,15 @@ def http(status: int, content: Any, headers: str = "") -> bytes:
 class Judge:
     """The server. A reply of it is bytes and what is done with them: "", "judged", "hang" or "reset"."""
 
-    def __init__(self, started_with: dict[str, Any]):
-        self.started_with = started_with
+    def __init__(self) -> None:
         self.writers: set[asyncio.StreamWriter] = set()
         self.in_flight = 0
         self.down = False
         self.reset({})
 
     def reset(self, settings: dict[str, Any]) -> None:
-        """New settings, over those that the server was started with, and zero counts."""
-        self.settings = Settings(**{**self.started_with, **settings})
+        """New settings, and zero counts."""
+        self.settings = Settings(**settings)
         self.stats = dict.fromkeys(("requests", "answered", "in_flight_max", "keys"), 0)
         self.by_question: Counter[str] = Counter()
         self.used: Counter[tuple[int, str]] = Counter()  # (fault, question) -> times so far
@@ -104,7 +101,7 @@ class Judge:
                 return self.judge(route.endswith("/systemone"), headers, body)
             if route == "POST /reset":
                 self.reset(json.loads(body))
-            if route in ("POST /reset", "GET /stats", "GET /health"):
+            if route in ("POST /reset", "GET /stats"):
                 listed = self.by_question if len(self.by_question) < 5000 else {}
                 return http(200, {**self.stats, "by_question": listed}), ""
         except Exception as reason:
@@ -141,10 +138,10 @@ class Judge:
             extra += f"Retry-After: {fault.get('retry_after', 1)}\r\n" if kind == "429" else ""
             return http(int(kind), f"scripted {kind}", extra), ""
         content = self.choices(body, question, kind) if choice else self.chat(body, texts, question, kind)
-        whole = json.dumps(content).encode()
+        reply = json.dumps(content).encode()
         if kind in ("html", "truncated_json"):
-            return http(200, PAGE if kind == "html" else whole[: len(whole) // 2], extra), ""
-        return http(200, whole, extra), kind if kind in ("hang", "reset") else "judged"
+            return http(200, PAGE if kind == "html" else reply[: len(reply) // 2], extra), ""
+        return http(200, reply, extra), kind if kind in ("hang", "reset") else "judged"
 
     def choices(self, body: dict[str, Any], question: str, kind: str) -> dict[str, Any]:
         """The content of a /systemone reply; a judge that says nothing leaves null as the answer."""
@@ -165,7 +162,7 @@ class Judge:
         schema = (body.get("response_format") or {}).get("json_schema") if self.settings.schema else None
         [(key, form)] = schema["schema"]["properties"].items() if schema else [("", {})]
         given = prompt.get("Answer given", "").strip('"')
-        listed = self.settings.labels if given else form.get("enum") or prompt["Allowed answers"].split(", ")
+        listed = RATED_LABELS if given else form.get("enum") or prompt["Allowed answers"].split(", ")
         labels = list(dict.fromkeys(label.strip('"') for label in [*listed, given or listed[0]]))  # quoted or not
         share = opinion(self.settings, question, labels, texts.get("system", ""))
         masses = {label: 0.9 * p for label, p in share.items()}
@@ -186,8 +183,8 @@ class Judge:
             if self.settings.sampled and body.get("temperature") != 0:
                 draw = random.Random(f"{question}\0{self.by_question[question]}\0{index}")
                 best = draw.choices([*share], [*share.values()])[0]
-            said = next(token for token in tokens if token["token"] == (odd if kind in ODD_TOKENS else best))
-            position: dict[str, Any] = {**said, "top_logprobs": tokens[: body.get("top_logprobs") or 0]}
+            sampled = next(token for token in tokens if token["token"] == (odd if kind in ODD_TOKENS else best))
+            position: dict[str, Any] = {**sampled, "top_logprobs": tokens[: body.get("top_logprobs") or 0]}
             asked = body.get("logprobs") and self.settings.logprobs and kind not in SILENT
             value = {"wrong_label": "banana", "nan": math.nan}.get(kind, int(best) if given else best)
             text = json.dumps({f"not_{key}" if kind == "other_key" else key: value}) if schema else str(value)
@@ -198,8 +195,8 @@ class Judge:
             choices.append({"index": index, "message": message, "logprobs": logprobs, "finish_reason": ended})
         words, n = sum(len(text.split()) for text in texts.values()), len(choices)
         usage = {"prompt_tokens": words, "completion_tokens": n, "total_tokens": words + n}
-        whole = {"id": "chat-0", "object": "chat.completion", "created": 0, "model": body["model"], "choices": choices}
-        return whole | ({"usage": usage} if self.settings.usage else {})
+        reply = {"id": "chat-0", "object": "chat.completion", "created": 0, "model": body["model"]}
+        return {**reply, "choices": choices, "usage": usage}
 
     async def listen(self, port: int) -> str:
         """Starts to listen, on any free port for 0, and returns the address; asyncio sets TCP_NODELAY."""
@@ -254,7 +251,7 @@ class Judge:
 
 
 class JudgeServer:
-    """The judge in a process of its own, for a `with`; keyword arguments are `Settings`."""
+    """The judge in a separate process, for a `with`; keyword arguments are `Settings`."""
 
     def __init__(self, **settings: Any):
         self.settings = asdict(Settings(**settings))
@@ -266,11 +263,9 @@ class JudgeServer:
         self.reset()
         return self
 
-    def stop(self, *_: object) -> None:
+    def __exit__(self, *_: object) -> None:
         with self.process:
             self.process.kill()
-
-    __exit__ = stop
 
     def stats(self) -> dict[str, Any]:
         return self._call("/stats")
@@ -287,14 +282,9 @@ class JudgeServer:
 
 async def main() -> None:
     """Prints the address and serves until killed."""
-    parser = argparse.ArgumentParser(argument_default=argparse.SUPPRESS)
-    parser.add_argument("--port", type=int)
-    for name in ("faults", "wishes"):
-        parser.add_argument(f"--{name}", type=lambda file: json.loads(Path(file).read_text("utf-8")), help="JSON file")
-    parser.add_argument("--settings", type=json.loads, help="JSON, see Settings")
-    args = vars(parser.parse_args())
-    port, settings = args.pop("port", 0), args.pop("settings", {})
-    print(await Judge(settings | args).listen(port), flush=True)
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--port", type=int, default=0)
+    print(await Judge().listen(parser.parse_args().port), flush=True)
     await asyncio.Event().wait()
 
 

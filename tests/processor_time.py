@@ -27,7 +27,7 @@ def pytest_runtest_makereport(
 ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
     report = yield
     if call.when == "teardown":
-        item.user_properties.append(("seconds", _processor_seconds() - dict(item.user_properties)["began"]))
+        item.user_properties.append(("seconds", _processor_seconds() - float(str(dict(item.user_properties)["began"]))))
         report.user_properties = item.user_properties  # a copy was made before
     return report
 

@@ -1,6 +1,5 @@
-"""Short trainings that are stopped in the middle, and what two runs have in common."""
+"""Short trainings that are stopped in the middle, and the comparison of two runs."""
 
-import json
 import os
 import signal
 from collections.abc import Callable
@@ -11,31 +10,31 @@ import pytest
 
 from eightball_ppo.errors import TrainingInterrupted
 from eightball_ppo.runtime import signals
-from eightball_ppo.runtime.run import read_metrics
+from eightball_ppo.runtime.run import read_metrics, read_results
 from eightball_ppo.training.checkpoint import CheckpointWriter
 
-OF_THE_CLOCK = ("eps", "step_time", "train_runtime", "train_samples_per_second", "train_steps_per_second")
+CLOCK_METRICS = ("eps", "step_time", "train_runtime", "train_samples_per_second", "train_steps_per_second")
 
 
 def stopped(train: Callable[[Any], Path], config: Any, after: int) -> TrainingInterrupted:
-    """Run `train` and send this process SIGTERM while it is in update `after` of all; returns how it ended."""
-    looked = CheckpointWriter.due
+    """Run `train`, with SIGTERM to this process in update `after` of all trainings; returns its exception."""
+    due = CheckpointWriter.due
 
-    def due(self: CheckpointWriter, update: int) -> bool:
+    def terminated(self: CheckpointWriter, update: int) -> bool:
         if self.resume.updates_before + update == after:
             os.kill(os.getpid(), signal.SIGTERM)
-        return looked(self, update)
+        return due(self, update)
 
     with pytest.MonkeyPatch.context() as patch, signals.install_handlers():
-        patch.setattr(CheckpointWriter, "due", due)
+        patch.setattr(CheckpointWriter, "due", terminated)
         with pytest.raises(TrainingInterrupted) as end:
             train(config)
     return end.value
 
 
 def rows(run: Path) -> list[dict[str, Any]]:
-    """metrics.jsonl without what the clock says."""
-    return [{k: v for k, v in row.items() if k not in OF_THE_CLOCK} for row in read_metrics(run)]
+    """metrics.jsonl without timings."""
+    return [{k: v for k, v in row.items() if k not in CLOCK_METRICS} for row in read_metrics(run)]
 
 
 def assert_same(straight: Path, resumed: Path) -> None:
@@ -46,11 +45,9 @@ def assert_same(straight: Path, resumed: Path) -> None:
     for name in ("model.safetensors", "adapter_model.safetensors"):
         if (straight / name).exists():
             assert (straight / name).read_bytes() == (resumed / name).read_bytes()
-    results = [json.loads((run / "results.json").read_text()) for run in (straight, resumed)]
-    for own in results:
-        del own["seconds"]
-        own.get("grades", {}).pop(
-            "calls_made", None
-        )  # of the straight run none, if it came later: they are in the store
-    unlike = {name for name in results[0] | results[1] if results[0].get(name) != results[1].get(name)}
-    assert not unlike, {name: [own.get(name) for own in results] for name in unlike}
+    results = [read_results(run) for run in (straight, resumed)]
+    for record in results:
+        del record["seconds"]
+        record.get("grades", {}).pop("calls_made", None)  # the second run finds all grades in the store
+    different = {name for name in results[0] | results[1] if results[0].get(name) != results[1].get(name)}
+    assert not different, {name: [record.get(name) for record in results] for name in different}

@@ -1,4 +1,4 @@
-"""How often the exact metrics are measured, and which questions an update asks."""
+"""How often exact metrics are measured, how often questions repeat, and which questions an update samples."""
 
 import pytest
 import torch
@@ -22,7 +22,7 @@ from eightball_ppo.trl_adapters.sampler import RolloutSampler
         (256, 1_000_000, 8192, 50),  # 3,328: 166.4 of 8,192
     ],
 )
-def test_measuring_takes_a_twentieth_of_the_passes(batch: int, questions: int, measured: int, every: int) -> None:
+def test_measuring_takes_a_twentieth_of_all_forwards(batch: int, questions: int, measured: int, every: int) -> None:
     config = tiny.config(num_mini_batches=8, num_ppo_epochs=4)
     assert updates_between_measurements(config, batch, questions, measured) == every
 
@@ -31,24 +31,22 @@ def test_measuring_takes_a_twentieth_of_the_passes(batch: int, questions: int, m
     ("questions", "options", "processes", "repeats"),
     [
         (600, {}, 1, 2),  # 1,200 episodes
-        (500, {}, 1, 3),  # twice would be 1,000
-        (5000, {}, 1, 2),  # never once
         (40, {"total_episodes": 100}, 1, 3),
         (10, {"per_device_train_batch_size": 16}, 2, 4),
         (600, {"repeats_per_epoch": 1}, 1, 1),
     ],
 )
-def test_few_questions_are_repeated_until_a_pass_fills_a_batch(
+def test_few_questions_are_repeated_until_an_epoch_fills_a_batch(
     questions: int, options: dict[str, int], processes: int, repeats: int
 ) -> None:
     assert generations(PPOConfig(**options), questions, processes) == repeats  # type: ignore[arg-type]
 
 
-def test_the_yardstick_measures_what_the_record_says() -> None:
-    ref_NK, own_NK, score_NK = (tiny.scores(30, seed=seed).double() for seed in (1, 2, 3))
+def test_exact_metrics_equal_the_evaluation_record() -> None:
+    ref_NK, policy_NK, score_NK = (tiny.scores(30, seed=seed).double() for seed in (1, 2, 3))
     graded = GradedSplit(Questions("here", ["?"] * 30), score_NK, ref_NK.log_softmax(-1))
-    record = evaluate(own_NK.log_softmax(-1), graded, 0.3, LabelSet.of(["a", "b", "c"]))
-    for name, value in ExactMetrics(graded, 0.3).metrics(own_NK.float()).items():
+    record = evaluate(policy_NK.log_softmax(-1), graded, 0.3, LabelSet.of(["a", "b", "c"]))
+    for name, value in ExactMetrics(graded, 0.3).metrics(policy_NK.float()).items():
         assert value == pytest.approx(record[name], abs=1e-6), name
 
 
@@ -56,23 +54,23 @@ def episodes(batch: int = 4, seed: int = 7, rank: int = 0, world_size: int = 1, 
     return RolloutSampler(PromptVocabulary(3), 10, 2, batch, seed, rank, world_size, next_update)
 
 
-def test_a_pass_asks_every_question_equally_often_in_an_order_of_its_own() -> None:
-    own = episodes()
-    first, second = (torch.cat([own.rows_B(update) for update in range(start, start + 5)]) for start in (0, 5))
+def test_an_epoch_shuffles_every_question_equally_often() -> None:
+    sampler = episodes()
+    first, second = (torch.cat([sampler.rows_B(update) for update in range(start, start + 5)]) for start in (0, 5))
     assert first.bincount().tolist() == second.bincount().tolist() == [2] * 10
     assert not torch.equal(first, second)
     assert not torch.equal(first, torch.cat([episodes(seed=8).rows_B(update) for update in range(5)]))
 
 
-def test_an_update_asks_the_same_wherever_one_starts_to_count() -> None:
-    whole = iter(episodes())
-    batches = [next(whole)["input_ids"] for _ in range(12)]
+def test_a_resumed_sampler_continues_with_the_same_batches() -> None:
+    straight = iter(episodes())
+    batches = [next(straight)["input_ids"] for _ in range(12)]
     later = iter(episodes(next_update=7))
-    torch.rand(1)  # no generator of others plays a part
+    torch.rand(1)  # torch's global generator is not used
     assert all(torch.equal(next(later)["input_ids"], batch) for batch in batches[7:])
 
 
-def test_two_processes_share_the_pass_of_one() -> None:
-    whole, halves = episodes(batch=4), [episodes(batch=2, rank=rank, world_size=2) for rank in (0, 1)]
+def test_two_processes_split_the_batches_of_one() -> None:
+    one, halves = episodes(batch=4), [episodes(batch=2, rank=rank, world_size=2) for rank in (0, 1)]
     for update in range(11):
-        assert torch.equal(whole.rows_B(update), torch.cat([half.rows_B(update) for half in halves]))
+        assert torch.equal(one.rows_B(update), torch.cat([half.rows_B(update) for half in halves]))

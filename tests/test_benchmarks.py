@@ -1,7 +1,6 @@
-"""The benchmarks' peers are what they say: the same start, the same task, loops that learn. Nothing here is timed."""
+"""The peers of the benchmarks start equal, have the same task and learn. Nothing here is timed."""
 
 import importlib
-import importlib.util
 import json
 import os
 import re
@@ -31,7 +30,7 @@ def task() -> BenchTask:
     return BenchTask(seed=3)
 
 
-@pytest.mark.parametrize("name", PEERS)
+@pytest.mark.parametrize("name", [pytest.param(n, marks=() if n == "ours" else pytest.mark.slow) for n in PEERS])
 def test_every_peer_starts_from_the_reference_and_gets_better(name: str, task: BenchTask) -> None:
     if (reason := missing(name)) is not None:
         pytest.skip(reason)
@@ -51,7 +50,7 @@ def test_every_peer_starts_from_the_reference_and_gets_better(name: str, task: B
     assert task.optimum_fraction(seen[-1][1], BETA) > bound
 
 
-def test_the_task_has_the_optimum_it_says_and_words_that_matter(task: BenchTask) -> None:
+def test_optimum_of_the_task_is_closed_form_and_padding_does_not_matter(task: BenchTask) -> None:
     best_NK = task.ref_logits_NK + task.score_NK / BETA
     assert task.optimum_fraction(best_NK, BETA) == pytest.approx(1, abs=1e-6)
     assert task.optimum_fraction(task.ref_logits_NK, BETA) == pytest.approx(0, abs=1e-6)
@@ -62,18 +61,13 @@ def test_the_task_has_the_optimum_it_says_and_words_that_matter(task: BenchTask)
     assert torch.equal(again.ids_NT, task.ids_NT) and torch.equal(again.ref_logits_NK, task.ref_logits_NK)
 
 
-def test_every_question_stands_as_often_as_the_others(task: BenchTask) -> None:
+def test_every_question_comes_equally_often(task: BenchTask) -> None:
     rows = torch.cat(list(task.batches(Settings(batch=300, beta=BETA, total_episodes=1200))))
     assert torch.bincount(rows).tolist() == [6] * len(task)
 
 
-def test_a_peer_that_is_not_installed_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    assert missing("sb3") == "stable_baselines3 is not installed; pip install -e '.[bench]'"
-    assert missing("bare") is None
-
-
-def test_throughput_asks_a_process_and_writes_its_rounds(tmp_path: Path) -> None:
+@pytest.mark.slow
+def test_throughput_writes_the_rounds_of_a_peer_process(tmp_path: Path) -> None:
     command = [sys.executable, str(REPOSITORY / "benchmarks" / "throughput.py"), "--peers", "bare", "--batches", "64"]
     command += ["--rounds", "2", "--seconds-per-round", "0.01", "--output", str(tmp_path / "results.json")]
     environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
@@ -91,12 +85,12 @@ def module(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], Any]:
     return importlib.import_module
 
 
-def test_throughput_tells_the_ratio_of_the_same_round_and_the_bound(module: Callable[[str], Any]) -> None:
+def test_throughput_shows_ratios_within_rounds(module: Callable[[str], Any]) -> None:
     throughput = module("throughput")
 
     def one(seconds: float) -> dict[str, Any]:
-        own = {"processor": seconds, "wall": seconds}
-        return {"episodes": 64, "start": own, **own}
+        times = {"processor": seconds, "wall": seconds}
+        return {"episodes": 64, "start": times, **times}
 
     rows = [
         {"batch": 64, "peers": {"ours": one(ours), "sb3": one(theirs)}}
@@ -108,29 +102,21 @@ def test_throughput_tells_the_ratio_of_the_same_round_and_the_bound(module: Call
     assert printed[3] == "| (ours, episodes per processor second) | 32 |"
 
 
-def test_before_and_after_are_told_apart_beyond_their_noise(module: Callable[[str], Any]) -> None:
+def test_slower_means_an_interval_below_one_and_a_mean_below_the_bound(module: Callable[[str], Any]) -> None:
     throughput = module("throughput")
     # logarithms -0.1, 0 and 0.1: mean 0, standard deviation 0.1, and t(0.975, 2) is 4.303
     low, high = throughput.interval([0.9048374, 1.0, 1.1051709])
     assert (low, high) == (pytest.approx(0.78004, abs=1e-4), pytest.approx(1.28199, abs=1e-4))
-    for ratios, told in (
+    for ratios, verdict in (
         ([0.95, 1.0, 1.04], "contains 1"),
         ([0.98, 0.981, 0.982], "lies above 0.97"),
         ([1.1, 1.11, 1.12], "lies above 0.97"),
         ([0.96, 0.961, 0.962], "SLOWER: neither contains 1 nor lies above 0.97"),
     ):
-        assert throughput.verdict(64, ratios).endswith(f": {told}")
+        assert throughput.verdict(64, ratios).endswith(f": {verdict}")
 
 
-def test_before_and_after_leave_the_results_of_all_peers_alone(module: Callable[[str], Any]) -> None:
-    throughput = module("throughput")
-    assert throughput.options_of(["--before", "HEAD"]).output != throughput.RESULTS == throughput.options_of([]).output
-    for wrong in (["--rounds", "1"], ["--peers", "bare"]):
-        with pytest.raises(SystemExit):
-            throughput.options_of(["--before", "HEAD", *wrong])
-
-
-def test_a_hash_is_of_the_tensors_and_of_nothing_else(tmp_path: Path, module: Callable[[str], Any]) -> None:
+def test_weights_hash_depends_on_names_values_shapes_and_dtypes(tmp_path: Path, module: Callable[[str], Any]) -> None:
     same_weights = module("same_weights")
     weights = {"head": torch.arange(6.0).view(2, 3), "body": torch.ones(2)}
 
@@ -138,18 +124,18 @@ def test_a_hash_is_of_the_tensors_and_of_nothing_else(tmp_path: Path, module: Ca
         save_file(tensors, tmp_path / "model.safetensors", metadata)
         return same_weights.weights_hash(tmp_path / "model.safetensors")
 
-    own = hashed(weights)
-    assert hashed({name: weights[name] for name in reversed(weights)}, format="pt") == own
+    original = hashed(weights)
+    assert hashed({name: weights[name] for name in reversed(weights)}, format="pt") == original
     others = (
         {**weights, "body": torch.tensor([1.0, torch.nextafter(torch.tensor(1.0), torch.tensor(2.0))])},
         {**weights, "head": weights["head"].view(3, 2)},
         {**weights, "body": weights["body"].view(torch.int32)},
         {"head": weights["head"], "bodies": weights["body"]},
     )
-    assert own not in [hashed(other) for other in others]
+    assert original not in [hashed(other) for other in others]
 
 
-def test_weights_that_differ_are_told_with_the_shares_of_the_optimum(module: Callable[[str], Any]) -> None:
+def test_different_weights_are_reported_with_optimum_fractions(module: Callable[[str], Any]) -> None:
     same_weights = module("same_weights")
     before = same_weights.Trained("aa", {"train": 0.5, "heldout": 0.25})
     after = same_weights.Trained("bb", {"train": 0.5, "heldout": 0.375})

@@ -1,17 +1,15 @@
 """Flags, YAML, and what is refused."""
 
+import dataclasses
 import re
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
+from trl.experimental.ppo import PPOConfig as TRLConfig
 
-from conftest import REPOSITORY
 from eightball_ppo.cli.parser import parse
-from eightball_ppo.config.methods import DistillConfig, PPOConfig
-from eightball_ppo.config.stages import RewardConfig, SFTConfig
+from eightball_ppo.config.methods import PPOConfig
 from eightball_ppo.config.trl_unsupported import TRL_OPTIONS
 from eightball_ppo.errors import InputError
 
@@ -26,23 +24,16 @@ def test_flags_beat_yaml_beats_defaults(tmp_path: Path) -> None:
     assert parse(PPOConfig, []) == PPOConfig()
 
 
-def test_the_default_learning_rate_shrinks_with_the_price_of_kl() -> None:
+def test_default_learning_rate_shrinks_with_kl_coef() -> None:
     rates = [parse(PPOConfig, ["--kl_coef", beta]).learning_rate for beta in ("0.05", "1", "100")]
     assert rates == [0.012, 0.012, 0.00012]
     assert parse(PPOConfig, ["--kl_coef", "100", "--learning_rate", "0.01"]).learning_rate == 0.01
 
 
-@pytest.mark.parametrize("config_class", [SFTConfig, RewardConfig, PPOConfig, DistillConfig])
-def test_defaults_parse(config_class: type) -> None:
-    assert parse(config_class, []) == config_class()
-
-
 @pytest.mark.parametrize(
     ("argv", "message"),
     [
-        (["--kl_coef", "-1"], "--kl_coef -1.0: must not be negative"),
         (["--kl_coef", "much"], "argument --kl_coef/--kl-coef: invalid float value: 'much'"),
-        (["--no_such_flag", "1"], "unknown option --no_such_flag 1; see --help"),
         (["--score_type", "vibes"], "invalid choice: 'vibes'"),
         (["--output_dir", ""], "--output_dir: empty"),
         (["--kl_coe", "1"], "unknown option --kl_coe 1; see --help"),  # half a name is none
@@ -53,7 +44,6 @@ def test_defaults_parse(config_class: type) -> None:
         (["--temperature", "0.7"], "refused (only 1.0)"),
         (["--bf16"], "--bf16: refused (only False): TRL 1.12's PPOTrainer accepts this and ignores it"),
         (["--max_steps", "10"], "use --total_episodes"),
-        (["--config", "/nowhere.yaml"], "/nowhere.yaml: unreadable YAML"),
         (["--config"], "--config: names no file"),
     ],
 )
@@ -67,10 +57,7 @@ def test_bad_flags_are_one_clear_line(argv: list[str], message: str) -> None:
     ("content", "message"),
     [
         ("kl_coef: [1]", "recipe.yaml: kl_coef [1]: Input should be a valid number"),
-        ("kl_coff: 1", "recipe.yaml: unknown option 'kl_coff'"),
         ("temperature: 0.7", "recipe.yaml: temperature: not an option here: another value trains the tempered policy"),
-        ("- a\n- b", "recipe.yaml: a YAML mapping of options is needed"),
-        ("a: b: c", "recipe.yaml: unreadable YAML"),
         ("kl_coef: true", "recipe.yaml: kl_coef True: this option takes no yes or no"),
         ("num_mini_batches: 8.5", "recipe.yaml: num_mini_batches 8.5: Input should be a valid integer"),
         ("labels: 7", "recipe.yaml: labels 7: Input should be a valid list"),
@@ -83,45 +70,25 @@ def test_bad_yaml_names_file_and_key(tmp_path: Path, content: str, message: str)
 
 
 @pytest.mark.parametrize(
-    ("said", "means"), [("true", "true"), ("false", None), ("runs/a/checkpoint-3", "runs/a/checkpoint-3")]
+    ("value", "means"),
+    [(True, "true"), (False, None), (Path("runs/a"), "runs/a"), ("TRUE", "true"), (None, None), ("runs/b", "runs/b")],
 )
-def test_a_recipe_may_go_on_from_a_checkpoint(tmp_path: Path, said: str, means: str | None) -> None:
-    (tmp_path / "recipe.yaml").write_text(f"resume_from_checkpoint: {said}")
+def test_resume_from_checkpoint_takes_booleans_and_directories(tmp_path: Path, value: Any, means: str | None) -> None:
+    assert PPOConfig(resume_from_checkpoint=value).resume_from_checkpoint == means
+    (tmp_path / "recipe.yaml").write_text(f"resume_from_checkpoint: {'null' if value is None else value}")
     assert parse(PPOConfig, ["--config", str(tmp_path / "recipe.yaml")]).resume_from_checkpoint == means
-
-
-@pytest.mark.parametrize(
-    ("said", "means"), [(True, "true"), (False, None), (Path("runs/a"), "runs/a"), ("TRUE", "true"), (None, None)]
-)
-def test_a_program_may_say_where_to_go_on_as_python_has_it(said: Any, means: str | None) -> None:
-    assert PPOConfig(resume_from_checkpoint=said).resume_from_checkpoint == means
 
 
 def test_trls_options_are_fields_or_accounted_for() -> None:
     """Every option that TRL's own PPOConfig adds to TrainingArguments works here, or is refused with a reason."""
-    import dataclasses
-
-    from trl.experimental.ppo import PPOConfig as TRLConfig
-
     ours = {field.name for field in dataclasses.fields(PPOConfig)}
-    own_of_trl = set(TRLConfig.__annotations__)
     computed = {"world_size", "num_total_batches", "micro_batch_size", "local_batch_size", "batch_size"}
     computed |= {"local_mini_batch_size", "mini_batch_size"}
     for_later = {"dataset_num_proc", "ds3_gather_for_generation"}
-    assert own_of_trl - ours - set(TRL_OPTIONS) == computed | for_later
+    assert set(TRLConfig.__annotations__) - ours - set(TRL_OPTIONS) == computed | for_later
     assert not ours & set(TRL_OPTIONS)
 
 
 @pytest.mark.parametrize(("name", "value"), [(n, v) for n, (v, _) in TRL_OPTIONS.items() if v is not None])
-def test_the_standing_value_of_a_refused_option_is_accepted(name: str, value: str) -> None:
+def test_default_value_of_a_refused_option_is_accepted(name: str, value: str) -> None:
     assert parse(PPOConfig, [f"--{name}", value]) == PPOConfig()
-
-
-def test_help_answers_without_heavy_imports() -> None:
-    code = (
-        "import sys, runpy\nsys.argv = ['ppo.py', '--help']\n"
-        "try:\n    runpy.run_path('scripts/ppo.py', run_name='__main__')\n"
-        "except SystemExit:\n    print(sorted({'torch', 'transformers.modeling_utils'} & set(sys.modules)))"
-    )
-    done = subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True)
-    assert "--kl_coef" in done.stdout and done.stdout.strip().endswith("[]"), done.stdout[-300:] + done.stderr

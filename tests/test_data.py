@@ -1,4 +1,4 @@
-"""Loading, validating and splitting questions."""
+"""Questions of one file: loading, messages about bad rows, splitting; and the label set."""
 
 import re
 import tracemalloc
@@ -31,7 +31,7 @@ def test_rows_are_read_in_order_and_labels_become_ids(tmp_path: Path) -> None:
         '\ufeff{"text": " Grüße? ", "label": "down"}\n\n{"text": "🎱?", "label": "up", "x": 1}\n'.encode()
     )
     questions = load(tmp_path)
-    assert questions.texts == ["Grüße?", "🎱?"] and questions.label_ids == [1, 0]
+    assert list(questions.texts) == ["Grüße?", "🎱?"] and questions.label_ids == [1, 0]
     assert load_named(config(tmp_path), "rl").label_ids is None
 
 
@@ -56,7 +56,7 @@ def test_bad_content_names_file_row_and_value(tmp_path: Path, content: bytes, me
         load(tmp_path)
 
 
-def test_missing_file_and_directory(tmp_path: Path) -> None:
+def test_a_missing_file_or_directory_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"rl\.jsonl: no such file"):
         load(tmp_path)
     with pytest.raises(InputError, match="no such dataset directory"):
@@ -82,7 +82,7 @@ def test_split_is_stratified_disjoint_and_independent_of_order(seed: int, order:
     assert set(again.texts) == set(validation.texts)
 
 
-def test_a_question_that_stands_twice_lands_on_one_side() -> None:
+def test_duplicates_of_a_question_are_put_on_one_side() -> None:
     questions = Questions("q", ["Same?", "same", "Other?", "More?", "Least?"], [0] * 5)
     for seed in range(10):
         train, validation = split_by_question(questions, 0.5, seed)
@@ -91,7 +91,7 @@ def test_a_question_that_stands_twice_lands_on_one_side() -> None:
 
 
 def test_splitting_makes_no_list_of_all_questions() -> None:
-    questions = Questions("q", ArrowTexts.written(f"Will parcel number {i} come?" for i in range(30_000)))
+    questions = Questions("q", ArrowTexts.from_iterable(f"Will parcel number {i} come?" for i in range(30_000)))
     tracemalloc.start()
     try:
         train, validation = split_by_question(questions, 0.2, 0)
@@ -102,6 +102,18 @@ def test_splitting_makes_no_list_of_all_questions() -> None:
     assert peak < 100 * len(questions)  # a Python string of each alone takes 75 bytes, its hash another 50
 
 
-def test_split_that_leaves_a_side_empty_is_refused() -> None:
-    with pytest.raises(InputError, match="cannot be split"):
-        split_by_question(Questions("q", ["One?", "Two?"]), 0.1, 0)
+def test_label_ids_follow_the_order_of_the_names() -> None:
+    labels = LabelSet.of(["b", "a", "c"])
+    assert (len(labels), labels.id_of("a"), labels.id2label[0], labels.label2id["c"]) == (3, 1, "b", 2)
+    assert LabelSet.of_model({1: "a", 0: "b", 2: "c"}) == labels
+
+
+@pytest.mark.parametrize("names", [[], ["only"], ["a", "a"], ["a", " "]])
+def test_a_label_set_of_bad_names_is_refused(names: list[str]) -> None:
+    with pytest.raises(InputError, match=r"^labels: "):
+        LabelSet.of(names)
+
+
+def test_label_sets_in_another_order_differ() -> None:
+    with pytest.raises(InputError, match=r"labels differ: data has \['a', 'b'\], model has \['b', 'a'\]"):
+        LabelSet.of(["a", "b"]).require_same(LabelSet.of(["b", "a"]), "data", "model")

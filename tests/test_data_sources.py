@@ -1,4 +1,4 @@
-"""Every kind of data set gives the same questions; bad ones are refused in one line that names file, row and value."""
+"""Every format of data set gives the same questions; bad files are refused with file, row and value."""
 
 import json
 import re
@@ -18,7 +18,6 @@ from eightball_ppo.config.data import DataConfig
 from eightball_ppo.data import Questions, label_names, load_both, load_named, load_split, sources, texts
 from eightball_ppo.data.pairs import join_pair
 from eightball_ppo.errors import InputError
-from eightball_ppo.graders.prompts import Prompt, quoted
 from eightball_ppo.labels import LabelSet
 
 ROWS = [{"text": f'Is it {i}, or "so"?\nReally?', "more": f"Passage {i}.", "label": "ab"[i % 2]} for i in range(40)]
@@ -36,14 +35,14 @@ def jsonl(root: Path) -> Path:
     return write_jsonl(root / "all.jsonl", ROWS)
 
 
-def comma(root: Path) -> Path:
+def write_csv(root: Path) -> Path:
     TABLE.to_csv(root / "all.csv")
     return root / "all.csv"
 
 
 def parquet(root: Path) -> Path:
-    TABLE.to_parquet(root / "all.parquet")
-    return root / "all.parquet"
+    TABLE.to_parquet(root / "train.parquet")
+    return root / "train.parquet"
 
 
 def class_parquet(root: Path) -> Path:
@@ -52,8 +51,7 @@ def class_parquet(root: Path) -> Path:
 
 
 def directory(root: Path) -> Path:
-    TABLE.to_parquet(root / "train.parquet")
-    return root
+    return parquet(root).parent
 
 
 def saved(root: Path) -> Path:
@@ -70,11 +68,11 @@ def of(path: Path, **options: Any) -> DataConfig:
     return DataConfig(**{"dataset_name": str(path), "text_column": "text", "label_column": "label", **options})
 
 
-KINDS = [jsonl, comma, parquet, class_parquet, directory, saved, saved_splits]
+KINDS = [jsonl, write_csv, parquet, class_parquet, directory, saved, saved_splits]
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_every_kind_gives_the_same_questions(kind: Callable[[Path], Path], tmp_path: Path) -> None:
+def test_every_format_gives_the_same_questions(kind: Callable[[Path], Path], tmp_path: Path) -> None:
     config = of(kind(tmp_path), text_pair_column="more")
     questions = load_split(config, "train", LABELS)
     assert list(questions.texts) == [join_pair(row["text"], row["more"]) for row in ROWS]
@@ -109,7 +107,7 @@ def test_only_held_out_rows_need_labels_where_training_reads_none(tmp_path: Path
         load_both(of(tmp_path / "all.jsonl", dataset_test_split="1e-9"), None, None)
 
 
-def test_both_sides_of_a_fraction_are_read_at_once_and_into_files(
+def test_both_sides_of_a_fraction_are_read_in_one_pass_into_files(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     rows, length = 12_000, 400
@@ -120,17 +118,17 @@ def test_both_sides_of_a_fraction_are_read_at_once_and_into_files(
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     monkeypatch.setattr(texts, "CHUNK_SIZE", 512)
     config = of(file, dataset_test_split="0.3")
-    held = pa.total_allocated_bytes()
+    before = pa.total_allocated_bytes()
     tracemalloc.start()
     try:
-        sides = [own.subset(np.arange(len(own))) for own in load_both(config, None, LABELS)]
+        sides = [side.subset(np.arange(len(side))) for side in load_both(config, None, LABELS)]
         peak = tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()
-    assert [len(own) for own in sides] == [8415, 3585] and json_lines.call_count == 1
+    assert [len(side) for side in sides] == [8415, 3585] and json_lines.call_count == 1
     assert peak < rows * length / 4  # 512 strings of each side, never all of them
-    assert pa.total_allocated_bytes() - held < rows * length / 100
-    assert [own.name for own in tmp_path.iterdir()] == ["all.jsonl"]  # the files have no names any more
+    assert pa.total_allocated_bytes() - before < rows * length / 100
+    assert [file.name for file in tmp_path.iterdir()] == ["all.jsonl"]  # the temporary files were unlinked
 
 
 def test_a_bad_row_leaves_no_temporary_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -138,10 +136,10 @@ def test_a_bad_row_leaves_no_temporary_file(tmp_path: Path, monkeypatch: pytest.
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     with pytest.raises(InputError, match=r"all\.jsonl:41: "):
         load_both(of(file, dataset_test_split="0.3"), None, None)
-    assert [own.name for own in tmp_path.iterdir()] == ["all.jsonl"]
+    assert [left.name for left in tmp_path.iterdir()] == ["all.jsonl"]
 
 
-def test_whole_numbers_are_ids_of_the_labels_that_are_named(tmp_path: Path) -> None:
+def test_integers_are_ids_of_the_given_labels(tmp_path: Path) -> None:
     file = write_jsonl(tmp_path / "all.jsonl", [{"text": "A?", "label": 1}, {"text": "B?", "label": 0}])
     assert list(load_named(of(file), "train", LABELS).label_ids or []) == [1, 0]
     with pytest.raises(InputError, match=r"all.jsonl:1: column 'label' holds 1; name the labels with --labels"):
@@ -168,14 +166,16 @@ def test_whole_numbers_are_ids_of_the_labels_that_are_named(tmp_path: Path) -> N
         ("x.jsonl", b'{"text": "\\ud83d", "label": "a"}', {}, "x.jsonl:1: column 'text' holds half a surrogate"),
     ],
 )
-def test_bad_files(name: str, content: bytes, options: dict[str, Any], message: str, tmp_path: Path) -> None:
+def test_bad_files_are_refused_with_file_and_row(
+    name: str, content: bytes, options: dict[str, Any], message: str, tmp_path: Path
+) -> None:
     (tmp_path / name).write_bytes(content)
     with pytest.raises(InputError, match=re.escape(message)) as caught:
         load_split(of(tmp_path / name, **options), "train", LABELS)
     assert "\n" not in str(caught.value) and name in str(caught.value)
 
 
-def test_one_label_and_a_directory_that_is_no_data_set_are_refused(tmp_path: Path) -> None:
+def test_one_label_and_other_directories_are_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=re.escape("has the labels ['a']; at least 2 are needed")):
         label_names(of(write_jsonl(tmp_path / "one.jsonl", ROWS[:1])), "train")
     with pytest.raises(InputError, match=r"none\.jsonl: no rows"):
@@ -188,7 +188,7 @@ def test_one_label_and_a_directory_that_is_no_data_set_are_refused(tmp_path: Pat
         load_split(of(tmp_path / "empty", dataset_train_split="train"), "train")
 
 
-def test_boolq(tmp_path: Path) -> None:
+def test_boolq_rows_become_questions(tmp_path: Path) -> None:
     rows = [{"question": f"is it {i}", "answer": i == 0, "passage": f"It is 0, not {i}."} for i in range(2)]
     config = DataConfig(dataset_name=str(write_jsonl(tmp_path / "train.jsonl", rows)), dataset_format="boolq")
     assert label_names(config, "train") == ["Yes", "No"]
@@ -200,12 +200,7 @@ def test_boolq(tmp_path: Path) -> None:
         load_split(config, "train")
 
 
-def test_a_judge_reads_two_texts_with_a_blank_line_between_them() -> None:
-    user = Prompt.load("wanted_answer", LABELS).render(join_pair("Is it?", "A passage."), LABELS).user
-    assert quoted("Is it?\n\nA passage.") in user and "\\u001f" not in user and "\x1f" not in user
-
-
-def test_helpsteer(tmp_path: Path) -> None:
+def test_helpsteer_pairs_become_questions(tmp_path: Path) -> None:
     kinds = ("correctness", "coherence", "complexity", "verbosity")
     ratings = [("P", 1), ("P", 3), ("Q", 2), ("Q", 2), ("R", 4), ("R", 0), ("S", 4), ("T", 1)]
     rows = [

@@ -2,7 +2,7 @@
 
 `<!-- not run here: REASON -->` in front of a block speaks for all of it, a trailing `# not run here: REASON`
 for one command; `# exits with 2` says that a command is meant to fail. The blocks of a document run in order, in one
-directory of their own, with a small copy of the data. What takes longer than a test may is made shorter (`SHORTER`).
+directory, with a small copy of the data. What takes longer than a test may is made shorter (`SHORTER`).
 Flags, names and `make` targets of all commands are checked in any case, also of those in the middle of a sentence.
 """
 
@@ -13,13 +13,13 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
 import pytest
 
 from conftest import EIGHTBALL, REPOSITORY, read_rows, write_rows
+from eightball_ppo.cli import commands, parser
 from judge_server import JudgeServer
 
 DOCUMENTS = [
@@ -29,89 +29,61 @@ DOCUMENTS += sorted((REPOSITORY / "docs").glob("*.md"))
 FROM_NOTHING = ("README.md", "docs/tutorial.md")  # the others begin where `make run` and distillation have ended
 
 # `make` installs first, so it is not called here; what it calls then is, or CI calls it.
-ELSEWHERE = {
-    "make run": "the README's `accelerate launch --config_file accelerate_config.yaml ... scripts/ppo.py`",
-    "make test": "CI",
-    "make quality": "CI",
-    "make compare": "the README's `python scripts/compare.py`",
-    "python3 -m venv .venv && .venv/bin/pip install -c constraints.txt -e '.[demo]'": "`make setup`, in CI",
-}
-FEW = "--disable_tqdm --total_episodes 2400"
+ELSEWHERE = (
+    "make run",  # the README's `accelerate launch --config_file accelerate_config.yaml ... scripts/ppo.py`
+    "make test",  # CI
+    "make quality",  # CI
+    "make compare",  # the README's `python scripts/compare.py`
+    "python3 -m venv .venv && .venv/bin/pip install -c constraints.txt -e '.[demo]'",  # `make setup`, in CI
+)
+SHORT_PPO = "--disable_tqdm --total_episodes 2400"
 SHORTER = {
-    **dict.fromkeys(("ppo", "rloo", "grpo"), FEW),
+    **dict.fromkeys(("ppo", "rloo", "grpo"), SHORT_PPO),
     "ppo_loop": "--total_episodes 2400",
     "audit": "--disable_tqdm",
     "exact": "--disable_tqdm --num_train_epochs 20",
     "compare": "--disable_tqdm --num_workers 2 --seeds 0 --kl_coefs 0.1 --method_options ppo.total_episodes=2400 "
     "rloo.total_episodes=2400 grpo.total_episodes=2400 exact.num_train_epochs=20",
 }
-CHEAP = re.compile(r"eightball (--help|-h|--version|env|completion)\b")
 SERVER = "http://127.0.0.1:8000/v1"  # what the documents call the reader's judge
 
 
-@dataclass
-class Block:
-    """A fenced block: where it stands, its language, its text, and why it is not run."""
-
-    document: Path
-    line: int
-    language: str
-    text: str
-    excuse: str | None
-
-
 class Step(NamedTuple):
-    """One command, with the exit code it is meant to have, or one block of Python."""
+    """One command, with the exit code it is meant to have, or one block of Python; and why it is not run."""
 
     where: str
     language: str
     text: str
     code: int
-    excuse: str | None
+    reason: str | None
 
 
 def name_of(document: Path) -> str:
     return str(document.relative_to(REPOSITORY))
 
 
-def excuse_in(text: str) -> str | None:
-    """The reason of a mark; none where there is no mark."""
+def reason_in(text: str) -> str | None:
+    """The reason of a mark; None where there is no mark."""
     found = re.search(r"not run here:?(.*?)(?:-->|$)", text)
     return None if found is None else found[1].strip()
 
 
-def blocks(document: Path) -> list[Block]:
-    """All fenced blocks of a document."""
-    found, inside, before = [], None, ""
-    for number, line in enumerate(document.read_text(encoding="utf-8").splitlines(), 1):
-        if line.startswith("```") and inside is None:
-            marked = before.strip().startswith("<!--")
-            inside = Block(document, number, line[3:].strip(), "", excuse_in(before) if marked else None)
-        elif line.startswith("```") and inside is not None:
-            found.append(inside)
-            inside = None
-        elif inside is not None:
-            inside.text += line + "\n"
-        if line.strip():
-            before = line
-    assert inside is None, f"{document}: a block is not closed"
-    return found
-
-
-def steps(block: Block) -> list[Step]:
-    """The commands of a bash block, lines joined over backslashes, or a block of Python as one step."""
-    where = f"{name_of(block.document)}:{block.line}"
-    if block.language == "python":
-        return [Step(where, "python", block.text, 0, block.excuse)]
-    if block.language not in ("bash", "sh", "console", "shell"):
-        return []
-    lines = re.sub(r"\s*\\\n\s*", " ", block.text).splitlines()
+def steps(document: Path) -> list[Step]:
+    """The commands of all bash blocks, lines joined over backslashes, and every block of Python."""
+    text = document.read_text(encoding="utf-8")
+    blocks = re.finditer(r"(?:^(<!--[^\n]*)\n+)?^```(\w*)[^\n]*\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
     found = []
-    for line in lines:
-        if not line.strip() or line.lstrip().startswith("#"):
-            continue
-        code = re.search(r"# exits with (\d)", line)
-        found.append(Step(where, "bash", line.strip(), int(code[1]) if code else 0, block.excuse or excuse_in(line)))
+    for mark, language, content in (block.groups() for block in blocks):
+        reason = reason_in(mark or "")
+        where = f"{name_of(document)}: {content[:60]!r}"
+        if language == "python":
+            found.append(Step(where, language, content, 0, reason))
+        if language in ("bash", "sh", "console"):
+            for line in re.sub(r"\s*\\\n\s*", " ", content).splitlines():
+                if line.strip() and not line.lstrip().startswith("#"):
+                    code = re.search(r"# exits with (\d)", line)
+                    exits_with = int(code[1]) if code else 0
+                    found.append(Step(where, "bash", line.strip(), exits_with, reason or reason_in(line)))
     return found
 
 
@@ -119,74 +91,50 @@ def without_comment(command: str) -> str:
     return re.sub(r"\s+#\s.*$", "", command).strip()
 
 
-def steps_of(document: Path) -> list[Step]:
-    """What of a document must be executed here."""
-    every = [step for block in blocks(document) for step in steps(block)]
-    return [step for step in every if step.excuse is None and without_comment(step.text) not in ELSEWHERE]
+def steps_to_run(document: Path) -> list[Step]:
+    return [step for step in steps(document) if step.reason is None and without_comment(step.text) not in ELSEWHERE]
 
 
-def spoken(document: Path) -> list[str]:
+def commands_of(document: Path) -> list[str]:
     """All commands of a document: those of its blocks, and those in code spans that show flags or a target."""
     prose = re.sub(r"```.*?```", "", document.read_text(encoding="utf-8"), flags=re.DOTALL)
     spans = [" ".join(span.split()) for span in re.findall(r"`([^`]+)`", prose)]
-    return [without_comment(step.text) for block in blocks(document) for step in steps(block)] + [
+    return [without_comment(step.text) for step in steps(document)] + [
         span for span in spans if re.search(r"(scripts/\w+\.py|^eightball) .*-|^make \w", span)
     ]
 
 
-# --- what can be said of all of them without running them
+# --- without running them
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=name_of)
 def test_every_command_has_a_name_and_flags_that_exist(document: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(REPOSITORY)
-    from eightball_ppo.cli import parser
-    from eightball_ppo.cli.commands import COMMANDS
-
     called = r"(?:(scripts)/(\w+)\.py|(?:^|[\s/(;&|])eightball\s+([\w-]+))((?:\"[^\"]*\"|'[^']*'|[^|;&>\"'])*)"
-    for command in spoken(document):
+    for command in commands_of(document):
         for scripts, script, name, rest in re.findall(called, command):
             assert not scripts or (REPOSITORY / "scripts" / f"{script}.py").is_file(), command
             name = name or {"push_to_hub": "push"}.get(script, script)
-            if name not in COMMANDS:
-                assert scripts or name in help_text() or name.startswith("-"), f"{command}: no such command"
+            if name not in commands.COMMANDS:
+                assert scripts or name in commands.overview() or name.startswith("-"), f"{command}: no such command"
                 continue
-            argv = without_config(COMMANDS[name].arguments(shlex.split(rest.replace("...", ""))))
+            known = commands.COMMANDS[name]
+            argv = known.arguments(shlex.split(rest.replace("...", "")))
+            at = argv.index("--config") if "--config" in argv else -1
+            if at >= 0 and not Path(argv[at + 1]).exists():  # which the document's own blocks write
+                argv = argv[:at] + argv[at + 2 :]
             if not {"--help", "-h"} & set(argv):
-                parser.parse(COMMANDS[name].config_class, argv)
-
-
-def help_text() -> str:
-    command = [str(Path(sys.executable).with_name("eightball")), "--help"]
-    return subprocess.run(command, check=True, capture_output=True, text=True).stdout
-
-
-def without_config(argv: list[str]) -> list[str]:
-    """Without a `--config` that the document's own blocks write."""
-    at = argv.index("--config") if "--config" in argv else -1
-    return argv if at < 0 or Path(argv[at + 1]).exists() else argv[:at] + argv[at + 2 :]
+                parser.parse(known.config_class, argv)
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=name_of)
-def test_every_make_target_exists(document: Path) -> None:
+def test_every_make_target_exists_and_every_command_that_is_not_run_says_why(document: Path) -> None:
     targets = set(re.findall(r"^([\w-]+):", (REPOSITORY / "Makefile").read_text(), flags=re.MULTILINE))
-    for command in spoken(document):
+    for command in commands_of(document):
         for named in re.findall(r"(?:^|&& |; )make ([\w-]+)", command):
             assert named in targets, f"{name_of(document)}: {command}"
-
-
-@pytest.mark.parametrize("document", DOCUMENTS, ids=name_of)
-def test_every_mark_has_a_reason_and_every_block_a_language(document: Path) -> None:
-    for block in blocks(document):
-        assert block.language or block.text.lstrip().startswith(("a question", "accelerate_config.yaml")), block
-        for step in steps(block):
-            assert step.excuse is None or len(step.excuse) >= 8, f"{step.where}: {step.text}: why is it not run?"
-
-
-def test_what_runs_elsewhere_is_still_there() -> None:
-    """A line of `ELSEWHERE` that no document has is a leftover."""
-    every = {without_comment(step.text) for doc in DOCUMENTS for block in blocks(doc) for step in steps(block)}
-    assert set(ELSEWHERE) - every <= {"make quality", "make compare"}  # which stand in sentences
+    for step in steps(document):
+        assert step.reason is None or len(step.reason) >= 8, f"{step.where}: {step.text}: why is it not run?"
 
 
 # --- running them
@@ -194,14 +142,14 @@ def test_what_runs_elsewhere_is_still_there() -> None:
 
 @pytest.fixture(scope="session")
 def judge() -> Iterator[str]:
-    """The address of a judge that knows all wishes, instead of the reader's."""
-    wishes = {row["question"]: row["answer"] for split in ("preferences", "heldout") for row in read_rows(split)}
-    with JudgeServer(wishes=wishes) as server:
+    """The address of a judge that knows all gold labels, instead of the reader's."""
+    gold = {row["question"]: row["answer"] for split in ("preferences", "heldout") for row in read_rows(split)}
+    with JudgeServer(gold_labels=gold) as server:
         yield server.base_url
 
 
-def bare(directory: Path) -> Path:
-    """A place that looks like the repository, with fewer questions to train on; what graders need is whole."""
+def make_workspace(directory: Path) -> Path:
+    """A directory that looks like the repository, with fewer training questions; what graders need is complete."""
     data = directory / "datasets" / "eightball"
     data.mkdir(parents=True)
     for split, size in (("sft", 100), ("rl", 120), ("preferences", None), ("heldout", None)):
@@ -217,7 +165,7 @@ def bare(directory: Path) -> Path:
 
 
 def execute(step: Step, where: Path, judge: str) -> None:
-    """Run it as it stands, but shorter; anything else than its exit code fails."""
+    """Run it as it is, but shorter; anything else than its exit code fails."""
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     quiet = {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "ACCELERATE_USE_CPU": "true", "COLUMNS": "200"}
     environment = {**os.environ, **quiet, "PATH": path}
@@ -227,8 +175,8 @@ def execute(step: Step, where: Path, judge: str) -> None:
     else:
         command = ["bash", "-euo", "pipefail", "-c", shorter(step.text).replace(SERVER, judge)]
     done = subprocess.run(command, cwd=where, env=environment, capture_output=True, text=True, timeout=1200)
-    said = f"{step.where}: {step.text}\nexit code {done.returncode}\n{done.stdout[-2000:]}\n{done.stderr[-2000:]}"
-    assert done.returncode == step.code, said
+    output = f"{step.where}: {step.text}\nexit code {done.returncode}\n{done.stdout[-2000:]}\n{done.stderr[-2000:]}"
+    assert done.returncode == step.code, output
 
 
 def shorter(command: str) -> str:
@@ -242,66 +190,25 @@ def shorter(command: str) -> str:
     return re.sub(r"(exact\.num_train_epochs=)\d+", r"\g<1>20", command)
 
 
-def is_cheap(step: Step) -> bool:
-    return step.language == "bash" and CHEAP.match(step.text) is not None
-
-
-@pytest.mark.parametrize(
-    "step", [pytest.param(s, id=f"{s.where} {s.text[:40]}") for d in DOCUMENTS for s in steps_of(d) if is_cheap(s)]
-)
-def test_a_cheap_command_runs(step: Step, tmp_path: Path) -> None:
-    execute(step, bare(tmp_path / "here"), SERVER)
-
-
 @pytest.fixture(scope="session")
 def trained(once: Callable[..., Path], judge: str) -> Path:
     """What `make run` and distillation leave behind, but smaller."""
 
     def make(directory: Path) -> None:
-        bare(directory)
+        make_workspace(directory)
         for text in ("python scripts/ppo.py", "python scripts/distill.py"):
-            execute(Step("the beginning", "bash", text, 0, None), directory, judge)
+            execute(Step("make run", "bash", text, 0, None), directory, judge)
 
     return once("trained", make)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("document", [document for document in DOCUMENTS if steps_of(document)], ids=name_of)
+@pytest.mark.long
+@pytest.mark.parametrize("document", [document for document in DOCUMENTS if steps_to_run(document)], ids=name_of)
 def test_every_command_of_the_document_runs(
     document: Path, tmp_path: Path, judge: str, request: pytest.FixtureRequest
 ) -> None:
-    where = bare(tmp_path / "here")
+    where = make_workspace(tmp_path / "here")
     if name_of(document) not in FROM_NOTHING:
         shutil.copytree(request.getfixturevalue("trained") / "runs", where / "runs")
-    for step in steps_of(document):
+    for step in steps_to_run(document):
         execute(step, where, judge)
-
-
-# --- the test itself
-
-
-def test_marks_comments_and_lines_that_go_on_are_read(tmp_path: Path) -> None:
-    file = REPOSITORY / "docs" / "none.md"
-    text = (
-        "<!-- not run here: it needs a GPU -->\n```bash\nmake run\n```\nwords\n```bash\n# only words\n"
-        'eightball predict "Is it #1?"   # says Yes\npython scripts/ppo.py \\\n    --kl_coef -1  # exits with 2\n'
-        "make demo # not run here: it serves until it is stopped\n```\n```python\nprint(1)\n```\n```\nart\n```\n"
-    )
-    (tmp_path / "x.md").write_text(text)
-    found = [
-        step
-        for block in blocks(tmp_path / "x.md")
-        for step in steps(Block(file, block.line, block.language, block.text, block.excuse))
-    ]
-    assert [(step.language, step.code, step.excuse) for step in found] == [
-        ("bash", 0, "it needs a GPU"),
-        ("bash", 0, None),
-        ("bash", 2, None),
-        ("bash", 0, "it serves until it is stopped"),
-        ("python", 0, None),
-    ]
-    assert without_comment(found[1].text) == 'eightball predict "Is it #1?"'
-    assert without_comment(found[2].text) == "python scripts/ppo.py --kl_coef -1"
-    assert excuse_in("make run # not run here") == "" and excuse_in("make run") is None
-    assert shorter("accelerate launch scripts/ppo.py --seed 1") == f"accelerate launch scripts/ppo.py {FEW} --seed 1"
-    assert shorter("eightball predict x") == "eightball predict x"

@@ -1,4 +1,4 @@
-"""Any encoder as the policy: every architecture, all weights or LoRA, one copy in memory, saved and found again."""
+"""Any encoder as the policy: every architecture, all weights or LoRA, one copy in memory, saved and loaded."""
 
 import copy
 import shutil
@@ -8,15 +8,15 @@ from typing import Any
 import encoders
 import pytest
 import torch
+from pytest import MonkeyPatch
 from torch import Tensor
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 import tiny
-from eightball_ppo.config.methods import PPOConfig
 from eightball_ppo.data.pairs import join_pair
 from eightball_ppo.errors import InputError
 from eightball_ppo.methods import ppo
-from eightball_ppo.models.loading import load_classifier, load_new_classifier, predict_logits_NK
+from eightball_ppo.models.loading import load_classifier, predict_logits_NK
 from eightball_ppo.models.lora import adapters_off, with_lora
 from eightball_ppo.models.saving import save_policy
 from eightball_ppo.models.tokenization import TokenTable, max_input_length, set_max_length, token_table
@@ -26,10 +26,7 @@ from eightball_ppo.trl_adapters.value import SharedTrunk
 
 TEXTS = ["Will I be rich?", "Is it raining in Rome, or will it rain tomorrow?", *(f"Game {i}?" for i in range(14))]
 PASSAGE = "It has not rained for a week."
-
-
-def lora(**options: Any) -> PPOConfig:
-    return tiny.config(use_peft=True, **options)
+ALL_KINDS = [kind if kind == "bert" else pytest.param(kind, marks=pytest.mark.slow) for kind in encoders.KINDS]
 
 
 def trained(model: Any, table: TokenTable, settings: Any, tmp_path: Path) -> tuple[TRLModels, list[dict[str, float]]]:
@@ -42,7 +39,7 @@ def trained(model: Any, table: TokenTable, settings: Any, tmp_path: Path) -> tup
 
 @pytest.mark.parametrize("pair", [None, PASSAGE], ids=["one text", "two texts"])
 @pytest.mark.parametrize("kind", encoders.KINDS)
-def test_batches_give_what_the_model_gives_one_text_at_a_time(kind: str, pair: str | None, tmp_path: Path) -> None:
+def test_batched_logits_equal_those_of_one_text_at_a_time(kind: str, pair: str | None, tmp_path: Path) -> None:
     model, tokenizer = load_classifier(str(encoders.save(kind, tmp_path / "model")), "--sft_model_path")
     set_max_length(tokenizer, model, None)
     table = token_table([join_pair(t, pair) if pair else t for t in TEXTS], tokenizer, max_input_length(tokenizer))
@@ -50,78 +47,53 @@ def test_batches_give_what_the_model_gives_one_text_at_a_time(kind: str, pair: s
         alone_NK = torch.cat([model(**tokenizer(text, pair, return_tensors="pt")).logits for text in TEXTS])
     for by_length in (False, True):
         torch.testing.assert_close(predict_logits_NK(model, table, 5, by_length), alone_NK, atol=1e-6, rtol=0)
-    told_apart = pair is not None and kind not in encoders.NO_TOKEN_TYPES
-    assert (table.types_S is not None) == told_apart
+    has_types = pair is not None and kind not in encoders.NO_TOKEN_TYPES
+    assert (table.types_S is not None) == has_types
 
 
 @pytest.mark.parametrize("use_peft", [False, True], ids=["all weights", "lora"])
-@pytest.mark.parametrize("kind", encoders.KINDS)
-def test_ppo_moves_the_policy_and_leaves_the_reference(kind: str, use_peft: bool, tmp_path: Path) -> None:
+@pytest.mark.parametrize("kind", ALL_KINDS)
+def test_ppo_moves_the_policy_and_not_the_reference(kind: str, use_peft: bool, tmp_path: Path) -> None:
     model, tokenizer = load_classifier(str(encoders.save(kind, tmp_path / "model")), "--sft_model_path")
     set_max_length(tokenizer, model, None)
     table = token_table(TEXTS, tokenizer, max_input_length(tokenizer))
     before_NK = predict_logits_NK(model, table)
     size = sum(p.numel() for p in model.parameters())
     rate = 1e-3 if use_peft else 3e-4
-    settings = tiny.config(
-        use_peft=use_peft, repeats_per_epoch=2, num_mini_batches=2, learning_rate=rate, value_learning_rate=rate,
-        total_episodes=64,
-    )  # fmt: skip
+    batch = {"repeats_per_epoch": 2, "num_mini_batches": 2, "total_episodes": 64}
+    settings = tiny.config(use_peft=use_peft, learning_rate=rate, value_learning_rate=rate, **batch)
     models, rows = trained(model, table, settings, tmp_path)
     question_N1 = models.ids.question_ids(torch.arange(len(TEXTS))).unsqueeze(1)
     with torch.no_grad():
         assert torch.equal(models.reference(question_N1).logits[:, 0, 1:], before_NK)
     assert not torch.allclose(predict_logits_NK(models.policy.by_row.classifier, table), before_NK, atol=1e-3)
     assert rows[0]["objective/kl"] == 0.0  # the first answers are the reference's, to the last bit
-    held = {
-        p.data_ptr(): p.numel() for own in (models.policy, models.reference, models.value) for p in own.parameters()
-    }
-    copies = sum(held.values()) / size
+    networks = (models.policy, models.reference, models.value)
+    copies = sum({p.data_ptr(): p.numel() for network in networks for p in network.parameters()}.values()) / size
     assert copies < 1.2 if use_peft else 2.9 < copies < 3.1
     used = [p for p in models.policy.parameters() if p.requires_grad]
-    torch.autograd.grad(models.policy(question_N1).logits.sum(), used)  # one that is not used would stop DDP
+    torch.autograd.grad(models.policy(question_N1).logits.sum(), used)  # an unused parameter would stop DDP
 
 
-def test_the_value_model_of_lora_summarises_the_reference_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    policy = tiny.classifier()
-    models = tiny.trl_models(policy, tiny.tokens(9), tiny.scores(9), lora())
+def test_value_model_under_lora_computes_the_reference_summary_once(monkeypatch: MonkeyPatch) -> None:
+    models = tiny.trl_models(tiny.classifier(), tiny.tokens(9), tiny.scores(9), tiny.config(use_peft=True))
     trunk = models.value.trunk
-    calls: list[int] = []
     assert isinstance(trunk, SharedTrunk) and not list(trunk.parameters())
-    inner = trunk._summaries
-
-    def counted(count: int) -> Tensor:
-        calls.append(count)
-        return inner(count)
-
-    monkeypatch.setattr(trunk, "_summaries", counted)
     ids = models.ids.question_ids(torch.tensor([4, 2]))[:, None]
-    first = trunk(ids).hidden_states[0]
-    with torch.no_grad():
-        for name, weight in models.policy.named_parameters():
-            if "lora_B" in name:
-                weight.add_(1.0)
-    assert torch.equal(trunk(ids).hidden_states[0], first) and calls == [9] and first.shape == (2, 2, 8)
     with adapters_off(models.policy.by_row.classifier):
         hidden_BH = models.policy.by_row.summary_BH(ids)
-    torch.testing.assert_close(first[:, 0], hidden_BH)
-
-
-def test_reading_past_the_adapters_freezes_nothing() -> None:
-    model = with_lora(tiny.classifier().requires_grad_(False), lora())
-    before = [p.requires_grad for p in model.parameters()]
-    with adapters_off(model):
-        assert [p.requires_grad for p in model.parameters()] == before
-    assert [p.requires_grad for p in model.parameters()] == before and any(before)
+    torch.testing.assert_close(trunk(ids).hidden_states[0][:, 0], hidden_BH)
+    monkeypatch.setattr(trunk, "_summaries", lambda count: pytest.fail("computed again"))
+    torch.testing.assert_close(trunk(ids.clone()).hidden_states[0][:, 0], hidden_BH)
 
 
 @pytest.fixture
-def moved(tmp_path: Path) -> tuple[Path, Any, Any, Tensor, TokenTable]:
-    """(directory of the base, policy under LoRA that was moved off it, tokenizer, its logits, their token table)"""
+def trained_lora(tmp_path: Path) -> tuple[Path, Any, Any, Tensor, TokenTable]:
+    """(directory of the base, policy under LoRA with changed adapters, tokenizer, its logits, their token table)"""
     base = encoders.save("bert", tmp_path / "base")
     model, tokenizer = load_classifier(str(base), "--sft_model_path")
     table = token_table(TEXTS, tokenizer, 32)
-    policy = with_lora(model.requires_grad_(False), lora())
+    policy = with_lora(model.requires_grad_(False), tiny.config(use_peft=True))
     with torch.no_grad():
         for weight in policy.parameters():
             if weight.requires_grad:
@@ -130,25 +102,22 @@ def moved(tmp_path: Path) -> tuple[Path, Any, Any, Tensor, TokenTable]:
 
 
 @pytest.mark.parametrize("merge", [False, True], ids=["adapter", "merged"])
-def test_saved_and_loaded_it_is_the_same_policy(moved: Any, merge: bool, tmp_path: Path) -> None:
-    base, policy, tokenizer, logits_NK, table = moved
+def test_policy_under_lora_is_the_same_after_save_and_load(trained_lora: Any, merge: bool, tmp_path: Path) -> None:
+    base, policy, tokenizer, logits_NK, table = trained_lora
     save_policy(policy, tokenizer, tmp_path / "policy", merge)
     assert (tmp_path / "policy" / "model.safetensors").is_file() == merge
     adapter = tmp_path / "policy" / ("adapter" if merge else "")
-    assert (
-        adapter.joinpath("adapter_model.safetensors").stat().st_size < 0.2 * (base / "model.safetensors").stat().st_size
-    )
+    saved, full = adapter / "adapter_model.safetensors", base / "model.safetensors"
+    assert saved.stat().st_size < 0.2 * full.stat().st_size
     loaded, _ = load_classifier(str(tmp_path / "policy"), "--sft_model_path")
     torch.testing.assert_close(predict_logits_NK(loaded, table), logits_NK, atol=1e-5, rtol=0)
-    stock = AutoModelForSequenceClassification.from_pretrained(
-        tmp_path / "policy"
-    ).eval()  # whoever has not our package
+    stock = AutoModelForSequenceClassification.from_pretrained(tmp_path / "policy").eval()
     torch.testing.assert_close(predict_logits_NK(stock, table), logits_NK, atol=1e-5, rtol=0)
     assert stock.config.id2label == {0: "Yes", 1: "No", 2: "Maybe"}
 
 
-def test_adapters_of_another_base_are_refused(moved: Any, tmp_path: Path) -> None:
-    base, policy, tokenizer, _, _ = moved
+def test_adapters_of_another_base_are_refused(trained_lora: Any, tmp_path: Path) -> None:
+    base, policy, tokenizer, _, _ = trained_lora
     save_policy(policy, tokenizer, tmp_path / "policy")
     encoders.save("bert", base, seed=1)
     with pytest.raises(InputError, match=r"adapters were trained on other weights than those of .*base now"):
@@ -158,51 +127,20 @@ def test_adapters_of_another_base_are_refused(moved: Any, tmp_path: Path) -> Non
         load_classifier(str(tmp_path / "policy"), "--sft_model_path")
 
 
-def test_adapters_know_their_base_in_either_precision(moved: Any, tmp_path: Path) -> None:
-    _, policy, tokenizer, logits_NK, table = moved
-    save_policy(policy, tokenizer, tmp_path / "policy")
-    loaded, _ = load_classifier(str(tmp_path / "policy"), "--sft_model_path", torch.bfloat16)
-    assert next(loaded.parameters()).dtype == torch.bfloat16
-    torch.testing.assert_close(predict_logits_NK(loaded, table), logits_NK, atol=0.1, rtol=0.1)
-
-
-def test_half_precision_weights_still_give_full_precision_probabilities(tmp_path: Path) -> None:
-    model, tokenizer = load_classifier(str(encoders.save("bert", tmp_path)), "--sft_model_path", torch.bfloat16)
-    settings = tiny.config(use_peft=True, repeats_per_epoch=2, total_episodes=64)
-    models, rows = trained(model, token_table(TEXTS, tokenizer, 32), settings, tmp_path / "run")
-    question_N1 = models.ids.question_ids(torch.arange(4)).unsqueeze(1)
-    assert models.policy(question_N1).logits.dtype == torch.float32
-    assert (
-        models.policy.by_row.classifier.get_base_model().bert.embeddings.word_embeddings.weight.dtype == torch.bfloat16
-    )
-    assert rows[0]["objective/kl"] == 0.0
-
-
-def test_a_copy_under_lora_leaves_the_original_alone() -> None:
+def test_trainable_copy_under_lora_leaves_the_original_unchanged() -> None:
     original = tiny.classifier()
     kept = copy.deepcopy(original.state_dict())
-    policy = trainable_copy(original, lora(lora_r=2))
+    policy = trainable_copy(original, tiny.config(use_peft=True, lora_r=2))
     assert original.state_dict().keys() == kept.keys() and not hasattr(original, "peft_config")
     names = [name for name, p in policy.named_parameters() if p.requires_grad]
     assert {name.split(".")[-2] for name in names if "lora_A" in name} == {"default"}
     assert any("classifier" in name for name in names) and not any("embedding" in name for name in names)
 
 
-def test_targets_that_the_model_has_not_are_named(tmp_path: Path) -> None:
+def test_unknown_lora_target_modules_are_refused_and_the_linear_layers_listed(tmp_path: Path) -> None:
     model, _ = load_classifier(str(encoders.save("distilbert", tmp_path)), "--sft_model_path")
     with pytest.raises(InputError, match=r"--lora_target_modules query: .*linear layers .* are .*k_lin.*q_lin"):
-        with_lora(model, lora(lora_target_modules=["query"]))
-
-
-def test_a_new_head_says_what_of_it_is_new(tmp_path: Path) -> None:
-    from eightball_ppo.labels import LabelSet
-
-    encoders.save("distilbert", tmp_path)
-    labels = LabelSet.of([f"intent {i}" for i in range(7)])
-    model, _, new = load_new_classifier(str(tmp_path), "--model_name_or_path", labels)
-    assert new == ["classifier"] and model.config.num_labels == 7
-    _, _, new = load_new_classifier("minilm", "--model_name_or_path", labels)
-    assert new == ["classifier"]
+        with_lora(model, tiny.config(use_peft=True, lora_target_modules=["query"]))
 
 
 def test_a_tokenizer_without_padding_is_refused(tmp_path: Path) -> None:
@@ -214,21 +152,12 @@ def test_a_tokenizer_without_padding_is_refused(tmp_path: Path) -> None:
         load_classifier(str(tmp_path), "--sft_model_path")
 
 
-def test_rates_that_would_wipe_an_encoder_are_refused(tmp_path: Path) -> None:
+def test_learning_rates_too_high_for_an_encoder_are_refused(tmp_path: Path) -> None:
     model, _ = load_classifier(str(encoders.save("bert", tmp_path)), "--sft_model_path")
     with pytest.raises(InputError, match=r"--learning_rate 0\.012: too high for all weights of a BertFor"):
         check_rates(model, tiny.config(learning_rate=0.012))
-    check_rates(model, tiny.config(learning_rate=2e-5, value_learning_rate=2e-5))
     with pytest.raises(InputError, match=r"--learning_rate 0\.012: too high for adapters on a BertFor"):
-        check_rates(model, lora(learning_rate=0.012))
-    check_rates(model, lora(learning_rate=1e-3, value_learning_rate=1e-3))
-    for options in (tiny.config(learning_rate=0.012), lora(learning_rate=0.012)):
-        check_rates(tiny.classifier(), options)
-
-
-def test_too_many_tokens_for_the_model_are_refused(tmp_path: Path) -> None:
-    model, tokenizer = load_classifier(str(encoders.save("bert", tmp_path)), "--sft_model_path")
-    with pytest.raises(InputError, match="--max_length 80: BertForSequenceClassification reads at most 66 tokens"):
-        set_max_length(tokenizer, model, 80)
-    set_max_length(tokenizer, model, None)
-    assert tokenizer.model_max_length == 66
+        check_rates(model, tiny.config(use_peft=True, learning_rate=0.012))
+    check_rates(model, tiny.config(learning_rate=2e-5, value_learning_rate=2e-5))
+    check_rates(model, tiny.config(use_peft=True, learning_rate=1e-3, value_learning_rate=1e-3))
+    check_rates(tiny.classifier(), tiny.config(learning_rate=0.012))

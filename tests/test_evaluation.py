@@ -14,7 +14,7 @@ REFERENCE = torch.tensor([[0.5, 0.5], [0.5, 0.5]]).log()
 SPLIT = GradedSplit(QUESTIONS, torch.tensor([[1.0, 0.0], [0.0, 2.0]]), REFERENCE)
 
 
-def test_record_by_hand() -> None:
+def test_record_equals_hand_computed_numbers() -> None:
     policy = torch.tensor([[0.8, 0.2], [0.6, 0.4]]).log()
     record = evaluate(policy, SPLIT, 0.5, LABELS)
     assert record["questions"] == 2
@@ -27,31 +27,26 @@ def test_record_by_hand() -> None:
     assert record["greedy_histogram"] == {"a": 1.0, "b": 0.0}
 
 
-def test_reference_has_fraction_zero_and_unlabelled_splits_have_no_gold() -> None:
-    assert evaluate(REFERENCE, SPLIT, 0.5, LABELS)["optimum_fraction"] == 0
+def test_unlabelled_splits_have_no_gold_accuracy() -> None:
     record = describe(REFERENCE, REFERENCE, Questions("q", ["one?", "two?"]), LABELS)
     assert record["gold_accuracy"] is None and record["kl"] == 0
 
 
-def test_the_optimum_has_fraction_one_at_any_beta() -> None:
-    """In float32 the exact optimum measured 2.08 at beta 10,000."""
-    for beta in (0.01, 1.0, 100.0, 1e4):
+def test_optimum_fraction_is_zero_at_the_reference_and_one_at_the_optimum_for_any_beta() -> None:
+    assert evaluate(REFERENCE, SPLIT, 0.5, LABELS)["optimum_fraction"] == 0
+    for beta in (0.01, 1.0, 100.0, 1e4):  # in float32 the exact optimum measured 2.08 at beta 10,000
         optimum_NK = objective.optimum_logp_NK(REFERENCE.double(), SPLIT.score_NK.double(), beta)
         assert evaluate(optimum_NK, SPLIT, beta, LABELS)["optimum_fraction"] == pytest.approx(1, abs=1e-3)
 
 
-def test_before_after_counts_fifty_draws_and_measures_the_change() -> None:
+def test_before_after_table_counts_fifty_samples_and_the_change() -> None:
     before, after = torch.zeros(2, 2), torch.tensor([[20.0, 0.0], [0.0, 0.0]])
+    torch.manual_seed(0)
+    expected = torch.rand(3)
+    torch.manual_seed(0)
     table = before_after(SPLIT, before, after, LABELS, seed=0)
+    assert torch.equal(torch.rand(3), expected)  # the global generator is not used
     assert table["question"].tolist() == ["one?", "two?"] and table["wanted"].tolist() == ["a", "b"]
     assert (table["before_count_a"] + table["before_count_b"]).tolist() == [50, 50]
     assert table["after_count_a"][0] == 50 and table["change"].tolist() == pytest.approx([0.5, 0.0], abs=1e-6)
     assert table.equals(before_after(SPLIT, before, after, LABELS, seed=0))
-
-
-def test_evaluation_leaves_the_training_random_numbers_alone() -> None:
-    torch.manual_seed(0)
-    expected = torch.rand(3)
-    torch.manual_seed(0)
-    before_after(SPLIT, REFERENCE, REFERENCE, LABELS, seed=1)
-    assert torch.equal(torch.rand(3), expected)

@@ -1,5 +1,6 @@
-"""What an update costs, counted instead of timed; and that reading a question once changes no number."""
+"""What an update costs, counted instead of timed; encoding a question once changes no number."""
 
+import copy
 import gc
 import os
 from pathlib import Path
@@ -7,11 +8,12 @@ from typing import Any
 
 import pytest
 import torch
+from pytest import MonkeyPatch
 from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import TrainerCallback
 
 import tiny
+from eightball_ppo.errors import InputError
 from eightball_ppo.functional.objective import objective_N
 from eightball_ppo.graders.budgeted_scores import BudgetedScores
 from eightball_ppo.methods import ppo
@@ -38,20 +40,15 @@ class _Forwards:
 
 
 @pytest.mark.parametrize("baseline", ["value", "exact"])
-def test_an_update_makes_the_passes_that_it_is_designed_to_make(
-    baseline: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Of 24 questions, each twice in a batch of 48: a rollout is one pass of the 24; so is each of 2 x 2 minibatches
-    of 24 rows. The reference is asked once in all, the grader once an update, for the answers that were drawn."""
-    settings = tiny.config(
-        repeats_per_epoch=2, num_mini_batches=2, num_ppo_epochs=2, total_episodes=5 * 48, baseline=baseline
-    )
+def test_forward_passes_of_an_update(baseline: str, tmp_path: Path, monkeypatch: MonkeyPatch) -> None:
+    """24 questions, each twice in a batch of 48: a rollout is one pass of 24 rows, as is each of 2 x 2 minibatches."""
+    batch: dict[str, Any] = {"repeats_per_epoch": 2, "num_mini_batches": 2, "num_ppo_epochs": 2}
+    settings = tiny.config(total_episodes=5 * 48, baseline=baseline, **batch)
     trainer, models = tiny.trainer(settings, tiny.classifier(), tiny.tokens(N), tiny.scores(N), tmp_path)
-    policy, reference = (_Forwards(own.by_row.classifier) for own in (models.policy, models.reference))
+    policy, reference = (_Forwards(m.by_row.classifier) for m in (models.policy, models.reference))
     rollouts: list[int] = []
-    models.reward.lookup.register_forward_pre_hook(
-        lambda _, __, inputs: rollouts.append(len(inputs["input_ids"])), with_kwargs=True
-    )
+    lookup = models.reward.lookup
+    lookup.register_forward_pre_hook(lambda *call: rollouts.append(len(call[2]["input_ids"])), with_kwargs=True)
     trunk = models.value.trunk
     value = _Forwards(trunk.by_row.classifier) if isinstance(trunk, ValueTrunk) else None
     shared: list[int] = []
@@ -72,37 +69,8 @@ def test_an_update_makes_the_passes_that_it_is_designed_to_make(
         assert shared == 4 * [N] * 5  # updated, both in one pass
 
 
-class _Widest(TorchDispatchMode):
-    """The largest last dimension of what any operation returns while it is on, of tensors of at least `rows` rows."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.shapes: set[tuple[int, ...]] = set()
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        out = func(*args, **(kwargs or {}))
-        for own in out if isinstance(out, tuple | list) else (out,):
-            if isinstance(own, Tensor):
-                self.shapes.add(tuple(own.shape))
-        return out
-
-
-def test_nothing_in_trls_loop_is_wider_than_the_labels_and_a_pad(tmp_path: Path) -> None:
-    """A table instead of a network, so that what is left is TRL's loop and the adapters: a language model's logits
-    would be as wide as its vocabulary."""
-    settings = tiny.config(total_episodes=2 * 64, num_mini_batches=2)
-    trainer, models = tiny.trainer(
-        settings, tiny.Tabular(tiny.scores(64)), tiny.row_tokens(64), tiny.scores(64), tmp_path
-    )
-    assert models.value.trunk.width == 4
-    with _Widest() as seen:
-        ppo.run_trainer(trainer, settings)
-    wide = {shape for shape in seen.shapes if len(shape) > 1 and shape[-1] > K + 1}
-    assert wide == {(1, 64)}, wide  # the rows of all 64 questions, one behind the other: no logits
-
-
-class _Grows(TrainerCallback):
-    """Resident memory after each update, and the full collections that Python itself has made until then."""
+class _Memory(TrainerCallback):
+    """Resident memory and Python's full garbage collections after each update."""
 
     def __init__(self) -> None:
         self.resident: list[int] = []
@@ -114,33 +82,33 @@ class _Grows(TrainerCallback):
         self.collections.append(gc.get_stats()[2]["collections"])
 
 
-@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="reads the resident memory as Linux tells it")
-def test_five_hundred_updates_take_no_memory_and_no_collection_of_their_own(tmp_path: Path) -> None:
-    watch = _Grows()
-    settings = tiny.config(repeats_per_epoch=1, num_ppo_epochs=1, total_episodes=500 * N)
-    trainer, _ = tiny.trainer(settings, tiny.classifier(), tiny.tokens(N), tiny.scores(N), tmp_path, [watch])
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="reads the resident memory from Linux's /proc")
+@pytest.mark.parametrize("updates", [60, pytest.param(500, marks=pytest.mark.slow)])
+def test_memory_does_not_grow_over_updates(updates: int, tmp_path: Path) -> None:
+    memory = _Memory()
+    settings = tiny.config(repeats_per_epoch=1, num_ppo_epochs=1, total_episodes=updates * N)
+    trainer, _ = tiny.trainer(settings, tiny.classifier(), tiny.tokens(N), tiny.scores(N), tmp_path, [memory])
     ppo.run_trainer(trainer, settings)
-    assert len(watch.resident) == 500
-    assert watch.resident[-1] - watch.resident[20] < 5 * 2**20
-    made = watch.collections[-1] - watch.collections[20]
-    assert made == 2 * (500 - 21)  # TRL's own two an update
+    assert len(memory.resident) == updates
+    assert memory.resident[-1] - memory.resident[20] < 5 * 2**20
+    assert memory.collections[-1] - memory.collections[20] == 2 * (updates - 21)  # TRL's two an update
 
 
-def test_a_question_is_read_once_a_batch_and_once_for_policy_and_value() -> None:
+def test_repeated_questions_are_encoded_once() -> None:
     reader = PromptEncoder(tiny.tokens(N), IDS)
     few = IDS.question_ids(torch.tensor([5, 3, 5]))[:, None]
     assert reader.read(few) is reader.read(few)
-    assert reader.read(few).inverse_B is None  # of so few rows hardly any stands twice
+    assert reader.read(few).inverse_B is None  # so few rows hardly ever repeat
     many = IDS.question_ids(torch.tensor([7, 3] * 10))[:, None]
     inputs, inverse_B = reader.read(many)
     assert len(inputs["input_ids"]) == 2 and inverse_B is not None and inverse_B.tolist() == [1, 0] * 10
-    whole, inverse_B = reader.read(IDS.question_ids(torch.arange(30) % N)[:, None])
-    assert len(whole["input_ids"]) == N and inverse_B is not None and inverse_B.tolist() == [i % N for i in range(30)]
-    assert reader.read(IDS.question_ids(torch.arange(N))[:, None]).inputs is whole  # made once
+    all_N, inverse_B = reader.read(IDS.question_ids(torch.arange(30) % N)[:, None])
+    assert len(all_N["input_ids"]) == N and inverse_B is not None and inverse_B.tolist() == [i % N for i in range(30)]
+    assert reader.read(IDS.question_ids(torch.arange(N))[:, None]).inputs is all_N  # made once
 
 
 class _PlainReader(PromptEncoder):
-    """Reads every row of every batch anew, repeats and all."""
+    """Encodes every row of every batch, repeats and all."""
 
     def read(self, input_ids: Tensor) -> EncodedBatch:
         return EncodedBatch(self.tokens.rows(self.ids.rows(input_ids)), None)
@@ -148,12 +116,10 @@ class _PlainReader(PromptEncoder):
 
 def _plain(model: nn.Module, table: Any, score_NK: Tensor) -> TRLModels:
     """The models of `build_models` without its savings: no shared reader, no memory of the reference."""
-    import copy
-
     reader = _PlainReader(table, IDS)
-    own = [copy.deepcopy(model) for _ in range(3)]
-    policy, reference = PolicyAdapter(own[0], reader), PolicyAdapter(own[1].requires_grad_(False), reader)
-    trunk = ValueTrunk(own[2], reader)
+    copies = [copy.deepcopy(model) for _ in range(3)]
+    policy, reference = PolicyAdapter(copies[0], reader), PolicyAdapter(copies[1].requires_grad_(False), reader)
+    trunk = ValueTrunk(copies[2], reader)
     return TRLModels(
         IDS,
         policy,
@@ -163,12 +129,11 @@ def _plain(model: nn.Module, table: Any, score_NK: Tensor) -> TRLModels:
     )
 
 
-@pytest.mark.parametrize("batch", [16, 20, 48])
-def test_three_updates_give_the_numbers_of_adapters_that_save_nothing(batch: int, tmp_path: Path) -> None:
+@pytest.mark.parametrize("batch", [20, *(pytest.param(batch, marks=pytest.mark.slow) for batch in (16, 48))])
+def test_savings_change_no_number(batch: int, tmp_path: Path) -> None:
     model, table, score_NK = tiny.classifier(), tiny.tokens(N), tiny.scores(N)
-    settings = tiny.config(
-        repeats_per_epoch=2, num_mini_batches=2, total_episodes=3 * batch, per_device_train_batch_size=batch
-    )
+    size = {"total_episodes": 3 * batch, "per_device_train_batch_size": batch}
+    settings = tiny.config(repeats_per_epoch=2, num_mini_batches=2, **size)
     rows: list[list[dict[str, float]]] = []
     ended = []
     for models in (tiny.trl_models(model, table, score_NK, settings), _plain(model, table, score_NK)):
@@ -183,39 +148,7 @@ def test_three_updates_give_the_numbers_of_adapters_that_save_nothing(batch: int
             assert mine[name] == pytest.approx(theirs[name], abs=2e-6), name
 
 
-def test_two_networks_side_by_side_are_the_two() -> None:
-    policy, value = tiny.classifier(seed=1).double(), tiny.classifier(seed=2).double()
-    inputs = tiny.tokens(N).rows(torch.arange(N))
-    apart = (policy(**inputs).logits, value(**inputs, output_hidden_states=True).hidden_states[-1][:, 0])
-    together = speedups.both(policy, value, inputs["input_ids"], inputs["attention_mask"])
-    weights = [own for model in (policy, value) for own in model.parameters()]
-    for one, other in zip(apart, together, strict=True):
-        torch.testing.assert_close(one, other, atol=1e-12, rtol=0)
-    gradients = [
-        torch.autograd.grad(own[0].square().sum() + own[1].square().sum(), weights, allow_unused=True)
-        for own in (apart, together)
-    ]
-    for one, other in zip(*gradients, strict=True):
-        if one is None or other is None:
-            assert one is other  # the head of the value network
-        else:
-            torch.testing.assert_close(one, other, atol=1e-10, rtol=0)
-
-
-def test_only_the_small_classifier_itself_stands_side_by_side() -> None:
-    settings = tiny.config()
-    small = tiny.trl_models(tiny.classifier(), tiny.tokens(N), tiny.scores(N), settings)
-    table = tiny.trl_models(tiny.Tabular(tiny.scores(N)), tiny.row_tokens(N), tiny.scores(N), settings)
-    assert small.policy.at_hand is not None and table.policy.at_hand is None
-    assert isinstance(small.value.trunk, ValueTrunk) and small.value.trunk.beside is not None
-    ids = IDS.question_ids(torch.arange(N))[:, None]
-    before = small.policy(ids).logits
-    small.value.trunk(ids)
-    other = ids.clone()
-    assert torch.equal(small.policy(other).logits, before)  # not the tensor that was asked about: computed anew
-
-
-def test_the_exact_baseline_is_the_value_of_the_policy_that_sampled(tmp_path: Path) -> None:
+def test_exact_baseline_is_the_value_of_the_sampling_policy(tmp_path: Path) -> None:
     model, table, score_NK = tiny.classifier(), tiny.tokens(N), tiny.scores(N)
     settings = tiny.config(baseline="exact", kl_coef=0.3)
     scores = BudgetedScores(score_NK)
@@ -225,9 +158,9 @@ def test_the_exact_baseline_is_the_value_of_the_policy_that_sampled(tmp_path: Pa
     assert scores.calls == N * K  # it looks at every grade
     ids = IDS.question_ids(torch.arange(N))[:, None]
     with torch.no_grad():
-        for own in models.policy.parameters():
-            own.add_(0.1 * torch.randn(own.shape, generator=torch.Generator().manual_seed(1)))
-        logp_NK, ref_logp_NK = (own(ids).logits[:, 0, 1:].log_softmax(-1) for own in (models.policy, models.reference))
+        for weight in models.policy.parameters():
+            weight.add_(0.1 * torch.randn(weight.shape, generator=torch.Generator().manual_seed(1)))
+        logp_NK, ref_logp_NK = (m(ids).logits[:, 0, 1:].log_softmax(-1) for m in (models.policy, models.reference))
         (sampled,) = trunk(ids).hidden_states
     expected_N = objective_N(logp_NK, ref_logp_NK, score_NK, 0.3)
     torch.testing.assert_close(sampled[:, 0, 0], expected_N)
@@ -238,21 +171,6 @@ def test_the_exact_baseline_is_the_value_of_the_policy_that_sampled(tmp_path: Pa
     assert torch.equal(updated, sampled)
 
 
-def test_the_exact_baseline_learns_and_a_budget_is_refused(tmp_path: Path) -> None:
-    from eightball_ppo.errors import InputError
-    from eightball_ppo.functional.objective import optimum_fraction
-
-    settings = tiny.config(
-        baseline="exact", repeats_per_epoch=4, num_mini_batches=4, num_ppo_epochs=4, total_episodes=40 * 96
-    )
-    model, table, score_NK = tiny.Tabular(tiny.scores(N, seed=5)), tiny.row_tokens(N), tiny.scores(N)
-    settings.learning_rate = 0.05
-    trainer, models = tiny.trainer(settings, model, table, score_NK, tmp_path)
-    ppo.run_trainer(trainer, settings)
-    logp_NK, ref_logp_NK = (
-        predict_logits_NK(own, table).log_softmax(-1) for own in (models.policy.by_row.classifier, model)
-    )
-    reached = optimum_fraction(logp_NK, ref_logp_NK, score_NK, settings.kl_coef)
-    assert reached is not None and reached > 0.95
+def test_exact_baseline_refuses_a_budget() -> None:
     with pytest.raises(InputError, match=r"--baseline exact.*--grader_call_budget"):
         tiny.config(baseline="exact", grader_call_budget=10)

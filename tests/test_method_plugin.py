@@ -1,4 +1,4 @@
-"""A method of another package: one file and one entry point, and everything that ours can do."""
+"""A method of another package: one file and one entry point, and every command knows it."""
 
 import json
 import os
@@ -49,20 +49,12 @@ TILT = MethodSpec(
 )
 """
 COMPARE = "import runpy, sys; sys.argv = sys.argv[1:]; runpy.run_path(sys.argv[0], run_name='__main__')"
-PAGES = """
-import sys
-from pathlib import Path
-from eightball_ppo.cli import commands
+DEMO = """
 from eightball_ppo.config.tools import DemoConfig
 from eightball_ppo.demo import app, views
-from eightball_ppo.demo.session import Ball
-page = Path("runs/compare/report.html")
-before = page.read_text()
-page.unlink()
-commands.run("report", ["runs/compare"])
-assert page.read_text() == before
-ball = Ball(DemoConfig(runs=["runs/tilt"]))
-print(views.answers_view(ball, ball.ask("Will I be rich?")))
+from eightball_ppo.demo.session import DemoSession
+session = DemoSession(DemoConfig(runs=["runs/tilt"]))
+print(views.answers_view(session, session.ask("Will I be rich?")))
 app.build(DemoConfig(runs=["runs/tilt"]))
 """
 
@@ -70,13 +62,12 @@ app.build(DemoConfig(runs=["runs/tilt"]))
 @pytest.fixture
 def plugin(tmp_path: Path) -> Path:
     """A directory as pip would install the other package: its module, and metadata with the entry point."""
-    site = tmp_path / "site"
-    metadata = site / "tilt_method-1.0.dist-info"
+    metadata = tmp_path / "site" / "tilt_method-1.0.dist-info"
     metadata.mkdir(parents=True)
-    (site / "tilt_method.py").write_text(METHOD)
+    (tmp_path / "site" / "tilt_method.py").write_text(METHOD)
     (metadata / "METADATA").write_text("Metadata-Version: 2.1\nName: tilt-method\nVersion: 1.0\n")
     (metadata / "entry_points.txt").write_text("[eightball_ppo.methods]\ntilt = tilt_method:TILT\n")
-    return site
+    return tmp_path / "site"
 
 
 def path_with(*places: Path) -> dict[str, str]:
@@ -85,36 +76,47 @@ def path_with(*places: Path) -> dict[str, str]:
     return {**os.environ, "PYTHONPATH": os.pathsep.join(path)}
 
 
-def test_one_file_and_one_entry_point_are_a_method_everywhere(plugin: Path, small_data: Path, sft_run: Path) -> None:
-    place = plugin.parent
+@pytest.fixture
+def recipe(small_data: Path, sft_run: Path, tmp_path: Path) -> None:
     shared: dict[str, object] = {"dataset_name": str(small_data), "sft_model_path": str(sft_run), "grader": "rule:Yes"}
     shared |= {"allow_weak_grader": True, "disable_tqdm": True, "labels": list(LABELS)}
-    (place / "recipe.yaml").write_text(yaml.safe_dump({**shared, "tilt": {"tilt": 3.0, "output_dir": "runs/tilt"}}))
+    recipe = {**shared, "tilt": {"tilt": 3.0, "output_dir": "runs/tilt"}}
+    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(recipe))
+
+
+@pytest.mark.slow
+def test_a_plugin_method_trains_and_its_run_is_pushed_and_reported(plugin: Path, recipe: None, tmp_path: Path) -> None:
     push = ["push", "runs/tilt", "--repo_id", "me/tilt", "--dry_run"]
     commands = [["--help"], ["tilt", "--config", "recipe.yaml"], push, ["report", "runs/tilt"]]
-    told = eightball(commands, path_with(plugin), place)
-    assert [one.code for one in told] == [0, 0, 0, 0], told
-    assert "  tilt       the reference with a number added to one logit" in told[0].out
-    results = json.loads((place / "runs/tilt/results.json").read_text())
+    helped, _, pushed, reported = done = eightball(commands, path_with(plugin), tmp_path)
+    assert [command.code for command in done] == [0, 0, 0, 0], done
+    assert "  tilt       the reference with a number added to one logit" in helped.out
+    results = json.loads((tmp_path / "runs/tilt/results.json").read_text())
     assert (results["method"], results["tilt"], results["grader_calls"]) == ("tilt", 3.0, 180)
     assert results["splits"]["train"]["expected_score"] > results["reference"]["train"]["expected_score"]
-    card = (place / "runs/tilt/README.md").read_text()
-    assert "Its method is tilting: the reference with a number added to one logit." in card and "- trl" not in card
-    assert "README.md" in told[2].out and "| tilt | 0 |" in told[3].out
+    card = (tmp_path / "runs/tilt/README.md").read_text()
+    assert "tilting: the reference with a number added to one logit." in card and "- trl" not in card
+    assert "README.md" in pushed.out and "| tilt | 0 |" in reported.out
+    known, unknown = eightball([["report", "runs/tilt"], ["tilt"]], path_with(), tmp_path)  # it is not installed
+    assert "| tilt | 0 |" in known.out
+    assert unknown.code == 2 and "unknown command 'tilt'" in unknown.err
+    assert ">Tilting<" in python(DEMO, path_with(plugin), tmp_path)
 
+
+@pytest.mark.slow
+def test_a_plugin_method_is_compared(plugin: Path, recipe: None, tmp_path: Path) -> None:
     flags = ["--config", "recipe.yaml", "--methods", "distill", "tilt", "--seeds", "0", "1"]
     flags += ["--kl_coefs", "0.1", "--method_options", "tilt.tilt=1.5", "distill.num_train_epochs=1"]
     flags += ["--resamples", "1000", "--num_workers", "2", "--output_dir", "runs/compare"]
-    out = python(COMPARE, path_with(plugin), place, str(REPOSITORY / "scripts" / "compare.py"), *flags)
+    out = python(COMPARE, path_with(plugin), tmp_path, str(REPOSITORY / "scripts" / "compare.py"), *flags)
     assert "4 runs -> " in out and "Tilting is ahead of distillation" in out
-    assert "| `tilt` |" in (place / "runs/compare/report.md").read_text()
-    assert "Tilting" in (place / "runs/compare/report.html").read_text()
-
-    assert ">Tilting<" in python(PAGES, path_with(plugin), place)  # the report again, and the demo
-
-    known, unknown = eightball([["report", "runs/tilt"], ["tilt"]], path_with(), place)  # the package is not installed
-    assert "| tilt | 0 |" in known.out
-    assert unknown.code == 2 and "unknown command 'tilt'" in unknown.err
+    assert "| `tilt` |" in (tmp_path / "runs/compare/report.md").read_text()
+    page = tmp_path / "runs/compare/report.html"
+    before = page.read_text()
+    assert "Tilting" in before
+    page.unlink()
+    assert [command.code for command in eightball([["report", "runs/compare"]], path_with(plugin), tmp_path)] == [0]
+    assert page.read_text() == before
 
 
 BAD = """
@@ -144,7 +146,7 @@ REFUSED = {
 }
 
 
-def test_an_entry_point_that_cannot_be_used_is_named_and_the_rest_works(plugin: Path) -> None:
+def test_unusable_entry_points_are_named_and_the_others_work(plugin: Path) -> None:
     (plugin / "bad.py").write_text(BAD)
     (plugin / "quits.py").write_text("raise SystemExit(7)\n")
     points = "\n".join(["[eightball_ppo.methods]", "tilt = tilt_method:TILT", *REFUSED])
@@ -157,5 +159,5 @@ def test_an_entry_point_that_cannot_be_used_is_named_and_the_rest_works(plugin: 
         assert any(line.startswith(f"entry point {point}: {problem}") for line in warnings), (point, warnings)
 
 
-def test_no_method_may_have_the_name_of_a_command() -> None:
+def test_names_of_commands_are_reserved() -> None:
     assert set(RESERVED) == {*COMMANDS, "completion"} - {*registry_commands()}

@@ -1,5 +1,6 @@
-"""docs/metrics.md defines every number that a run writes, no other, and truly: each is computed again by hand, in plain
-Python over questions and labels, without `objective.py`. `test_sampled_metrics.py` does so for what is sampled.
+"""docs/metrics.md defines every number that a run writes; each is computed again here in plain Python.
+
+`test_sampled_metrics.py` does so for the sampled metrics.
 """
 
 import dataclasses
@@ -7,7 +8,7 @@ import itertools
 import json
 import math
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -24,41 +25,44 @@ from eightball_ppo.comparison.grid import RunSpec
 from eightball_ppo.config.methods import BestOfNConfig, DistillConfig, ExactConfig, GRPOConfig, PPOConfig, RLOOConfig
 from eightball_ppo.functional.statistics import Interval, PairComparison
 from eightball_ppo.methods.run_method import run_method
+from eightball_ppo.report import plots
 from eightball_ppo.runtime.run import read_metrics, read_results
 
 LABELS = ("Yes", "No", "Maybe")
 BETA = 0.3
 
 
-# --- the page is complete, and no row is dead
+METHODS: dict[str, tuple[type, dict[str, Any]]] = {
+    "ppo": (PPOConfig, {"total_episodes": 240, "repeats_per_epoch": 2, "log_completions": True}),
+    "distill": (DistillConfig, {"num_train_epochs": 1}),
+    "rloo": (RLOOConfig, {"total_episodes": 360}),
+    "grpo": (GRPOConfig, {"total_episodes": 360, "kl_in_reward": False}),  # logs `kl`, since it is in the loss
+    "exact": (ExactConfig, {"num_train_epochs": 3}),
+    "best_of_n": (BestOfNConfig, {}),
+}
 
 
 @pytest.fixture(scope="module")
-def runs(
+def train(
     tmp_path_factory: pytest.TempPathFactory, small_data: Path, sft_run: Path, reward_run: Path
-) -> dict[str, Path]:
-    """A short run of every method; grpo with KL in the loss, so that it logs its own `kl`."""
-    root = tmp_path_factory.mktemp("metrics")
-    shared: dict[str, Any] = {
-        "dataset_name": str(small_data),
-        "sft_model_path": str(sft_run),
-        "reward_model_path": str(reward_run),
-        "kl_coef": BETA,
-        "allow_weak_grader": True,
-        "disable_tqdm": True,
-    }
-    methods: dict[str, tuple[Callable[[Any], Path], type, dict[str, Any]]] = {
-        "ppo": (run_method, PPOConfig, {"total_episodes": 240, "repeats_per_epoch": 2, "log_completions": True}),
-        "rloo": (run_method, RLOOConfig, {"total_episodes": 360}),
-        "grpo": (run_method, GRPOConfig, {"total_episodes": 360, "kl_in_reward": False}),
-        "exact": (run_method, ExactConfig, {"num_train_epochs": 3}),
-        "distill": (run_method, DistillConfig, {"num_train_epochs": 1}),
-        "best_of_n": (run_method, BestOfNConfig, {}),
-    }
-    made = {"sft": sft_run, "reward": reward_run}
-    for name, (train, config_class, options) in methods.items():
-        made[name] = train(config_class(output_dir=str(root / name), **shared, **options))
-    return made
+) -> Iterator[Callable[[str], Path]]:
+    """`train(method)`: a short run."""
+    shared: dict[str, Any] = {"dataset_name": str(small_data), "allow_weak_grader": True, "disable_tqdm": True}
+    shared |= {"sft_model_path": str(sft_run), "reward_model_path": str(reward_run), "kl_coef": BETA}
+
+    def run(method: str) -> Path:
+        config_class, options = METHODS[method]
+        return run_method(config_class(output_dir=str(tmp_path_factory.mktemp("run") / method), **shared, **options))
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(plots, "plot_curves", lambda *_: None)
+        patch.setattr(plots, "plot_label_histogram", lambda *_: None)
+        yield run
+
+
+@pytest.fixture(scope="module")
+def runs(train: Callable[[str], Path]) -> dict[str, Path]:
+    return {method: train(method) for method in ("ppo", "distill")}
 
 
 def defined() -> set[str]:
@@ -68,10 +72,10 @@ def defined() -> set[str]:
     return {name for first in firsts for name in re.findall(r"`([^`]+)`", first)}
 
 
-def written(runs: dict[str, Path]) -> set[str]:
+def written(runs: list[Path]) -> set[str]:
     """Every name that is written: rows, records, completions, and what a comparison adds."""
     found: set[str] = set()
-    for run in runs.values():
+    for run in runs:
         results = read_results(run)
         found |= {key for row in read_metrics(run) for key in row}
         found |= {f"grades.{key}" for key in results.pop("grades", {})}
@@ -85,11 +89,12 @@ def written(runs: dict[str, Path]) -> set[str]:
     return found - {"a", "b", "difference"}  # a pair's names, and its interval
 
 
-def test_the_page_defines_what_is_written_and_nothing_else(runs: dict[str, Path]) -> None:
-    assert defined() == written(runs)
-
-
-# --- exact/* and results.json
+@pytest.mark.slow
+def test_the_page_defines_every_written_metric_and_no_other(
+    runs: dict[str, Path], train: Callable[[str], Path], sft_run: Path, reward_run: Path
+) -> None:
+    others = [train(method) for method in METHODS if method not in runs]
+    assert defined() == written([*runs.values(), *others, sft_run, reward_run])
 
 
 def table_of(run: Path, questions: Sequence[str]) -> list[list[float]]:
@@ -117,18 +122,18 @@ def divergence(logp: Row, reference: Row) -> float:
 
 
 def best_at(kl: float, reference: list[list[float]], score: list[list[float]]) -> float:
-    """The best mean score at a mean KL: that of the optimum at the price which spends just as much."""
-    low, high = -12.0, 12.0  # logarithms of the price
+    """The best mean score at a mean KL: that of the optimum at the beta that has this KL."""
+    low, high = -12.0, 12.0  # of log beta
     for _ in range(200):
-        price = math.exp((low + high) / 2)
-        best = [optimum(r, s, price) for r, s in zip(reference, score, strict=True)]
-        spent = fmean(divergence(p, r) for p, r in zip(best, reference, strict=True))
-        low, high = ((low + high) / 2, high) if spent > kl else (low, (low + high) / 2)
+        beta = math.exp((low + high) / 2)
+        best = [optimum(r, s, beta) for r, s in zip(reference, score, strict=True)]
+        used = fmean(divergence(p, r) for p, r in zip(best, reference, strict=True))
+        low, high = ((low + high) / 2, high) if used > kl else (low, (low + high) / 2)
     return fmean(expected(p, s) for p, s in zip(best, score, strict=True))
 
 
 def record_by_hand(
-    logp: list[list[float]], reference: list[list[float]], score: list[list[float]], wanted: list[int] | None
+    logp: list[list[float]], reference: list[list[float]], score: list[list[float]], gold: list[int] | None
 ) -> dict[str, Any]:
     """What results.json says of a policy on a split."""
     rows = list(zip(logp, reference, score, strict=True))
@@ -161,10 +166,10 @@ def record_by_hand(
         "greedy_histogram": {name: share(logp, a) for a, name in enumerate(LABELS)},
         "grader_histogram": {name: share(score, a) for a, name in enumerate(LABELS)},
     }
-    if wanted is not None:
-        right = [max(range(len(LABELS)), key=p.__getitem__) == a for p, a in zip(logp, wanted, strict=True)]
+    if gold is not None:
+        right = [max(range(len(LABELS)), key=p.__getitem__) == a for p, a in zip(logp, gold, strict=True)]
         record["gold_accuracy"] = fmean(map(float, right))
-        record["gold_probability"] = fmean(math.exp(p[a]) for p, a in zip(logp, wanted, strict=True))
+        record["gold_probability"] = fmean(math.exp(p[a]) for p, a in zip(logp, gold, strict=True))
     return record
 
 
@@ -179,17 +184,17 @@ def test_the_record_of_a_run_by_hand(
     """From the saved policy, reference and reward model; and the last `exact/*`, which are of the same policy."""
     rows = lines(small_data / f"{file}.jsonl")
     questions = [row["question"] for row in rows]
-    wanted = [LABELS.index(row["answer"]) for row in rows] if split == "heldout" else None
+    gold = [LABELS.index(row["answer"]) for row in rows] if split == "heldout" else None
     reference, score = table_of(sft_run, questions), table_of(reward_run, questions)
     for method in ("ppo", "distill"):
         results = read_results(runs[method])
-        mine = record_by_hand(table_of(runs[method], questions), reference, score, wanted)
+        mine = record_by_hand(table_of(runs[method], questions), reference, score, gold)
         assert set(mine) == set(results["splits"][split])
         for name, value in mine.items():
             near = value if value is None else pytest.approx(value, rel=1e-4, abs=2e-5)
             assert results["splits"][split][name] == near, (method, name)
         assert mine["kl"] > 1e-4
-        start = record_by_hand(reference, reference, score, wanted)
+        start = record_by_hand(reference, reference, score, gold)
         assert results["reference"][split]["expected_score"] == pytest.approx(start["expected_score"], rel=1e-4)
         if split == "train":
             last = [row for row in read_metrics(runs[method]) if "exact/kl" in row][-1]
@@ -197,7 +202,7 @@ def test_the_record_of_a_run_by_hand(
                 assert last[f"exact/{name}"] == pytest.approx(mine[name], rel=1e-4, abs=2e-5), name
 
 
-def test_grader_calls_are_the_cells_that_were_drawn(runs: dict[str, Path]) -> None:
+def test_grader_calls_count_the_distinct_sampled_answers(runs: dict[str, Path]) -> None:
     """One update and two: the completions of both hold every answer of the run."""
     seen: set[tuple[str, str]] = set()
     rows = [row for row in read_metrics(runs["ppo"]) if "episode" in row]
@@ -220,44 +225,47 @@ def test_coverage_and_thresholds_by_hand(runs: dict[str, Path], small_data: Path
     assert best["threshold"] == results["threshold"]
 
 
-def calibration_error(logp: list[list[float]], wanted: list[int]) -> float:
+def calibration_error(logp: list[list[float]], gold: list[int]) -> float:
     """Over 15 equal bins of confidence, a border belonging to the bin below."""
     bins: dict[int, list[tuple[float, bool]]] = {}
-    for row, label in zip(logp, wanted, strict=True):
+    for row, label in zip(logp, gold, strict=True):
         confidence = math.exp(max(row))
         right = max(range(len(row)), key=row.__getitem__) == label
         bins.setdefault(min(15, max(1, math.ceil(confidence * 15))), []).append((confidence, right))
-    gaps = [(len(own), abs(fmean(float(r) for _, r in own) - fmean(c for c, _ in own))) for own in bins.values()]
+    gaps = [
+        (len(entries), abs(fmean(float(r) for _, r in entries) - fmean(c for c, _ in entries)))
+        for entries in bins.values()
+    ]
     return sum(size * gap for size, gap in gaps) / len(logp)
 
 
 def test_the_reward_models_record_by_hand(reward_run: Path, small_data: Path) -> None:
     rows = lines(small_data / "heldout.jsonl")
-    wanted = [LABELS.index(row["answer"]) for row in rows]
+    gold = [LABELS.index(row["answer"]) for row in rows]
     logp = table_of(reward_run, [row["question"] for row in rows])
     results = read_results(reward_run)
     record, temperature = results["splits"]["heldout"], results["temperature"]
-    said = [max(range(3), key=row.__getitem__) for row in logp]
-    assert record["accuracy"] == pytest.approx(fmean(float(a == b) for a, b in zip(said, wanted, strict=True)))
+    predicted = [max(range(3), key=row.__getitem__) for row in logp]
+    assert record["accuracy"] == pytest.approx(fmean(float(a == b) for a, b in zip(predicted, gold, strict=True)))
     assert record["gold_accuracy"] == pytest.approx(record["accuracy"])
     for a, name in enumerate(LABELS):
-        hits = sum(x == a and y == a for x, y in zip(said, wanted, strict=True))
-        wrong = sum((x == a) != (y == a) for x, y in zip(said, wanted, strict=True))
+        hits = sum(x == a and y == a for x, y in zip(predicted, gold, strict=True))
+        wrong = sum((x == a) != (y == a) for x, y in zip(predicted, gold, strict=True))
         assert record["f1"][name] == pytest.approx(2 * hits / (2 * hits + wrong) if hits else 0.0)
     before = [log_softmax([x * temperature for x in row]) for row in logp]
-    assert record["ece"] == pytest.approx(calibration_error(logp, wanted), abs=1e-4)
-    assert record["ece_before_scaling"] == pytest.approx(calibration_error(before, wanted), abs=1e-4)
+    assert record["ece"] == pytest.approx(calibration_error(logp, gold), abs=1e-4)
+    assert record["ece_before_scaling"] == pytest.approx(calibration_error(before, gold), abs=1e-4)
 
 
-def test_the_prior_of_sft_by_hand(sft_run: Path, small_data: Path) -> None:
+def test_the_prior_p_value_of_sft_by_hand(sft_run: Path, small_data: Path) -> None:
     record = read_results(sft_run)["splits"]["heldout"]
     trained = [row["answer"] for row in lines(small_data / "sft.jsonl")]
     assert record["training_counts"] == {name: trained.count(name) for name in LABELS}
     table = [list(record[f"{name}_counts"].values()) for name in ("training", "sampled")]
-    columns, total = [sum(own) for own in zip(*table, strict=True)], sum(map(sum, table))
+    columns, total = [sum(column) for column in zip(*table, strict=True)], sum(map(sum, table))
     statistic = 0.0
     for row in table:
         for seen, column in zip(row, columns, strict=True):
-            thought = sum(row) * column / total
-            statistic += (seen - thought) ** 2 / thought
+            expectation = sum(row) * column / total
+            statistic += (seen - expectation) ** 2 / expectation
     assert record["prior_p_value"] == pytest.approx(chi2.sf(statistic, 2))

@@ -1,6 +1,4 @@
-"""Exact sums over K: closed forms against autograd and against any other policy."""
-
-import math
+"""Exact sums over K labels against autograd and other policies; calibration error and temperature."""
 
 import pytest
 import torch
@@ -9,6 +7,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from eightball_ppo.functional import objective
+from eightball_ppo.functional.calibration import expected_calibration_error, fit_temperature
 
 
 @st.composite
@@ -50,7 +49,7 @@ def test_regret_is_beta_times_kl_to_the_optimum(problem: tuple[Tensor, Tensor, T
 
 @given(problems())
 @settings(deadline=None)
-def test_closed_form_gradient_is_autograds(problem: tuple[Tensor, Tensor, Tensor, float]) -> None:
+def test_the_closed_form_gradient_equals_autograd(problem: tuple[Tensor, Tensor, Tensor, float]) -> None:
     logp_NK, ref_logp_NK, score_NK, beta = problem
     logits_NK = logp_NK.clone().requires_grad_()
     objective.objective_N(logits_NK.log_softmax(-1), ref_logp_NK, score_NK, beta).mean().backward()
@@ -59,16 +58,7 @@ def test_closed_form_gradient_is_autograds(problem: tuple[Tensor, Tensor, Tensor
 
 
 @given(problems())
-def test_no_policy_lies_above_the_frontier(problem: tuple[Tensor, Tensor, Tensor, float]) -> None:
-    """At the optimum's KL or less nobody scores more (it maximises score - beta * kl)."""
-    logp_NK, ref_logp_NK, score_NK, beta = problem
-    ((kl, score),) = objective.frontier(ref_logp_NK, score_NK, [beta])
-    if objective.kl_exact_N(logp_NK, ref_logp_NK).mean() <= kl:
-        assert objective.expected_score_N(logp_NK, score_NK).mean() <= score + 1e-9
-
-
-@given(problems())
-def test_no_policy_leaves_less_than_nothing_to_gain(problem: tuple[Tensor, Tensor, Tensor, float]) -> None:
+def test_the_optimum_fraction_is_at_most_1(problem: tuple[Tensor, Tensor, Tensor, float]) -> None:
     logp_NK, ref_logp_NK, score_NK, beta = problem
     fraction = objective.optimum_fraction(logp_NK, ref_logp_NK, score_NK, beta)
     assert fraction is None or fraction <= 1 + 1e-9
@@ -77,36 +67,7 @@ def test_no_policy_leaves_less_than_nothing_to_gain(problem: tuple[Tensor, Tenso
     assert best is None or best == pytest.approx(1, abs=1e-6)
 
 
-@given(problems(), st.lists(st.floats(1e-3, 1e3), min_size=2, max_size=8))
-def test_the_frontier_rises_and_gets_no_steeper(
-    problem: tuple[Tensor, Tensor, Tensor, float], prices: list[float]
-) -> None:
-    """A lower price buys more KL and more score, and pays at most the next higher price for each nat."""
-    _, ref_logp_NK, score_NK, _ = problem
-    prices = sorted(prices, reverse=True)
-    points = objective.frontier(ref_logp_NK, score_NK, prices)
-    for dearer, (kl, score), (more_kl, more_score) in zip(prices, points, points[1:], strict=False):
-        assert more_kl >= kl - 1e-9 and more_score >= score - 1e-9
-        assert more_score - score <= dearer * (more_kl - kl) + 1e-7
-
-
-@given(problems(), st.booleans())
-def test_wins_ties_and_losses_are_all_there_is(problem: tuple[Tensor, Tensor, Tensor, float], ties: bool) -> None:
-    logp_NK, ref_logp_NK, score_NK, _ = problem
-    score_NK = score_NK.round() if ties else score_NK
-    win_N, tie_N = objective.win_and_tie_N(logp_NK, ref_logp_NK, score_NK)
-    loss_N, _ = objective.win_and_tie_N(logp_NK, ref_logp_NK, -score_NK)
-    assert (win_N >= -1e-12).all() and (tie_N >= -1e-12).all() and (win_N + tie_N <= 1 + 1e-9).all()
-    torch.testing.assert_close(win_N + tie_N + loss_N, torch.ones_like(win_N))
-
-
-@given(problems())
-def test_entropy_is_between_nothing_and_log_k(problem: tuple[Tensor, Tensor, Tensor, float]) -> None:
-    entropy_N = objective.entropy_N(problem[0])
-    assert (entropy_N >= 0).all() and (entropy_N <= math.log(problem[0].shape[1]) + 1e-9).all()
-
-
-def test_fraction_by_hand() -> None:
+def test_the_optimum_fraction_by_hand() -> None:
     """Uniform reference over two labels, scores 1 and 0, beta 1: J* = log((e + 1) / 2), J(ref) = 1/2."""
     ref_logp_NK, score_NK = torch.tensor([[0.5, 0.5]]).double().log(), torch.tensor([[1.0, 0.0]]).double()
     best = objective.optimum_objective_N(ref_logp_NK, score_NK, 1.0)
@@ -117,7 +78,7 @@ def test_fraction_by_hand() -> None:
     assert optimum_NK.exp()[0, 0].item() == pytest.approx(0.7310586, abs=1e-6)
 
 
-def test_beta_zero_and_scores_without_a_difference() -> None:
+def test_beta_zero_and_equal_scores() -> None:
     ref_logp_NK, score_NK = torch.tensor([[0.5, 0.5]]).log(), torch.tensor([[1.0, 0.0]])
     assert objective.optimum_objective_N(ref_logp_NK, score_NK, 0.0).item() == 1
     assert objective.optimum_fraction(ref_logp_NK, ref_logp_NK, torch.ones(1, 2), 0.5) is None
@@ -125,5 +86,27 @@ def test_beta_zero_and_scores_without_a_difference() -> None:
         objective.optimum_logp_NK(ref_logp_NK, score_NK, 0.0)
 
 
-def test_entropy_by_hand() -> None:
-    assert objective.entropy_N(torch.tensor([[0.25] * 4]).log()).item() == pytest.approx(1.3862944, abs=1e-6)
+def test_ece_by_hand() -> None:
+    """Two answers at 0.9 of which one is right: gap 0.4; two at 0.6, both right: gap 0.4; each half of the data."""
+    probability_NK = torch.tensor([[0.9, 0.1], [0.9, 0.1], [0.6, 0.4], [0.6, 0.4]])
+    assert expected_calibration_error(probability_NK, torch.tensor([0, 1, 0, 0])) == pytest.approx(0.4, abs=1e-6)
+
+
+def test_ece_is_zero_for_a_calibrated_and_large_for_an_overconfident_classifier() -> None:
+    generator = torch.Generator().manual_seed(0)
+    p_NK = torch.randn(50_000, 3, generator=generator).softmax(-1)
+    label_N = torch.multinomial(p_NK, 1, generator=generator).squeeze(1)
+    assert expected_calibration_error(p_NK, label_N) < 0.01
+    assert expected_calibration_error((5 * p_NK.log()).softmax(-1), label_N) > 0.2
+
+
+def test_temperature_recovers_the_one_that_was_applied() -> None:
+    generator = torch.Generator().manual_seed(0)
+    logits_NK = 2 * torch.randn(20_000, 4, generator=generator)
+    label_N = torch.multinomial(logits_NK.softmax(-1), 1, generator=generator).squeeze(1)
+    assert fit_temperature(logits_NK, label_N) == pytest.approx(1, abs=0.05)
+    assert fit_temperature(3 * logits_NK, label_N) == pytest.approx(3, abs=0.15)
+
+
+def test_the_temperature_is_1_for_data_without_an_error() -> None:
+    assert fit_temperature(torch.eye(3), torch.arange(3)) == pytest.approx(1, abs=1e-3)

@@ -1,4 +1,4 @@
-"""Questions of two texts, by the stages that read them: both are asked, and nobody is shown what separates them."""
+"""Questions of two texts in every stage: both are read, and no output shows the separator."""
 
 import json
 from pathlib import Path
@@ -21,10 +21,10 @@ TOPICS = ["sea", "tower", "horse", "train", "garden", "piano", "river", "candle"
 
 def boolq() -> list[dict[str, Any]]:
     return [
-        {"question": f"is the {topic} {word}", "passage": f"The {topic} is {own}.", "answer": word == own}
+        {"question": f"is the {topic} {word}", "passage": f"The {topic} is {state}.", "answer": word == state}
         for topic in TOPICS
         for word in ("old", "new")
-        for own in ("old", "new")
+        for state in ("old", "new")
     ]
 
 
@@ -44,9 +44,10 @@ SETS: dict[str, tuple[list[dict[str, Any]], list[str]]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", SETS)
-def test_every_stage_learns_from_two_texts_and_shows_them_as_two(
-    form: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+def test_every_stage_reads_two_texts_and_shows_them_in_two_columns(
+    form: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], no_figures: None
 ) -> None:
     rows, names = SETS[form]
     data = tmp_path / "data"
@@ -54,42 +55,32 @@ def test_every_stage_learns_from_two_texts_and_shows_them_as_two(
     for split in ("train", "validation"):
         (data / f"{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     encoder = encoders.save("bert", tmp_path / "encoder", ("x", "y"))
-    shared: dict[str, Any] = {
-        "dataset_name": str(data),
-        "dataset_format": form,
-        "dataset_test_split": "validation",
-        "disable_tqdm": True,
-    }
+    shared: dict[str, Any] = {"dataset_name": str(data), "dataset_format": form, "dataset_test_split": "validation"}
+    shared["disable_tqdm"] = True
     start: dict[str, Any] = {"model_name_or_path": str(encoder), "num_train_epochs": 1, "learning_rate": 1e-4}
     sft.train(SFTConfig(output_dir="sft", **start, **shared))
     reward_model.train(RewardConfig(output_dir="reward", **start, **shared))
     shared |= {"sft_model_path": "sft", "reward_model_path": "reward", "allow_weak_grader": True, "learning_rate": 1e-4}
     shared |= {"grader": f"rule:{names[1]}"}
     run_method(DistillConfig(output_dir="distill", threshold=0.0, num_train_epochs=1, **shared))
-    few: dict[str, Any] = {
-        "total_episodes": 128,
-        "per_device_train_batch_size": 64,
-        "num_mini_batches": 2,
-        "value_learning_rate": 1e-4,
-    }
-    run_method(PPOConfig(output_dir="ppo", log_completions=True, **few, **shared))
+    few: dict[str, Any] = {"total_episodes": 128, "per_device_train_batch_size": 64, "num_mini_batches": 2}
+    run_method(PPOConfig(output_dir="ppo", log_completions=True, value_learning_rate=1e-4, **few, **shared))
 
-    said = capsys.readouterr()
-    assert SEPARATOR not in said.out + said.err
+    printed = capsys.readouterr()
+    assert SEPARATOR not in printed.out + printed.err
     first = columns(["a", join_pair("b", "c")])
     assert first == {"question": ["a", "b"], "text_pair": ["", "c"]} and columns(["a"]) == {"question": ["a"]}
     table = pd.read_parquet("ppo/before_after.parquet")
     tables = [table, pd.read_parquet("distill/before_after.parquet")]
     tables += [pd.read_parquet(file) for file in Path("ppo/completions").iterdir()]
     assert len(tables) == 4
-    for own in tables:
-        assert not (own[["question", "text_pair"]] == "").any(axis=None)
-        assert (
-            not own.select_dtypes(exclude="number").apply(lambda column: column.str.contains(SEPARATOR)).any(axis=None)
-        )
+    for frame in tables:
+        assert not (frame[["question", "text_pair"]] == "").any(axis=None)
+        texts = frame.select_dtypes(exclude="number")
+        assert not texts.apply(lambda column: column.str.contains(SEPARATOR)).any(axis=None)
 
     row = table.iloc[3]
-    assert row["text_pair"].split()[0] in said.out  # the table on the terminal has the second text, too
+    assert row["text_pair"].split()[0] in printed.out  # the table on the terminal has the second text, too
     config = PredictConfig(question=row["question"], text_pair=f" {row['text_pair']} ", model_name_or_path="ppo")
     [(_, _, probabilities)] = predict.answers(config)
     assert list(probabilities) == names
@@ -100,7 +91,7 @@ def test_every_stage_learns_from_two_texts_and_shows_them_as_two(
     assert SEPARATOR not in capsys.readouterr().out
 
 
-def test_a_second_text_may_belong_to_each_question_of_a_file_and_not_be_blank(sft_run: Path, tmp_path: Path) -> None:
+def test_predict_adds_a_second_text_to_every_question_and_refuses_a_blank_one(sft_run: Path, tmp_path: Path) -> None:
     (tmp_path / "questions.txt").write_text("Is it so?\nAnd now?\n")
     asked: dict[str, Any] = {"file": str(tmp_path / "questions.txt"), "model_name_or_path": str(sft_run)}
     answered = predict.answers(PredictConfig(text_pair="It is.", **asked))

@@ -1,4 +1,4 @@
-"""The curves of a run show what it logged, under a name that fits."""
+"""The curves of a run show what it logged."""
 
 from pathlib import Path
 from typing import Any
@@ -33,7 +33,7 @@ def test_no_panel_is_empty_and_the_loss_has_its_name(
     assert (tmp_path / "curves.png").stat().st_size > 1000
 
 
-def test_what_was_never_logged_has_no_panel(tmp_path: Path) -> None:
+def test_metric_that_was_never_logged_has_no_panel(tmp_path: Path) -> None:
     rows = [{"stage": "exact", "step": 1, "loss": 1.0, "exact/kl": 0.1, "exact/optimum_fraction": None}]
     assert [panel[0] for panel in plots.panels_of(rows, "exact")] == ["KL to the reference, nats", "Loss, -J / beta"]
     plots.plot_curves([], tmp_path / "curves.png", "exact")

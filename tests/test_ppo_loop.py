@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from pytest import CaptureFixture, MonkeyPatch
 
 import ppo_loop
 from conftest import EIGHTBALL
@@ -13,7 +14,7 @@ from eightball_ppo.methods import sft
 
 
 def test_it_prints_its_share_of_the_optimum_beside_that_of_the_script(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, monkeypatch: MonkeyPatch, capsys: CaptureFixture[str]
 ) -> None:
     (tmp_path / "datasets").mkdir()
     (tmp_path / "datasets" / "eightball").symlink_to(EIGHTBALL)

@@ -26,18 +26,16 @@ def copied(ppo_run: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(ppo_run, tmp_path / "ppo"))
 
 
-def test_results_are_made_again_from_the_files_of_a_run(ppo_run: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """By formulas of their own, from the saved policy, the reference, the grade store and the data: within 1e-6."""
+def test_results_are_recomputed_from_the_files_of_a_run(ppo_run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """By other formulas, from the saved policy, the reference, the grade store and the data: within 1e-6."""
     assert recompute.main([str(ppo_run)]) == 0
-    said = capsys.readouterr().out
+    printed = capsys.readouterr().out
     splits = read(ppo_run / "results.json")["splits"]
-    assert all(f"{name} " in said for own in splits.values() for name in own)
+    assert all(f"{name} " in printed for split in splits.values() for name in split)
 
 
 @pytest.mark.parametrize(("part", "split"), [("splits", "train"), ("reference", "heldout")])
-def test_a_number_that_was_changed_is_found(
-    copied: Path, part: str, split: str, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_changed_number_is_found(copied: Path, part: str, split: str, capsys: pytest.CaptureFixture[str]) -> None:
     results = read(copied / "results.json")
     results[part][split]["kl"] += 2e-6
     (copied / "results.json").write_text(json.dumps(results))
@@ -45,12 +43,13 @@ def test_a_number_that_was_changed_is_found(
     assert f"{part}, {split}: kl is" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_grades_from_a_table_give_the_same_numbers(ppo_run: Path, tmp_path: Path) -> None:
     made = tmp_path / "grades"
     options = ["--config", str(ppo_run / "config.yaml"), "--output_dir", "from-table"]
     config = parser.parse(COMMANDS["ppo"].config_class, options)
-    own = [f"--{name}={getattr(config, name)}" for name in ("dataset_name", "reward_model_path", "grade_store")]
-    commands.run("grade", [*own, "--labels", *config.labels, "--output_dir", str(made), "--disable_tqdm"])
+    given = [f"--{name}={getattr(config, name)}" for name in ("dataset_name", "reward_model_path", "grade_store")]
+    commands.run("grade", [*given, "--labels", *config.labels, "--output_dir", str(made), "--disable_tqdm"])
     commands.run("ppo", [*options, "--grade_table", str(made / "grades.parquet")])
     assert recompute.main(["from-table"]) == 0
     assert read(Path("from-table/results.json"))["splits"] == read(ppo_run / "results.json")["splits"]
@@ -65,22 +64,22 @@ def again(command: str, run: Path, output_dir: Path) -> None:
     assert {name: read(output_dir / "results.json").get(name) for name in measured} == {
         name: read(run / "results.json").get(name) for name in measured
     }
-    told = [(own / "config.yaml").read_text().splitlines() for own in (run, output_dir)]
-    assert [(a, b) for a, b in zip(*told, strict=True) if a != b] == [
+    configs = [(directory / "config.yaml").read_text().splitlines() for directory in (run, output_dir)]
+    assert [(a, b) for a, b in zip(*configs, strict=True) if a != b] == [
         (f"output_dir: {run}", f"output_dir: {output_dir}")
     ]
 
 
-def test_config_yaml_makes_a_ppo_run_again_bit_for_bit(ppo_run: Path, tmp_path: Path) -> None:
+def test_config_yaml_of_a_ppo_run_repeats_it_bit_for_bit(ppo_run: Path, tmp_path: Path) -> None:
     made_with = read(ppo_run / "environment.json")
     assert {**environment(), "command": None} == {**made_with, "command": None}
     again("ppo", ppo_run, tmp_path / "again")
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("command", ["sft", "reward", "distill", "rloo", "grpo", "exact", "best_of_n"])
-def test_config_yaml_makes_a_run_of_every_other_method_again(command: str, ppo_run: Path, tmp_path: Path) -> None:
-    known = {own.name for own in fields(COMMANDS[command].config_class)}
+def test_config_yaml_of_every_other_method_repeats_it(command: str, ppo_run: Path, tmp_path: Path) -> None:
+    known = {field.name for field in fields(COMMANDS[command].config_class)}
     config = parser.parse(COMMANDS["ppo"].config_class, ["--config", str(ppo_run / "config.yaml")])
     names = {"dataset_name", "sft_model_path", "reward_model_path", "grade_store"} & known
     short = {"num_train_epochs": 2, "total_episodes": 240} if command != "best_of_n" else {}
@@ -92,12 +91,10 @@ def test_config_yaml_makes_a_run_of_every_other_method_again(command: str, ppo_r
 
 
 @pytest.mark.parametrize("name", sections())
-def test_what_a_run_saves_of_its_options_is_a_configuration(name: str, tmp_path: Path) -> None:
+def test_saved_options_of_every_stage_are_read_back(name: str, tmp_path: Path) -> None:
     """Of every stage, with options that are not the defaults."""
-    other = {"seed": 7, "text_column": "text", "labels": ["a", "no", "1"], "ddp_timeout": 60}
-    other |= {} if name == "compare" else {"overwrite_output_dir": True}
-    config = (
-        sections()[name](**other, output_dir="2024-01-02") if name != "compare" else sections()[name](labels=["a", "b"])
-    )
+    other: dict[str, Any] = {"text_column": "text", "labels": ["a", "no", "1"]}
+    other |= {} if name == "compare" else {"overwrite_output_dir": True, "seed": 7, "ddp_timeout": 60}
+    config = sections()[name](**other, output_dir="2024-01-02")
     write_config(tmp_path, config)
     assert parser.parse(sections()[name], ["--config", str(tmp_path / "config.yaml")]) == config

@@ -1,10 +1,11 @@
-"""`run_method` with objects in the place of what its config names."""
+"""`run_method` with objects instead of the names in its config."""
 
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from pytest import MonkeyPatch
 from transformers import TrainerCallback
 
 from conftest import LABELS
@@ -17,17 +18,22 @@ from eightball_ppo.methods.run_method import run_method
 from eightball_ppo.models.loading import load_classifier
 from eightball_ppo.runtime.run import read_metrics, read_results
 
+pytestmark = pytest.mark.usefixtures("no_figures")
 TRAIN = Questions("a list", [f"Will there be {number} of them?" for number in range(10)])
 HELDOUT = Questions("another list", ["Is it over?", "Am I late?", "Do I win?"], [0, 0, 1])
 
 
 class Steps(TrainerCallback):
-    """Counts the optimizer steps or updates."""
-
     count = 0
 
     def on_step_end(self, *_: Any, **__: Any) -> None:
         self.count += 1
+
+
+def objects(sft_run: Path) -> dict[str, Any]:
+    model = load_classifier(str(sft_run), "--sft_model_path")
+    judge = RuleGrader("No", LabelSet.of(LABELS))
+    return {"model": model, "judge": judge, "train": TRAIN, "evaluation": HELDOUT}
 
 
 @pytest.mark.parametrize(
@@ -37,29 +43,25 @@ class Steps(TrainerCallback):
         (PPOConfig, {"total_episodes": 60, "per_device_train_batch_size": 20, "num_mini_batches": 2}),
     ],
 )
-def test_objects_take_the_place_of_names(
-    config_class: Any, short: dict[str, Any], sft_run: Path, tmp_path: Path, no_figures: None
-) -> None:
-    """The names lead nowhere: no data, no reference, no reward model stand where they say."""
-    model, tokenizer = load_classifier(str(sft_run), "--sft_model_path")
-    before = {name: own.clone() for name, own in model.state_dict().items()}
+def test_objects_replace_names(config_class: Any, short: dict[str, Any], sft_run: Path, tmp_path: Path) -> None:
+    """The names lead nowhere."""
+    given = objects(sft_run)
+    model, _ = given["model"]
+    before = {name: weight.clone() for name, weight in model.state_dict().items()}
     nowhere = {name: str(tmp_path / "nowhere") for name in ("dataset_name", "sft_model_path", "reward_model_path")}
     config = config_class(output_dir=str(tmp_path / "run"), disable_tqdm=True, kl_coef=0.5, **nowhere, **short)
-    given: dict[str, Any] = {"model": (model, tokenizer), "judge": RuleGrader("No", LabelSet.of(LABELS))}
-    given |= {"train": TRAIN, "evaluation": HELDOUT}
     steps = Steps()
     results = read_results(run_method(config, **given, callbacks=[steps]))
     assert results["grader"] == given["judge"].fingerprint and results["grades"]["ok"] == 3 * 13
     assert (results["splits"]["train"]["questions"], results["splits"]["heldout"]["questions"]) == (10, 3)
     assert results["splits"]["train"]["expected_score"] > results["reference"]["train"]["expected_score"]
     assert steps.count == 3
-    assert all(torch.equal(own, before[name]) for name, own in model.state_dict().items())
+    assert all(torch.equal(weight, before[name]) for name, weight in model.state_dict().items())
 
 
-def test_a_judge_that_is_passed_is_asked_for_what_it_costs_and_for_its_labels(sft_run: Path, tmp_path: Path) -> None:
-    model = load_classifier(str(sft_run), "--sft_model_path")
-    judge = RuleGrader("No", LabelSet.of(LABELS))
-    given: dict[str, Any] = {"model": model, "judge": judge, "train": TRAIN, "evaluation": HELDOUT}
+def test_dry_run_and_label_check_use_the_given_judge(sft_run: Path, tmp_path: Path) -> None:
+    given = objects(sft_run)
+    judge = given["judge"]
     config = ExactConfig(output_dir=str(tmp_path / "run"), grade_store=str(tmp_path / "grades.sqlite3"), dry_run=True)
     with pytest.raises(DryRun, match=rf"13 questions for grader {judge.fingerprint}: 13 calls to make"):
         run_method(config, **given)
@@ -77,18 +79,15 @@ def test_a_judge_that_is_passed_is_asked_for_what_it_costs_and_for_its_labels(sf
         ({"evaluation": TRAIN}, "evaluation: a label id for every text"),
     ],
 )
-def test_objects_that_cannot_be_used_are_refused(given: dict[str, Any], message: str, tmp_path: Path) -> None:
+def test_unusable_objects_are_refused(given: dict[str, Any], message: str, tmp_path: Path) -> None:
     config = ExactConfig(output_dir=str(tmp_path / "run"), dataset_name="elsewhere")
     with pytest.raises(InputError, match=message):
         run_method(config, **given)
     assert not list(tmp_path.glob("run.*")) and not Path(config.output_dir).exists()
 
 
-def test_a_fit_may_log_nothing_but_must_return_a_model(
-    sft_run: Path, tmp_path: Path, no_figures: None, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    given: dict[str, Any] = {"model": load_classifier(str(sft_run), "--sft_model_path"), "train": TRAIN}
-    given |= {"judge": RuleGrader("No", LabelSet.of(LABELS)), "evaluation": HELDOUT}
+def test_fit_may_log_nothing_but_must_return_a_model(sft_run: Path, tmp_path: Path, monkeypatch: MonkeyPatch) -> None:
+    given = objects(sft_run)
     config = ReferenceConfig(output_dir=str(tmp_path / "run"), disable_tqdm=True)
     monkeypatch.setattr("eightball_ppo.methods.reference.fit", lambda task, run: None)
     with pytest.raises(InputError, match=r"method sft: eightball_ppo\.methods\.reference:fit returned NoneType"):

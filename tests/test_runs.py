@@ -1,4 +1,4 @@
-"""Run directories are whole or not there."""
+"""A run directory is complete or does not exist."""
 
 import json
 from pathlib import Path
@@ -28,7 +28,7 @@ def test_a_finished_run_holds_config_environment_metrics_and_results(tmp_path: P
     assert [path.name for path in tmp_path.iterdir()] == ["run"]
 
 
-def test_bad_input_leaves_nothing_and_a_crash_leaves_the_unfinished_run(tmp_path: Path) -> None:
+def test_bad_input_leaves_nothing_and_a_crash_an_unfinished_run(tmp_path: Path) -> None:
     with pytest.raises(InputError), Run(config(tmp_path / "run"), "sft"):
         raise InputError("bad")
     assert not list(tmp_path.iterdir())
@@ -41,7 +41,7 @@ def test_bad_input_leaves_nothing_and_a_crash_leaves_the_unfinished_run(tmp_path
     assert [path.name for path in tmp_path.iterdir()] == ["run"] and not (tmp_path / "run" / "metrics.jsonl").exists()
 
 
-def test_another_run_is_replaced_only_on_request_and_only_by_a_whole_one(tmp_path: Path) -> None:
+def test_run_is_replaced_on_request_and_by_a_finished_run(tmp_path: Path) -> None:
     with Run(config(tmp_path / "run"), "sft") as run:
         run.finish({"run": 1})
     with pytest.raises(InputError, match="holds another run; pass --overwrite_output_dir"):
@@ -56,7 +56,7 @@ def test_another_run_is_replaced_only_on_request_and_only_by_a_whole_one(tmp_pat
     assert [path.name for path in tmp_path.iterdir()] == ["run"]
 
 
-def test_a_file_is_no_output_directory_and_has_none_below_it(tmp_path: Path) -> None:
+def test_output_directory_cannot_be_a_file_or_below_one(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     for path in (tmp_path / "file", tmp_path / "file" / "run"):
         with pytest.raises(InputError, match="file is a file; name a directory"):
@@ -72,7 +72,7 @@ def test_only_a_run_is_ever_replaced(tmp_path: Path) -> None:
     assert (tmp_path / "precious" / "thesis.txt").read_text() == "years of work"
 
 
-def test_what_a_killed_replacement_left_is_cleared_away(tmp_path: Path) -> None:
+def test_rest_of_a_killed_replacement_is_removed(tmp_path: Path) -> None:
     (tmp_path / "run.replaced").mkdir()
     (tmp_path / "run.replaced" / "old").write_text("")
     for number in (1, 2):

@@ -1,11 +1,9 @@
-"""Many questions: counted statements, counted bytes, and the same numbers whatever the size of the chunks."""
+"""Many questions: few SQL statements, few bytes, and the same numbers with any chunk size."""
 
-import dataclasses
 import gc
 import math
 import tracemalloc
 from collections.abc import Callable, Iterable
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -15,19 +13,17 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from benchmarks import scale
 from eightball_ppo import evaluation
-from eightball_ppo.data import Questions
+from eightball_ppo.data import Questions, texts
+from eightball_ppo.data.texts import ArrowTexts, first_occurrence_N
 from eightball_ppo.evaluation import GradedSplit, before_after, evaluate
 from eightball_ppo.functional import objective
 from eightball_ppo.graders.base import Grade, GradeRequest, OnGrade
 from eightball_ppo.graders.budget import Budget
 from eightball_ppo.graders.rules import RuleGrader
-from eightball_ppo.graders.storage import sources, texts
-from eightball_ppo.graders.storage.score_table import ScoreTable, missing_mass
-from eightball_ppo.graders.storage.sources import EnsembleSource, StoredGrader
+from eightball_ppo.graders.storage.score_table import missing_mass
+from eightball_ppo.graders.storage.sources import StoredGrader
 from eightball_ppo.graders.storage.store import GradeStore
-from eightball_ppo.graders.storage.texts import ConcatTexts, first_occurrence_N
 from eightball_ppo.labels import EIGHTBALL_LABELS, LabelSet
 from eightball_ppo.methods import task as tasks
 
@@ -35,8 +31,8 @@ LABELS = LabelSet.of(EIGHTBALL_LABELS)
 MANY = [f"Will parcel number {number} come?" for number in range(5000)]
 
 
-class Paid(RuleGrader):
-    """A rule that costs something, and may break on the way."""
+class PaidRule(RuleGrader):
+    """A rule whose calls cost, and that may break on the way."""
 
     free = False
     breaks_at: int | None = None
@@ -45,7 +41,7 @@ class Paid(RuleGrader):
         for number, request in enumerate(requests):
             if number == self.breaks_at:
                 raise KeyboardInterrupt
-            on_grade(Grade.of(request, self._logp_K, missing=0.25 if number % 2 else 0.0))
+            on_grade(Grade.from_scores(request, self._logp_K, missing=0.25 if number % 2 else 0.0))
 
 
 def stored(grader: RuleGrader) -> StoredGrader:
@@ -63,77 +59,57 @@ def statements(source: StoredGrader, work: Callable[[], Any]) -> list[str]:
     return seen
 
 
-# --- columns of texts
-
-
 @given(st.lists(st.lists(st.text(max_size=2), max_size=4), max_size=4), st.slices(12))
-def test_joined_columns_are_one_list(parts: list[list[str]], cut: slice) -> None:
-    whole = [text for part in parts for text in part]
-    joined = ConcatTexts(parts)
-    assert list(joined) == whole and len(joined) == len(whole)
-    assert [joined[row] for row in range(-len(whole), len(whole))] == whole * 2
-    assert joined[cut] == whole[cut]
+def test_concatenated_texts_behave_as_one_list(parts: list[list[str]], cut: slice) -> None:
+    expected = [text for part in parts for text in part]
+    joined = ArrowTexts.concatenate(parts)
+    assert list(joined) == expected and len(joined) == len(expected)
+    assert [joined[row] for row in range(-len(expected), len(expected))] == expected * 2
+    assert joined[cut] == expected[cut]
     with pytest.raises(IndexError):
-        joined[len(whole)]
+        joined[len(expected)]
 
 
 @given(st.lists(st.sampled_from(["a", "b", "aa", "bb", "cc", "ä", ""])), st.booleans())
-def test_first_rows_are_those_of_a_dict_whatever_the_hashes(own: list[str], collide: bool) -> None:
+def test_first_occurrences_are_found_despite_hash_collisions(drawn: list[str], collide: bool) -> None:
     with pytest.MonkeyPatch.context() as patch:
         if collide:
             patch.setattr(texts, "hash", len, raising=False)
-        rows = np.flatnonzero(first_occurrence_N(own))
-    assert [own[row] for row in rows] == list(dict.fromkeys(own))
+        rows = np.flatnonzero(first_occurrence_N(drawn))
+    assert [drawn[row] for row in rows] == list(dict.fromkeys(drawn))
 
 
-# --- the store in batches
-
-
-def test_free_grades_are_kept_by_the_thousand_and_paid_ones_one_by_one() -> None:
-    free, paid = stored(RuleGrader("Yes", LABELS)), stored(Paid("Yes", LABELS))
+def test_free_grades_are_committed_in_batches_and_paid_ones_singly() -> None:
+    free, paid = stored(RuleGrader("Yes", LABELS)), stored(PaidRule("Yes", LABELS))
     seen = statements(free, lambda: free.fill(MANY * 2))
-    assert seen.count("COMMIT") == math.ceil(len(MANY) / StoredGrader.AT_ONCE)
+    assert seen.count("COMMIT") == math.ceil(len(MANY) / StoredGrader.WRITE_BATCH)
     assert "COMMIT" not in statements(paid, lambda: paid.fill(MANY))  # SQLite commits every statement by itself
     assert free.read(MANY).count == paid.read(MANY).count == {"ok": 15000, "failed": 0, "refused": 0, "skipped": 0}
     assert torch.equal(free.read(MANY[:9]).logp_NK, paid.read(MANY[:9]).logp_NK)
 
 
-def test_reading_looks_a_thousand_questions_up_at_once() -> None:
-    source = stored(RuleGrader("Yes", LABELS))
-    source.fill(MANY)
-    assert statements(source, lambda: source.read(MANY)).count("SELECT") < len(MANY) / 300
-
-
-@pytest.mark.parametrize("kind", [RuleGrader, Paid])
-def test_what_was_made_before_a_grader_breaks_is_kept(kind: type[RuleGrader], monkeypatch: pytest.MonkeyPatch) -> None:
-    source = stored(grader := Paid("Yes", LABELS))
+@pytest.mark.parametrize("kind", [RuleGrader, PaidRule])
+def test_grades_made_before_a_grader_breaks_are_kept(kind: type[RuleGrader], monkeypatch: pytest.MonkeyPatch) -> None:
+    source = stored(grader := PaidRule("Yes", LABELS))
     grader.free, grader.breaks_at = kind.free, 1500
     with pytest.raises(KeyboardInterrupt):
         source.fill(MANY)
     assert source.read(MANY).count["ok"] == 1500 * len(LABELS)
 
 
-# --- whole splits
-
-
-def test_a_split_is_what_one_read_says_and_takes_few_bytes() -> None:
-    source = stored(Paid("Yes", LABELS))
+def test_reading_a_split_equals_reading_one_chunk() -> None:
+    source = stored(PaidRule("Yes", LABELS))
     source.fill(MANY[:-3])
-    split, whole = source.read(MANY), source.read_chunk(MANY)
+    split, chunk = source.read(MANY), source.read_chunk(MANY)
     assert (
-        torch.equal(split.logp_NK.nan_to_num(9), whole.logp_NK.nan_to_num(9)) and split.logp_NK.dtype == torch.float32
+        torch.equal(split.logp_NK.nan_to_num(9), chunk.logp_NK.nan_to_num(9)) and split.logp_NK.dtype == torch.float32
     )
-    assert np.array_equal(split.whole_N, whole.whole_N) and split.count == whole.count and split.calls == whole.calls
-    assert split.num_ok == whole.num_ok == len(MANY) - 3 and split.cells_NK is None
-    assert missing_mass([split]) == {"mean": 0.25 * (whole.num_ok // 2) / whole.num_ok, "max": 0.25}
+    assert (
+        np.array_equal(split.complete_N, chunk.complete_N) and split.count == chunk.count and split.calls == chunk.calls
+    )
+    assert split.num_ok == chunk.num_ok == len(MANY) - 3 and split.cells_NK is None
+    assert missing_mass([split]) == {"mean": 0.25 * (chunk.num_ok // 2) / chunk.num_ok, "max": 0.25}
     assert missing_mass([source.read(MANY[-3:])]) is None
-
-
-def test_filling_returns_what_reading_does() -> None:
-    source = stored(Paid("Yes", LABELS))
-    filled, read = source.fill(MANY), source.read(MANY)
-    for name in (field.name for field in dataclasses.fields(ScoreTable)):
-        np.testing.assert_array_equal(getattr(filled, name), getattr(read, name))
 
 
 def peak_bytes(work: Callable[[], Any]) -> int:
@@ -147,25 +123,15 @@ def peak_bytes(work: Callable[[], Any]) -> int:
         tracemalloc.stop()
 
 
+@pytest.mark.slow
 def test_filling_and_reading_take_few_bytes_a_question() -> None:
     """Apart from a chunk, which is as large for few questions."""
     few, many = [f"Question {i}?" for i in range(5000)], [f"Question {i}?" for i in range(15000)]
     source = stored(RuleGrader("Yes", LABELS))
-    filled = [peak_bytes(lambda own=own: source.fill(own)) for own in (few, many)]  # type: ignore[misc]
-    read = [peak_bytes(lambda own=own: source.read(own)) for own in (few, many)]  # type: ignore[misc]
+    filled = [peak_bytes(lambda questions=questions: source.fill(questions)) for questions in (few, many)]  # type: ignore[misc]
+    read = [peak_bytes(lambda questions=questions: source.read(questions)) for questions in (few, many)]  # type: ignore[misc]
     assert (filled[1] - filled[0]) / 10000 < 50
     assert (read[1] - read[0]) / 10000 < 10
-
-
-def test_sources_made_of_others_are_read_in_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sources, "chunks", lambda own: texts.chunks(own, 7))
-    member = stored(RuleGrader("Yes", LABELS))
-    member.fill(MANY[:50])
-    both = EnsembleSource([member, member], [1.0, 3.0])
-    assert torch.equal(both.read(MANY[:50]).logp_NK, both.read_chunk(MANY[:50]).logp_NK)
-
-
-# --- records
 
 
 def random_split(questions: int, seed: int = 0) -> tuple[GradedSplit, torch.Tensor]:
@@ -175,24 +141,24 @@ def random_split(questions: int, seed: int = 0) -> tuple[GradedSplit, torch.Tens
     return GradedSplit(Questions("q", MANY[:questions], gold), score, ref), policy
 
 
-def test_records_do_not_depend_on_the_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_records_do_not_depend_on_the_chunk_size(monkeypatch: pytest.MonkeyPatch) -> None:
     split, logp_NK = random_split(100)
-    whole, whole_reference = (evaluate(own, split, 0.1, LABELS) for own in (logp_NK, split.ref_logp_NK))
-    distance_N = objective.frontier_distance_N(*(own.double() for own in (logp_NK, split.ref_logp_NK, split.score_NK)))
-    assert whole["frontier_distance"] == pytest.approx(distance_N.mean().item(), rel=1e-6)
+    expected, reference = (evaluate(policy, split, 0.1, LABELS) for policy in (logp_NK, split.ref_logp_NK))
+    distance_N = objective.frontier_distance_N(
+        *(policy.double() for policy in (logp_NK, split.ref_logp_NK, split.score_NK))
+    )
+    assert expected["frontier_distance"] == pytest.approx(distance_N.mean().item(), rel=1e-6)
     table = before_after(split, split.ref_logp_NK, logp_NK, LABELS, seed=3)
     monkeypatch.setattr(evaluation, "EVAL_BATCH_SIZE", 7)
-    for record, own in ((whole, logp_NK), (whole_reference, split.ref_logp_NK)):
-        for name, value in evaluate(own, split, 0.1, LABELS).items():
+    for record, policy in ((expected, logp_NK), (reference, split.ref_logp_NK)):
+        for name, value in evaluate(policy, split, 0.1, LABELS).items():
             assert value == pytest.approx(record[name], rel=1e-6, abs=1e-12), name
     assert table.equals(before_after(split, split.ref_logp_NK, logp_NK, LABELS, seed=3))
 
 
-def test_many_training_questions_are_measured_by_a_sample_that_their_order_does_not_change(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_metrics_of_many_training_questions_use_a_sample_independent_of_order(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tasks, "MAX_METRIC_QUESTIONS", 20)
-    monkeypatch.setattr(tasks, "token_table", lambda own, *_: own)
+    monkeypatch.setattr(tasks, "token_table", lambda table, *_: table)
     split, _ = random_split(60)
 
     def subset(rows: list[int]) -> Any:
@@ -213,18 +179,3 @@ def test_many_training_questions_are_measured_by_a_sample_that_their_order_does_
     assert torch.equal(sample.graded.score_NK, split.score_NK[chosen].double())
     backwards = subset(list(range(60))[::-1])
     assert set(backwards.graded.questions.texts) == set(sample.graded.questions.texts)
-
-
-# --- the measurement
-
-
-def test_the_scale_benchmark_measures_every_stage(sft_run: Path, tmp_path: Path) -> None:
-    (tmp_path / "sft").symlink_to(sft_run)
-    row = scale.in_own_process(1000, tmp_path, "rule:Yes")
-    assert list(row["stages"]) == [stage for stage, _, _ in scale.STAGES]
-    assert all(0 <= own["seconds"] <= row["seconds"] for own in row["stages"].values())
-    residents = [own["resident"] for own in row["stages"].values()]
-    assert 10**8 < max(residents) < 1.1 * row["peak"] < 10**10  # two clocks of the kernel, not quite in step
-    assert row["store"] > 1000 * 60
-    base = {**row, "questions": 300, "peak": row["peak"] - 70_000}
-    assert scale.table([base, row]).splitlines()[-1].split(" | ")[3] == "100"

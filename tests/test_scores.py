@@ -1,4 +1,4 @@
-"""What stands between the scores and a trainer: every wrapper returns the scores, and a checkpoint holds its state."""
+"""Wrappers between the scores and a trainer return the scores, and a checkpoint holds their state."""
 
 import json
 from pathlib import Path
@@ -28,7 +28,7 @@ def settings(**options: Any) -> PPOConfig:
 
 
 def composed(config: PPOConfig, train_scores: BudgetedScores, run_path: Path) -> tuple[Any, Any]:
-    """(what the trainer asks, the reward model) of a PPO on six questions."""
+    """(the wrapped scores, the reward model) of a PPO on six questions."""
     policy, reference = build_policies(tiny.classifier(), tiny.tokens(ROWS), config)
     run: Any = SimpleNamespace(path=run_path)
     questions = [f"Question {row}?" for row in range(ROWS)]
@@ -37,7 +37,7 @@ def composed(config: PPOConfig, train_scores: BudgetedScores, run_path: Path) ->
 
 
 @pytest.mark.parametrize("log_completions", [False, True])
-def test_wrapped_scores_are_the_scores_and_their_state_comes_back(log_completions: bool, tmp_path: Path) -> None:
+def test_wrappers_return_the_scores_and_restore_their_state(log_completions: bool, tmp_path: Path) -> None:
     config = settings(log_completions=log_completions)
     bare = BudgetedScores(tiny.scores(ROWS), BUDGET)
     expected = [bare(*batch) for batch in BATCHES]
@@ -58,7 +58,7 @@ def test_wrapped_scores_are_the_scores_and_their_state_comes_back(log_completion
         raise scores.fault("a number")
 
 
-def test_the_reward_model_stops_at_a_score_that_is_not_finite_and_names_the_answers(
+def test_a_score_that_is_not_finite_stops_training_and_the_answers_are_written(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Two sequences, row 4 answered by No and row 0 by Yes."""
@@ -73,4 +73,4 @@ def test_the_reward_model_stops_at_a_score_that_is_not_finite_and_names_the_answ
     with pytest.raises(TrainingDivergedError, match="a score is not finite in update 1"):
         reward.lookup(sequences_B2)
     answers = json.loads((tmp_path / "not-finite-0.json").read_text())["answers"]
-    assert [(own["question"], own["answer"]) for own in answers] == [("Question 4?", "No"), ("Question 0?", "Yes")]
+    assert [(row["question"], row["answer"]) for row in answers] == [("Question 4?", "No"), ("Question 0?", "Yes")]

@@ -35,40 +35,26 @@ def test_seeds_are_averaged_and_other_settings_kept_apart(tmp_path: Path) -> Non
     assert lines[3] == "| reward lr=2 | 0 | 0.900 | 0.500 | - | 1.000 |"
 
 
-def test_a_seed_twice_and_a_directory_without_a_run_are_refused(tmp_path: Path) -> None:
+def test_repeated_seed_and_directory_without_a_run_are_refused(tmp_path: Path) -> None:
     runs = [run(tmp_path / "a", 0, 0.5), run(tmp_path / "b", 0, 0.7)]
-    with pytest.raises(InputError, match="seed 0 of this run stands twice"):
+    with pytest.raises(InputError, match="seed 0 of this run occurs twice"):
         markdown_tables(runs)
     with pytest.raises(InputError, match=r"no finished run, results\.json is missing or damaged"):
         markdown_tables([tmp_path])
 
 
-def test_what_changes_no_result_is_no_setting_and_a_bar_no_cell(tmp_path: Path) -> None:
+def test_options_without_effect_are_left_out_and_bars_escaped(tmp_path: Path) -> None:
+    ignored = ("save_steps", "max_concurrency", "ddp_timeout", "log_completions")
     runs = [
-        run(
-            tmp_path / "a",
-            0,
-            0.5,
-            save_steps=10,
-            max_concurrency=4,
-            ddp_timeout=60,
-            log_completions=True,
-            labels=["x|y"],
-        ),
-        run(tmp_path / "b", 1, 0.7, save_steps=None, max_concurrency=8, ddp_timeout=90, labels=["x|y"]),
+        run(tmp_path / "a", 0, 0.5, labels=["x|y"], **dict.fromkeys(ignored, 10)),
+        run(tmp_path / "b", 1, 0.7, labels=["x|y"], **dict.fromkeys(ignored, 20)),
         run(tmp_path / "c", 0, 0.9, labels=["x"]),
     ]
     lines = markdown_tables(runs).splitlines()
     assert len(lines) == 4 and lines[2].startswith(r"| reward labels=\['x\|y'\] | 0, 1 | 0.600 ")
 
 
-def test_runs_that_may_have_learned_from_fewer_grades_stand_apart(tmp_path: Path) -> None:
-    limits: list[dict[str, float]] = [
-        {},
-        {"max_grader_calls": 100},
-        {"max_cost": 1.0},
-        {"grading_timeout": 9.0},
-        {"max_grade_failures": 1.0},
-    ]
-    runs = [run(tmp_path / str(seed), seed, 0.5, **own) for seed, own in enumerate(limits)]
+def test_runs_with_another_limit_of_grades_have_their_own_rows(tmp_path: Path) -> None:
+    limits = ("max_grader_calls", "max_cost", "grading_timeout", "max_grade_failures")
+    runs = [run(tmp_path / limit, seed, 0.5, **{limit: 9.0}) for seed, limit in enumerate(limits)]
     assert len(markdown_tables(runs).splitlines()) == 2 + len(limits)

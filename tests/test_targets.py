@@ -1,4 +1,4 @@
-"""What the methods without sampling aim at: targets of distillation, its threshold, the annealed objective of exact."""
+"""Targets of distillation, its threshold, and the annealed objective of the exact gradient."""
 
 from dataclasses import replace
 from itertools import pairwise
@@ -6,15 +6,14 @@ from typing import Any
 
 import pytest
 import torch
+from pytest import MonkeyPatch
 from short_methods import Make, loaded, train
-from spies import Spy
 from torch import Tensor
 
 import tiny
 from eightball_ppo.errors import InputError
 from eightball_ppo.functional import objective
 from eightball_ppo.methods import distill, exact
-from eightball_ppo.methods.distill import TargetLoss
 from eightball_ppo.methods.exact import AnnealedObjective
 from eightball_ppo.methods.resume_task import resume_context_for_task
 from eightball_ppo.methods.task import Task
@@ -22,47 +21,45 @@ from eightball_ppo.methods.task import Task
 CPU = torch.device("cpu")
 
 
-def test_targets_are_the_favourite_the_distribution_or_the_optimum(options: Make) -> None:
-    ground = loaded(options("sft", label_noise=0.5))
-    logp_NK = ground.noisy_logp_NK
-    assert not torch.equal(logp_NK.argmax(-1), ground.grader_logp_NK["train"].argmax(-1))
+def test_targets_are_the_top_label_the_distribution_or_the_optimum(options: Make) -> None:
+    task = loaded(options("sft", label_noise=0.5))
+    logp_NK = task.noisy_logp_NK
+    assert not torch.equal(logp_NK.argmax(-1), task.grader_logp_NK["train"].argmax(-1))
     hard, soft, boltzmann = (
-        distill.targets_NK(replace(ground, config=options(method, kl_coef=0.3)))
+        distill.targets_NK(replace(task, config=options(method, kl_coef=0.3)))
         for method in ("distill", "distill_soft", "distill_boltzmann")
     )
     assert torch.equal(hard.argmax(-1), logp_NK.argmax(-1)) and torch.equal(hard.sort().values[:, :2], 0 * hard[:, :2])
     torch.testing.assert_close(soft, logp_NK.softmax(-1))
-    optimum_NK = objective.optimum_logp_NK(ground.graded("train").ref_logp_NK, logp_NK.double(), 0.3)
+    optimum_NK = objective.optimum_logp_NK(task.graded("train").ref_logp_NK, logp_NK.double(), 0.3)
     torch.testing.assert_close(boltzmann.double(), optimum_NK.exp(), atol=1e-5, rtol=0)
 
 
-def test_a_threshold_is_chosen_by_the_grades_that_training_may_see(
-    options: Make, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Among the questions that were bought, noise included; the policies here are all the reference."""
+def test_threshold_is_chosen_on_grades_within_the_budget(options: Make, monkeypatch: MonkeyPatch) -> None:
+    """With label noise; the trained policies here are all the reference."""
     config = options("distill", label_noise=0.5, grader_call_budget=90)
-    ground = loaded(config)
-    rows, trained = ground.train_scores.buy_full_rows(), list[set[int]]()
+    task = loaded(config)
+    rows, trained = task.train_scores.buy_full_rows(), list[set[int]]()
 
-    def distil(own: Task[Any], kept: list[int], *_: Any) -> tuple[Any, int]:
+    def distil(task: Task[Any], kept: list[int], *_: Any) -> tuple[Any, int]:
         trained.append(set(kept))
-        return own.classifier, 7
+        return task.classifier, 7
 
     monkeypatch.setattr(distill, "train_on_targets", distil)
     run: Any = None
     search = distill.ThresholdSearch(None)
-    resume = distill.choose_threshold(search, ground, rows, run, resume_context_for_task(ground, None))
+    resume = distill.choose_threshold(search, task, rows, run, resume_context_for_task(task, None))
     threshold, tried = search.threshold, search.tried
     assert all(later < before for before, later in pairwise([set(rows), *trained]))
     assert resume.updates_before == search.updates == 7 * len(trained)
-    own = sorted(set(rows) - trained[0])
-    ref_logp_NK = ground.ref_logits_NK["train"][own].log_softmax(-1)
-    score = objective.expected_score_N(ref_logp_NK, ground.train_scores.score_NK[own]).mean().item()
-    assert len(own) == 6 and [row["validation_score"] for row in tried] == pytest.approx([score] * len(tried))
+    validation = sorted(set(rows) - trained[0])
+    ref_logp_NK = task.ref_logits_NK["train"][validation].log_softmax(-1)
+    score = objective.expected_score_N(ref_logp_NK, task.train_scores.score_NK[validation]).mean().item()
+    assert len(validation) == 6 and [row["validation_score"] for row in tried] == pytest.approx([score] * len(tried))
     assert threshold == 0 and tried[0]["coverage"] == 1 and len(tried) > 2
 
 
-def test_the_annealed_loss_is_the_objective_in_units_of_its_price() -> None:
+def test_annealed_loss_is_the_objective_divided_by_beta() -> None:
     ref_logp_NK, score_NK = tiny.scores(5, seed=1).log_softmax(-1), tiny.scores(5, seed=2)
     logits_BK, rows_B = tiny.scores(2, seed=3), torch.tensor([4, 1])
     logp_BK = logits_BK.log_softmax(-1)
@@ -80,21 +77,10 @@ def test_the_annealed_loss_is_the_objective_in_units_of_its_price() -> None:
     torch.testing.assert_close(free(logits_BK, rows_B), -score)
 
 
-def test_tables_of_targets_move_to_the_device_once() -> None:
-    meta = torch.device("meta")
-    logits_BK, rows_B = torch.zeros(2, 3, device=meta), torch.zeros(2, dtype=torch.long, device=meta)
-    table_NK = tiny.scores(1000)
-    for loss in (AnnealedObjective(table_NK, table_NK, 0.2, 4, meta), TargetLoss(table_NK, meta)):
-        with Spy() as spy:
-            loss(logits_BK, rows_B)
-        assert spy.ran and not [name for name in spy.ran if "copy" in name], type(loss)
-
-
 @pytest.mark.parametrize(("batch", "processes", "steps"), [(200, 1, 3), (16, 1, 12), (16, 2, 6), (60, 4, 3)])
-def test_the_price_falls_to_its_own_within_the_steps_there_are(
-    batch: int, processes: int, steps: int, options: Make, monkeypatch: pytest.MonkeyPatch
+def test_beta_reaches_kl_coef_within_the_steps_of_a_process(
+    batch: int, processes: int, steps: int, options: Make, monkeypatch: MonkeyPatch
 ) -> None:
-    """On several processes each makes fewer steps; there is only one here, so what it would fit is caught."""
     caught: list[AnnealedObjective] = []
 
     def fit(*arguments: Any, **_: Any) -> None:

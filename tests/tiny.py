@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from transformers import TrainerCallback
 from transformers.modeling_outputs import SequenceClassifierOutput
 
 from eightball_ppo.config.methods import PPOConfig
@@ -49,7 +50,7 @@ def tokens(num_questions: int, length: int = 6, seed: int = 0) -> TokenTable:
     generator = torch.Generator().manual_seed(seed)
     ids_NT = torch.randint(1, VOCABULARY, (num_questions, length), generator=generator)
     length_N = torch.randint(2, length + 1, (num_questions,), generator=generator)
-    return TokenTable.of([own[:n] for own, n in zip(ids_NT.tolist(), length_N.tolist(), strict=True)])
+    return TokenTable.of([ids[:n] for ids, n in zip(ids_NT.tolist(), length_N.tolist(), strict=True)])
 
 
 def row_tokens(num_questions: int) -> TokenTable:
@@ -63,16 +64,8 @@ def scores(num_questions: int, num_labels: int = 3, seed: int = 0) -> Tensor:
 
 def config(**overrides: Any) -> PPOConfig:
     """PPO on one batch of everything, one minibatch; overridden as needed."""
-    settings: dict[str, Any] = {
-        "repeats_per_epoch": 1,
-        "num_mini_batches": 1,
-        "learning_rate": 0.01,
-        "value_learning_rate": 0.01,
-        "adam_beta2": 0.999,
-        "cliprange": 0.2,
-        "kl_coef": 0.5,
-        "disable_tqdm": True,
-    }
+    settings: dict[str, Any] = {"repeats_per_epoch": 1, "num_mini_batches": 1, "kl_coef": 0.5, "cliprange": 0.2}
+    settings |= {"learning_rate": 0.01, "value_learning_rate": 0.01, "adam_beta2": 0.999, "disable_tqdm": True}
     return PPOConfig(**{**settings, **overrides})
 
 
@@ -98,17 +91,11 @@ def state(module: nn.Module) -> dict[str, Tensor]:
     return copy.deepcopy({name: value.detach() for name, value in module.state_dict().items()})
 
 
-class Logs:
-    """A callback that keeps TRL's metrics of every update."""
+class Logs(TrainerCallback):
+    """Keeps TRL's metrics of every update."""
 
-    def __new__(cls) -> Any:
-        from transformers import TrainerCallback
+    def __init__(self) -> None:
+        self.rows: list[dict[str, float]] = []
 
-        class Keep(TrainerCallback):
-            def __init__(self) -> None:
-                self.rows: list[dict[str, float]] = []
-
-            def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:
-                self.rows.append(dict(logs))
-
-        return Keep()
+    def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:
+        self.rows.append(dict(logs))

@@ -1,11 +1,11 @@
-"""What chance decided in a run of TRL's PPO, so that another loop can be given the same."""
+"""The random choices of a run of TRL's PPO, to be replayed by another loop."""
 
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-import pytest
 import torch
+from pytest import MonkeyPatch
 from torch import Tensor
 
 from eightball_ppo.trl_adapters.build import TRLModels
@@ -20,7 +20,7 @@ class Recording:
     permutations: list[Tensor] = field(default_factory=list)
 
 
-def record(models: TRLModels, monkeypatch: pytest.MonkeyPatch) -> Recording:
+def record(models: TRLModels, monkeypatch: MonkeyPatch) -> Recording:
     """Start recording every rollout of `models.policy` and every permutation of numpy."""
     recording = Recording()
     generate, permutation = models.policy.generate, np.random.permutation

@@ -1,1 +1,1 @@
-"""One synthetic task, and one file for every loop that is trained on it: the same interface, networks and weights."""
+"""One synthetic task and one file per training loop, with the same interface, networks and start weights."""

@@ -1,4 +1,4 @@
-"""A plain PyTorch loop: what somebody who knows PPO writes in an afternoon, without a trick."""
+"""A plain PyTorch loop without optimisations, as an engineer who knows PPO writes it in an afternoon."""
 
 import torch
 from torch import nn

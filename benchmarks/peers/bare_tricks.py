@@ -1,9 +1,9 @@
-"""The bare loop with every trick that ours has: how fast PyTorch goes on this task without a trainer around it.
+"""The bare loop with all of our optimisations: the speed of PyTorch on this task without a trainer.
 
-The reference is computed once; policy and value trunk are one joint pass of batched products; a batch that must hold a
-question twice runs each one once and gathers; attention is pooled and stands with its keys first; no distribution
-objects; the weights are two flat tensors under our own AdamW; what lives when training starts is out of the garbage
-collector's sight.
+The reference is computed once; policy and value trunk are one joint pass of batched products; a batch with repeated
+questions computes each one once and gathers; attention is pooled and has its keys first; no distribution objects; the
+weights are two flat tensors under a hand-written AdamW; objects that exist when training starts are frozen for the
+garbage collector.
 """
 
 import gc
@@ -20,18 +20,18 @@ POLICY, VALUE = 0, 1
 
 
 class Joint:
-    """Policy and value network of the same trunk, stacked: letter 2 stands for both. Weights: two flat tensors."""
+    """Policy and value network of the same trunk, stacked along the dimension 2. The weights are two flat tensors."""
 
     def __init__(self, start: EightBallForSequenceClassification):
-        sizes, own = start.config, start.state_dict()
+        sizes, weights = start.config, start.state_dict()
         self.heads = sizes.num_attention_heads
         self.head_width = sizes.embedding_size // self.heads
-        self.names = [name for name in own if not name.startswith("classifier")]
-        self.shapes = [own[name].shape for name in self.names]
-        trunk = [own[name].flatten() for name in self.names]
+        self.names = [name for name in weights if not name.startswith("classifier")]
+        self.shapes = [weights[name].shape for name in self.names]
+        trunk = [weights[name].flatten() for name in self.names]
         self.trunk_size = sum(len(part) for part in trunk)
         self.hidden, self.labels = sizes.hidden_size, len(LABELS)
-        policy_P = torch.cat([*trunk, own["classifier.weight"].flatten(), own["classifier.bias"]])
+        policy_P = torch.cat([*trunk, weights["classifier.weight"].flatten(), weights["classifier.bias"]])
         value_P = torch.cat([*trunk, torch.zeros(self.hidden + 1)])
         self.policy_P, self.value_P = policy_P.requires_grad_(), value_P.requires_grad_()
 
@@ -39,13 +39,13 @@ class Joint:
         """Hidden states [2, B, H]."""
         both_2P = torch.stack([self.policy_P[: self.trunk_size], self.value_P[: self.trunk_size]])
         parts = both_2P.split([shape.numel() for shape in self.shapes], dim=1)
-        own = {name: part.view(2, *shape) for name, part, shape in zip(self.names, parts, self.shapes, strict=True)}
-        embedding_2VE = own["embedding.weight"]
+        weights = {name: part.view(2, *shape) for name, part, shape in zip(self.names, parts, self.shapes, strict=True)}
+        embedding_2VE = weights["embedding.weight"]
         vocabulary, width = embedding_2VE.shape[1:]
         batch, tokens = ids_BT.shape
         both_2BT = torch.stack([ids_BT, ids_BT + vocabulary])
         x_2SE = nn.functional.embedding(both_2BT, embedding_2VE.reshape(-1, width)).view(2, -1, width)
-        qkv_2SF = torch.baddbmm(own["attention.qkv.bias"].unsqueeze(1), x_2SE, own["attention.qkv.weight"].mT)
+        qkv_2SF = torch.baddbmm(weights["attention.qkv.bias"].unsqueeze(1), x_2SE, weights["attention.qkv.weight"].mT)
         qkv = qkv_2SF.view(2, batch, tokens, 3, self.heads * self.head_width).movedim(3, 0)
         by_head = qkv.unflatten(-1, (self.heads, self.head_width)).permute(0, 1, 4, 2, 3, 5)
         q_XTd, k_XTd, v_XTd = by_head.reshape(3, -1, tokens, self.head_width).unbind(0)  # X: network, head, question
@@ -56,8 +56,10 @@ class Joint:
         score_XTT = torch.baddbmm(never_XT1, k_XTd, q_XTd.mT, alpha=self.head_width**-0.5)  # keys first
         context_Xd1 = v_XTd.mT @ (score_XTT.softmax(1) @ query_XT1)
         context_2BE = context_Xd1.view(2, self.heads, batch, self.head_width).transpose(1, 2).reshape(2, batch, width)
-        out_2BE = torch.baddbmm(own["attention.out.bias"].unsqueeze(1), context_2BE, own["attention.out.weight"].mT)
-        return torch.baddbmm(own["hidden.bias"].unsqueeze(1), out_2BE, own["hidden.weight"].mT).relu()
+        out_2BE = torch.baddbmm(
+            weights["attention.out.bias"].unsqueeze(1), context_2BE, weights["attention.out.weight"].mT
+        )
+        return torch.baddbmm(weights["hidden.bias"].unsqueeze(1), out_2BE, weights["hidden.weight"].mT).relu()
 
     def __call__(self, mask_BT: Tensor, ids_BT: Tensor) -> tuple[Tensor, Tensor]:
         """(logits [B, K], values [B])."""

@@ -1,4 +1,4 @@
-"""Where TRL's trainers let somebody look on."""
+"""A callback for the measurements in TRL's trainers."""
 
 from collections.abc import Callable
 from typing import Any

@@ -1,9 +1,9 @@
-"""TRL's PPOTrainer as somebody wraps a classifier first: a language model whose next token is the label.
+"""TRL's PPOTrainer with the obvious wrapping of a classifier: a language model whose next token is the label.
 
-Logits are as wide as BERT's vocabulary, answers come out of transformers' `generate`, batches out of
-`DataCollatorWithPadding`, and the grader is a module that is asked for every answer. What this file sets is what makes
-one answer one label, and the hyperparameters of the other peers; all else is TRL's default. Kinder than it could be:
-the label's logits are written into the wide ones, where a language model's head would multiply by 30,522 columns.
+Logits are as wide as BERT's vocabulary, `generate` of transformers samples the answers, `DataCollatorWithPadding`
+collates the batches, and the grader is a module that scores every answer. This file sets only what makes one answer one
+label, and the hyperparameters of the other peers; everything else is TRL's default. One thing is faster than it could
+be: the label's logits are written into the wide ones, where a language model's head would multiply by 30,522 columns.
 """
 
 import contextlib
@@ -58,7 +58,7 @@ class _LanguageModel(PreTrainedModel, GenerationMixin):
 
 
 class _Hidden(nn.Module):
-    """A classifier's summary of the question, at every position."""
+    """The classifier's pooled hidden state of the question, at every position."""
 
     def __init__(self, task: BenchTask):
         super().__init__()
@@ -86,7 +86,7 @@ class _Graded(nn.Module):
         self.grader = task.grader
 
     def forward(self, input_ids: Tensor, **_: Any) -> BaseModelOutput:
-        """The score of the answer, which stands last, at every position."""
+        """The score of the answer, which is the last token, at every position."""
         score_B1 = self.grader(input_ids).gather(1, input_ids[:, -1:] - 1)
         return BaseModelOutput(hidden_states=(score_B1.unsqueeze(-1).repeat(1, input_ids.shape[1], 1),))
 
@@ -120,7 +120,7 @@ class NaiveTRL:
         self.policy.generation_config.pad_token_id = PAD
         self.policy.generation_config.eos_token_id = END
         tokenizer = _tokenizer()
-        own = [ids[:length] for ids, length in zip(task.ids_NT.tolist(), task.length_N.tolist(), strict=True)]
+        prompts = [ids[:length] for ids, length in zip(task.ids_NT.tolist(), task.length_N.tolist(), strict=True)]
         passes = max(1, -(-settings.batch // len(task)))
         self.trainer = PPOTrainer(
             args=PPOConfig(
@@ -150,7 +150,7 @@ class NaiveTRL:
             ref_model=_LanguageModel(task),
             reward_model=_RewardModel(task),
             value_model=_ValueModel(task),
-            train_dataset=Dataset.from_dict({"input_ids": own * passes}),
+            train_dataset=Dataset.from_dict({"input_ids": prompts * passes}),
             data_collator=DataCollatorWithPadding(tokenizer),
             callbacks=[UpdateHook(on_update, self._logits_NK(task))] if on_update is not None else None,
         )

@@ -1,4 +1,4 @@
-"""The small classifier as somebody would write it with PyTorch's own layers; its numbers are those of our model."""
+"""The small classifier with PyTorch's layers; it computes the same numbers as our model."""
 
 import torch
 from torch import Tensor, nn
@@ -13,20 +13,20 @@ class Trunk(nn.Module):
 
     def __init__(self, start: EightBallForSequenceClassification):
         super().__init__()
-        sizes, own = start.config, start.state_dict()
+        sizes, weights = start.config, start.state_dict()
         width = sizes.embedding_size
         self.embedding = nn.Embedding(sizes.vocab_size, width, padding_idx=PAD)
         self.attention = nn.MultiheadAttention(width, sizes.num_attention_heads, batch_first=True)
         self.hidden = nn.Linear(width, sizes.hidden_size)
         self.load_state_dict(
             {
-                "embedding.weight": own["embedding.weight"],
-                "attention.in_proj_weight": own["attention.qkv.weight"],
-                "attention.in_proj_bias": own["attention.qkv.bias"],
-                "attention.out_proj.weight": own["attention.out.weight"],
-                "attention.out_proj.bias": own["attention.out.bias"],
-                "hidden.weight": own["hidden.weight"],
-                "hidden.bias": own["hidden.bias"],
+                "embedding.weight": weights["embedding.weight"],
+                "attention.in_proj_weight": weights["attention.qkv.weight"],
+                "attention.in_proj_bias": weights["attention.qkv.bias"],
+                "attention.out_proj.weight": weights["attention.out.weight"],
+                "attention.out_proj.bias": weights["attention.out.bias"],
+                "hidden.weight": weights["hidden.weight"],
+                "hidden.bias": weights["hidden.bias"],
             }
         )
 
@@ -53,7 +53,7 @@ class Policy(nn.Module):
 
 
 class Value(nn.Module):
-    """Values [B] of ids [B, T]: a trunk of its own under a head of zeros."""
+    """Values [B] of ids [B, T]: a separate trunk under a head of zeros."""
 
     def __init__(self, task: BenchTask):
         super().__init__()

@@ -1,4 +1,4 @@
-"""Ours, as shipped: TRL's untouched loop on our adapters, through the functions and callbacks of a real run."""
+"""Our implementation: TRL's unchanged loop on our adapters, through the functions and callbacks of a real run."""
 
 import tempfile
 from pathlib import Path
@@ -21,7 +21,7 @@ from .task import LABELS, BenchTask, OnUpdate, Settings
 
 
 class Ours:
-    """`methods.ppo`: its exact metrics are measured and written as often as a run of the command does."""
+    """`methods.ppo`, which measures and writes its exact metrics as often as a run of the command."""
 
     options: dict[str, Any] = {}  # noqa: RUF012 (of the command, beside the settings)
 
@@ -62,12 +62,12 @@ class Ours:
         )
 
     def _task(self) -> Task:
-        """The task as `load_task` makes it of questions and grades."""
+        """The task as `load_task` builds it from questions and grades."""
         bench = self.bench
-        own = [ids[:length] for ids, length in zip(bench.ids_NT.tolist(), bench.length_N.tolist(), strict=True)]
-        questions = Questions("benchmark", [" ".join(f"w{word}" for word in ids) for ids in own])
+        prompts = [ids[:length] for ids, length in zip(bench.ids_NT.tolist(), bench.length_N.tolist(), strict=True)]
+        questions = Questions("benchmark", [" ".join(f"w{word}" for word in ids) for ids in prompts])
         classifier = bench.classifier()
-        tokens = TokenTable.of(own)
+        tokens = TokenTable.of(prompts)
         return Task(
             LabelSet.of(LABELS),
             classifier,

@@ -1,4 +1,4 @@
-"""Which peers there are, what each needs, and how it is called in tables."""
+"""The peers, their packages, and their names in tables."""
 
 import dataclasses
 import importlib
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Known:
-    """A peer by its name in tables, its class, and the package it cannot do without, if any."""
+    """A peer: its name in tables, its class, and the package that it needs, if any."""
 
     title: str
     module: str
@@ -32,14 +32,14 @@ PEERS = {
 
 
 def missing(name: str) -> str | None:
-    """Why the peer cannot run here; None if it can."""
+    """The reason why the peer cannot run here, or None."""
     package = PEERS[name].package
     if package is not None and importlib.util.find_spec(package) is None:
         return f"{package} is not installed; pip install -e '.[bench]'"
     if name == "ours_exact":
         from eightball_ppo.config.methods import PPOConfig
 
-        if "baseline" not in {own.name for own in dataclasses.fields(PPOConfig)}:
+        if "baseline" not in {field.name for field in dataclasses.fields(PPOConfig)}:
             return "this version has no --baseline"
     return None
 

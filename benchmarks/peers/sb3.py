@@ -17,7 +17,7 @@ from .task import FIRST_WORD, LABELS, LONGEST, WORDS, BenchTask, OnUpdate, Setti
 
 
 class _Questions(VecEnv):
-    """Every environment asks one question and is done after the answer."""
+    """Every environment shows one question and ends after the answer."""
 
     def __init__(self, task: BenchTask, settings: Settings):
         vocabulary = FIRST_WORD + WORDS
@@ -62,7 +62,7 @@ class _Questions(VecEnv):
 
 
 class _Ids(BaseFeaturesExtractor):
-    """Token ids, of which stable-baselines3 makes floats."""
+    """Token ids, which stable-baselines3 converts to floats."""
 
     def __init__(self, observation_space: spaces.Box):
         super().__init__(observation_space, LONGEST)
@@ -72,7 +72,7 @@ class _Ids(BaseFeaturesExtractor):
 
 
 class _Latents(nn.Module):
-    """The two trunks, as stable-baselines3 asks for what its heads stand on."""
+    """The two trunks in the interface that stable-baselines3 expects below its heads."""
 
     def __init__(self, task: BenchTask):
         super().__init__()
@@ -106,7 +106,7 @@ class _ActorCritic(ActorCriticPolicy):
 
 
 class _PriceOfKL(BaseCallback):
-    """Pays for KL in the reward, when a rollout is whole."""
+    """Subtracts the KL penalty from the reward at the end of a rollout."""
 
     def __init__(self, task: BenchTask, settings: Settings, on_update: OnUpdate | None):
         super().__init__()
@@ -138,7 +138,7 @@ class _PriceOfKL(BaseCallback):
 
 
 class _PPO(PPO):
-    """With a learning rate of its own for the critic, which stands in the optimizer's second group."""
+    """PPO with a separate learning rate for the critic, the optimizer's second group."""
 
     critic_rate = 1.0  # in units of the actor's
 
@@ -162,7 +162,7 @@ class StableBaselines:
             clip_range=settings.cliprange,
             clip_range_vf=None,
             ent_coef=0.0,
-            vf_coef=settings.vf_coef / 2,  # it leaves the half of the squared error out
+            vf_coef=settings.vf_coef / 2,  # it omits the factor 0.5 of the squared error
             max_grad_norm=float("inf"),
             policy_kwargs={"task": task},
             seed=None,

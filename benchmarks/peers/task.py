@@ -1,8 +1,8 @@
-"""The synthetic task of the benchmarks: made from a seed, without any model, with a closed-form optimum.
+"""The synthetic task of the benchmarks: built from a seed without any model, with a closed-form optimum.
 
 Letters: N questions, T tokens of the longest, K labels, V words, B episodes of a batch.
-A question is 4 to 12 words; the scores of its answers are sums of what its words and its pairs of neighbours are worth,
-so that a network can generalise a part of them (the words) and must learn the rest by heart (the pairs).
+A question is 4 to 12 words; the score of an answer is a sum over its words and its pairs of neighbouring words, so that
+a network can generalise one part (the words) and must memorise the other (the pairs).
 """
 
 from collections.abc import Callable, Iterator
@@ -16,18 +16,18 @@ from eightball_ppo.functional import objective
 from eightball_ppo.models.configuration_eightball import EightBallConfig
 from eightball_ppo.models.modeling_eightball import EightBallForSequenceClassification
 
-QUESTIONS, SHORTEST, LONGEST = 200, 4, 12
+QUESTIONS, MIN_WORDS, LONGEST = 200, 4, 12
 LABELS = ("Yes", "No", "Maybe")
 PAD = 0
-FIRST_WORD = 5  # 1..K are the labels as tokens and K+1 is an end of sequence, for whoever needs a language model
+FIRST_WORD = 5  # 1..K are the labels as tokens and K+1 is an end of sequence, for peers that need a language model
 WORDS = 300
-PAIRS = 4096  # what neighbours are worth is hashed into so many rows
+PAIRS = 4096  # number of hash buckets of word pairs
 PAIR_WEIGHT = 0.5
 
 
 @dataclass(frozen=True)
 class Settings:
-    """What a run of any peer is told; the same for all of them."""
+    """The settings of a run, the same for all peers."""
 
     batch: int
     beta: float
@@ -76,7 +76,7 @@ class Grader(nn.Module):
 
 
 class BenchTask:
-    """Questions, scores [N, K], and the networks every peer starts from: policy, reference and value trunk alike.
+    """Questions, scores [N, K], and the start networks of every peer: policy, reference and value trunk are equal.
 
     `ids_NT` (int64) are padded on the right. The value head of every peer starts at 0.
     """
@@ -84,7 +84,7 @@ class BenchTask:
     def __init__(self, seed: int = 0):
         generator = torch.Generator().manual_seed(seed)
         self.seed = seed
-        self.length_N = torch.randint(SHORTEST, LONGEST + 1, (QUESTIONS,), generator=generator)
+        self.length_N = torch.randint(MIN_WORDS, LONGEST + 1, (QUESTIONS,), generator=generator)
         words_NT = torch.randint(FIRST_WORD, FIRST_WORD + WORDS, (QUESTIONS, LONGEST), generator=generator)
         self.ids_NT = words_NT * (torch.arange(LONGEST) < self.length_N[:, None])
         self.grader = Grader(seed).eval()
@@ -108,14 +108,14 @@ class BenchTask:
             return EightBallForSequenceClassification(config).eval()
 
     def optimum_fraction(self, logits_NK: Tensor, beta: float) -> float:
-        """Share of the way from the reference (0) to the optimum (1) that a policy with these logits has gone."""
-        logp_NK, ref_logp_NK = (own.double().log_softmax(-1) for own in (logits_NK, self.ref_logits_NK))
+        """The share of the optimum of a policy with these logits: 0 is the reference, 1 the optimum."""
+        logp_NK, ref_logp_NK = (rows.double().log_softmax(-1) for rows in (logits_NK, self.ref_logits_NK))
         fraction = objective.optimum_fraction(logp_NK, ref_logp_NK, self.score_NK.double(), beta)
         assert fraction is not None
         return fraction
 
     def batches(self, settings: Settings) -> Iterator[Tensor]:
-        """Question rows [B] of every update: permutations of all questions, one behind the other."""
+        """Question rows [B] of every update: consecutive permutations of all questions."""
         stream_S = torch.empty(0, dtype=torch.long)
         for _ in range(settings.updates):
             missing = settings.batch - len(stream_S)

@@ -14,7 +14,7 @@ from .task import BenchTask, OnUpdate, Settings
 
 
 class _Column(nn.Module):
-    """Values [B, 1], the shape torchrl wants."""
+    """Values [B, 1], the shape that torchrl expects."""
 
     def __init__(self, value: Value):
         super().__init__()
@@ -25,7 +25,7 @@ class _Column(nn.Module):
 
 
 class TorchRL:
-    """One step of collection written out, since an episode has one: the rest is torchrl's own objects."""
+    """One collection step, because an episode has one; everything else is torchrl's objects."""
 
     def __init__(self, task: BenchTask, settings: Settings, on_update: OnUpdate | None = None):
         self.task, self.settings, self.on_update = task, settings, on_update

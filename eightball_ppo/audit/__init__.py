@@ -1,1 +1,1 @@
-"""What a grader is asked before anything is trained on it (`probes`), and what its answers say of it (`measures`)."""
+"""The audit of a grader before anything is trained on it."""

@@ -1,6 +1,5 @@
 """What a grader's answers say of it: pure functions of tensors. Log-probabilities are in nats, shares 0 to 1."""
 
-import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -14,80 +13,85 @@ from eightball_ppo.functional.calibration import ECE_BINS, expected_calibration_
 
 
 def agreement(logp_NK: Tensor, gold_N: Tensor, labels: Sequence[str]) -> dict[str, Any]:
-    """How well the favourite labels of N > 0 questions agree with the gold ones.
+    """Agreement of the grader's most probable labels with the gold labels of N > 0 questions.
 
-    `accuracy` and its 95 % `interval` (Wilson); `kappa` (Cohen's; None where gold and favourites are one and the same
-    label throughout, so that chance alone agrees fully); `f1` by label; `confusion`, [K, K] counts, a row per gold
-    label and a column per favourite.
+    Args:
+        logp_NK: the grader's log-probabilities, shape [N, K].
+        gold_N: gold label ids, shape [N].
+        labels: names of the K labels.
+
+    Returns:
+        `accuracy` and its 95 % `interval` (Wilson 1927); `kappa` (Cohen 1960; None where gold and grader know one
+        label only, so that chance agrees fully); `f1` by label; `confusion`, counts [K, K], a row per gold label and a
+        column per predicted label.
     """
-    gold, favourite = gold_N.numpy(), logp_NK.argmax(-1).numpy()
-    right = int((gold == favourite).sum())
-    interval = binomtest(right, len(gold)).proportion_ci(0.95, method="wilson")
+    gold, predicted = gold_N.numpy(), logp_NK.argmax(-1).numpy()
+    correct = int((gold == predicted).sum())
+    interval = binomtest(correct, len(gold)).proportion_ci(0.95, method="wilson")
     all_K = list(range(len(labels)))
-    one_label = len(set(gold) | set(favourite)) == 1
-    f1_K = f1_score(gold, favourite, labels=all_K, average=None, zero_division=0)
+    one_label = len(set(gold) | set(predicted)) == 1
+    f1_K = f1_score(gold, predicted, labels=all_K, average=None, zero_division=0)
     return {
-        "accuracy": right / len(gold),
+        "accuracy": correct / len(gold),
         "interval": [float(interval.low), float(interval.high)],
-        "kappa": None if one_label else float(cohen_kappa_score(gold, favourite)),
+        "kappa": None if one_label else float(cohen_kappa_score(gold, predicted)),
         "f1": dict(zip(labels, map(float, f1_K), strict=True)),
-        "confusion": confusion_matrix(gold, favourite, labels=all_K).tolist(),
+        "confusion": confusion_matrix(gold, predicted, labels=all_K).tolist(),
     }
 
 
 def calibration(logp_NK: Tensor, gold_N: Tensor) -> dict[str, Any]:
-    """`ece`, the expected calibration error, and `bins`, the non-empty ones of those it is made of: mean `confidence`,
-    `accuracy` and `share` of the questions in each."""
-    probability_NK = logp_NK.double().exp()
-    return {
-        "ece": expected_calibration_error(probability_NK, gold_N),
-        "bins": reliability_bins(probability_NK, gold_N),
-    }
+    """`ece`, the expected calibration error, and its `bins`; see `reliability_bins`."""
+    p_NK = logp_NK.double().exp()
+    return {"ece": expected_calibration_error(p_NK, gold_N), "bins": reliability_bins(p_NK, gold_N)}
 
 
-def reliability_bins(probability_NK: Tensor, gold_N: Tensor, bins: int = ECE_BINS) -> list[dict[str, float]]:
-    """The non-empty bins of `expected_calibration_error`, least confident first: it is the sum over them of
-    `share * |accuracy - confidence|`."""
-    confidence_N, favourite_N = probability_NK.double().max(-1)
-    right_N = (favourite_N == gold_N).double()
+def reliability_bins(p_NK: Tensor, gold_N: Tensor, bins: int = ECE_BINS) -> list[dict[str, float]]:
+    """The non-empty bins of the expected calibration error, least confident first.
+
+    The error is the sum over them of `share * |accuracy - confidence|` (Guo et al. 2017, arXiv:1706.04599).
+
+    Args:
+        p_NK: probabilities, shape [N, K].
+        gold_N: gold label ids, shape [N].
+        bins: number of equal-width bins.
+
+    Returns:
+        Mean `confidence`, `accuracy` and `share` of the questions in each bin.
+    """
+    confidence_N, predicted_N = p_NK.double().max(-1)
+    correct_N = (predicted_N == gold_N).double()
     bin_N = (confidence_N * bins).ceil().long().clamp(1, bins) - 1
     rows = []
     for index in bin_N.unique().tolist():
         inside_N = bin_N == index
-        rows.append(
-            {
-                "confidence": confidence_N[inside_N].mean().item(),
-                "accuracy": right_N[inside_N].mean().item(),
-                "share": inside_N.double().mean().item(),
-            }
-        )
+        means = {"confidence": confidence_N[inside_N], "accuracy": correct_N[inside_N], "share": inside_N.double()}
+        rows.append({name: value.mean().item() for name, value in means.items()})
     return rows
 
 
-def flips_N(logp_NK: Tensor, other_NK: Tensor) -> Tensor:
-    """[N]: True where the two have different favourite labels."""
-    return logp_NK.argmax(-1) != other_NK.argmax(-1)
-
-
-def total_variation(logp_NK: Tensor, other_NK: Tensor) -> float:
-    """Mean total variation distance between two sets of N > 0 distributions: half the sum of |p - q|, 0 to 1."""
-    return (0.5 * (logp_NK.double().exp() - other_NK.double().exp()).abs().sum(-1)).mean().item()
-
-
 def answer_change(logp_NK: Tensor, other_NK: Tensor) -> dict[str, Any]:
-    """`pairs` (N), `flips` (share of other favourites) and `total_variation`, both None where there is no pair."""
+    """How far two sets of N distributions, log-probabilities of shape [N, K], differ.
+
+    Returns:
+        `pairs` (N), `flips` (share with another most probable label) and `total_variation` (mean of
+        0.5 sum |p - q|); the latter two are None where N is 0.
+    """
     if not len(logp_NK):
         return {"pairs": 0, "flips": None, "total_variation": None}
+    distance_N = 0.5 * (logp_NK.double().exp() - other_NK.double().exp()).abs().sum(-1)
     return {
         "pairs": len(logp_NK),
-        "flips": flips_N(logp_NK, other_NK).double().mean().item(),
-        "total_variation": total_variation(logp_NK, other_NK),
+        "flips": (logp_NK.argmax(-1) != other_NK.argmax(-1)).double().mean().item(),
+        "total_variation": distance_N.mean().item(),
     }
 
 
 def gain(logp_NK: Tensor, other_NK: Tensor, label: int) -> float | None:
-    """Of the questions whose favourite was another label, the share of those whose favourite becomes `label`; None
-    where it was the favourite of all."""
+    """Share of the questions with another most probable label, in `logp_NK`, that have `label` in `other_NK`.
+
+    None where no question has another label.
+    """
     movable_N = logp_NK.argmax(-1) != label
     if not movable_N.any():
         return None
@@ -95,40 +99,34 @@ def gain(logp_NK: Tensor, other_NK: Tensor, label: int) -> float | None:
 
 
 def repeat_noise(logp_RNK: Tensor) -> dict[str, Any]:
-    """Of R > 1 gradings of the same N > 0 questions: `std`, the mean standard deviation of a log-probability (nats),
-    and `flips`, the share of questions whose favourite was not the same in all of them."""
-    favourite_RN = logp_RNK.argmax(-1)
+    """Variation between R > 1 gradings of the same N > 0 questions, log-probabilities of shape [R, N, K].
+
+    Returns:
+        `std`, the mean standard deviation of a log-probability (nats), and `flips`, the share of questions whose most
+        probable label is not the same in all of them.
+    """
+    predicted_RN = logp_RNK.argmax(-1)
     return {
         "questions": logp_RNK.shape[1],
         "repeats": logp_RNK.shape[0],
         "std": logp_RNK.double().std(0).mean().item(),
-        "flips": (favourite_RN != favourite_RN[0]).any(0).double().mean().item(),
+        "flips": (predicted_RN != predicted_RN[0]).any(0).double().mean().item(),
     }
 
 
 def latency(seconds: Sequence[float]) -> dict[str, float]:
-    """`median` and `p95` (interpolated between neighbours) of at least one duration, in seconds."""
-    median, p95 = np.percentile(np.asarray(seconds, dtype=float), [50, 95])
-    return {"median": float(median), "p95": float(p95)}
+    """`median` and `p95` (interpolated linearly) of durations in seconds."""
+    return dict(zip(("median", "p95"), np.percentile(seconds, [50, 95]).tolist(), strict=True))
 
 
 def distribution(logp_K: Tensor, labels: Sequence[str]) -> dict[str, Any]:
-    """Probabilities by label, the `favourite` and its probability, `highest`."""
+    """Probabilities by label, the most probable label `predicted` and its probability `highest`."""
     p_K = logp_K.double().exp()
     best = int(p_K.argmax())
-    return {
-        "probabilities": dict(zip(labels, p_K.tolist(), strict=True)),
-        "favourite": labels[best],
-        "highest": p_K[best].item(),
-    }
-
-
-def largest_known(values: Sequence[float | None]) -> float | None:
-    """The largest of the values that are numbers, or None."""
-    known = [value for value in values if value is not None and not math.isnan(value)]
-    return max(known, default=None)
+    probabilities = dict(zip(labels, p_K.tolist(), strict=True))
+    return {"probabilities": probabilities, "predicted": labels[best], "highest": probabilities[labels[best]]}
 
 
 def stack_rows(rows: Sequence[Tensor], num_labels: int) -> Tensor:
-    """[N, K] of N rows, also where N is 0."""
+    """Stacks N rows of shape [K] to [N, K], also where N is 0."""
     return torch.stack(list(rows)) if rows else torch.empty(0, num_labels)

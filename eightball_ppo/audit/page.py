@@ -1,32 +1,29 @@
-"""The audit of a grader as one self-contained HTML page: styles and figures inside it, no script, no request."""
+"""The audit of a grader as a self-contained HTML page, without a script or a request."""
 
 from typing import Any
 
-from matplotlib.colors import LinearSegmentedColormap
+import numpy as np
 from matplotlib.figure import Figure
 
-from eightball_ppo.report.pages import DARK, LIGHT, Scheme, apply_theme, environment, png, readable_on, short
+from eightball_ppo.report.pages import DARK, LIGHT, Scheme, apply_theme, draw_heat_map, jinja_environment, png, short
 
-TEMPLATE = "audit.html.jinja"
-MOST_CELLS_NAMED = 12  # labels up to which every cell of the confusion matrix shows its count
+MAX_NUMBERED_LABELS = 12  # of a confusion matrix that prints the counts in its cells
 
 
 def render_audit(record: dict[str, Any]) -> str:
-    """The page of `record`, the content of audit.json. Whatever stands in it is text there, never markup."""
+    """Renders the content of audit.json; every value is escaped."""
     figures = {
-        "reliability": {"light": _reliability(record["bins"], LIGHT), "dark": _reliability(record["bins"], DARK)},
-        "confusion": {
-            "light": _confusion(record["confusion"], record["labels"], LIGHT),
-            "dark": _confusion(record["confusion"], record["labels"], DARK),
-        },
+        name: {scheme_name: draw(record, scheme) for scheme_name, scheme in (("light", LIGHT), ("dark", DARK))}
+        for name, draw in (("reliability", _reliability), ("confusion", _confusion))
     }
-    return environment().get_template(TEMPLATE).render(audit=record, figures=figures, alt=_alt_texts(record))
+    template = jinja_environment().get_template("audit.html.jinja")
+    return template.render(audit=record, figures=figures, alt=_alternative_texts(record))
 
 
-def _alt_texts(record: dict[str, Any]) -> dict[str, str]:
+def _alternative_texts(record: dict[str, Any]) -> dict[str, str]:
     bins = "; ".join(
-        f"confidence {own['confidence']:.2f}: {own['accuracy']:.2f} right, {own['share']:.0%} of the questions"
-        for own in record["bins"]
+        f"confidence {row['confidence']:.2f}: {row['accuracy']:.2f} right, {row['share']:.0%} of the questions"
+        for row in record["bins"]
     )
     rows = "; ".join(
         f"{gold}: " + ", ".join(f"{count} as {label}" for label, count in zip(record["labels"], counts, strict=True))
@@ -34,58 +31,39 @@ def _alt_texts(record: dict[str, Any]) -> dict[str, str]:
     )
     return {
         "reliability": f"Reliability diagram, accuracy against confidence. {bins}.",
-        "confusion": f"Confusion matrix, wanted label by favourite label. {rows}.",
+        "confusion": f"Confusion matrix, gold label by predicted label. {rows}.",
     }
 
 
-def _reliability(bins: list[dict[str, float]], scheme: Scheme) -> str:
-    """Accuracy against confidence, a dot's area showing the share of questions; exact confidence on the diagonal."""
+def _reliability(record: dict[str, Any], scheme: Scheme) -> str:
+    """Accuracy against confidence; a dot's area is the share of the questions."""
     figure = Figure(figsize=(4.2, 4.0), layout="constrained")
     axis = figure.subplots()
     axis.plot([0, 1], [0, 1], color=scheme.faint, linestyle="--", linewidth=1, zorder=1)
-    confidence = [own["confidence"] for own in bins]
-    accuracy = [own["accuracy"] for own in bins]
-    axis.vlines(confidence, confidence, accuracy, color=scheme.accent, linewidth=1.2, zorder=2)
-    axis.scatter(
-        confidence,
-        accuracy,
-        s=[20 + 380 * own["share"] for own in bins],
-        facecolor=scheme.soft,
-        edgecolor=scheme.accent,
-        linewidth=1.4,
-        zorder=3,
-        clip_on=False,
+    confidence, accuracy, share = (
+        [row[name] for row in record["bins"]] for name in ("confidence", "accuracy", "share")
     )
-    axis.set(xlim=(0, 1), ylim=(0, 1), xlabel="confidence", ylabel="share that is right", aspect="equal")
-    return _painted(figure, axis, scheme)
+    axis.vlines(confidence, confidence, accuracy, color=scheme.accent, linewidth=1.2, zorder=2)
+    style: dict[str, Any] = {"facecolor": scheme.soft, "edgecolor": scheme.accent, "linewidth": 1.4}
+    axis.scatter(confidence, accuracy, s=20 + 380 * np.array(share), zorder=3, clip_on=False, **style)
+    axis.set(xlim=(0, 1), ylim=(0, 1), xlabel="confidence", ylabel="accuracy", aspect="equal")
+    apply_theme(axis, scheme)
+    return png(figure)
 
 
-def _confusion(confusion: list[list[int]], labels: list[str], scheme: Scheme) -> str:
-    """Counts by wanted and favourite label, shaded by their share of the row."""
-    names = [_plain(label) for label in labels]
-    size = max(4.0, 0.34 * len(labels) + 1.6)
+def _confusion(record: dict[str, Any], scheme: Scheme) -> str:
+    """Counts by gold and predicted label, shaded by their share of the row."""
+    names = [short(label).replace("$", r"\$") for label in record["labels"]]  # a dollar sign is no mathematics
+    size = max(4.0, 0.34 * len(names) + 1.6)
     figure = Figure(figsize=(size + 0.2, size), layout="constrained")
     axis = figure.subplots()
-    shares = [[count / max(sum(row), 1) for count in row] for row in confusion]
-    scale = LinearSegmentedColormap.from_list("share", [scheme.none, scheme.accent])
-    axis.imshow(shares, cmap=scale, vmin=0, vmax=1)
-    if len(labels) <= MOST_CELLS_NAMED:
-        for row, counts in enumerate(confusion):
-            for column, count in enumerate(counts):
-                colour = readable_on(scale(shares[row][column]))
-                axis.text(column, row, str(count), ha="center", va="center", color=colour, fontsize=11)
-    upright = len(labels) > 4 or max(map(len, labels)) > 10
-    axis.set_xticks(range(len(names)), names, rotation=90 if upright else 0)
-    axis.set_yticks(range(len(names)), names)
-    axis.set(xlabel="favourite", ylabel="wanted")
-    return _painted(figure, axis, scheme)
-
-
-def _plain(label: str) -> str:
-    """A label as matplotlib shows it: no mathematics between dollar signs, and not without end."""
-    return short(label).replace("$", r"\$")
-
-
-def _painted(figure: Figure, axis: Any, scheme: Scheme) -> str:
+    count_KK = np.array(record["confusion"])
+    share_KK = count_KK / count_KK.sum(1, keepdims=True).clip(1)
+    draw_heat_map(axis, share_KK, count_KK if len(names) <= MAX_NUMBERED_LABELS else None, scheme)
+    vertical = len(names) > 4 or max(map(len, names)) > 10
+    ticks = np.arange(len(names)) + 0.5
+    axis.set_xticks(ticks, names, rotation=90 if vertical else 0)
+    axis.set_yticks(ticks, names)
+    axis.set(xlabel="predicted label", ylabel="gold label", aspect="equal")
     apply_theme(axis, scheme)
     return png(figure)

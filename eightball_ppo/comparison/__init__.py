@@ -1,1 +1,1 @@
-"""Every method on the same grades: the grid, its runs, their statistics."""
+"""Comparison of methods on the same grades: the grid, its runs, their statistics."""

@@ -1,4 +1,4 @@
-"""The comparison: prepare the ground, make every run, read all of them back, say what they say."""
+"""`eightball compare`: prepares the shared files, makes every run of the grid, reads the runs back and reports."""
 
 import contextlib
 import sys
@@ -21,50 +21,52 @@ from eightball_ppo.runtime.run import check_output_dir, environment
 
 
 def run(config: CompareConfig) -> Path:
-    """Compare every method of the grid in `config.output_dir` and return that; finished runs are not made again.
+    """Compares every method of the grid in `config.output_dir`; finished runs are reused.
+
+    Returns:
+        The directory of the comparison.
 
     Raises:
-        DryRun: on a dry run, with the runs to make and what grading would cost.
+        DryRun: on a dry run, with the number of runs to make and the cost of grading.
         InputError: bad options, data, checkpoint or grader, or a directory of another comparison.
-        IncompleteError: some runs failed; the report shows the holes, and the same command tries them again.
+        IncompleteError: some runs failed. The report lists them, and the same command tries them again.
     """
     if num_processes() > 1:
-        raise InputError("compare: starts its own processes; launch it with plain python")
+        raise InputError("compare: starts its processes itself; launch it with plain python")
     check_output_dir(config)
     config = with_labels(config)
-    all_jobs = list(grid.run_groups(config))
-    cells = [cell for job in all_jobs for cell in job.cells]
-    for cell in cells:
-        grid.run_config(cell, config)  # says what is wrong before anything is trained
+    groups = list(grid.run_groups(config))
+    specs = [spec for group in groups for spec in group]
+    for spec in specs:
+        grid.run_config(spec, config)  # refuses bad options before anything is trained
     questions = load_splits(config)
     workspace.check(config, questions)
     if config.dry_run:
-        raise DryRun(estimate_grid_cost(cells, config, questions))
+        raise DryRun(_estimate_cost(specs, config, questions))
     with contextlib.closing(DirectoryLock(Path(config.output_dir))):
-        workspace.check(config, questions)  # what another process may have made of it meanwhile
-        _make(config, all_jobs, cells)
+        workspace.check(config, questions)  # another process may have changed it since
+        _compare(config, groups, specs)
     return Path(config.output_dir)
 
 
-def estimate_grid_cost(cells: list[grid.RunSpec], config: CompareConfig, questions: dict[str, Questions]) -> str:
-    """What is still to make, in words."""
-    missing = [cell for cell in cells if not (Path(config.output_dir) / grid.RUNS / cell.name).exists()]
+def _estimate_cost(specs: list[grid.RunSpec], config: CompareConfig, questions: dict[str, Questions]) -> str:
+    missing = [spec for spec in specs if not (Path(config.output_dir) / grid.RUNS / spec.name).exists()]
     grades = "all grades are made" if workspace.is_prepared(config) else estimate_stage_cost(config, questions)
-    return f"{len(cells)} runs, {len(missing)} of them to make; {grades}"
+    return f"{len(specs)} runs, {len(missing)} of them to make; {grades}"
 
 
-def _make(config: CompareConfig, all_jobs: list[grid.RunGroup], cells: list[grid.RunSpec]) -> None:
+def _compare(config: CompareConfig, groups: list[grid.RunGroup], specs: list[grid.RunSpec]) -> None:
     workspace.prepare(config)
     task = load_shared_task(config)
-    holes = run_grid(all_jobs, config)
-    found = collect_results(cells, config, task, holes)
-    if not found:
-        raise IncompleteError(f"{config.output_dir}: no run was made, e.g. {next(iter(holes.values()))}")
+    failed = run_grid(groups, config)
+    results = collect_results(specs, config, task, failed)
+    if not results:
+        raise IncompleteError(f"{config.output_dir}: every run failed, e.g. {next(iter(failed.values()))}")
     command = ["compare.py", *redacted(sys.argv[1:])]
-    write(config, task, found, holes, {**environment(config.trust_remote_code), "command": command})
-    if holes:
-        cell, why = next(iter(holes.items()))
+    write(config, task, results, failed, {**environment(config.trust_remote_code), "command": command})
+    if failed:
+        spec, why = next(iter(failed.items()))
         raise IncompleteError(
-            f"{config.output_dir}: {len(holes)} of {len(cells)} runs are missing, e.g. {cell.name}: {why}; the report "
-            "shows the holes, and the same command tries them again"
+            f"{config.output_dir}: {len(failed)} of {len(specs)} runs failed, e.g. {spec.name}: {why}; the report "
+            "lists them, and the same command tries them again"
         )

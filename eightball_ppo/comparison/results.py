@@ -1,6 +1,6 @@
-"""Every finished run of a comparison, read back: its record, and its saved policy question by question."""
+"""Reads the finished runs of a comparison back: their records, and the predictions of their saved policies."""
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,6 @@ from torch import Tensor
 from eightball_ppo.comparison.grid import RUNS, RunSpec, run_config
 from eightball_ppo.comparison.workers import FailedRuns
 from eightball_ppo.config.compare import CompareConfig
-from eightball_ppo.config.methods import ReferenceConfig
 from eightball_ppo.config.registry import METHODS, REFERENCE
 from eightball_ppo.data.pairs import display_text
 from eightball_ppo.errors import InputError
@@ -22,18 +21,24 @@ from eightball_ppo.models.loading import label_set, load_classifier, predict_log
 from eightball_ppo.report.style import row_name
 from eightball_ppo.runtime.run import METRICS, read_metrics, read_results
 
-LOGP_TOLERANCE = 1e-5  # how far a saved policy may be from its own record: rounding, on another machine, is less
+LOGP_TOLERANCE = 1e-5  # between a saved policy and its record; rounding on another machine is less
 SPLITS = ("train", "heldout")
 FRONTIER_POINTS = 80
-MAX_CHANGES = 30
 
 
 @dataclass(frozen=True)
 class RunResult:
-    """A run that was read back: `results` as written, `logp_NK` of its saved policy by split (float64), and `curve`,
-    the rows of its training that carry exact metrics."""
+    """A finished run, read back.
 
-    cell: RunSpec
+    Args:
+        spec: its place in the grid.
+        directory: of the run.
+        results: results.json.
+        logp_NK: split -> log-probabilities of the saved policy, shape [N, K], float64.
+        curve: the rows of metrics.jsonl that have exact metrics.
+    """
+
+    spec: RunSpec
     directory: Path
     results: dict[str, Any]
     logp_NK: dict[str, Tensor]
@@ -41,76 +46,71 @@ class RunResult:
 
 
 def load_shared_task(config: CompareConfig) -> Task:
-    """Questions, clean scores and reference of the comparison, as every run of it has them."""
-    plain = run_config(RunSpec(REFERENCE, config.seeds[0], config.kl_coefs[0]), config)
-    assert isinstance(plain, ReferenceConfig)
-    return load_task(plain, load_splits(plain))
+    """Loads the questions, clean scores and reference that all runs share."""
+    reference_config = run_config(RunSpec(REFERENCE, config.seeds[0], config.kl_coefs[0]), config)
+    return load_task(reference_config, load_splits(reference_config))
 
 
-def collect_results(cells: list[RunSpec], config: CompareConfig, task: Task, holes: FailedRuns) -> list[RunResult]:
-    """Every run that stands; one whose files are damaged, or whose policy is not the one measured, becomes a hole."""
-    found = []
-    for cell in cells:
-        if cell in holes:
-            continue
-        try:
-            found.append(_read(cell, config, task))
-        except InputError as error:
-            holes[cell] = f"{error}; remove it to have it made anew"
-    return found
+def collect_results(specs: list[RunSpec], config: CompareConfig, task: Task, failed: FailedRuns) -> list[RunResult]:
+    """Reads every run that is not in `failed`; adds those that are damaged or do not match their record to it."""
+    results = []
+    for spec in specs:
+        if spec not in failed:
+            try:
+                results.append(_read(spec, config, task))
+            except InputError as error:
+                failed[spec] = f"{error}; remove it to run it again"
+    return results
 
 
-def _read(cell: RunSpec, config: CompareConfig, task: Task) -> RunResult:
-    directory = Path(config.output_dir) / RUNS / cell.name
+def _read(spec: RunSpec, config: CompareConfig, task: Task) -> RunResult:
+    directory = Path(config.output_dir) / RUNS / spec.name
     results = read_results(directory)
     policy, _ = load_classifier(str(directory), "run", trust_remote_code=config.trust_remote_code)
     task.labels.require_same(label_set(policy), "--labels", f"run {directory}")
     logp_NK = {split: predict_logits_NK(policy, task.tokens[split]).double().log_softmax(-1) for split in SPLITS}
     for split in SPLITS:
-        now = evaluate(logp_NK[split], task.graded(split), cell.beta, task.labels)
+        record = evaluate(logp_NK[split], task.graded(split), spec.beta, task.labels)
         for name in ("expected_score", "kl", "objective"):
-            then = results.get("splits", {}).get(split, {}).get(name)
-            if then is None or abs(now[name] - then) > LOGP_TOLERANCE * max(1.0, abs(then)):
+            recorded = results.get("splits", {}).get(split, {}).get(name)
+            if recorded is None or abs(record[name] - recorded) > LOGP_TOLERANCE * max(1.0, abs(recorded)):
                 raise InputError(
-                    f"{directory}: its saved policy has {name} {now[name]:.6g} on the {split} questions, its results "
-                    f"say {then}"
+                    f"{directory}: its saved policy has {name} {record[name]:.6g} on the {split} questions, its "
+                    f"results.json has {recorded}"
                 )
-    return RunResult(cell, directory, results, logp_NK, _curve(directory, results["method"]))
-
-
-def _curve(directory: Path, method: str) -> list[dict[str, Any]]:
     try:
-        rows = [row for row in read_metrics(directory) if row["stage"] == method]
+        rows = [row for row in read_metrics(directory) if row["stage"] == results["method"]]
     except (OSError, ValueError, KeyError, TypeError):
         raise InputError(f"{directory / METRICS}: missing or damaged") from None
-    return [row for row in rows if row.get("exact/expected_score") is not None]
+    curve = [row for row in rows if row.get("exact/expected_score") is not None]
+    return RunResult(spec, directory, results, logp_NK, curve)
 
 
-def results_frame(found: list[RunResult], root: Path) -> pd.DataFrame:
+def results_frame(results: list[RunResult], root: Path) -> pd.DataFrame:
     """`results.parquet`: a row for every run and split; `run_dir` is relative to `root`."""
     rows = []
-    for one in found:
-        outer = {name: value for name, value in one.results.items() if not isinstance(value, dict | list)}
-        key = {**one.cell.key, "run_dir": str(one.directory.relative_to(root))}
-        rows += [{**outer, **one.results["splits"][split], **key, "split": split} for split in SPLITS]
-    frame = pd.DataFrame(rows)
-    frame["budget"] = frame["budget"].astype("Int64")
-    frame["threshold"] = frame["threshold"].astype("float64")
+    for run in results:
+        scalars = {name: value for name, value in run.results.items() if not isinstance(value, dict | list)}
+        key = {**asdict(run.spec), "run_dir": str(run.directory.relative_to(root))}
+        rows += [{**scalars, **run.results["splits"][split], **key, "split": split} for split in SPLITS]
+    frame = pd.DataFrame(rows).astype({"budget": "Int64", "threshold": "float64"})
     first = ["method", "seed", "beta", "split", "noise", "budget", "threshold", "run_dir"]
     return frame[first + [name for name in frame if name not in first]]
 
 
-def per_question(one: RunResult, split: str, graded: GradedSplit) -> dict[str, np.ndarray]:
-    """The metrics of a run that are means over questions, question by question: arrays [N]."""
-    logp_NK, ref_logp_NK, score_NK = one.logp_NK[split], graded.ref_logp_NK, graded.score_NK
-    reference_N = objective.expected_score_N(ref_logp_NK, score_NK)
-    objective_N = objective.objective_N(logp_NK, ref_logp_NK, score_NK, one.cell.beta)
+def per_question(run: RunResult, split: str, graded: GradedSplit) -> dict[str, np.ndarray]:
+    """The metrics of a run that are means over questions.
+
+    Returns:
+        metric -> values of the questions, float64, shape [N]. `optimum_fraction` is its numerator, J - J(ref).
+    """
+    logp_NK, ref_logp_NK, score_NK = run.logp_NK[split], graded.ref_logp_NK, graded.score_NK
+    objective_N = objective.objective_N(logp_NK, ref_logp_NK, score_NK, run.spec.beta)
     values = {
         "objective": objective_N,
-        "gain": objective_N - reference_N,
-        "largest_gain": objective.optimum_objective_N(ref_logp_NK, score_NK, one.cell.beta) - reference_N,
         "expected_score": objective.expected_score_N(logp_NK, score_NK),
         "frontier_distance": objective.frontier_distance_N(logp_NK, ref_logp_NK, score_NK),
+        "optimum_fraction": objective_N - objective.expected_score_N(ref_logp_NK, score_NK),
     }
     arrays = {name: value.numpy() for name, value in values.items()}
     if graded.questions.label_ids is not None:
@@ -119,80 +119,70 @@ def per_question(one: RunResult, split: str, graded: GradedSplit) -> dict[str, n
 
 
 def frontier_frame(task: Task) -> pd.DataFrame:
-    """The exact frontier of each split: KL and expected score of the optimum at many prices of KL."""
-    rows = []
+    """The exact frontier of each split: mean KL (nats) and mean expected score of the optimum at many betas."""
+    frames = []
     for split in SPLITS:
         graded = task.graded(split)
-        unit = (graded.score_NK.max() - graded.score_NK.min()).item() or 1.0
-        betas = (unit * np.logspace(3, -3, FRONTIER_POINTS)).tolist()
+        score_range = (graded.score_NK.max() - graded.score_NK.min()).item() or 1.0
+        betas = (score_range * np.logspace(3, -3, FRONTIER_POINTS)).tolist()
         points = objective.frontier(graded.ref_logp_NK, graded.score_NK, betas)
-        rows += [
-            {"split": split, "beta": beta, "kl": kl, "expected_score": score}
-            for beta, (kl, score) in zip(betas, points, strict=True)
-        ]
-    return pd.DataFrame(rows)
+        frames.append(pd.DataFrame(points, columns=["kl", "expected_score"]).assign(split=split, beta=betas))
+    return pd.concat(frames, ignore_index=True)
 
 
-def curves_frame(found: list[RunResult], task: Task) -> pd.DataFrame:
-    """Training questions while each run learned, from the reference on; one point where nothing is sampled."""
+def curves_frame(results: list[RunResult], task: Task) -> pd.DataFrame:
+    """Exact metrics on the training questions while each run trained, reference first.
+
+    A method that samples no episodes has one row, the end of its training.
+    """
     graded = task.graded("train")
     start = objective.expected_score_N(graded.ref_logp_NK, graded.score_NK).mean().item()
+    reference = {"episode": 0, "grader_calls": 0, "optimum_fraction": 0.0, "kl": 0.0, "expected_score": start}
     rows = []
-    for one in found:
-        sampled = [row for row in one.curve if "episode" in row]
-        if sampled:
-            rows.append({**one.cell.key, "episode": 0, "grader_calls": 0, "optimum_fraction": 0.0, "kl": 0.0})
-            rows[-1]["expected_score"] = start
-        for row in sampled or one.curve[-1:]:
+    for run in results:
+        sampled = [row for row in run.curve if "episode" in row]
+        rows += [{**asdict(run.spec), **reference}] if sampled else []
+        for row in sampled or run.curve[-1:]:
             exact = {name: row[f"exact/{name}"] for name in ("optimum_fraction", "expected_score", "kl")}
-            spent = {"episode": row.get("episode", 0), "grader_calls": row["grader_calls"]}
-            rows.append({**one.cell.key, **spent, **exact})
-    frame = pd.DataFrame(rows)
-    frame["budget"] = frame["budget"].astype("Int64")
-    return frame
+            cost = {"episode": row.get("episode", 0), "grader_calls": row["grader_calls"]}
+            rows.append({**asdict(run.spec), **cost, **exact})
+    return pd.DataFrame(rows)
 
 
 def coverage_frame(task: Task) -> pd.DataFrame:
-    """What a threshold on the grader's confidence keeps of the held-out questions, and how much of that is right."""
-    logp_NK, gold = task.grader_logp_NK["heldout"], task.questions["heldout"].label_ids
-    assert gold is not None
+    """Share of the held-out questions at or above a threshold on the grader's confidence, and its accuracy on them."""
+    logp_NK, label_ids = task.grader_logp_NK["heldout"], task.questions["heldout"].label_ids
+    assert label_ids is not None
     confidence_N = logp_NK.double().exp().max(-1).values.numpy()
-    right_N = logp_NK.argmax(-1).numpy() == np.array(gold)
+    correct_N = logp_NK.argmax(-1).numpy() == np.array(label_ids)
     thresholds = np.unique(np.concatenate([[0.0], np.quantile(confidence_N, np.linspace(0, 1, 100))]))
-    rows = []
-    for threshold in thresholds.tolist():
-        kept_N = confidence_N >= threshold
-        rows.append({"threshold": threshold, "coverage": kept_N.mean(), "accuracy": right_N[kept_N].mean()})
-    return pd.DataFrame(rows)
+    selected_TN = confidence_N >= thresholds[:, None]
+    accuracy = (selected_TN & correct_N).sum(1) / selected_TN.sum(1)
+    return pd.DataFrame({"threshold": thresholds, "coverage": selected_TN.mean(1), "accuracy": accuracy})
 
 
-def flips_frame(found: list[RunResult], task: Task) -> pd.DataFrame:
-    """The held-out questions whose most probable answer one run changed, those first whose distribution moved most."""
-    trained = [one for one in found if one.cell.method != REFERENCE and not METHODS[one.cell.method].asks_grader]
-    rows: list[dict[str, Any]] = []
-    for one in [own for own in trained if own.cell.method == "ppo"][:1] or trained[:1]:
-        graded, names = task.graded("heldout"), task.labels.names
-        before_NK, after_NK = graded.ref_logp_NK.exp(), one.logp_NK["heldout"].exp()
-        change_N = 0.5 * (after_NK - before_NK).abs().sum(-1)
-        for row in change_N.argsort(descending=True, stable=True).tolist():
-            old, new = int(before_NK[row].argmax()), int(after_NK[row].argmax())
-            if old != new and len(rows) < MAX_CHANGES:
-                rows.append(
-                    {
-                        "question": display_text(graded.questions.texts[row]),
-                        "wanted": names[graded.questions.label_ids[row]] if graded.questions.label_ids else None,
-                        "grader": names[_best(graded.score_NK[row])],
-                        "method": row_name(one.cell.method, one.cell.threshold),
-                        "beta": one.cell.beta,
-                        "before": names[old],
-                        "after": names[new],
-                        "p_before": before_NK[row, new].item(),
-                        "p_after": after_NK[row, new].item(),
-                        "change": change_N[row].item(),
-                    }
-                )
-    return pd.DataFrame(rows)
-
-
-def _best(score_K: Tensor) -> int:
-    return int(score_K.argmax())
+def flips_frame(results: list[RunResult], task: Task) -> pd.DataFrame:
+    """The held-out questions whose most probable answer one run changed: the first of `ppo`, else of any method."""
+    trained = [run for run in results if run.spec.method != REFERENCE and not METHODS[run.spec.method].asks_grader]
+    if not trained:
+        return pd.DataFrame()
+    run = next((run for run in trained if run.spec.method == "ppo"), trained[0])
+    graded, names = task.graded("heldout"), np.array(task.labels.names, dtype=object)
+    before_NK, after_NK = graded.ref_logp_NK.exp().numpy(), run.logp_NK["heldout"].exp().numpy()
+    before_N, after_N = before_NK.argmax(1), after_NK.argmax(1)
+    rows = np.flatnonzero(before_N != after_N)
+    label_ids = graded.questions.label_ids
+    return pd.DataFrame(
+        {
+            "question": [display_text(graded.questions.texts[row]) for row in rows.tolist()],
+            "gold_label": None if label_ids is None else names[np.array(label_ids)[rows]],
+            "grader": names[graded.score_NK.argmax(1).numpy()[rows]],
+            "method": row_name(run.spec.method, run.spec.threshold),
+            "beta": run.spec.beta,
+            "before": names[before_N[rows]],
+            "after": names[after_N[rows]],
+            "p_before": before_NK[rows, after_N[rows]],
+            "p_after": after_NK[rows, after_N[rows]],
+            "change": 0.5 * np.abs(after_NK - before_NK).sum(1)[rows],
+        }
+    )

@@ -1,4 +1,4 @@
-"""What a comparison says, in words."""
+"""The sentences of a comparison."""
 
 import math
 from collections.abc import Mapping
@@ -9,19 +9,20 @@ import pandas as pd
 from eightball_ppo.config.registry import title_of
 from eightball_ppo.functional.statistics import PairComparison
 
+SPLIT_NAMES = {"train": "training questions", "heldout": "held-out questions"}
+
 
 def display_name(name: str) -> str:
-    """A row's name in a sentence."""
+    """The name of a row, such as `distill@0.9`, in a sentence."""
     method, at, threshold = name.partition("@")
     return title_of(method) + (f" with threshold {threshold}" if at else "")
 
 
 def condition_text(row: Mapping[Any, Any]) -> str:
-    """The condition of a row in words."""
-    split = {"train": "training questions", "heldout": "held-out questions"}[row["split"]]
+    """Beta, split, noise and budget of a row in words."""
     noise = f", {row['noise']:.0%} of the grades wrong" if row["noise"] else ""
     budget = "" if pd.isna(row["budget"]) else f", {row['budget']} grader calls"
-    return f"beta {row['beta']:g}, {split}{noise}{budget}"
+    return f"beta {row['beta']:g}, {SPLIT_NAMES[row['split']]}{noise}{budget}"
 
 
 def sentence(
@@ -33,11 +34,18 @@ def sentence(
     higher_is_better: bool = True,
     test: str = "Holm p",
 ) -> str:
-    """What a pair says, in words: who is ahead by how much, or that the two are not distinguishable.
+    """States which method of a pair is ahead and by how much, or that the two are not distinguishable.
 
-    Who is ahead stands first and the lead is positive, also where lower is better; after the ± stands half the
-    interval. Else the difference is the first minus the second. `names` are the methods' (else their own), `unit` is
-    the metric's, `where` a condition (`at equal KL`), `test` what to call `p_holm`.
+    The method that is ahead comes first and its lead is positive, also where lower is better; the number after ± is
+    half the interval. Where neither is ahead, the difference is the first method minus the second.
+
+    Args:
+        pair: the comparison.
+        names: display names of the methods; a method without one goes by its name in `pair`.
+        unit: name of the metric.
+        where: a condition, such as "at equal KL".
+        higher_is_better: False for a distance or a loss.
+        test: name of the p value.
     """
     a, b = names.get(pair.a, pair.a), names.get(pair.b, pair.b)
     difference, ahead = pair.difference, pair.distinguishable
@@ -51,7 +59,7 @@ def sentence(
         f"{round(number, decimals) + 0.0:.{decimals}f}" for number in (sign * difference.estimate, low, high, half)
     )
     p = "< 0.001" if pair.p_holm < 0.001 else f"{pair.p_holm:.3g}"
-    place, spread = f"{unit} {where}".strip(), f"95 % interval {low_end} to {high_end}, {test} {p}"
+    metric, interval = f"{unit} {where}".strip(), f"95 % interval {low_end} to {high_end}, {test} {p}"
     if ahead:
-        return f"{a} is ahead of {b} by {estimate} ± {half_length} {place} ({spread})"
-    return f"{a} and {b} are not distinguishable in {place} (difference {estimate}, {spread})"
+        return f"{a} is ahead of {b} by {estimate} ± {half_length} {metric} ({interval})"
+    return f"{a} and {b} are not distinguishable in {metric} (difference {estimate}, {interval})"

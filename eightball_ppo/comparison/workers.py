@@ -1,4 +1,4 @@
-"""The runs of a grid, in parallel processes: what is finished stays, what fails becomes a hole that says why."""
+"""Makes the runs of a grid in parallel processes: finished runs are reused, failed ones are reported with a reason."""
 
 import contextlib
 import logging
@@ -8,10 +8,12 @@ import sys
 import threading
 import time
 import traceback
+from collections.abc import Iterator
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
-from typing import Any
+
+from tqdm import tqdm
 
 from eightball_ppo.comparison.grid import RUNS, RunGroup, RunSpec, run_config
 from eightball_ppo.comparison.workspace import check_same_config, log_file
@@ -22,77 +24,71 @@ from eightball_ppo.runtime.redaction import redact
 from eightball_ppo.runtime.run import read_results
 
 FailedRuns = dict[RunSpec, str]
-"""Cells that have no run, each with the reason in one line."""
+"""Runs that failed, each with the reason in one line."""
 
 
-def finished(cell: RunSpec, config: CompareConfig) -> bool:
-    """Whether the cell's run stands, whole and made as it would be made now.
+def finished(spec: RunSpec, config: CompareConfig) -> bool:
+    """Whether the run exists, complete and made with the options that it would be made with now.
 
     Raises:
-        InputError: something stands there that is no finished run, or one that was made otherwise.
+        InputError: its directory holds no finished run, or one that was made with other options.
     """
-    directory = Path(config.output_dir) / RUNS / cell.name
+    directory = Path(config.output_dir) / RUNS / spec.name
     if not directory.exists():
         return False
     try:
         method = read_results(directory)["method"]
-        check_same_config(directory, run_config(cell, config))
-        if method != cell.method:
+        check_same_config(directory, run_config(spec, config))
+        if method != spec.method:
             raise InputError(f"{directory}: is a run of method {method}")
     except InputError as error:
-        raise InputError(f"{error}; remove it to have it made anew") from None
+        raise InputError(f"{error}; remove it to run it again") from None
     return True
 
 
-def run_grid(jobs: list[RunGroup], config: CompareConfig) -> FailedRuns:
-    """Do every job that is not done yet; returns the cells without a run."""
-    from tqdm import tqdm
-
-    holes: FailedRuns = {}
-    waiting = [job for job in jobs if not _done(job, config, holes)]
-    workers = config.num_workers or _cores()
+def run_grid(groups: list[RunGroup], config: CompareConfig) -> FailedRuns:
+    """Makes every run that is missing; returns those that failed."""
+    failed: FailedRuns = {}
+    waiting = [group for group in groups if not _nothing_to_do(group, config, failed)]
+    # a Mac has no sched_getaffinity
+    num_cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    num_workers = config.num_workers or num_cores
     with tqdm(total=len(waiting), desc="runs", disable=config.disable_tqdm or not waiting) as bar:
         while waiting:
-            outcome = _one_pool(waiting, config, min(workers, len(waiting)), bar)
-            dead = [job for job in waiting if job not in outcome]
-            # A process that dies takes the others of its pool along: whose fault it was shows when each is alone.
-            for job in [job for job in dead if log_file(config, job.cells[0]).exists()] or dead:
-                outcome |= _one_pool([job], config, 1, bar)
-                if job not in outcome:
-                    why = f"its process died twice (out of memory?); see {log_file(config, job.cells[0])}"
-                    outcome[job] = dict.fromkeys(job.cells, why)
+            outcome = _run_pool(waiting, config, min(num_workers, len(waiting)), bar)
+            dead = [group for group in waiting if group not in outcome]
+            # A process that dies breaks its pool, and the runs of the others with it. Those that had begun are tried
+            # alone, which shows whose fault it was.
+            for group in [group for group in dead if log_file(config, group[0]).exists()] or dead:
+                outcome |= _run_pool([group], config, 1, bar)
+                if group not in outcome:
+                    why = f"its process died twice (out of memory?); see {log_file(config, group[0])}"
+                    outcome[group] = dict.fromkeys(group, why)
             for reasons in outcome.values():
-                holes.update(reasons)
-            waiting = [job for job in waiting if job not in outcome]
-    return holes
+                failed.update(reasons)
+            waiting = [group for group in waiting if group not in outcome]
+    return failed
 
 
-def _cores() -> int:
-    """Cores that this process may use."""
-    if hasattr(os, "sched_getaffinity"):  # not on a Mac
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
-
-
-def _done(job: RunGroup, config: CompareConfig, holes: FailedRuns) -> bool:
-    """Whether nothing of a job is left to do; what cannot be done becomes a hole."""
+def _nothing_to_do(group: RunGroup, config: CompareConfig, failed: FailedRuns) -> bool:
+    """Whether each run of a group is finished, or all of them cannot be made; adds the latter to `failed`."""
     done = True
-    for cell in job.cells:
+    for spec in group:
         try:
-            done = finished(cell, config) and done
+            done = finished(spec, config) and done
         except InputError as error:
-            holes[cell] = str(error)
-    return done or all(cell in holes for cell in job.cells)
+            failed[spec] = str(error)
+    return done or all(spec in failed for spec in group)
 
 
-def _one_pool(jobs: list[RunGroup], config: CompareConfig, workers: int, bar: Any) -> dict[RunGroup, FailedRuns]:
-    """The holes of every job that came to an end; the others' processes died under them, or before they began."""
-    for job in jobs:
-        log_file(config, job.cells[0]).unlink(missing_ok=True)
+def _run_pool(groups: list[RunGroup], config: CompareConfig, num_workers: int, bar: tqdm) -> dict[RunGroup, FailedRuns]:
+    """The failed runs of every group that came to an end; a group is absent if the pool broke before that."""
+    for group in groups:
+        log_file(config, group[0]).unlink(missing_ok=True)
     outcome: dict[RunGroup, FailedRuns] = {}
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(workers, context, initializer=_start, initargs=(os.getpid(),)) as pool:
-        futures: dict[Future[FailedRuns], RunGroup] = {pool.submit(work, job, config): job for job in jobs}
+    with ProcessPoolExecutor(num_workers, context, initializer=_init_worker, initargs=(os.getpid(),)) as pool:
+        futures: dict[Future[FailedRuns], RunGroup] = {pool.submit(run_group, group, config): group for group in groups}
         try:
             for future in as_completed(futures):
                 with contextlib.suppress(BrokenProcessPool):
@@ -106,8 +102,8 @@ def _one_pool(jobs: list[RunGroup], config: CompareConfig, workers: int, bar: An
     return outcome
 
 
-def _start(parent: int) -> None:
-    """A worker's own beginning: one thread, and an end as soon as its parent is gone."""
+def _init_worker(parent: int) -> None:
+    """Limits a worker to one thread, and ends it as soon as its parent is gone."""
     import torch
 
     silence_libraries()
@@ -121,47 +117,53 @@ def _start(parent: int) -> None:
     threading.Thread(target=watch, daemon=True).start()
 
 
-def work(job: RunGroup, config: CompareConfig) -> FailedRuns:
-    """Do a job in this process, all that is printed going to its log; returns the cells that have no run afterwards."""
-    log = log_file(config, job.cells[0])
+def run_group(group: RunGroup, config: CompareConfig) -> FailedRuns:
+    """Makes the runs of a group in this process, with stdout and stderr in its log; returns those that failed."""
+    log = log_file(config, group[0])
     log.parent.mkdir(parents=True, exist_ok=True)
-    holes: FailedRuns = {}
-    with log.open("a", encoding="utf-8") as file:
+    failed: FailedRuns = {}
+    with log.open("a", encoding="utf-8") as file, _redirected_output(file.fileno()):
+        for position, spec in enumerate(group):
+            if why := _run_one(spec, group[0] if position else None, config, log):
+                failed[spec] = why
+    return failed
+
+
+@contextlib.contextmanager
+def _redirected_output(target: int) -> Iterator[None]:
+    """Redirects the file descriptors themselves, so that what libraries in C print goes along."""
+    sys.stdout.flush(), sys.stderr.flush()
+    saved = os.dup(1), os.dup(2)
+    try:
+        for number in (1, 2):
+            os.dup2(target, number)
+        yield
+    finally:
         sys.stdout.flush(), sys.stderr.flush()
-        kept = os.dup(1), os.dup(2)
-        os.dup2(file.fileno(), 1), os.dup2(file.fileno(), 2)
-        try:
-            for position, cell in enumerate(job.cells):
-                if why := _one_cell(cell, job.cells[0] if position else None, config, log):
-                    holes[cell] = why
-        finally:
-            sys.stdout.flush(), sys.stderr.flush()
-            for number, descriptor in zip((1, 2), kept, strict=True):
-                os.dup2(descriptor, number)
-                os.close(descriptor)
-    return holes
+        for number, descriptor in zip((1, 2), saved, strict=True):
+            os.dup2(descriptor, number)
+            os.close(descriptor)
 
 
-def _one_cell(cell: RunSpec, trained: RunSpec | None, config: CompareConfig, log: Path) -> str | None:
-    """Make a cell's run, by training or from the run of `trained`; returns why there is none."""
-    from eightball_ppo.methods import reevaluate
+def _run_one(spec: RunSpec, trained: RunSpec | None, config: CompareConfig, log: Path) -> str | None:
+    """Makes a run, by training or from the policy of the run `trained`; returns why it failed, or None."""
+    from eightball_ppo.methods.reevaluate import reevaluate
     from eightball_ppo.methods.run_method import run_method
 
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     try:
-        if finished(cell, config):
+        if finished(spec, config):
             return None
-        own = run_config(cell, config)
         if trained is None:
-            run_method(own)
-            return None
-        if not finished(trained, config):
-            return f"{trained.name} has no run, and this one is the same policy at another price of KL"
-        reevaluate.reevaluate(own, Path(config.output_dir) / RUNS / trained.name)
+            run_method(run_config(spec, config))
+        elif finished(trained, config):
+            reevaluate(run_config(spec, config), Path(config.output_dir) / RUNS / trained.name)
+        else:
+            return f"{trained.name} failed, and this run is the same policy at another beta"
     except (InputError, IncompleteError) as error:
         return redact(str(error))
     except Exception as error:
         traceback.print_exc()
-        text = str(error).strip().splitlines()
-        return redact(f"{type(error).__name__}{': ' + text[0][:200] if text else ''}; see {log}")
+        first_line = f"{type(error).__name__}: {str(error).strip()}".splitlines()[0]
+        return redact(f"{first_line[:200]}; see {log}")
     return None

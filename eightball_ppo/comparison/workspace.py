@@ -1,8 +1,9 @@
-"""The directory of a comparison: made once, gone on with afterwards, refused where it belongs to another one.
+"""The directory of a comparison: made once, resumed afterwards, refused where it belongs to another comparison.
 
-config.yaml environment.json   what is compared; the terms must be the same whenever it is gone on with
-reference/ grades.parquet      what every run starts from and is measured with
-runs/NAME/ logs/NAME.txt       a run of every cell of the grid, and what it printed
+config.yaml environment.json   options and environment; the fixed options must be the same on every resumption
+manifest.json                  the grader, and checksums of what all runs share
+reference/ grades.parquet      the reference policy and the grade table of all runs
+runs/NAME/ logs/NAME.txt       each run of the grid, and what it printed
 """
 
 import dataclasses
@@ -13,7 +14,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from eightball_ppo.comparison.grid import REFERENCE, TABLE, RunSpec
+from eightball_ppo.comparison.grid import GRADES, REFERENCE_DIR, RunSpec, shared_options
 from eightball_ppo.config.compare import CompareConfig
 from eightball_ppo.config.fields import options_without_effect
 from eightball_ppo.config.graded import GraderTrainingConfig
@@ -21,7 +22,7 @@ from eightball_ppo.config.grader import GRADE_LIMIT_OPTIONS
 from eightball_ppo.config.methods import ReferenceConfig
 from eightball_ppo.data import Questions
 from eightball_ppo.errors import InputError
-from eightball_ppo.graders.job import grade_job, make_budget, make_source, store_path
+from eightball_ppo.graders.job import grade_job, make_budget, make_source
 from eightball_ppo.graders.storage.store import GradeStore
 from eightball_ppo.graders.storage.table import write_table
 from eightball_ppo.methods.prerequisites import train_prerequisites
@@ -30,59 +31,61 @@ from eightball_ppo.models.loading import label_set, load_classifier
 from eightball_ppo.models.tokenization import set_max_length
 from eightball_ppo.runtime.atomic_io import write_json
 from eightball_ppo.runtime.redaction import redacted
-from eightball_ppo.runtime.run import CONFIG, environment, read_config, write_config
+from eightball_ppo.runtime.run import CONFIG, ENVIRONMENT, environment, read_config, write_config
 
 QUESTIONS = "questions"
-MANIFEST = "manifest.json"  # written last: with it the reference and the grades are whole
-SOURCE_OPTIONS = ("sft_model_path", "reward_model_path", "grade_table")  # copied or read once; then they say what was
+MANIFEST = "manifest.json"  # written last: once it exists, the reference and the grades are complete
+SOURCE_OPTIONS = ("sft_model_path", "reward_model_path", "grade_table")  # read once, when the directory is made
 
 
 def check(config: CompareConfig, questions: Mapping[str, Questions]) -> None:
-    """Whether the comparison can be made, or gone on with, in its directory; writes nothing.
+    """Checks that the comparison can be made, or resumed, in its directory; writes nothing.
 
     Raises:
-        InputError: files that are no comparison, one on other terms, or data, reference or grades that have changed.
+        InputError: the directory holds other files, or a comparison with other options, data, reference or grades.
     """
     directory = Path(config.output_dir)
     if not directory.is_dir() or not any(directory.iterdir()):
         return
-    if not (directory / CONFIG).is_file() or not (directory / MANIFEST).is_file():
-        if _unfinished(directory):
+    if not (directory / CONFIG).is_file() or not is_prepared(config):
+        if _only_prepared_in_part(directory):
             return
         raise InputError(f"{directory}: holds files that are no comparison; name another --output_dir")
-    then, now = read_config(directory), fixed_settings(config)
-    for name, value in {**now, **{name: getattr(config, name) for name in SOURCE_OPTIONS}}.items():
-        if then.get(name) != value and not (name in SOURCE_OPTIONS and _same_place(then.get(name), value)):
+    saved, current = read_config(directory), fixed_settings(config)
+    for name, value in {**current, **{name: getattr(config, name) for name in SOURCE_OPTIONS}}.items():
+        if saved.get(name) != value and not (name in SOURCE_OPTIONS and _same_path(saved.get(name), value)):
             raise InputError(
-                f"{directory}: was compared with --{name} {then.get(name)}, not {value}; name another --output_dir, or "
-                "remove this one"
+                f"{directory}: was compared with --{name} {saved.get(name)}, not {value}; name another --output_dir, "
+                "or remove this one"
             )
-    ground = _read_manifest(directory)
+    recorded = manifest(directory)
     for name, digest in fingerprints(directory).items():
-        if ground.get(name) != digest:
+        if recorded.get(name) != digest:
             raise InputError(
-                f"{directory / name}: is not the one that the runs here were made with; put it back, or name another "
+                f"{directory / name}: is not the one that the runs here were made with; restore it, or name another "
                 "--output_dir"
             )
-    if ground.get(QUESTIONS, digest_of(questions)) != digest_of(questions):
+    digest = digest_of(questions)
+    if recorded.get(QUESTIONS, digest) != digest:
         raise InputError(
-            f"--dataset_name {config.dataset_name}: is not what the runs in {directory} were made with; put "
-            "the old data back, or name another --output_dir"
+            f"--dataset_name {config.dataset_name}: is not what the runs in {directory} were made with; restore the "
+            "old data, or name another --output_dir"
         )
 
 
-def _same_place(then: str | None, now: str | None) -> bool:
-    return None not in (then, now) and Path(str(then)).resolve() == Path(str(now)).resolve()
+def _same_path(saved: str | None, current: str | None) -> bool:
+    return None not in (saved, current) and Path(str(saved)).resolve() == Path(str(current)).resolve()
 
 
-def _unfinished(directory: Path) -> bool:
-    """Whether nothing but the beginnings of a comparison stands there: it was killed before its grades were whole."""
-    known = {CONFIG, "environment.json", REFERENCE, TABLE, MANIFEST}
+def _only_prepared_in_part(directory: Path) -> bool:
+    """Whether a comparison was killed there before its grades were complete, and nothing else is in the directory."""
+    known = {CONFIG, ENVIRONMENT, REFERENCE_DIR, GRADES, MANIFEST}
     known |= {f".{name}.unfinished" for name in known}  # what a kill leaves of a file that was being written
     return (directory / CONFIG).is_file() and all(path.name in known for path in directory.iterdir())
 
 
-def _read_manifest(directory: Path) -> dict[str, Any]:
+def manifest(directory: Path) -> dict[str, Any]:
+    """Reads manifest.json: `grader`, `grader_settings`, and the checksums of what all runs share."""
     try:
         return dict(json.loads((directory / MANIFEST).read_text(encoding="utf-8")))
     except (OSError, ValueError, TypeError, RecursionError):
@@ -90,80 +93,81 @@ def _read_manifest(directory: Path) -> dict[str, Any]:
 
 
 def fixed_settings(config: CompareConfig) -> dict[str, Any]:
-    """The options that must stay the same while a comparison grows."""
-    said = options_without_effect(GraderTrainingConfig).union(SOURCE_OPTIONS, GRADE_LIMIT_OPTIONS)
-    names = [field.name for field in dataclasses.fields(GraderTrainingConfig) if field.name not in said]
-    return redacted({name: getattr(config, name) for name in names})
+    """The options that must stay the same when a comparison is resumed or extended."""
+    changeable = options_without_effect(GraderTrainingConfig).union(SOURCE_OPTIONS, GRADE_LIMIT_OPTIONS)
+    return redacted({name: value for name, value in shared_options(config).items() if name not in changeable})
 
 
 def fingerprints(directory: Path) -> dict[str, str | None]:
-    """sha256 of the grade table and of the reference's weights; None where one is missing."""
+    """sha256 of the grade table and of the reference's weights; None for a file that is missing."""
 
     def digest(path: Path) -> str | None:
         return hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else None
 
-    weights = f"{REFERENCE}/model.safetensors"
-    return {TABLE: digest(directory / TABLE), weights: digest(directory / weights)}
+    return {name: digest(directory / name) for name in (GRADES, f"{REFERENCE_DIR}/model.safetensors")}
 
 
 def digest_of(questions: Mapping[str, Questions]) -> str:
-    """sha256 of all questions and wishes."""
-    told = {split: [list(own.texts), own.label_ids] for split, own in questions.items()}
-    return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()
+    """sha256 of all questions and gold labels."""
+    content = {name: [list(split.texts), split.label_ids] for name, split in questions.items()}
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
 def prepare(config: CompareConfig) -> None:
-    """Make reference and grade table, training and asking what is missing; nothing where they stand already.
+    """Makes the reference and the grade table, training and grading what is missing, unless they exist.
 
     Raises:
         InputError: bad data, checkpoint or grader.
-        IncompleteError: too many grades failed; the good ones are kept.
+        IncompleteError: too many grades failed; the good ones stay in the grade store.
     """
     directory = Path(config.output_dir)
-    labels = config.label_set()
-    if not (directory / MANIFEST).is_file():
-        shared = {field.name: getattr(config, field.name) for field in dataclasses.fields(GraderTrainingConfig)}
-        own = ReferenceConfig(**{**shared, "seed": config.seeds[0]})
-        questions = load_splits(own)
-        train_prerequisites(own)
-        classifier, tokenizer = load_classifier(
-            config.sft_model_path, "--sft_model_path", trust_remote_code=config.trust_remote_code
-        )
-        labels.require_same(label_set(classifier), "--labels", f"--sft_model_path {config.sft_model_path}")
-        grade_job(own, labels, questions)
-        directory.mkdir(parents=True, exist_ok=True)
-        write_config(directory, config)
-        shutil.rmtree(directory / REFERENCE, ignore_errors=True)
-        set_max_length(tokenizer, classifier, config.max_length)
-        classifier.save_pretrained(directory / REFERENCE)
-        tokenizer.save_pretrained(directory / REFERENCE)
-        with GradeStore(store_path(config)) as store:
-            source = make_source(own, labels, store, make_budget(own))
-            write_table(source, [text for split in questions.values() for text in split.texts], directory / TABLE)
-            about = {"grader": source.fingerprint, "grader_settings": source.settings}
-        write_json(directory / MANIFEST, {**fingerprints(directory), QUESTIONS: digest_of(questions), **about})
+    if not is_prepared(config):
+        _make_reference_and_grades(config, directory)
     write_config(directory, config)
-    write_json(directory / "environment.json", environment(config.trust_remote_code))
+    write_json(directory / ENVIRONMENT, environment(config.trust_remote_code))
+
+
+def _make_reference_and_grades(config: CompareConfig, directory: Path) -> None:
+    labels = config.label_set()
+    stage = ReferenceConfig(**shared_options(config) | {"seed": config.seeds[0]})
+    questions = load_splits(stage)
+    train_prerequisites(stage)
+    classifier, tokenizer = load_classifier(
+        config.sft_model_path, "--sft_model_path", trust_remote_code=config.trust_remote_code
+    )
+    labels.require_same(label_set(classifier), "--labels", f"--sft_model_path {config.sft_model_path}")
+    grade_job(stage, labels, questions)
+    directory.mkdir(parents=True, exist_ok=True)
+    write_config(directory, config)
+    shutil.rmtree(directory / REFERENCE_DIR, ignore_errors=True)
+    set_max_length(tokenizer, classifier, config.max_length)
+    classifier.save_pretrained(directory / REFERENCE_DIR)
+    tokenizer.save_pretrained(directory / REFERENCE_DIR)
+    with GradeStore(config.grade_store) as store:
+        source = make_source(stage, labels, store, make_budget(stage))
+        write_table(source, [text for split in questions.values() for text in split.texts], directory / GRADES)
+        about = {"grader": source.fingerprint, "grader_settings": source.settings}
+    write_json(directory / MANIFEST, {**fingerprints(directory), QUESTIONS: digest_of(questions), **about})
 
 
 def is_prepared(config: CompareConfig) -> bool:
-    """Whether reference and grades stand there."""
+    """Whether the reference and the grade table exist."""
     return (Path(config.output_dir) / MANIFEST).is_file()
 
 
-def manifest(config: CompareConfig) -> dict[str, Any]:
-    """Who graded, `grader` and `grader_settings`, and the fingerprints of what all runs share."""
-    return _read_manifest(Path(config.output_dir))
-
-
 def check_same_config(directory: Path, config: Any) -> None:
-    """Raises InputError if a finished run was made with other options than a cell's `config`."""
-    then, free = read_config(directory), options_without_effect(type(config)).union(SOURCE_OPTIONS, GRADE_LIMIT_OPTIONS)
+    """Checks that a finished run was made with the options of `config`.
+
+    Raises:
+        InputError: an option that affects results differs.
+    """
+    changeable = options_without_effect(type(config)).union(SOURCE_OPTIONS, GRADE_LIMIT_OPTIONS)
+    saved = read_config(directory)
     for name, value in redacted(dataclasses.asdict(config)).items():
-        if name not in free and then.get(name) != value:
-            raise InputError(f"{directory}: was made with --{name} {then.get(name)}, not {value}")
+        if name not in changeable and saved.get(name) != value:
+            raise InputError(f"{directory}: was made with --{name} {saved.get(name)}, not {value}")
 
 
-def log_file(config: CompareConfig, cell: RunSpec) -> Path:
-    """What a cell's worker printed."""
-    return Path(config.output_dir) / "logs" / f"{cell.name}.txt"
+def log_file(config: CompareConfig, spec: RunSpec) -> Path:
+    """The file with the output of the worker that makes `spec`."""
+    return Path(config.output_dir) / "logs" / f"{spec.name}.txt"

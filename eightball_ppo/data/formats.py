@@ -1,72 +1,61 @@
-"""Data sets whose columns are known: BoolQ (question, passage, answer) and HelpSteer (rated responses to prompts)."""
+"""Data sets with known columns: BoolQ (question, passage, answer) and HelpSteer (rated responses to prompts)."""
 
 import logging
-from collections.abc import Iterator
 from typing import Any
 
-from eightball_ppo.data.sources import Rows
+from eightball_ppo.data.sources import Rows, column_value
 from eightball_ppo.errors import InputError
 from eightball_ppo.labels import BOOLQ_LABELS, HELPSTEER_LABELS
 
 logger = logging.getLogger(__name__)
 
-TEXT, PAIR, LABEL = "text", "pair", "label"  # the columns of what `known_rows` yields
-LABELS_OF = {"boolq": BOOLQ_LABELS, "helpsteer": HELPSTEER_LABELS}
-RATING = "helpfulness"
+TEXT, PAIR, LABEL = "text", "pair", "label"  # the columns of what `convert_rows` yields
+FORMAT_LABELS = {"boolq": BOOLQ_LABELS, "helpsteer": HELPSTEER_LABELS}
 
 
-def known_rows(form: str, rows: Rows, source: str) -> Rows:
-    """`rows` of a data set of the form `boolq` or `helpsteer` as rows of text, pair and label.
+def convert_rows(dataset_format: str, rows: Rows, source: str) -> Rows:
+    """Converts rows of a known data set to rows of text, pair and label.
 
-    BoolQ: the question, its passage, Yes or No. HelpSteer: two responses in a row to one prompt become the prompt, both
-    responses, and which of them was rated as more helpful; two that were rated alike teach nothing and are left out.
+    BoolQ gives the question, its passage, and Yes or No. HelpSteer has two responses in a row to each prompt: they give
+    the prompt, both responses, and the label of the more helpful one. Ties are left out.
+
+    Args:
+        dataset_format: `boolq` or `helpsteer`.
+        rows: (row number, row) pairs.
+        source: name of the data set, for messages.
 
     Raises:
-        InputError: a column is missing, or an answer or a rating is not what the data set documents.
+        InputError: A column is missing, or an answer or a rating is not what the data set documents.
     """
-    return _boolq(rows, source) if form == "boolq" else _helpsteer(rows, source)
+    return _boolq(rows, source) if dataset_format == "boolq" else _helpsteer(rows, source)
 
 
 def _boolq(rows: Rows, source: str) -> Rows:
     for number, row in rows:
         where = f"{source}:{number}"
-        answer = _need(row, "answer", where)
+        question, passage, answer = (column_value(row, name, where) for name in ("question", "passage", "answer"))
         if not isinstance(answer, bool):
             raise InputError(f"{where}: column 'answer' must be true or false, got {answer!r}")
-        yield (
-            number,
-            {
-                TEXT: _need(row, "question", where),
-                PAIR: _need(row, "passage", where),
-                LABEL: BOOLQ_LABELS[not answer],
-            },
-        )
+        yield number, {TEXT: question, PAIR: passage, LABEL: BOOLQ_LABELS[not answer]}
 
 
-def _helpsteer(rows: Rows, source: str) -> Iterator[tuple[int, dict[str, Any]]]:
-    before: tuple[Any, Any, int] | None = None
-    ties = alone = 0
+def _helpsteer(rows: Rows, source: str) -> Rows:
+    pending: tuple[Any, Any, int] | None = None  # prompt, response, rating that wait for a second response
+    ties = unpaired = 0
     for number, row in rows:
         where = f"{source}:{number}"
-        prompt, response, rating = (_need(row, name, where) for name in ("prompt", "response", RATING))
+        prompt, response, rating = (column_value(row, name, where) for name in ("prompt", "response", "helpfulness"))
         if isinstance(rating, bool) or not isinstance(rating, int) or not 0 <= rating <= 4:
-            raise InputError(f"{where}: column {RATING!r} must be a whole number from 0 to 4, got {rating!r}")
-        if before is None or before[0] != prompt:
-            alone += before is not None
-            before = (prompt, response, rating)
-            continue
-        first, best = before[1], before[2]
-        before = None
-        ties += rating == best
-        if rating != best:
-            both = f"Response A: {first}\n\nResponse B: {response}"
-            yield number, {TEXT: prompt, PAIR: both, LABEL: HELPSTEER_LABELS[best < rating]}
-    alone += before is not None
-    if ties or alone:
-        logger.info("%s: %d ties and %d answers without a second one are left out", source, ties, alone)
-
-
-def _need(row: dict[str, Any], column: str, where: str) -> Any:
-    if column not in row:
-        raise InputError(f"{where}: no column {column!r}; the row has {sorted(row)}")
-    return row[column]
+            raise InputError(f"{where}: column 'helpfulness' must be a whole number from 0 to 4, got {rating!r}")
+        first, pending = pending, None
+        if first is None or first[0] != prompt:
+            unpaired += first is not None
+            pending = prompt, response, rating
+        elif rating == first[2]:
+            ties += 1
+        else:
+            both = f"Response A: {first[1]}\n\nResponse B: {response}"
+            yield number, {TEXT: prompt, PAIR: both, LABEL: HELPSTEER_LABELS[first[2] < rating]}
+    unpaired += pending is not None
+    if ties or unpaired:
+        logger.info("%s: %d ties and %d unpaired answers are left out", source, ties, unpaired)

@@ -1,4 +1,4 @@
-"""Questions, and how they are split: by their text, so that a question that stands twice lands on one side."""
+"""Questions of a split, and splits by a hash of the text, so that duplicates land on one side."""
 
 import hashlib
 import re
@@ -13,9 +13,12 @@ from eightball_ppo.errors import InputError
 
 @dataclass(frozen=True)
 class Questions:
-    """One split: `texts` [N] and, where the split is labelled, `label_ids` [N]; `source` names the origin.
+    """One split of a data set.
 
-    A question of two texts is one string, see `data.pairs`.
+    Attributes:
+        source: Where the questions come from, for messages.
+        texts: N texts; a text pair is one string (see `data.pairs`).
+        label_ids: N gold label ids, or None for an unlabelled split.
     """
 
     source: str
@@ -33,44 +36,48 @@ class Questions:
 
 
 def normalize_text(question: str) -> str:
-    """Lower case, letters and digits alone, single spaces: two questions are the same if these agree."""
+    """Lower case, letters and digits only, single spaces. Two questions are the same if these agree."""
     return " ".join(re.sub(r"[^\w\s]|_", " ", question.lower().replace("'", "")).split())
 
 
 def split_by_question(questions: Questions, validation_fraction: float, seed: int) -> tuple[Questions, Questions]:
-    """(train, validation), stratified by label; a question that stands twice lands on one side.
+    """Splits into (train, validation), stratified by label; duplicates of a question land on one side.
 
-    The choice depends on each question's text and `seed` alone, not on the order of the rows.
+    The split depends on the texts and the seed only, not on the order of the rows.
 
     Raises:
-        InputError: one side would be empty.
+        InputError: One side would be empty.
     """
     hashes = (_hash(f"{seed}:{normalize_text(text)}") for text in questions.texts)
     hash_N = np.fromiter(hashes, np.uint64, len(questions))
     label_N = np.zeros(len(questions)) if questions.label_ids is None else np.array(questions.label_ids)
-    chosen = []
+    validation_hashes = []
     for label in np.unique(label_N):
         ranked = np.unique(hash_N[label_N == label])
-        chosen.append(ranked[: round(validation_fraction * len(ranked))])
-    second_N = np.isin(hash_N, np.concatenate(chosen))
-    check_nonempty_splits(
-        questions.source, np.bincount(second_N, minlength=2), f"a validation fraction of {validation_fraction}"
-    )
-    return questions.subset(np.flatnonzero(~second_N)), questions.subset(np.flatnonzero(second_N))
+        validation_hashes.append(ranked[: round(validation_fraction * len(ranked))])
+    validation_N = np.isin(hash_N, np.concatenate(validation_hashes))
+    how = f"a validation fraction of {validation_fraction}"
+    check_nonempty_splits(questions.source, np.bincount(validation_N, minlength=2), how)
+    return questions.subset(np.flatnonzero(~validation_N)), questions.subset(np.flatnonzero(validation_N))
 
 
 def held_out(text: str, fraction: float) -> bool:
-    """Whether this question is one of about `fraction` of all that are held out: a hash of the normalised text alone
-    says so, so that every stage that reads a question puts it on the same side."""
+    """Whether a question is among the held-out `fraction`.
+
+    Depends on a hash of the normalized text only, so that every stage puts a question on the same side.
+    """
     return _hash(normalize_text(text)) < int(fraction * 2**64)
 
 
 def _hash(text: str) -> int:
-    """A whole number below 2**64."""
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big")
 
 
 def check_nonempty_splits(source: str, sizes: Sequence[int] | np.ndarray, how: str) -> None:
-    """Raises InputError if a side is empty; `how` names the split."""
+    """Checks that no split is empty; `how` names the kind of split.
+
+    Raises:
+        InputError: A split is empty.
+    """
     if min(sizes) == 0:
         raise InputError(f"{source}: {sum(sizes)} questions cannot be split with {how}; both sides need at least one")

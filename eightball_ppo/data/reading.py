@@ -1,28 +1,32 @@
-"""Rows to questions: which split a stage reads, what its columns hold, and what is refused."""
+"""From rows to questions: which split a stage reads, what its columns hold, and which rows are refused."""
 
 import re
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
 from eightball_ppo.config.data import DataConfig
-from eightball_ppo.data.formats import LABEL, LABELS_OF, PAIR, TEXT, known_rows
+from eightball_ppo.data.formats import FORMAT_LABELS, LABEL, PAIR, TEXT, convert_rows
 from eightball_ppo.data.pairs import SEPARATOR, join_pair
 from eightball_ppo.data.questions import Questions, check_nonempty_splits, held_out
-from eightball_ppo.data.sources import ONE_SPLIT, Source, open_file, open_split, splits_of
+from eightball_ppo.data.sources import SINGLE_SPLIT, Source, column_value, open_file, open_split, splits_of
 from eightball_ppo.data.texts import ArrowTexts
 from eightball_ppo.errors import InputError
 from eightball_ppo.labels import LabelSet
 
-HALF_PAIR = re.compile("[\ud800-\udfff]")
+SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 def load_split(config: DataConfig, role: Literal["train", "test"], labels: LabelSet | None = None) -> Questions:
-    """The questions that a stage learns from ("train") or is measured on ("test"); `labels`: read them too.
+    """Loads the questions that a stage learns from ("train") or is measured on ("test").
+
+    Args:
+        config: The data options.
+        role: Which of the two splits.
+        labels: The label set; None to ignore the label column.
 
     Raises:
-        InputError: no such data set, split or column, or a bad row; the message names the file, the row and the value.
+        InputError: No such data set, split or column, or a bad row; the message names file, row and value.
     """
     if config.test_fraction is not None:
         return load_both(config, labels, None)[0] if role == "train" else load_both(config, None, labels)[1]
@@ -32,123 +36,119 @@ def load_split(config: DataConfig, role: Literal["train", "test"], labels: Label
 def load_both(
     config: DataConfig, train_labels: LabelSet | None, test_labels: LabelSet | None
 ) -> tuple[Questions, Questions]:
-    """The questions that a stage learns from and those that it is measured on, each with labels where these are given.
-    Where a fraction of one split is held out, that is read once.
+    """Loads (train, test), each with labels where a label set is given; a shared split is read once.
 
     Raises:
-        InputError: as `load_split`, or one side would be empty.
+        InputError: As `load_split`, or a held-out fraction leaves one side empty.
     """
     fraction = config.test_fraction
     if fraction is None:
         return load_split(config, "train", train_labels), load_split(config, "test", test_labels)
-    source = open_split(config.dataset_name, train_split(config), config.dataset_config_name)
+    source = _open(config, train_split(config))
     train, test = _read(config, source, (train_labels, test_labels), lambda text: held_out(text, fraction))
     check_nonempty_splits(source.name, (len(train), len(test)), f"--dataset_test_split {fraction}")
     return train, test
 
 
 def train_split(config: DataConfig) -> str:
-    """The split to learn from: the one that is named, else the stage's own, else `train` where only that is there."""
+    """The split to learn from: the named one, else the stage's default, else `train` if the data have only that."""
     if config.dataset_train_split is not None:
         return config.dataset_train_split
-    there = splits_of(config.dataset_name) or []
-    return ONE_SPLIT if config.default_train_split not in there and ONE_SPLIT in there else config.default_train_split
+    available, default = splits_of(config.dataset_name) or [], config.default_train_split
+    return SINGLE_SPLIT if default not in available and SINGLE_SPLIT in available else default
 
 
 def load_named(config: DataConfig, split: str, labels: LabelSet | None = None) -> Questions:
-    """All questions of a split. Raises InputError as `load_split` does."""
-    return _read(config, open_split(config.dataset_name, split, config.dataset_config_name), (labels,))[0]
+    """Loads all questions of the split of that name; arguments and errors as `load_split`."""
+    return _read(config, _open(config, split), (labels,))[0]
 
 
 def load_file(config: DataConfig, file: Path, labels: LabelSet | None = None) -> Questions:
-    """All questions of a file. Raises InputError as `load_split` does."""
+    """Loads all questions of a file; arguments and errors as `load_split`."""
     return _read(config, open_file(file), (labels,))[0]
 
 
 def label_names(config: DataConfig, split: str) -> list[str]:
-    """The names of the labels of a split: of a ClassLabel in their order, else the distinct strings, sorted.
+    """Infers the label names of a split: those of a ClassLabel in its order, else the distinct strings, sorted.
 
     Raises:
-        InputError: fewer than two, or labels that are no strings.
+        InputError: Fewer than two labels, or labels that are not strings.
     """
     if config.dataset_format != "plain":
-        return list(LABELS_OF[config.dataset_format])
-    source = open_split(config.dataset_name, split, config.dataset_config_name)
-    names = source.classes.get(config.label_column)
+        return list(FORMAT_LABELS[config.dataset_format])
+    source, column = _open(config, split), config.label_column
+    names = source.classes.get(column)
     if names is None:
         seen: set[str] = set()
         for number, row in source.rows():
             where = f"{source.name}:{number}"
-            value = _value(row, config.label_column, where)
+            value = column_value(row, column, where)
             if isinstance(value, int | float):
-                raise InputError(
-                    f"{where}: column {config.label_column!r} holds {value!r}; name the labels with --labels"
-                )
-            seen.add(_text(row, config.label_column, where))
+                raise InputError(f"{where}: column {column!r} holds {value!r}; name the labels with --labels")
+            seen.add(_text(row, column, where))
         if not seen:
             raise InputError(f"{source.name}: no rows; at least one question is needed")
         names = sorted(seen)
     if len(names) < 2:
-        raise InputError(f"{source.name}: column {config.label_column!r} has the labels {names}; at least 2 are needed")
+        raise InputError(f"{source.name}: column {column!r} has the labels {names}; at least 2 are needed")
     return names
 
 
+def _open(config: DataConfig, split: str) -> Source:
+    return open_split(config.dataset_name, split, config.dataset_config_name)
+
+
 def _read(
-    config: DataConfig, source: Source, labels: Sequence[LabelSet | None], side: Callable[[str], int] = lambda _: 0
+    config: DataConfig, source: Source, labels: Sequence[LabelSet | None], part_of: Callable[[str], int] = lambda _: 0
 ) -> list[Questions]:
-    """The validated rows of `source` in one pass, apart by what `side` says of a text; `labels` of each side."""
+    """Reads the validated rows of `source` in one pass into `len(labels)` parts; `part_of(text)` is a row's part."""
     rows = source.rows()
+    text_column, pair_column, label_column = config.text_column, config.text_pair_column, config.label_column
     if config.dataset_format != "plain":
-        rows = known_rows(config.dataset_format, rows, source.name)
-        config = replace(config, dataset_format="plain", text_column=TEXT, text_pair_column=PAIR, label_column=LABEL)
-    classes = source.classes.get(config.label_column)
-    ids = [None if own is None else own.label2id for own in labels]
-    label_ids: list[list[int]] = [[] for _ in labels]
+        rows = convert_rows(config.dataset_format, rows, source.name)
+        text_column, pair_column, label_column = TEXT, PAIR, LABEL
+    classes = source.classes.get(label_column)
+    label_ids: list[list[int] | None] = [None if part is None else [] for part in labels]
 
     def texts() -> Iterator[tuple[int, str]]:
         for number, row in rows:
             where = f"{source.name}:{number}"
-            text = _text(row, config.text_column, where)
-            if config.text_pair_column is not None:
-                text = join_pair(text, _text(row, config.text_pair_column, where))
-            own = side(text)
-            known = ids[own]
-            if known is not None:
-                label_ids[own].append(_label_id(row, config.label_column, classes, known, where))
-            yield own, text
+            text = _text(row, text_column, where)
+            if pair_column is not None:
+                text = join_pair(text, _text(row, pair_column, where))
+            part = part_of(text)
+            part_labels, part_ids = labels[part], label_ids[part]
+            if part_labels is not None and part_ids is not None:
+                part_ids.append(_label_id(row, label_column, classes, part_labels.label2id, where))
+            yield part, text
 
-    columns = ArrowTexts.written_apart(texts(), len(labels))
-    sides = [
-        Questions(source.name, own, None if known is None else their_ids)
-        for own, known, their_ids in zip(columns, ids, label_ids, strict=True)
-    ]
-    if not any(map(len, sides)):
+    columns = ArrowTexts.partition(texts(), len(labels))
+    parts = [Questions(source.name, column, ids) for column, ids in zip(columns, label_ids, strict=True)]
+    if not any(map(len, parts)):
         raise InputError(f"{source.name}: no rows; at least one question is needed")
-    for own in filter(len, sides):
-        _refuse_numbers(own, config.text_column)
-    return sides
+    for part in filter(len, parts):
+        _check_not_numbers(part, text_column)
+    return parts
 
 
-def _refuse_numbers(questions: Questions, column: str) -> None:
-    """Raises InputError where every text is a number, as those of the wrong column of a CSV file are."""
+def _check_not_numbers(questions: Questions, column: str) -> None:
+    """Raises InputError if every text is a number: the wrong column of a CSV file."""
     first = questions.texts[:1000]
     if all(text.replace(".", "", 1).lstrip("+-").isdecimal() for text in first):
-        raise InputError(
-            f"{questions.source}: column {column!r} holds numbers and no text, such as {first[0]!r}; name that of the "
-            "texts with --text_column"
-        )
+        reason = f"column {column!r} holds numbers and no text, such as {first[0]!r}"
+        raise InputError(f"{questions.source}: {reason}; name that of the texts with --text_column")
 
 
 def _label_id(row: dict[str, Any], column: str, classes: list[str] | None, ids: dict[str, int], where: str) -> int:
-    """The id of a row's label: by its name, or by a whole number that is the id itself or that of a ClassLabel."""
-    value = _value(row, column, where)
-    if isinstance(value, int) and not isinstance(value, bool):
+    """The id of a row's label: by name, or by a whole number, which is the id itself or that of a ClassLabel."""
+    name = column_value(row, column, where)
+    if isinstance(name, int) and not isinstance(name, bool):
         names = list(ids) if classes is None else classes
-        if not 0 <= value < len(names):
+        if not 0 <= name < len(names):
             raise InputError(
-                f"{where}: label {value} in column {column!r} is no id of {len(names)} labels, {names[:20]}"
+                f"{where}: label {name} in column {column!r} is no id of {len(names)} labels, {names[:20]}"
             )
-        name = names[value]
+        name = names[name]
     else:
         name = _text(row, column, where)
     if name not in ids:
@@ -156,17 +156,11 @@ def _label_id(row: dict[str, Any], column: str, classes: list[str] | None, ids: 
     return ids[name]
 
 
-def _value(row: dict[str, Any], column: str, where: str) -> Any:
-    if column not in row:
-        raise InputError(f"{where}: no column {column!r}; the row has {sorted(row)}")
-    return row[column]
-
-
 def _text(row: dict[str, Any], column: str, where: str) -> str:
-    value = _value(row, column, where)
+    value = column_value(row, column, where)
     if not isinstance(value, str) or not value.strip():
         raise InputError(f"{where}: column {column!r} must be a non-blank string, got {value!r}")
-    if not value.isascii() and HALF_PAIR.search(value):
+    if not value.isascii() and SURROGATE.search(value):
         raise InputError(f"{where}: column {column!r} holds half a surrogate pair, {value!r}; re-encode the file")
     if SEPARATOR in value:
         raise InputError(f"{where}: column {column!r} holds U+001F, which separates two texts, {value!r}; remove it")

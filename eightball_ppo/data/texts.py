@@ -1,35 +1,43 @@
-"""Texts of a split: Python strings only while somebody looks at them."""
+"""Long columns of texts, memory-mapped: Python strings exist only for the rows that are read."""
 
 import contextlib
 import os
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Self, overload
+from typing import overload
 
+import numpy as np
 import pyarrow as pa
 
-CHUNK_SIZE = 4096  # strings that are written or read together
+CHUNK_SIZE = 4096  # strings that are written or read at once
+_SCHEMA = pa.schema([("text", pa.large_string())])
 
 
 class ArrowTexts(Sequence[str]):
-    """Strings in an Arrow column. A slice is a list; equal to any sequence of the same strings."""
+    """Strings in an Arrow column. A slice is a list."""
 
     def __init__(self, column: pa.ChunkedArray):
         self._column = column
 
     @classmethod
-    def written(cls, texts: Iterable[str]) -> "ArrowTexts":
-        """`texts`, in a temporary file that is mapped into memory and goes with the mapping."""
-        return cls.written_apart(((0, text) for text in texts), 1)[0]
+    def from_iterable(cls, texts: Iterable[str]) -> "ArrowTexts":
+        """Writes `texts` to a temporary file that is memory-mapped and vanishes with the mapping."""
+        return cls.partition(((0, text) for text in texts), 1)[0]
 
     @classmethod
-    def written_apart(cls, texts: Iterable[tuple[int, str]], columns: int) -> list["ArrowTexts"]:
-        """The texts that come with 0, with 1 ... and with `columns - 1`, written in one pass as `written` does."""
+    def partition(cls, texts: Iterable[tuple[int, str]], num_parts: int) -> list["ArrowTexts"]:
+        """Writes (part, text) pairs in one pass to `num_parts` columns, each as `from_iterable` does."""
         with contextlib.ExitStack() as stack:
-            files = [stack.enter_context(_ArrowWriter()) for _ in range(columns)]
-            for column, text in texts:
-                files[column].add(text)
-            return [cls(file.column()) for file in files]
+            writers = [stack.enter_context(_ArrowWriter()) for _ in range(num_parts)]
+            for part, text in texts:
+                writers[part].add(text)
+            return [cls(writer.finish()) for writer in writers]
+
+    @classmethod
+    def concatenate(cls, parts: Iterable[Sequence[str]]) -> "ArrowTexts":
+        """Joins columns of texts; those that are Arrow columns are not copied."""
+        columns = [p._column if isinstance(p, cls) else pa.chunked_array([list(p)], pa.large_string()) for p in parts]
+        return cls(pa.chunked_array([chunk for column in columns for chunk in column.chunks], pa.large_string()))
 
     def __len__(self) -> int:
         return len(self._column)
@@ -50,48 +58,32 @@ class ArrowTexts(Sequence[str]):
         for first in range(0, len(self), CHUNK_SIZE):
             yield from self[first : first + CHUNK_SIZE]
 
-    def __eq__(self, other: object) -> bool:
-        if isinstance(other, str) or not isinstance(other, Sequence):
-            return NotImplemented
-        return len(self) == len(other) and all(mine == theirs for mine, theirs in zip(self, other, strict=True))
-
-    __hash__ = None  # type: ignore[assignment]
-
-    def __repr__(self) -> str:
-        return f"Texts({self[:2]}{' ...' if len(self) > 2 else ''})"
-
     def take(self, rows: Iterable[int]) -> "ArrowTexts":
-        """The texts of `rows`, in that order, in a temporary file of their own."""
-        return ArrowTexts.written(self[row] for row in rows)
+        """The texts of `rows`, in that order, as a new memory-mapped column."""
+        return ArrowTexts.from_iterable(self[row] for row in rows)
 
 
-class _ArrowWriter:
-    """A temporary file that strings are written to, in the directory that the environment variable TMPDIR names. It has
-    no name any more once it is left."""
+class _ArrowWriter(contextlib.AbstractContextManager["_ArrowWriter"]):
+    """Writes strings to a temporary file (in TMPDIR), which is unlinked on exit."""
 
     def __init__(self) -> None:
-        self._schema = pa.schema([("text", pa.large_string())])
-        self._waiting: list[str] = []
+        self._buffer: list[str] = []
         handle, self._path = tempfile.mkstemp(prefix="eightball-", suffix=".arrow")
         self._file = os.fdopen(handle, "wb")
-        self._writer = pa.ipc.new_stream(self._file, self._schema)
-
-    def __enter__(self) -> Self:
-        return self
+        self._writer = pa.ipc.new_stream(self._file, _SCHEMA)
 
     def add(self, text: str) -> None:
-        self._waiting.append(text)
-        if len(self._waiting) == CHUNK_SIZE:
-            self._write()
+        self._buffer.append(text)
+        if len(self._buffer) == CHUNK_SIZE:
+            self._flush()
 
-    def _write(self) -> None:
-        self._writer.write_batch(pa.record_batch([pa.array(self._waiting, pa.large_string())], schema=self._schema))
-        self._waiting = []
+    def _flush(self) -> None:
+        self._writer.write_batch(pa.record_batch([pa.array(self._buffer, pa.large_string())], schema=_SCHEMA))
+        self._buffer = []
 
-    def column(self) -> pa.ChunkedArray:
-        """What was added, mapped into memory."""
-        if self._waiting:
-            self._write()
+    def finish(self) -> pa.ChunkedArray:
+        """Closes the file and memory-maps the strings in it."""
+        self._flush()
         self._writer.close()
         self._file.close()
         with pa.memory_map(self._path) as mapped:
@@ -99,5 +91,28 @@ class _ArrowWriter:
 
     def __exit__(self, *_: object) -> None:
         self._file.close()
-        with contextlib.suppress(OSError):  # a system that keeps what is mapped removes it with its temporary files
+        with contextlib.suppress(OSError):  # Windows cannot unlink a mapped file
             os.unlink(self._path)
+
+
+def first_occurrence_N(texts: Sequence[str]) -> np.ndarray:
+    """Marks each distinct text's first row.
+
+    Compares hashes of 8 bytes first, and texts only where hashes collide: about 40 bytes a text while it runs.
+
+    Returns:
+        Boolean array of shape [N]; True where a text occurs for the first time.
+    """
+    hash_N = np.fromiter(map(hash, texts), np.int64, len(texts))
+    order_N = hash_N.argsort(kind="stable")
+    is_first_N = np.ones(len(texts), dtype=bool)
+    collisions = np.flatnonzero(np.diff(hash_N[order_N]) == 0) + 1  # positions in `order_N` with the hash of the last
+    group, seen = None, set[str]()
+    for position in collisions.tolist():
+        row = int(order_N[position])
+        if hash_N[row] != group:
+            group, seen = hash_N[row], {texts[int(order_N[position - 1])]}
+        text = texts[row]
+        is_first_N[row] = text not in seen
+        seen.add(text)
+    return is_first_N

@@ -1,1 +1,1 @@
-"""The demo: ask trained policies in the browser. `ball` answers, `views` shows it, `app` is the page."""
+"""The demo: ask trained policies in the browser. `session` answers, `views` renders, `app` is the page."""

@@ -1,9 +1,11 @@
-"""The page of the demo: a gradio app that asks the ball, moves the price of KL, and shows what the runs have on file.
+"""The page of the demo: a Gradio app around a `DemoSession`.
 
-Gradio is imported here and nowhere else, when a page is built.
+Only `import_gradio` imports Gradio, so that everything else works without the extra `demo`.
 """
 
+import functools
 import importlib.util
+import itertools
 import logging
 import os
 import threading
@@ -11,39 +13,32 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from eightball_ppo.config.tools import DemoConfig
+from eightball_ppo.demo import views
 from eightball_ppo.demo.address import check_address, url_of
+from eightball_ppo.demo.session import MAX_QUESTION_LENGTH, Answer, DemoSession, InvalidQuestion, beta_index
 from eightball_ppo.errors import InputError
 
 if TYPE_CHECKING:
     import gradio
 
-    from eightball_ppo.demo.session import Answer, DemoSession
-
-EIGHT = "Magic 8-Ball"
-MAX_CONCURRENT_REQUESTS, MAX_QUEUE_SIZE = (
-    8,
-    256,
-)  # questions that are answered at the same time, and those that may wait
+TITLE = "Magic 8-Ball"
+MAX_CONCURRENT_REQUESTS = 8
+MAX_QUEUE_SIZE = 256
 
 
 def run(config: DemoConfig) -> None:
-    """Serve the demo until Ctrl-C; prints its address.
+    """Serves the demo until Ctrl-C and prints its address.
 
     Raises:
-        InputError: gradio is not installed, the address is no good, or bad runs as in `build`.
+        InputError: Gradio is not installed, the address cannot be used, or a run cannot be shown.
     """
-    check_gradio()
+    import_gradio()
     check_address(config.server_name, config.server_port)
     page = build(config)
-    # the page itself says when a question is too long
+    # the page itself shows when a question was truncated
     logging.getLogger("eightball_ppo.models.tokenization").setLevel(logging.ERROR)
-    page.launch(
-        server_name=config.server_name,
-        server_port=config.server_port,
-        quiet=True,
-        prevent_thread_lock=True,
-        **launch_options(),
-    )
+    address: dict[str, Any] = {"server_name": config.server_name, "server_port": config.server_port}
+    page.launch(quiet=True, prevent_thread_lock=True, **address, **launch_options())
     try:
         print(f"eightball demo: {url_of(config.server_name, config.server_port)} (Ctrl-C ends it)", flush=True)
         threading.Event().wait()
@@ -51,22 +46,28 @@ def run(config: DemoConfig) -> None:
         page.close(verbose=False)
 
 
-def check_gradio() -> None:
-    """Raises InputError where gradio is not installed."""
+def import_gradio() -> Any:
+    """Imports Gradio with its analytics off, which must be set before the import.
+
+    Raises:
+        InputError: Gradio is not installed.
+    """
     if importlib.util.find_spec("gradio") is None:
         raise InputError("demo: gradio is not installed; pip install 'eightball-ppo[demo]'")
+    os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
+    import gradio
+
+    return gradio
 
 
 def launch_options() -> dict[str, Any]:
-    """What `Blocks.launch` must be given for the page to look and behave as it should; no address."""
-    gr = _gradio()
-    from eightball_ppo.demo.views import ASSETS
-
-    style, script = ((ASSETS / name).read_text(encoding="utf-8") for name in ("style.css", "page.js"))
-    fonts = [gr.themes.Font(name) for name in ("system-ui", "-apple-system", "Segoe UI", "Roboto", "sans-serif")]
-    fixed = [gr.themes.Font(name) for name in ("ui-monospace", "Menlo", "Consolas", "monospace")]
+    """The arguments of `Blocks.launch` that set the page's look and switch off sharing; without the address."""
+    themes = import_gradio().themes
+    style, script = ((views.ASSETS / name).read_text(encoding="utf-8") for name in ("style.css", "page.js"))
+    fonts = [themes.Font(name) for name in ("system-ui", "-apple-system", "Segoe UI", "Roboto", "sans-serif")]
+    fonts_mono = [themes.Font(name) for name in ("ui-monospace", "Menlo", "Consolas", "monospace")]
     return {
-        "theme": gr.themes.Base(primary_hue="indigo", neutral_hue="slate", font=fonts, font_mono=fixed),
+        "theme": themes.Base(primary_hue="indigo", neutral_hue="slate", font=fonts, font_mono=fonts_mono),
         "head": f"<style>{style}</style><script>{script}</script>",
         "footer_links": [],
         "share": False,
@@ -74,163 +75,97 @@ def launch_options() -> dict[str, Any]:
         "mcp_server": False,
         "pwa": False,
         "enable_monitoring": False,
-        "max_file_size": "1kb",  # there is nothing to upload
+        "max_file_size": "1kb",  # the page has no upload
     }
 
 
 def build(config: DemoConfig) -> "gradio.Blocks":
-    """The page, with its models loaded, not yet served.
+    """Loads the models and builds the page, which is not yet served.
 
     Raises:
-        InputError: runs, reward model or records that cannot be shown; see `load_policies` and `load_judge`.
+        InputError: A run, reward model or record cannot be shown; see `load_policies` and `load_judge`.
     """
-    gr = _gradio()
-    from eightball_ppo.demo.session import DemoSession, position
-    from eightball_ppo.demo.views import foot_view, head_view
-
-    ball = DemoSession(config)
-    files = _files(ball)  # before any component, so that a damaged file is said first
-    with gr.Blocks(title=EIGHT, analytics_enabled=False) as page:
-        gr.HTML(head_view(ball), elem_id="top", js_on_load=None)
+    gr = import_gradio()
+    session = DemoSession(config)
+    changes, examples = views.changes_view(session)
+    tabs = {
+        "Changes": changes,
+        "Training curves": views.curves_view(session),
+        "Numbers": views.numbers_view(session),
+    }
+    start = beta_index(session.betas, session.beta)
+    html = functools.partial(gr.HTML, js_on_load=None)
+    with gr.Blocks(title=TITLE, analytics_enabled=False) as page:
+        html(views.head_view(session), elem_id="top")
         answer = gr.State(None)
         with gr.Row(elem_id="hero"):
-            hero = _question_panel(gr, files["examples"])
-        voices = gr.HTML(files["voices"], elem_id="voices", js_on_load=None)
-        with gr.Column(elem_id="price"):
-            gr.HTML("<h2>What would the best answer be?</h2>", js_on_load=None)
-            slider = gr.Slider(
-                0,
-                len(ball.prices) - 1,
-                position(ball.prices, ball.beta),
-                step=1,
-                label="Price of KL, from the reference to the grader's favourite",
-                elem_id="slider",
-                buttons=[],
-            )
-            gr.HTML(files["scale"], elem_id="scale", js_on_load=None)
-            price = gr.HTML(files["price"], elem_id="optimum", js_on_load=None)
+            with gr.Column(elem_id="left", min_width=240):
+                ball = html(views.ball_view(None), elem_id="ball")
+            with gr.Column(elem_id="right", min_width=260):
+                text = {"label": "Your question", "placeholder": "Will I be successful?", "elem_id": "question"}
+                question = gr.Textbox(max_lines=1, max_length=MAX_QUESTION_LENGTH, **text)
+                ask = gr.Button("Ask the ball", variant="primary", elem_id="ask")
+                reply = html("", elem_id="reply")
+                if examples:
+                    html("<p class='try'>Or try one of these</p>", elem_id="try")
+                with gr.Row(elem_id="examples", visible=bool(examples)):
+                    chips = [gr.Button(example, elem_classes="chip", size="sm") for example in examples]
+        answers = html(views.answers_view(session, None), elem_id="answers")
+        with gr.Column(elem_id="beta"):
+            html("<h2>What would the best answer be?</h2>")
+            label = "beta (kl_coef), from the reference to the grader's best answer"
+            slider = gr.Slider(0, len(session.betas) - 1, start, step=1, label=label, elem_id="slider", buttons=[])
+            html(views.scale_view(session), elem_id="scale")
+            optimum = html(views.beta_view(session, None, start), elem_id="optimum")
         with gr.Tabs(elem_id="files"):
-            for name in ("Flips", "Training curves", "Numbers"):
+            for name, content in tabs.items():
                 with gr.Tab(name):
-                    gr.HTML(files[name], js_on_load=None)
-        gr.HTML(foot_view(), elem_id="foot", js_on_load=None)
-        _bind_events(gr, ball, hero, answer, voices, slider, price)
+                    html(content)
+        html(views.foot_view(), elem_id="foot")
+
+        handle, outputs = _question_handler(gr, session), [ball, reply, answers, optimum, answer]
+        quiet = {"show_progress": "hidden", "api_visibility": "private"}
+        gr.on([question.submit, ask.click], handle, [question, slider], outputs, **quiet)
+        for chip in chips:
+            chip.click(lambda text: text, chip, question, **quiet).then(handle, [chip, slider], outputs, **quiet)
+        move = lambda shown, index: views.beta_view(session, shown, index)  # noqa: E731
+        slider.change(move, [answer, slider], optimum, trigger_mode="always_last", **quiet)
+        gr.api(_api(session), api_name="answer")
     page.queue(default_concurrency_limit=MAX_CONCURRENT_REQUESTS, max_size=MAX_QUEUE_SIZE)
     return page
 
 
-def _gradio() -> Any:
-    """Gradio, which must learn before its import that it is not to call home."""
-    check_gradio()
-    os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
-    import gradio
+def _question_handler(gr: Any, session: DemoSession) -> Callable[[str, float], tuple[Any, ...]]:
+    """The event handler of a question; an invalid one changes only the reply."""
+    turns = itertools.count(1)
 
-    return gradio
-
-
-def _files(ball: "DemoSession") -> dict[str, Any]:
-    """All that the page shows before the first question."""
-    from eightball_ppo.demo import views
-    from eightball_ppo.demo.session import position
-
-    flips, examples = views.changes_view(ball)
-    return {
-        "Flips": flips,
-        "Training curves": views.curves_view(ball),
-        "Numbers": views.numbers_view(ball),
-        "examples": examples,
-        "voices": views.answers_view(ball, None),
-        "scale": views.scale_view(ball),
-        "price": views.beta_view(ball, None, position(ball.prices, ball.beta)),
-    }
-
-
-def _question_panel(gr: Any, examples: list[str]) -> dict[str, Any]:
-    """The ball, and beside it the question, the button, the answer in words and some examples."""
-    from eightball_ppo.demo.session import MAX_QUESTION_LENGTH
-    from eightball_ppo.demo.views import ball_view
-
-    with gr.Column(elem_id="left", min_width=240):
-        ball = gr.HTML(ball_view(None), elem_id="ball", js_on_load=None)
-    with gr.Column(elem_id="right", min_width=260):
-        question = gr.Textbox(
-            label="Your question",
-            placeholder="Will I be successful?",
-            max_lines=1,
-            max_length=MAX_QUESTION_LENGTH,
-            elem_id="question",
-        )
-        ask = gr.Button("Ask the ball", variant="primary", elem_id="ask")
-        spoken = gr.HTML("", elem_id="spoken", js_on_load=None)
-        chips = []
-        if examples:
-            gr.HTML("<p class='try'>Or try one of these</p>", elem_id="try", js_on_load=None)
-            with gr.Row(elem_id="examples"):
-                chips = [gr.Button(text, elem_classes="chip", size="sm") for text in examples]
-    return {"ball": ball, "question": question, "ask": ask, "spoken": spoken, "chips": chips}
-
-
-def _bind_events(
-    gr: Any, ball: "DemoSession", hero: dict[str, Any], answer: Any, voices: Any, slider: Any, price: Any
-) -> None:
-    """The events: a question is asked by Enter, by the button or by an example; the slider asks no model."""
-    from eightball_ppo.demo.views import beta_view
-
-    asked, moved = _answer(gr, ball), lambda place, said: beta_view(ball, said, int(place))
-    outputs = [hero["ball"], hero["spoken"], voices, price, answer]
-    quiet = {"show_progress": "hidden", "api_visibility": "private"}
-    gr.on([hero["question"].submit, hero["ask"].click], asked, [hero["question"], slider], outputs, **quiet)
-    for chip in hero["chips"]:
-        chip.click(lambda text: text, chip, hero["question"], **quiet).then(asked, [chip, slider], outputs, **quiet)
-    slider.change(moved, [slider, answer], price, trigger_mode="always_last", **quiet)
-    gr.api(_api_answer(ball), api_name="answer")
-
-
-def _answer(gr: Any, ball: "DemoSession") -> Callable[[str, float], tuple[Any, ...]]:
-    """What a question does to the page; where there is no answer, only the reason is shown."""
-    from eightball_ppo.demo import views
-    from eightball_ppo.demo.session import InvalidQuestion
-
-    turns = iter(range(1, 2**62))
-
-    def asked(text: str, place: float) -> tuple[Any, ...]:
+    def handle(text: str, index: float) -> tuple[Any, ...]:
         try:
-            answer = ball.ask(text)
-        except InvalidQuestion as reason:
-            return gr.skip(), views.error_view(str(reason)), gr.skip(), gr.skip(), gr.skip()
+            answer = session.ask(text)
+        except InvalidQuestion as error:
+            return gr.skip(), views.error_view(str(error)), gr.skip(), gr.skip(), gr.skip()
         return (
-            views.ball_view(ball.said(answer)[0], next(turns)),
-            views.answer_view(ball, answer),
-            views.answers_view(ball, answer),
-            views.beta_view(ball, answer, int(place)),
+            views.ball_view(session.top_answer(answer)[0], next(turns)),
+            views.answer_view(session, answer),
+            views.answers_view(session, answer),
+            views.beta_view(session, answer, index),
             answer,
         )
 
-    return asked
+    return handle
 
 
-def _api_answer(ball: "DemoSession") -> Callable[[str], dict[str, Any]]:
-    """The ball for programs: `/answer` takes a question."""
-    from eightball_ppo.demo.session import InvalidQuestion
+def _api(session: DemoSession) -> Callable[[str], dict[str, Any]]:
+    """The function behind the endpoint `/answer`."""
 
-    def told(question: str) -> dict[str, Any]:
+    def answer(question: str) -> dict[str, Any]:
         """The question, the answer, and every policy's probability of every label; or an `error`."""
         try:
-            answer = ball.ask(question)
-        except InvalidQuestion as reason:
-            return {"error": str(reason)}
-        return {
-            "question": answer.question,
-            "answer": ball.said(answer)[0],
-            "probabilities": _probabilities(ball, answer),
-        }
+            found: Answer = session.ask(question)
+        except InvalidQuestion as error:
+            return {"error": str(error)}
+        rows = zip(session.all_policies, found.logp_PK.exp().tolist(), strict=True)
+        probabilities = {policy.name: dict(zip(session.labels.names, row, strict=True)) for policy, row in rows}
+        return {"question": found.question, "answer": session.top_answer(found)[0], "probabilities": probabilities}
 
-    return told
-
-
-def _probabilities(ball: "DemoSession", answer: "Answer") -> dict[str, dict[str, float]]:
-    rows = answer.logp_PK.exp().tolist()
-    return {
-        policy.name: dict(zip(ball.labels.names, row, strict=True))
-        for policy, row in zip(ball.everybody, rows, strict=True)
-    }
+    return answer

@@ -1,4 +1,4 @@
-"""What the runs of a demo have on file: flips of held-out questions, learning curves, numbers, examples to ask."""
+"""The records of the runs that the demo shows: changed answers, learning curves, numbers, example questions."""
 
 import math
 from dataclasses import dataclass
@@ -14,20 +14,21 @@ from eightball_ppo.runtime.run import METRICS, read_metrics
 
 BEFORE_AFTER = "before_after.parquet"
 MAX_CHANGES = 500
-LONGEST_EXAMPLE = 60  # characters
+MAX_EXAMPLE_LENGTH = 60  # characters
 PANELS = (
-    ("exact/expected_score", "Expected score", "what the grader says of the answers; higher is better"),
+    ("exact/expected_score", "Expected score", "the grader's mean score of the answers; higher is better"),
     ("exact/kl", "KL to the reference, nats", "how far the policy has moved"),
-    ("exact/optimum_fraction", "Share of the optimum", "0 is the reference, 1 leaves nothing to gain"),
+    ("exact/optimum_fraction", "Share of the optimum", "0 is the reference, 1 the best policy at this beta"),
 )
+NUMBERS = ("optimum_fraction", "expected_score", "kl", "gold_accuracy")
 
 
 @dataclass(frozen=True)
 class AnswerChange:
-    """A held-out question whose most probable answer training changed; `wanted` None where nobody said."""
+    """A held-out question whose most probable answer training changed; `gold_label` is None if it has none."""
 
     question: str
-    wanted: str | None
+    gold_label: str | None
     before: str
     after: str
     before_probability: float
@@ -35,23 +36,27 @@ class AnswerChange:
     change: float
 
     @property
-    def met(self) -> bool:
-        return self.wanted is not None and self.after == self.wanted
+    def correct(self) -> bool:
+        """Whether the answer after training is the gold label."""
+        return self.gold_label is not None and self.after == self.gold_label
 
 
 @dataclass(frozen=True)
 class Curve:
-    """One run's curve in one panel: `points` are (share of the training gone by, value)."""
+    """The curve of one run in one panel: `points` are (share of the training done, value)."""
 
     name: str
     points: list[tuple[float, float]]
 
 
 def read_changes(policy: Policy, labels: LabelSet) -> tuple[list[AnswerChange], int]:
-    """(flips, the largest change first, and how many questions there were); ([], 0) where the run has no such table.
+    """Reads the answers that training changed from `before_after.parquet`.
+
+    Returns:
+        The changes, the largest first, and the number of questions; ([], 0) if the run has no such file.
 
     Raises:
-        InputError: the table is damaged, or is of other labels.
+        InputError: The table is damaged or has other labels.
     """
     file = policy.directory / BEFORE_AFTER
     if not file.is_file():
@@ -60,57 +65,54 @@ def read_changes(policy: Policy, labels: LabelSet) -> tuple[list[AnswerChange], 
         table = pd.read_parquet(file)
         before = table[[f"before_probability_{name}" for name in labels.names]].to_numpy()
         after = table[[f"after_probability_{name}" for name in labels.names]].to_numpy()
-        wanted = table["wanted"] if "wanted" in table else [None] * len(table)
+        gold = table["wanted"] if "wanted" in table else [None] * len(table)
         questions = map(join_pair, table["question"], table["text_pair"]) if "text_pair" in table else table["question"]
-        columns = zip(questions, wanted, before, after, table["change"], strict=True)
+        rows = zip(questions, gold, before, after, table["change"], strict=True)
     except (OSError, ValueError, KeyError) as error:  # ArrowInvalid is a ValueError
         raise InputError(f"--runs {policy.directory}: {BEFORE_AFTER} is damaged ({type(error).__name__})") from None
-    flips = []
-    for question, gold, before_K, after_K, change in columns:
+    changes = []
+    for question, gold_label, before_K, after_K, change in rows:
         old, new = int(before_K.argmax()), int(after_K.argmax())
         if old != new:
-            names = labels.names[old], labels.names[new]
-            flips.append(
-                AnswerChange(str(question), gold, *names, float(before_K[old]), float(after_K[new]), float(change))
-            )
-    return sorted(flips, key=lambda flip: (-flip.change, flip.question)), len(table)
+            answers = labels.names[old], labels.names[new]
+            probabilities = float(before_K[old]), float(after_K[new])
+            changes.append(AnswerChange(str(question), gold_label, *answers, *probabilities, float(change)))
+    return sorted(changes, key=lambda row: (-row.change, row.question)), len(table)
 
 
-def examples(flips: list[AnswerChange], labels: LabelSet) -> list[str]:
-    """A question or two to begin with: one for each of up to 4 labels that training learned to give, and a miss."""
-    short = [flip for flip in flips if len(flip.question) <= LONGEST_EXAMPLE]
-    good = [next((f for f in short if f.met and f.after == label), None) for label in labels.names[:4]]
-    miss = next((f for f in short if f.wanted is not None and not f.met), None)
-    found = [flip.question for flip in (*good, miss) if flip is not None]
-    return found or [flip.question for flip in short[:3]]
+def examples(changes: list[AnswerChange], labels: LabelSet) -> list[str]:
+    """Example questions: one for each of up to 4 labels that training got right, and one that it got wrong."""
+    short = [row for row in changes if len(row.question) <= MAX_EXAMPLE_LENGTH]
+    right = [next((row for row in short if row.correct and row.after == label), None) for label in labels.names[:4]]
+    wrong = next((row for row in short if row.gold_label is not None and not row.correct), None)
+    found = [row.question for row in (*right, wrong) if row is not None]
+    return found or [row.question for row in short[:3]]
 
 
 def read_curves(policies: list[Policy]) -> dict[str, list[Curve]]:
-    """The curves of every panel that some run logged exact numbers for.
+    """The curves by panel, for the panels whose metric a run logged.
 
     Raises:
-        InputError: a damaged metrics.jsonl.
+        InputError: A metrics.jsonl is damaged.
     """
     found: dict[str, list[Curve]] = {key: [] for key, _, _ in PANELS}
     for policy in policies:
         rows = _exact_rows(policy)
         axis = "episode" if all("episode" in row for row in rows) else "step"
         last = max((float(row[axis]) for row in rows), default=0.0)
-        if last <= 0:
-            continue
         for key, curves in found.items():
-            points = [(row[axis] / last, float(row[key])) for row in rows if _number(row.get(key))]
+            points = [(row[axis] / last, float(row[key])) for row in rows if last > 0 and _is_finite(row.get(key))]
             if len(points) > 1:
                 curves.append(Curve(policy.name, points))
     return {key: curves for key, curves in found.items() if curves}
 
 
-def _number(value: Any) -> bool:
+def _is_finite(value: Any) -> bool:
     return isinstance(value, int | float) and math.isfinite(value)
 
 
 def _exact_rows(policy: Policy) -> list[dict[str, Any]]:
-    """The rows of the final training with exact numbers in them."""
+    """The rows of the final training that hold exact metrics."""
     try:
         rows = read_metrics(policy.directory)
         return [row for row in rows if "exact/kl" in row and row.get("stage", policy.method) == policy.method]
@@ -120,27 +122,24 @@ def _exact_rows(policy: Policy) -> list[dict[str, Any]]:
         raise InputError(f"--runs {policy.directory}: {METRICS} is damaged ({type(error).__name__})") from None
 
 
-def lengths(policies: list[Policy]) -> dict[str, str]:
-    """How long each training was, in words."""
-    said = {}
+def training_lengths(policies: list[Policy]) -> dict[str, str]:
+    """The length of each training, as text by name."""
+    lengths = {}
     for policy in policies:
-        episodes = policy.results.get("episodes") or 0
-        rows = _exact_rows(policy)
-        steps = rows[-1].get("step", 0) if rows else 0
-        said[policy.name] = f"{episodes:,} episodes" if episodes else f"{steps:,} optimizer steps"
-    return said
+        episodes = policy.results.get("episodes")
+        steps = max((row.get("step", 0) for row in _exact_rows(policy)), default=0)
+        lengths[policy.name] = f"{episodes:,} episodes" if episodes else f"{steps:,} optimizer steps"
+    return lengths
 
 
-def numbers(reference: Policy, policies: list[Policy]) -> list[dict[str, Any]]:
-    """A row of held-out numbers for the reference, as the last run measured it, and for every policy."""
-    measured = (policies[-1].results.get("reference") or {}).get("heldout") or {}
-    rows = [{"name": reference.name, "beta": None, "calls": 0, **_held_out(measured)}]
+def heldout_numbers(reference: Policy, policies: list[Policy]) -> list[dict[str, Any]]:
+    """A row of held-out metrics for the reference, as the last run measured it, and for every policy."""
+    reference_splits = policies[-1].results.get("reference") or {}
+    rows: list[tuple[Any, ...]] = [(reference.name, reference_splits, None, 0)]
     for policy in policies:
-        own = policy.results["splits"].get("heldout") or {}
-        calls = policy.results.get("grader_calls")
-        rows.append({"name": policy.name, "beta": policy.config["kl_coef"], "calls": calls, **_held_out(own)})
-    return rows
-
-
-def _held_out(record: dict[str, Any]) -> dict[str, Any]:
-    return {name: record.get(name) for name in ("optimum_fraction", "expected_score", "kl", "gold_accuracy")}
+        results = policy.results
+        rows.append((policy.name, results["splits"], policy.config["kl_coef"], results.get("grader_calls")))
+    return [
+        {"name": name, "beta": beta, "calls": calls} | {key: (splits.get("heldout") or {}).get(key) for key in NUMBERS}
+        for name, splits, beta, calls in rows
+    ]

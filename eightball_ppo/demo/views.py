@@ -1,54 +1,48 @@
-"""Everything that the page shows, as HTML; what comes from a user, a model or a file is escaped by the templates."""
+"""The parts of the page as HTML; the templates escape all text of users, models and files."""
 
 import math
 import textwrap
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from jinja2 import FileSystemLoader
 
 from eightball_ppo.config.registry import REFERENCE, title_of
 from eightball_ppo.data.pairs import display_text
 from eightball_ppo.demo import run_data
 from eightball_ppo.demo.charts import BOTTOM, HEIGHT, LEFT, RIGHT, WIDTH, chart
-from eightball_ppo.demo.session import Answer, DemoSession, PolicyPoint, optimum, policy_point, position
-from eightball_ppo.report.pages import number, percent, short
+from eightball_ppo.demo.session import Answer, DemoSession, beta_index, optimum, policy_point
+from eightball_ppo.report.pages import jinja_environment, short
 from eightball_ppo.report.style import styles
 
 ASSETS = Path(__file__).parent / "assets"
+_GRADER_COLOUR = ("#0f766e", "#5eead4")
 
 
 def title(name: str) -> str:
     """A policy's name as a heading."""
     method, blank, rest = name.partition(" ")
     words = "reference" if method == REFERENCE else title_of(method).removeprefix("the ")
-    words = words[:1].upper() + words[1:]
-    return f"{words}{blank}{rest}"
+    return f"{words[:1].upper()}{words[1:]}{blank}{rest}"
 
 
-def beta_text(price: float) -> str:
-    """A price of KL in words."""
-    if math.isinf(price):
+def beta_text(beta: float) -> str:
+    """A beta as text, with what the optimum is at the two ends of the slider."""
+    if math.isinf(beta):
         return "infinite: the reference"
-    return "0: the grader's favourite" if price == 0 else f"{price:g}"
+    return "0: the grader's best answer" if beta == 0 else f"{beta:g}"
 
 
-_PAGES = Environment(
-    loader=FileSystemLoader(ASSETS),
-    autoescape=True,
-    undefined=StrictUndefined,
-    trim_blocks=True,
-    lstrip_blocks=True,
-)
-_PAGES.filters.update(percent=percent, number=number, title=title, price=beta_text, shown=display_text)
+_PAGES = jinja_environment(title=title, beta=beta_text, display=display_text)
+_PAGES.loader = FileSystemLoader(ASSETS)
 
 
 def _render(template: str, **values: Any) -> str:
-    return _PAGES.get_template(template).render(**values)
+    return _PAGES.get_template(f"{template}.html.jinja").render(**values)
 
 
 def window_lines(label: str) -> tuple[list[str], float]:
-    """(at most three lines, the size of their letters) of an answer in the ball's triangle."""
+    """(at most three lines, font size) of an answer in the ball's window."""
     words = short(label)
     lines = textwrap.wrap(words, 11, break_long_words=True)[:3] or [words]
     longest = max(len(line) for line in lines)
@@ -56,123 +50,95 @@ def window_lines(label: str) -> tuple[list[str], float]:
 
 
 def ball_view(label: str | None, turn: int = 0) -> str:
-    """The ball: with its 8 before the first question, then with an answer. Another `turn` makes it shake anew."""
+    """The ball, with an 8 before the first question; a new `turn` restarts its animation."""
     lines, size = ([], 0.0) if label is None else window_lines(label)
-    return _render("ball.html.jinja", label=label, lines=lines, size=size, turn=turn)
+    return _render("ball", label=label, lines=lines, size=size, turn=turn)
 
 
-def answer_view(ball: DemoSession, answer: Answer) -> str:
-    """The answer in a sentence, and the question that it belongs to."""
-    label, probability = ball.said(answer)
-    return _render("spoken.html.jinja", answer=answer, label=label, probability=probability, who=ball.last.name)
+def answer_view(session: DemoSession, answer: Answer) -> str:
+    """The last policy's answer in a sentence, and the question."""
+    label, probability = session.top_answer(answer)
+    return _render("reply", answer=answer, label=label, probability=probability, who=session.last.name)
 
 
-def error_view(text: str) -> str:
-    """Why there is no answer."""
-    return _render("spoken.html.jinja", complaint=text, answer=None)
+def error_view(message: str) -> str:
+    """Why the question has no answer."""
+    return _render("reply", error=message, answer=None)
 
 
-def _colours(ball: DemoSession) -> dict[str, tuple[str, str]]:
-    """(light, dark) of everybody by name; two runs of one method share its colour."""
-    methods = styles(policy.method for policy in ball.everybody)
-    return {own.name: (methods[own.method].light, methods[own.method].dark) for own in ball.everybody}
+def _colours(session: DemoSession) -> dict[str, tuple[str, str]]:
+    """(light, dark) of all policies by name; two runs of one method share its colour."""
+    methods = styles(policy.method for policy in session.all_policies)
+    return {row.name: (methods[row.method].light, methods[row.method].dark) for row in session.all_policies}
 
 
-def _bars(ball: DemoSession, probability_K: Any) -> list[tuple[str, float, bool]]:
+def _bars(session: DemoSession, probability_K: Any) -> list[tuple[str, float, bool]]:
     best = max(probability_K)
-    return [(name, p, p == best) for name, p in zip(ball.labels.names, probability_K, strict=True)]
+    return [(name, p, p == best) for name, p in zip(session.labels.names, probability_K, strict=True)]
 
 
-def answers_view(ball: DemoSession, answer: Answer | None) -> str:
-    """Every policy's probabilities as bars, and the grader's; without an answer, who will speak here."""
+def answers_view(session: DemoSession, answer: Answer | None) -> str:
+    """The probabilities of every policy and of the grader as bars; empty bars without an answer."""
+    colours, judge = _colours(session), session.judge
     cards: list[dict[str, Any]] = []
-    colours = _colours(ball)
-    for place, policy in enumerate(ball.everybody):
-        bars = None if answer is None else _bars(ball, answer.logp_PK[place].exp().tolist())
-        what = "before any grader: random answers" if place == 0 else _trained(policy.config)
-        cards.append({"name": title(policy.name), "note": what, "colour": colours[policy.name], "bars": bars})
-    grader = None if answer is None or answer.grader_logp_K is None else answer.grader_logp_K.exp().tolist()
-    cards.append(
-        {
-            "name": ball.judge.title.capitalize(),
-            "note": ball.judge.note,
-            "colour": ("#0f766e", "#5eead4"),
-            "bars": None if grader is None else _bars(ball, grader),
-            "silent": ball.judge.grader is None,
-        }
-    )
-    return _render("voices.html.jinja", cards=cards, labels=ball.labels.names, asked=answer is not None)
+    for policy in session.all_policies:
+        note = f"learned from the grader, beta {policy.config['kl_coef']:g}" if cards else "before training on grades"
+        cards.append({"name": title(policy.name), "note": note, "colour": colours[policy.name], "called": True})
+    called = judge.grader is not None
+    cards.append({"name": judge.title.capitalize(), "note": judge.note, "colour": _GRADER_COLOUR, "called": called})
+    if answer is not None:
+        grader_rows = [] if answer.grader_logp_K is None else [answer.grader_logp_K]
+        for card, logp_K in zip(cards, [*answer.logp_PK, *grader_rows], strict=False):
+            card["bars"] = _bars(session, logp_K.exp().tolist())
+    return _render("answers", cards=cards, labels=session.labels.names)
 
 
-def _trained(config: dict[str, Any]) -> str:
-    return f"learned from the grader, beta {config['kl_coef']:g}"
-
-
-def beta_view(ball: DemoSession, answer: Answer | None, place: int) -> str:
-    """The optimum at the slider's price, beside everybody's KL and expected score for this question."""
-    price = ball.prices[min(max(place, 0), len(ball.prices) - 1)]
-    rows: list[tuple[str, PolicyPoint]] = []
-    best = bars = None
+def beta_view(session: DemoSession, answer: Answer | None, index: float) -> str:
+    """The optimum at the slider's beta, beside the KL and expected score of all policies for this question."""
+    beta = session.betas[min(max(int(index), 0), len(session.betas) - 1)]
+    best, bars, points = None, None, []
     if answer is not None and answer.score_K is not None:
-        best = optimum(answer, price)
-        bars = _bars(ball, best.probability_K)
-        rows = [
-            (own.name, policy_point(answer, logp_K)) for own, logp_K in zip(ball.everybody, answer.logp_PK, strict=True)
-        ]
-    return _render(
-        "price.html.jinja",
-        price=price,
-        own=price == ball.beta,
-        best=best,
-        bars=bars,
-        rows=rows,
-        silent=ball.judge.grader is None,
-        note=ball.judge.note,
-        score=ball.last.config["score_type"],
-        last=ball.last.name,
-    )
+        best = optimum(answer, beta)
+        bars = _bars(session, best.probability_K)
+        rows = zip(session.all_policies, answer.logp_PK, strict=True)
+        points = [(policy.name, policy_point(answer, logp_K)) for policy, logp_K in rows]
+    return _render("beta", beta=beta, session=session, best=best, bars=bars, points=points)
 
 
-def scale_view(ball: DemoSession) -> str:
-    """What stands under the slider: its two ends, and a mark at the price that the last run was trained at."""
-    share = position(ball.prices, ball.beta) / (len(ball.prices) - 1)
-    texts = [beta_text(price) for price in ball.prices]
-    return _render("scale.html.jinja", share=share, beta=ball.beta, who=ball.last.name, texts=texts)
+def scale_view(session: DemoSession) -> str:
+    """The labels under the slider: its ends, and a mark at the beta of the last run."""
+    share = beta_index(session.betas, session.beta) / (len(session.betas) - 1)
+    texts = [beta_text(beta) for beta in session.betas]
+    return _render("scale", share=share, beta=session.beta, who=session.last.name, texts=texts)
 
 
-def changes_view(ball: DemoSession) -> tuple[str, list[str]]:
-    """(the table of held-out questions that the last run answers otherwise than the reference, examples to ask)."""
-    flips, questions = run_data.read_changes(ball.last, ball.labels)
-    html = _render(
-        "flips.html.jinja",
-        flips=flips[: run_data.MAX_CHANGES],
-        total=len(flips),
-        questions=questions,
-        who=ball.last.name,
-    )
-    return html, run_data.examples(flips, ball.labels)
+def changes_view(session: DemoSession) -> tuple[str, list[str]]:
+    """(table of the held-out questions whose answer the last run changed, example questions)."""
+    changes, questions = run_data.read_changes(session.last, session.labels)
+    shown = changes[: run_data.MAX_CHANGES]
+    html = _render("changes", changes=shown, total=len(changes), questions=questions, who=session.last.name)
+    return html, run_data.examples(changes, session.labels)
 
 
-def curves_view(ball: DemoSession) -> str:
+def curves_view(session: DemoSession) -> str:
     """Expected score, KL and share of the optimum over the training of every run."""
-    found = run_data.read_curves(ball.policies)
+    found = run_data.read_curves(session.policies)
     charts = [chart(name, note, found[key]) for key, name, note in run_data.PANELS if key in found]
     frame = {"width": WIDTH, "height": HEIGHT, "left": LEFT, "right": WIDTH - RIGHT, "bottom": HEIGHT - BOTTOM}
-    legend = [(name, words) for name, words in run_data.lengths(ball.policies).items()]
-    return _render("curves.html.jinja", charts=charts, frame=frame, legend=legend, colours=_colours(ball))
+    legend = run_data.training_lengths(session.policies)
+    return _render("curves", charts=charts, frame=frame, legend=legend, colours=_colours(session))
 
 
-def numbers_view(ball: DemoSession) -> str:
-    """The held-out numbers of the runs."""
-    rows = run_data.numbers(ball.reference, ball.policies)
-    return _render("numbers.html.jinja", rows=rows)
+def numbers_view(session: DemoSession) -> str:
+    """The held-out metrics of the runs."""
+    return _render("numbers", rows=run_data.heldout_numbers(session.reference, session.policies))
 
 
-def head_view(ball: DemoSession) -> str:
+def head_view(session: DemoSession) -> str:
     """The headline of the page."""
-    return _render("head.html.jinja", labels=ball.labels.names)
+    return _render("head", labels=session.labels.names)
 
 
 def foot_view() -> str:
-    """What the page is not."""
-    return _render("foot.html.jinja")
+    """The limits of the demo."""
+    return _render("foot")

@@ -1,4 +1,4 @@
-"""Where a local grader's batch does not fit into memory: half of it, and half of that, each time with a notice."""
+"""A local grader's batch size, halved with a warning whenever a batch runs out of memory."""
 
 import logging
 from collections.abc import Callable
@@ -15,32 +15,27 @@ T = TypeVar("T")
 
 
 class AutoBatchSize:
-    """Questions in one forward pass: as many as asked for, until they do not fit into memory."""
+    """The number of questions in one forward pass; `size` is halved until a batch fits into memory, and stays so."""
 
-    def __init__(self, most: int):
-        self.most = most
+    def __init__(self, size: int):
+        self.size = size
 
-    def fitting(self, work: Callable[[int], T]) -> T:
-        """What `work` returns for the largest batch size that fits, which is remembered.
+    def run(self, work: Callable[[int], T]) -> T:
+        """Calls `work(batch_size)` with the largest batch size that fits into memory.
 
         Raises:
-            IncompleteError: not even one question does.
+            IncompleteError: A batch of one question does not fit.
         """
         while True:
             try:
-                return work(self.most)
+                return work(self.size)
             except (RuntimeError, MemoryError, OSError) as error:
                 if not is_out_of_memory(error):
                     raise
-            self._halve()  # out here nothing holds the tensors of that batch any more
-
-    def _halve(self) -> None:
-        if self.most == 1:
-            raise IncompleteError(
-                "the grader is out of memory with a single question; free some or take a smaller grader, then run the "
-                "same command again: grades that were made are kept"
-            )
-        logger.warning("the grader is out of memory with %d questions at once: on with %d", self.most, self.most // 2)
-        self.most //= 2
-        if torch.cuda.is_available():
+            # behind the `except`, so that no traceback holds the tensors of that batch
+            if self.size == 1:
+                fix = "free some or take a smaller grader, then run the same command again: finished grades are stored"
+                raise IncompleteError(f"the grader is out of memory with a single question; {fix}")
+            self.size //= 2
+            logger.warning("the grader is out of memory; its batch size is now %d", self.size)
             torch.cuda.empty_cache()

@@ -1,4 +1,4 @@
-"""The interface of a grader: it takes requests and hands on each grade as it is made. And scores made of grades."""
+"""The grader interface (requests in, one `Grade` each out), and the score that training maximizes."""
 
 import itertools
 import math
@@ -15,11 +15,11 @@ from eightball_ppo.labels import LabelSet
 T = TypeVar("T")
 Status = Literal["ok", "failed", "refused"]
 Scale = Literal["log_prob", "rating"]
-MAX_DETAIL_LENGTH = 200  # characters of what went wrong that are worth keeping
+MAX_DETAIL_LENGTH = 200  # characters of a failure's reason that are stored
 
 
 class GradeRequest(NamedTuple):
-    """One question for all labels at once or, where `label` is given, for this label alone."""
+    """One question, to be scored for all labels at once or, if `label` is given, for this label only."""
 
     question: str
     label: str | None = None
@@ -28,9 +28,15 @@ class GradeRequest(NamedTuple):
 class Grade(NamedTuple):
     """A grader's reply to one request.
 
-    `scores`: K log-probabilities (nats), or one rating; empty unless `status` is ok. `detail`: what went wrong
-    otherwise. `calls`, `tokens`: what the grade cost. `missing`: probability that the judge put on other than what it
-    was asked for; 0 where it is not known. `graded_at`: seconds since 1970, set by the store when it keeps the grade.
+    Attributes:
+        request: What was graded.
+        status: "ok", "failed", or "refused" if the judge declined.
+        scores: K log-probabilities in nats, or one rating; empty unless `status` is "ok".
+        detail: The reason of a failure.
+        calls: Calls that the grade took, retries included.
+        tokens: Tokens that it took.
+        missing: Probability that the judge put on anything but the labels (or ratings); 0 where unknown.
+        graded_at: Seconds since 1970, set by the store.
     """
 
     request: GradeRequest
@@ -43,13 +49,13 @@ class Grade(NamedTuple):
     graded_at: float = 0.0
 
     @classmethod
-    def of(
+    def from_scores(
         cls, request: GradeRequest, scores: Sequence[float], calls: int = 1, tokens: int = 0, missing: float = 0.0
     ) -> "Grade":
-        """An ok grade, or a failed one where a score is not finite: that is no grade, and never becomes a number."""
-        if all(math.isfinite(score) for score in scores):
+        """An "ok" grade, or a failed one if a score is not finite."""
+        if all(map(math.isfinite, scores)):
             return cls(request, "ok", tuple(scores), "", calls, tokens, missing)
-        return cls(request, "failed", (), f"scores {list(scores)} are not finite"[:MAX_DETAIL_LENGTH], calls, tokens)
+        return cls(request, "failed", (), f"scores {list(scores)} are not finite", calls, tokens)
 
 
 OnGrade = Callable[[Grade], None]
@@ -58,13 +64,15 @@ OnGrade = Callable[[Grade], None]
 class Grader(Protocol):
     """Scores labels as answers to a question.
 
-    `labels`: the K labels, in the order of the columns. `scale`: "log_prob" for a grader that gives the K
-    log-probabilities of one question in one request; "rating" for one that rates one (question, label) in a request, 1
-    to 10.
-    `fingerprint`: equal for two graders if and only if they grade alike, so that grades can be stored and shared.
-    `deliberate`: True for a grader that is not meant to know the askers' wishes (a rule, an untrained head), so that
-    its accuracy is nobody's business. `settings`: what the fingerprint stands for, in words, without any secret.
-    A grader whose grades cost nothing may say `free = True`: they are then kept by the thousand, not one by one.
+    A grader may set `free = True` if its grades cost nothing: the store then writes them in large transactions.
+
+    Attributes:
+        labels: The K labels, in the order of `Grade.scores`.
+        scale: "log_prob": one request gives the K log-probabilities of a question. "rating": one request rates one
+            (question, label), 1 to 10.
+        fingerprint: Equal for two graders if and only if they grade alike; the key of stored grades.
+        deliberate: True for a deliberately biased grader (a rule, an untrained head), whose accuracy is not checked.
+        settings: What the fingerprint is a hash of; holds no secret.
     """
 
     labels: LabelSet
@@ -74,26 +82,29 @@ class Grader(Protocol):
     settings: dict[str, Any]
 
     def grade(self, requests: Iterable[GradeRequest], on_grade: OnGrade, budget: Budget) -> None:
-        """Grade `requests`; call `on_grade` with every grade once it is made, in any order, from the calling thread.
+        """Grades `requests` and calls `on_grade` with each grade, in any order, from the calling thread.
 
-        Takes requests only as fast as it can answer them, and no more once `budget` allows no call.
+        Args:
+            requests: Consumed lazily, and no further once `budget` allows no call.
+            on_grade: Called once per request, also for failures.
+            budget: Every call is reserved from it.
         """
         ...
 
     def tokens(self, request: GradeRequest) -> int:
-        """About how many tokens one request takes; 0 where tokens cost nothing."""
-        ...
+        """Estimated tokens of one request; 0 if tokens cost nothing."""
+        return 0
 
 
 def requests_for(questions: Iterable[str], labels: LabelSet, scale: Scale) -> Iterable[GradeRequest]:
-    """Every request that it takes to grade `questions`."""
+    """Every request that grading `questions` takes."""
     if scale == "log_prob":
-        return (GradeRequest(question) for question in questions)
+        return map(GradeRequest, questions)
     return (GradeRequest(question, label) for question in questions for label in labels.names)
 
 
 def batched(items: Iterable[T], size: int) -> Iterable[list[T]]:
-    """`items` in lists of at most `size`, none of them empty."""
+    """Splits `items` into lists of at most `size`, none of them empty."""
     iterator = iter(items)
     while batch := list(itertools.islice(iterator, size)):
         yield batch

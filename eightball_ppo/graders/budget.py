@@ -1,4 +1,4 @@
-"""What grading may cost: calls, money, time, failures. One budget for all that a run asks, whatever the grader."""
+"""What grading may cost: calls, money, time. One budget for all graders of a run."""
 
 import time
 from collections.abc import Iterable, Iterator
@@ -10,11 +10,20 @@ T = TypeVar("T")
 
 @dataclass
 class Budget:
-    """Counts calls and tokens and says when there must be no further call.
+    """Counts calls and tokens, and stops grading when a limit is reached.
 
-    A call is reserved, by an estimate, before it is made and settled afterwards, so that calls in flight count as well:
-    the last of what is allowed may go unspent, and is overspent only by what a call takes above its estimate. `stopped`
-    says why no further call is allowed; it never becomes None again. `broken`: that is so because the grader fails.
+    A call is reserved with an estimate of its tokens before it is made and settled afterwards, so that calls in flight
+    count. The limits are exceeded only by what a call takes above its estimate.
+
+    Attributes:
+        max_calls: Maximum number of calls; None for no limit, as for all limits.
+        max_cost: Maximum cost, in the unit of the price.
+        price_per_1k_tokens: Price of 1,000 tokens.
+        timeout: Seconds after which no call is allowed.
+        calls: Calls made or reserved.
+        tokens: Tokens of settled calls.
+        stopped: Why no further call is allowed; once set, it stays.
+        broken: True if grading stopped because the grader fails.
     """
 
     max_calls: int | None = None
@@ -28,12 +37,12 @@ class Budget:
     broken: bool = False
 
     def __post_init__(self) -> None:
-        self._reserved = 0
+        self._reserved_tokens = 0
         self._deadline = None if self.timeout is None else time.monotonic() + self.timeout
 
     @property
     def cost(self) -> float:
-        """What the calls have cost so far; 0 without a price."""
+        """Cost of the settled calls; 0 without a price."""
         return self._cost(self.tokens)
 
     def _cost(self, tokens: int) -> float:
@@ -41,34 +50,34 @@ class Budget:
 
     @property
     def seconds_left(self) -> float | None:
-        """Until no call is allowed any more; None without a time limit."""
+        """Seconds until the timeout; None without one."""
         return None if self._deadline is None else max(self._deadline - time.monotonic(), 0.0)
 
-    def stop(self, why: str) -> None:
-        """Allow no further call."""
-        self.stopped = self.stopped or why
+    def stop(self, reason: str) -> None:
+        """Allows no further call; the first reason is kept."""
+        self.stopped = self.stopped or reason
 
     def reserve(self, tokens: int = 0) -> bool:
-        """Whether one more call of about `tokens` tokens may be made; counts it if so."""
+        """Reserves one call of about `tokens` tokens; returns False if it is not allowed."""
         if self.max_calls is not None and self.calls >= self.max_calls:
             self.stop(f"--max_grader_calls {self.max_calls} is spent")
-        if self.max_cost is not None and self._cost(self.tokens + self._reserved + tokens) > self.max_cost:
+        if self.max_cost is not None and self._cost(self.tokens + self._reserved_tokens + tokens) > self.max_cost:
             self.stop(f"--max_cost {self.max_cost} is spent")
         if self.seconds_left == 0.0:
             self.stop(f"--grading_timeout {self.timeout} is over")
         if self.stopped:
             return False
         self.calls += 1
-        self._reserved += tokens
+        self._reserved_tokens += tokens
         return True
 
     def settle(self, reserved: int, used: int) -> None:
-        """A call for which `reserved` tokens were set aside has used `used`."""
-        self._reserved -= reserved
+        """Replaces a call's `reserved` tokens by those that it `used`."""
+        self._reserved_tokens -= reserved
         self.tokens += used
 
     def allowed(self, items: Iterable[T]) -> Iterator[T]:
-        """`items`, each reserved as one call without tokens, until no call is allowed any more."""
+        """Yields `items`, reserving one call without tokens for each, until no call is allowed."""
         for item in items:
             if not self.reserve():
                 return

@@ -1,7 +1,7 @@
-"""What training observes of the scores, and what that costs: one grader call is one (question, label) cell.
+"""The scores that training observes, and their cost: one (question, label) cell is one grader call.
 
-A method that samples answers pays for the cells that it draws, once each. A method that learns from full rows pays for
-all K labels of a question. On equal budgets the two can be compared, whatever the grader is and whatever it cost.
+A method that samples answers pays once for each cell that it draws; a method that learns from full rows pays for all K
+labels of a question. So methods can be compared on equal budgets.
 """
 
 import torch
@@ -13,11 +13,14 @@ from eightball_ppo.runtime.distributed import num_processes
 
 
 def check_budget_single_process(config: MethodConfig) -> None:
-    """Raises InputError if several processes would sample against one budget: each counts its observed cells alone."""
-    if config.grader_call_budget is not None and num_processes() > 1:
-        raise InputError(
-            f"--grader_call_budget {config.grader_call_budget}: with sampled answers on one process only; launch it so"
-        )
+    """Checks that a budget for sampled answers is used by a single process: each process counts its cells alone.
+
+    Raises:
+        InputError: Several processes.
+    """
+    budget = config.grader_call_budget
+    if budget is not None and num_processes() > 1:
+        raise InputError(f"--grader_call_budget {budget}: with sampled answers on one process only; launch one process")
 
 
 class BudgetedScores(nn.Module):
@@ -26,12 +29,12 @@ class BudgetedScores(nn.Module):
     `observed_NK` is True where a score was revealed to training.
 
     Args:
-        score_NK: finite scores.
-        budget: the most cells that may be observed; None: all.
-        seed: decides which questions are bought where the budget is too small for all.
+        score_NK: Finite scores, shape [N, K].
+        budget: Maximum number of observed cells; None for all.
+        seed: Decides which questions are bought if the budget is too small for all.
 
     Raises:
-        ValueError: a score is not finite; TRL would whiten it into every weight.
+        ValueError: A score is not finite; TRL's whitening would spread it to every weight.
     """
 
     score_NK: Tensor
@@ -50,30 +53,35 @@ class BudgetedScores(nn.Module):
 
     @property
     def calls(self) -> int:
-        """Cells that were observed."""
+        """Number of observed cells."""
         return int(self.observed_NK.sum())
 
     def buy_full_rows(self) -> list[int]:
-        """Observe all labels of as many questions as the budget allows, drawn from the seed; returns their rows.
+        """Observes all labels of as many random questions as the budget allows; returns their sorted rows.
 
         Raises:
-            InputError: the budget does not pay for one.
+            InputError: The budget is below K.
         """
         rows, labels = self.score_NK.shape
         affordable = rows if self.budget is None else min(rows, self.budget // labels)
         if not affordable:
-            raise InputError(
-                f"--grader_call_budget {self.budget}: one question takes {labels} calls, a label each; raise it"
-            )
+            reason = f"one question takes {labels} calls, a label each"
+            raise InputError(f"--grader_call_budget {self.budget}: {reason}; raise it")
         bought = torch.randperm(rows, generator=torch.Generator().manual_seed(self.seed))[:affordable]
         self.observed_NK[bought] = True
         return sorted(bought.tolist())
 
     def forward(self, rows_B: Tensor, actions_B: Tensor) -> Tensor:
-        """Scores of sampled answers, observing new cells in the order in which they come.
+        """Scores of sampled answers; observes new cells in their order.
 
-        Once the budget is spent, a cell that was not observed is scored as the mean of all observed ones: neither good
-        nor bad news.
+        Once the budget is spent, an unobserved cell gets the mean of the observed scores.
+
+        Args:
+            rows_B: Question rows, shape [B].
+            actions_B: Label ids, shape [B].
+
+        Returns:
+            Scores, shape [B].
         """
         labels = self.score_NK.shape[1]
         cell_B = rows_B * labels + actions_B
@@ -81,12 +89,12 @@ class BudgetedScores(nn.Module):
         if self.budget is None:
             observed[cell_B] = True
             return score[cell_B]
-        fresh = list(dict.fromkeys(cell_B[~observed[cell_B]].tolist()))[: self.budget - self.calls]
-        observed[torch.tensor(fresh, dtype=torch.long, device=observed.device)] = True
+        new_cells = list(dict.fromkeys(cell_B[~observed[cell_B]].tolist()))[: self.budget - self.calls]
+        observed[torch.tensor(new_cells, dtype=torch.long, device=observed.device)] = True
         return torch.where(observed[cell_B], score[cell_B], score[observed].mean())
 
     def all_reduce_observed(self) -> None:
-        """Marks the cells that any process of the launch observed as observed on all of them."""
+        """Marks cells that any process observed as observed on all processes."""
         from accelerate import PartialState
         from torch import distributed
 

@@ -1,7 +1,7 @@
-"""The probability that a language model goes on with certain words: the mechanics of grader llm.
+"""Probabilities of label words as a language model's next tokens: the mechanics of grader llm.
 
-What all prompts have in common is read once; a prompt then costs one forward pass of its own tokens, and a few tokens
-more for words longer than one. Letters: B prompts in a batch, T their tokens, K sets of words, V vocabulary.
+The prefix that all prompts share is read once; a prompt then costs one forward pass of the rest, and a short one for
+each word of several tokens. Shapes: B prompts, T prompt tokens, S tokens of a word, K labels, V vocabulary.
 """
 
 import copy
@@ -15,16 +15,17 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from eightball_ppo.errors import InputError
 from eightball_ppo.graders.verbalizers import Verbalizers, word_variants
 
-NEGLIGIBLE = 1e-6  # probability of a first token below which the rest of a word is not looked at
+NEGLIGIBLE = 1e-6  # probability of a first token below which the rest of a word is not computed
 Tokens = tuple[int, ...]
 
 
 class LabelTokenScorer:
-    """Reads off `model` how likely each of K sets of token sequences is to come next.
+    """Computes how likely the token sequences of K labels are to follow a prompt.
 
     Args:
-        sequences_K: as of `token_sequences`.
-        examples: a few prompts, as token ids; what they have in common is read once and for all.
+        model: A causal language model.
+        sequences_K: As `token_sequences` returns them.
+        examples: Token ids of a few prompts; the cache of their common prefix is kept.
     """
 
     def __init__(self, model: PreTrainedModel, sequences_K: list[list[Tokens]], examples: Sequence[list[int]]):
@@ -42,15 +43,20 @@ class LabelTokenScorer:
 
     @torch.no_grad()
     def mass_BK(self, prompts: Sequence[list[int]]) -> Tensor:
-        """Probability [B, K] (float64, CPU) that each prompt goes on with one of the words of each set.
+        """Probability that the reply begins with a word of each label.
 
-        Where a word of one set is the beginning of a word of another, the longer one's share is not the shorter one's.
+        If a word of one label begins a word of another, the longer word's probability counts for its label only.
+
+        Args:
+            prompts: B prompts as token ids.
+
+        Returns:
+            Probabilities, shape [B, K], float64 on the CPU.
         """
         device, size = self._model.device, len(prompts)
         shared = len(self._prefix) if all(ids[: len(self._prefix)] == self._prefix for ids in prompts) else 0
-        cache = None
-        if shared:
-            cache = copy.deepcopy(self._prefix_cache)
+        cache = copy.deepcopy(self._prefix_cache) if shared else None
+        if cache is not None:
             cache.batch_repeat_interleave(size)
         end_B = torch.tensor([len(ids) for ids in prompts], device=device)
         longest = int(end_B.max())
@@ -63,17 +69,17 @@ class LabelTokenScorer:
         logits_BV = output.logits[torch.arange(size, device=device), end_B - 1 - shared]
         first_BV = logits_BV.float().log_softmax(-1)
         mass_BK = torch.zeros(size, len(self._sequences_K), dtype=torch.float64)
-        for k, own in enumerate(self._sequences_K):
-            for sequence in own:
+        for k, sequences in enumerate(self._sequences_K):
+            for sequence in sequences:
                 p_B = self._probability_B(sequence, first_BV, output.past_key_values, mask_BT, end_B)
                 mass_BK[:, k] += p_B
-                for j, shorter in enumerate(self._sequences_K):
-                    if j != k and any(sequence[: len(other)] == other for other in shorter):
+                for j, others in enumerate(self._sequences_K):
+                    if j != k and any(sequence[: len(other)] == other for other in others):
                         mass_BK[:, j] -= p_B
         return mass_BK.clamp_min(0.0)
 
     def _probability_B(self, sequence: Tokens, first_BV: Tensor, cache: Any, mask_BT: Tensor, end_B: Tensor) -> Tensor:
-        """Probability [B] (float64, CPU) that the reply begins with the tokens of `sequence`."""
+        """Probability that the reply begins with `sequence`, shape [B], float64 on the CPU."""
         first_B = first_BV[:, sequence[0]].double()
         likely_B = first_B.exp() >= NEGLIGIBLE
         if len(sequence) == 1:
@@ -83,9 +89,9 @@ class LabelTokenScorer:
         ids_BS = torch.tensor(sequence[:-1], device=first_BV.device).expand(len(first_BV), -1)
         position_BS = end_B[:, None] + torch.arange(ids_BS.shape[1], device=first_BV.device)
         longer_BT = torch.cat([mask_BT, torch.ones_like(ids_BS)], dim=1)
-        own_cache = copy.deepcopy(cache)  # a cache of sliding windows could not forget these tokens again
+        cache = copy.deepcopy(cache)  # a sliding-window cache cannot be cropped back
         output = self._model(
-            ids_BS, attention_mask=longer_BT, position_ids=position_BS, past_key_values=own_cache, use_cache=True
+            ids_BS, attention_mask=longer_BT, position_ids=position_BS, past_key_values=cache, use_cache=True
         )
         logp_BSV = output.logits.float().log_softmax(-1).double()
         rest_B = sum(logp_BSV[:, step, token] for step, token in enumerate(sequence[1:]))
@@ -95,43 +101,47 @@ class LabelTokenScorer:
 def token_sequences(
     tokenizer: PreTrainedTokenizerBase, words: Verbalizers, lead: str, may_continue: bool = False
 ) -> list[list[Tokens]]:
-    """For each set the token sequences of its words as they follow `lead`, in several cases, with and without a space.
+    """The token sequences of each label's words in several spellings.
 
-    A spelling with which another set's word begins is left out, unless `may_continue`: it could become either. One that
-    begins with another of its own set is left out, too: it is counted already.
+    A spelling that begins another label's word is ambiguous and left out; one that begins with another spelling of its
+    label is left out because it is counted already.
+
+    Args:
+        tokenizer: The judge's tokenizer.
+        words: The words of the K labels.
+        lead: The text that the words follow.
+        may_continue: Keeps ambiguous spellings, as 1 and 10.
+
+    Returns:
+        A list of sequences for each of the K labels.
 
     Raises:
-        InputError: that happens to a word as it is written, or the tokenizer does not know it.
+        InputError: A word in its original spelling is ambiguous, or unknown to the tokenizer.
     """
-    found = [
-        {
-            _tokens_after(tokenizer, lead, spelling): spelling in own
-            for word in own
-            for spelling in reversed(word_variants(word))
-        }
-        for own in words
-    ]
-    kept: list[list[Tokens]] = []
-    for k, own in enumerate(found):
+    found: list[dict[Tokens, bool]] = []  # True for the original spelling
+    for label_words in words:
+        spellings = [spelling for word in label_words for spelling in reversed(word_variants(word))]
+        found.append({_tokens_after(tokenizer, lead, spelling): spelling in label_words for spelling in spellings})
+    sequences_K: list[list[Tokens]] = []
+    for k, candidates in enumerate(found):
         others = [sequence for j, other in enumerate(found) if j != k for sequence in other]
-        kept.append([])
-        for sequence, as_written in own.items():
+        sequences_K.append([])
+        for sequence, original in candidates.items():
             unknown = not sequence or tokenizer.unk_token_id in sequence
-            begins = any(other[: len(sequence)] == sequence for other in others) and not may_continue
-            counted = any(sequence != shorter == sequence[: len(shorter)] for shorter in own)
-            if not unknown and not begins and not counted:
-                kept[-1].append(sequence)
-            elif as_written and not counted:
+            ambiguous = any(other[: len(sequence)] == sequence for other in others) and not may_continue
+            counted = any(sequence != shorter == sequence[: len(shorter)] for shorter in candidates)
+            if not unknown and not ambiguous and not counted:
+                sequences_K[-1].append(sequence)
+            elif original and not counted:
                 why = "has tokens that are unknown to" if unknown else "is the beginning of another label's words for"
-                raise InputError(
-                    f"--grader_verbalizers: {'|'.join(words[k])!r} {why} the judge's tokenizer; give it other words"
-                )
-    return kept
+                problem = f"{'|'.join(words[k])!r} {why} the judge's tokenizer"
+                raise InputError(f"--grader_verbalizers: {problem}; give it other words")
+    return sequences_K
 
 
 def _tokens_after(tokenizer: PreTrainedTokenizerBase, lead: str, text: str) -> Tokens:
-    """The tokens of `text` where it follows `lead`; on their own, if the two run into one token."""
-    before, whole = (tokenizer.encode(part, add_special_tokens=False) for part in (lead, lead + text))
-    if whole[: len(before)] == before:
-        return tuple(whole[len(before) :])
+    """The tokens of `text` behind `lead`; without `lead` if a token spans both."""
+    before, both = (tokenizer.encode(part, add_special_tokens=False) for part in (lead, lead + text))
+    if both[: len(before)] == before:
+        return tuple(both[len(before) :])
     return tuple(tokenizer.encode(text, add_special_tokens=False))

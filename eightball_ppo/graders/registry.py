@@ -10,25 +10,28 @@ from dataclasses import dataclass
 
 from eightball_ppo.config.grader import GraderConfig
 from eightball_ppo.errors import InputError
+from eightball_ppo.graders.api.modes import JudgeTask
 from eightball_ppo.graders.base import Grader
 from eightball_ppo.graders.budget import Budget
-from eightball_ppo.graders.storage.sources import (
-    EnsembleSource,
-    GradeSource,
-    LabelMapSource,
-    LabelNoiseSource,
-    StoredGrader,
-)
+from eightball_ppo.graders.rules import RuleGrader
+from eightball_ppo.graders.storage import sources
+from eightball_ppo.graders.storage.sources import GradeSource
 from eightball_ppo.graders.storage.store import GradeStore
 from eightball_ppo.labels import LabelSet
 
 NAMES = ("bert", "llm", "api", "random-head", "rule", "noisy")
-MAX_DIGITS = 9  # of a seed
+MAX_SEED_DIGITS = 9
 
 
 @dataclass(frozen=True)
 class GraderSpec:
-    """One grader as named: `name`, `argument`, and `noise`, the rates of every `noisy:` in front of it, inner first."""
+    """One grader of a `--grader` text.
+
+    Attributes:
+        name: One of `NAMES`, but not "noisy".
+        argument: The text after the name's colon.
+        noise: The rates of the `noisy:` prefixes, inner first.
+    """
 
     name: str
     argument: str = ""
@@ -36,10 +39,10 @@ class GraderSpec:
 
 
 def parse_grader(spec: str) -> list[GraderSpec]:
-    """The graders that `--grader` names, checked without loading anything.
+    """Parses the text of `--grader`; loads nothing.
 
     Raises:
-        InputError: an unknown name (the nearest known one is offered), or an argument that is missing or malformed.
+        InputError: An unknown name, or an argument that is missing or malformed.
     """
     return [_parse_one(part, spec) for part in spec.split(",")]
 
@@ -58,42 +61,35 @@ def _parse_one(part: str, spec: str) -> GraderSpec:
         name, _, argument = inner.partition(":")
     if name not in NAMES:
         near = difflib.get_close_matches(name, NAMES, n=1, cutoff=0.4)
-        offer = f"; did you mean {near[0]}?" if near else f"; known: {', '.join(NAMES)}"
-        raise InputError(f"--grader {spec}: unknown grader{offer}")
+        offer = f"did you mean {near[0]}?" if near else f"known: {', '.join(NAMES)}"
+        raise InputError(f"--grader {spec}: unknown grader; {offer}")
     if name == "rule" and not argument:
         raise InputError(f"--grader {spec}: which label? e.g. rule:LABEL")
     if name in ("bert", "llm", "api") and argument:
         flag = "--reward_model_path" if name == "bert" else "--grader_model"
         raise InputError(f"--grader {spec}: {name} takes no argument; its model is {flag}")
-    if name == "random-head" and argument and not (argument.isdecimal() and len(argument) <= MAX_DIGITS):
+    if name == "random-head" and argument and not (argument.isdecimal() and len(argument) <= MAX_SEED_DIGITS):
         raise InputError(f"--grader {spec}: the seed must be a whole number below a billion, got {argument!r}")
     return GraderSpec(name, argument, tuple(reversed(rates)))
 
 
 def check_graders(config: GraderConfig, labels: LabelSet) -> None:
-    """What can be said against the grader options without loading a grader.
+    """Checks the grader options without loading a grader.
 
     Raises:
-        InputError: as `parse_grader`; a rule's label, weights, label map, model or address that cannot be.
+        InputError: As `parse_grader`; or a bad rule, weight, label map, prompt, verbalizer, model name or address.
     """
-    specs = parse_grader(config.grader)
+    specs, weights = parse_grader(config.grader), config.grader_weights
     names = {spec.name for spec in specs}
     for spec in specs:
-        if spec.name == "rule" and spec.argument not in labels.names:
-            raise InputError(f"--grader {config.grader}: unknown label; known: {list(labels.names)}")
-    if config.grader_weights and len(config.grader_weights) != len(specs):
-        raise InputError(
-            f"--grader_weights: {len(config.grader_weights)} given, --grader {config.grader} names {len(specs)} graders"
-        )
-    if any(weight <= 0 for weight in config.grader_weights):
-        raise InputError(f"--grader_weights {config.grader_weights}: every weight must be above 0")
-    if names & {"llm", "api"}:
-        from eightball_ppo.graders.prompts import Prompt
-        from eightball_ppo.graders.verbalizers import parse_verbalizers
-
-        Prompt.load(config.grader_prompt, labels)
-        parse_verbalizers(config.grader_verbalizers, labels)
+        if spec.name == "rule":
+            RuleGrader(spec.argument, labels)
+    if weights and len(weights) != len(specs):
+        raise InputError(f"--grader_weights: {len(weights)} given, --grader {config.grader} names {len(specs)} graders")
+    if any(weight <= 0 for weight in weights):
+        raise InputError(f"--grader_weights {weights}: every weight must be above 0")
     for name in names & {"llm", "api"}:
+        JudgeTask.load(config, labels)
         if config.grader_model is None:
             raise InputError(f"--grader {name}: which model? pass --grader_model")
     if "api" in names:
@@ -105,31 +101,36 @@ def check_graders(config: GraderConfig, labels: LabelSet) -> None:
 
 
 def load_graders(config: GraderConfig, labels: LabelSet, store: GradeStore, budget: Budget) -> GradeSource:
-    """The source that `--grader` names, behind the store.
+    """Loads the graders of `--grader` behind the store, as one source.
+
+    Args:
+        config: The grader options.
+        labels: The label set of the scores.
+        store: Where grades are read from and written to.
+        budget: Limits the calls of all graders together.
 
     Raises:
-        InputError: as `check_graders`; a model that cannot be loaded, or whose labels are others.
+        InputError: As `check_graders`; or a model that cannot be loaded, or has other labels.
     """
     check_graders(config, labels)
     members: list[GradeSource] = []
     for spec in parse_grader(config.grader):
         grader = _load_one(spec, config, labels, store, budget)
-        stored = StoredGrader(grader, store, budget, config.max_grade_failures, not config.disable_tqdm)
-        source: GradeSource = stored
+        source: GradeSource = sources.StoredGrader(
+            grader, store, budget, config.max_grade_failures, not config.disable_tqdm
+        )
         if grader.labels != labels:
-            source = LabelMapSource(stored, _label_map(config, grader.labels, labels), labels)
+            source = sources.LabelMapSource(source, _label_map(config, grader.labels, labels), labels)
         for rate in spec.noise:
-            source = LabelNoiseSource(source, rate, config.seed)
+            source = sources.LabelNoiseSource(source, rate, config.seed)
         members.append(source)
     if len(members) == 1:
         return members[0]
-    return EnsembleSource(members, config.grader_weights or [1.0] * len(members))
+    return sources.EnsembleSource(members, config.grader_weights or [1.0] * len(members))
 
 
 def _load_one(spec: GraderSpec, config: GraderConfig, labels: LabelSet, store: GradeStore, budget: Budget) -> Grader:
     if spec.name == "rule":
-        from eightball_ppo.graders.rules import RuleGrader
-
         return RuleGrader(spec.argument, labels)
     if spec.name == "llm":
         from eightball_ppo.graders.causal_lm import CausalLMGrader  # heavy
@@ -149,24 +150,21 @@ def _load_one(spec: GraderSpec, config: GraderConfig, labels: LabelSet, store: G
     return grader
 
 
-def _label_map(config: GraderConfig, theirs: LabelSet, ours: LabelSet) -> list[int]:
-    """For each of the grader's labels the position of ours.
+def _label_map(config: GraderConfig, grader_labels: LabelSet, labels: LabelSet) -> list[int]:
+    """The label id that each of the grader's labels is mapped to.
 
     Raises:
-        InputError: an entry that is no A=B of known labels, or a label of either side that is left out.
+        InputError: A malformed entry, or a label of either side without an entry.
     """
     target: dict[str, str] = {}
     for entry in config.grader_label_map:
         source, equals, name = entry.partition("=")
-        if not equals or source not in theirs.names or name not in ours.names or source in target:
-            raise InputError(
-                f"--grader_label_map {entry}: GRADER_LABEL=LABEL is needed, each grader label once; the grader has "
-                f"{list(theirs.names)}, --labels are {list(ours.names)}"
-            )
+        if not equals or source not in grader_labels.names or name not in labels.names or source in target:
+            known = f"the grader has {list(grader_labels.names)}, --labels are {list(labels.names)}"
+            raise InputError(f"--grader_label_map {entry}: GRADER_LABEL=LABEL is needed, each once; {known}")
         target[source] = name
-    left_out = [name for name in theirs.names if name not in target] or [
-        name for name in ours.names if name not in target.values()
-    ]
-    if left_out:
-        raise InputError(f"--grader_label_map: {left_out[0]!r} is left out; every label of both sides must stand in it")
-    return [ours.id_of(target[name]) for name in theirs.names]
+    unmapped = [name for name in grader_labels.names if name not in target]
+    unmapped += [name for name in labels.names if name not in target.values()]
+    if unmapped:
+        raise InputError(f"--grader_label_map: {unmapped[0]!r} is left out; every label of both sides needs an entry")
+    return [labels.id_of(target[name]) for name in grader_labels.names]

@@ -1,20 +1,20 @@
-"""A grader that always prefers one label: the "say yes more often" of the original, and a wire to test methods with."""
+"""A grader that always prefers one label."""
 
 import math
 from collections.abc import Iterable
 from typing import Any
 
 from eightball_ppo.errors import InputError
-from eightball_ppo.graders.base import Grade, GradeRequest, OnGrade, Scale
+from eightball_ppo.graders.base import Grade, Grader, GradeRequest, OnGrade, Scale
 from eightball_ppo.graders.budget import Budget
 from eightball_ppo.graders.fingerprint import settings_fingerprint
 from eightball_ppo.labels import LabelSet
 
-CONFIDENCE = 0.98  # probability on the preferred label; the others share the rest, so that every log is finite
+CONFIDENCE = 0.98  # probability of the preferred label; the others share the rest, so that every log is finite
 
 
-class RuleGrader:
-    """`rule:LABEL`: gives `LABEL` probability 0.98 whatever the question.
+class RuleGrader(Grader):
+    """`rule:LABEL`: gives `label` probability 0.98, whatever the question.
 
     Raises:
         InputError: `label` is not in `labels`.
@@ -28,21 +28,13 @@ class RuleGrader:
         if label not in labels.names:
             raise InputError(f"--grader rule:{label}: unknown label; known: {list(labels.names)}")
         self.labels = labels
-        self.settings: dict[str, Any] = {
-            "grader": "rule",
-            "label": label,
-            "probability": CONFIDENCE,
-            "labels": list(labels.names),
-        }
+        names = list(labels.names)
+        self.settings: dict[str, Any] = {"grader": "rule", "label": label, "probability": CONFIDENCE, "labels": names}
         self.fingerprint = settings_fingerprint(self.settings)
         others = math.log((1 - CONFIDENCE) / (len(labels) - 1))
-        self._logp_K = tuple(math.log(CONFIDENCE) if name == label else others for name in labels.names)
+        self._logp_K = tuple(math.log(CONFIDENCE) if name == label else others for name in names)
 
     def grade(self, requests: Iterable[GradeRequest], on_grade: OnGrade, budget: Budget) -> None:
         """See `Grader.grade`."""
         for request in budget.allowed(requests):
-            on_grade(Grade.of(request, self._logp_K))
-
-    def tokens(self, request: GradeRequest) -> int:
-        """See `Grader.tokens`."""
-        return 0
+            on_grade(Grade.from_scores(request, self._logp_K))

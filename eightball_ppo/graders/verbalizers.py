@@ -1,4 +1,4 @@
-"""The words that stand for a label in a judge's mouth, and the probability of a label made of those of its words."""
+"""Verbalizers: the words of a judge's reply that count as a label, and label probabilities from those of the words."""
 
 import math
 from collections.abc import Sequence
@@ -8,104 +8,104 @@ from eightball_ppo.labels import LabelSet
 
 Verbalizers = tuple[tuple[str, ...], ...]  # K tuples of words, in the order of the labels
 
-MAX_MISSING_MASS = 0.5  # share of probability on other than the labels above which there is no grade
-MAX_AMBIGUOUS_MASS = 0.05  # share of probability on tokens that begin several labels above which there is no grade
+MAX_MISSING_MASS = 0.5  # probability on anything but the labels above which there is no grade
+MAX_AMBIGUOUS_MASS = 0.05  # probability on tokens that begin several labels above which there is no grade
 MIN_MASS = 1e-9  # of a label, so that its logarithm is finite
 RATINGS = tuple(range(1, 11))
 _QUOTES = " \t\r\n\"'`*_"
 
 
 def normalize_word(text: str) -> str:
-    """`text` without quotes and emphasis around it and punctuation behind it, in one case: "**Yes**." is "yes"."""
+    """Strips quotes, emphasis and final punctuation and folds case: "**Yes**." becomes "yes"."""
     return text.lstrip(_QUOTES).rstrip(_QUOTES + ".!:").casefold()
 
 
 def parse_verbalizers(entries: Sequence[str], labels: LabelSet) -> Verbalizers:
-    """The words of every label: those of its entry `LABEL=word|word`, or its name.
+    """Parses entries `LABEL=word|word`; a label without an entry is its own word.
 
     Raises:
-        InputError: an entry that is none, an unknown label, or a word that stands for two labels.
+        InputError: A malformed entry, an unknown label, or a word of two labels.
     """
-    words: dict[str, tuple[str, ...]] = {name: (name,) for name in labels.names}
+    words_of: dict[str, tuple[str, ...]] = {name: (name,) for name in labels.names}
     for entry in entries:
         name, equals, right = entry.partition("=")
-        own = tuple(word.strip() for word in right.split("|"))
-        if not equals or name not in labels.names or not all(own):
-            raise InputError(
-                f"--grader_verbalizers {entry}: LABEL=word|word is needed, with a label of {list(labels.names)}"
-            )
-        words[name] = own
-    owner: dict[str, str] = {}
-    for name, own in words.items():
-        for word in own:
-            if not normalize_word(word):
-                raise InputError(f"--grader_verbalizers: {word!r} is no word; give {name!r} one, e.g. {name}=WORD")
-            other = owner.setdefault(normalize_word(word), name)
-            if other != name:
-                raise InputError(
-                    f"--grader_verbalizers: {word!r} stands for {other!r} and for {name!r}; give every label words of "
-                    "its own"
-                )
-    return tuple(words[name] for name in labels.names)
+        words = tuple(word.strip() for word in right.split("|"))
+        if not equals or name not in labels.names or not all(words):
+            needed = f"LABEL=word|word is needed, with a label of {list(labels.names)}"
+            raise InputError(f"--grader_verbalizers {entry}: {needed}")
+        words_of[name] = words
+    label_of: dict[str, str] = {}
+    for name, word in ((name, word) for name, words in words_of.items() for word in words):
+        if not normalize_word(word):
+            raise InputError(f"--grader_verbalizers: {word!r} is no word; give {name!r} one, e.g. {name}=WORD")
+        other = label_of.setdefault(normalize_word(word), name)
+        if other != name:
+            raise InputError(f"--grader_verbalizers: {word!r} stands for {other!r} and for {name!r}; use other words")
+    return tuple(words_of[name] for name in labels.names)
 
 
 def word_variants(word: str) -> list[str]:
-    """`word` as a judge may write it: in four cases, with and without a space in front; each once."""
+    """Spellings that a judge may use: four cases, with and without a space in front; no duplicates."""
     cases = (word, word.lower(), word.upper(), word.capitalize())
     return list(dict.fromkeys(space + case for case in cases for space in ("", " ")))
 
 
 def labels_of_token(token: str, words: Verbalizers) -> list[int]:
-    """The labels that a first token of a reply begins; where it is the whole word of one, that one alone."""
+    """Label ids that the first token of a reply may begin; only the exact match if the token is a complete word."""
     text = token.strip().lstrip("\"'*`([").casefold()
     if not text:
         return []
-    whole = [k for k, own in enumerate(words) if any(word.casefold() == text for word in own)]
-    return whole or [k for k, own in enumerate(words) if any(word.casefold().startswith(text) for word in own)]
-
-
-def label_of_token(token: str, words: Verbalizers) -> int | None:
-    """The label that a first token of a reply begins, if it begins one only."""
-    found = labels_of_token(token, words)
-    return found[0] if len(found) == 1 else None
+    folded = [[word.casefold() for word in label_words] for label_words in words]
+    exact = [k for k, label_words in enumerate(folded) if text in label_words]
+    return exact or [k for k, label_words in enumerate(folded) if any(w.startswith(text) for w in label_words)]
 
 
 def ambiguous_mass(top: Sequence[tuple[str, float]], words: Verbalizers) -> float:
-    """The probability of the first tokens that begin several labels."""
+    """Probability of the first tokens that begin several labels."""
     return math.fsum(math.exp(logp) for token, logp in top if len(labels_of_token(token, words)) > 1)
 
 
 def share_first_word(words: Verbalizers) -> bool:
     """Whether words of two labels begin with the same word, so that a reply's first token cannot tell them apart."""
-    first = [{word.split()[0].casefold() for word in own} for own in words]
+    first = [{word.split()[0].casefold() for word in label_words} for label_words in words]
     return any(a & b for i, a in enumerate(first) for b in first[:i])
 
 
 def label_masses(top: Sequence[tuple[str, float]], words: Verbalizers) -> tuple[list[float | None], float]:
-    """(probability of each label or None where no token of it is listed, the smallest listed probability).
+    """Sums the probabilities of each label's tokens.
 
-    `top`: (token, log-probability) of the likeliest first tokens of a reply.
+    Args:
+        top: (token, log-probability) of the likeliest first tokens of a reply.
+        words: The words of the K labels.
+
+    Returns:
+        K probabilities, None for a label without a listed token; and the smallest listed probability.
     """
     mass_K: list[float | None] = [None] * len(words)
     for token, logp in top:
-        k = label_of_token(token, words)
-        if k is not None:
-            mass_K[k] = (mass_K[k] or 0.0) + math.exp(logp)
+        match labels_of_token(token, words):
+            case [k]:
+                mass_K[k] = (mass_K[k] or 0.0) + math.exp(logp)
     return mass_K, min((math.exp(logp) for _, logp in top), default=0.0)
 
 
-def missing_mass(mass: Sequence[float | None]) -> float:
-    """The probability on anything but what has a mass."""
-    return 1.0 - math.fsum(own for own in mass if own is not None)
+def missing_mass(masses: Sequence[float | None]) -> float:
+    """Probability on anything but what has a mass."""
+    return 1.0 - math.fsum(mass for mass in masses if mass is not None)
 
 
 def normalize_logp(mass_K: Sequence[float]) -> list[float]:
-    """Log-probabilities of the labels among themselves."""
+    """Log-probabilities of the labels, normalized over the labels."""
     total = math.fsum(mass_K)
     return [math.log(mass / total) for mass in mass_K]
 
 
+def log_softmax(values_K: Sequence[float]) -> list[float]:
+    """Log-softmax of K numbers."""
+    highest = max(values_K)
+    return normalize_logp([math.exp(value - highest) for value in values_K])
+
+
 def expected_rating(mass_R: Sequence[float]) -> float:
-    """The mean rating, 1 to 10, under masses of the ten ratings."""
-    total = math.fsum(mass_R)
-    return math.fsum(rating * mass for rating, mass in zip(RATINGS, mass_R, strict=True)) / total
+    """Mean rating, 1 to 10, under the masses of the ten ratings."""
+    return math.fsum(rating * mass for rating, mass in zip(RATINGS, mass_R, strict=True)) / math.fsum(mass_R)

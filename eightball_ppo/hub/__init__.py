@@ -1,1 +1,1 @@
-"""What goes to the Hugging Face Hub: cards made from a run's records, and uploads that were asked for."""
+"""Uploads to the Hugging Face Hub: cards made from the records of a run, and the files of a repository."""

@@ -1,8 +1,7 @@
-"""What of a run goes into which repository: a list of files, made of its records, by name; nothing else is taken."""
+"""The files of a repository, chosen by name from the records of a run; nothing else is uploaded."""
 
 import io
 import json
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -26,26 +25,28 @@ CHECKPOINT = (
 )
 FIGURES = ("curves.png", "labels.png")
 COMPARISON = ("report.html", "results.parquet", "summary.json", CONFIG, ENVIRONMENT)
+_REDACTED = (*RECORDS, METRICS, "summary.json", "audit.json", "report.html", "audit.html")
+_BAD_RECORD = (AttributeError, KeyError, TypeError, ValueError, RecursionError)
 
 
 @dataclass
 class Bundle:
-    """A repository's content: `files` by their path in it, as bytes or as the file that holds them."""
+    """The content of a repository: `files` by their path in it, as bytes or as the local file."""
 
     repo_type: RepoType
     files: dict[str, bytes | Path] = field(default_factory=dict)
 
-    def add(self, directory: Path, patterns: tuple[str, ...], inside: str = "") -> None:
-        """The files of `directory` that `patterns` name; of texts, what only this machine has is left out.
+    def add(self, directory: Path, patterns: tuple[str, ...], prefix: str = "") -> None:
+        """Adds the files of `directory` that match `patterns`; records lose machine paths and secrets.
 
         Raises:
-            InputError: one that is a link to a file elsewhere.
+            InputError: A file is a link that leads out of the directory.
         """
         for pattern in patterns:
             for file in sorted(directory.glob(pattern)):
                 if not stays_inside(file, directory):
                     raise InputError(f"{file}: leads to {resolves_to(file)}, which is no file of the run; not uploaded")
-                self.files[inside + file.name] = _content(file)
+                self.files[prefix + file.name] = _redact_record(file) if file.name in _REDACTED else file
 
     def size(self, name: str) -> int:
         """Bytes of a file."""
@@ -53,64 +54,59 @@ class Bundle:
         return len(content) if isinstance(content, bytes) else content.stat().st_size
 
 
-def _content(file: Path) -> bytes | Path:
-    if file.name in RECORDS or file.name in (METRICS, "summary.json", "audit.json", "report.html", "audit.html"):
-        text = redact(portable_text(file.read_text(encoding="utf-8")))
-        if file.name == CONFIG:
-            text = yaml.safe_dump(portable(yaml.safe_load(text)), sort_keys=False)
-        elif file.suffix == ".json":
-            text = json.dumps(portable(json.loads(text)), indent=2, ensure_ascii=False) + "\n"
-        return text.encode()
-    return file
+def _redact_record(file: Path) -> bytes:
+    text = redact(portable_text(file.read_text(encoding="utf-8")))
+    if file.name == CONFIG:
+        text = yaml.safe_dump(portable(yaml.safe_load(text)), sort_keys=False)
+    elif file.suffix == ".json":
+        text = json.dumps(portable(json.loads(text)), indent=2, ensure_ascii=False) + "\n"
+    return text.encode()
 
 
 def bundle(directory: Path, repo_id: str, comparison: Path | None = None) -> Bundle:
-    """What `directory`, any finished run or comparison, is on the Hub.
+    """The repository of a finished run or comparison.
+
+    Args:
+        directory: The run or comparison.
+        repo_id: The repository id, for the card.
+        comparison: A comparison whose table the model card shows; by default the one that the run is part of.
 
     Raises:
-        InputError: no finished run stands there, or one whose files are damaged.
+        InputError: `directory` holds no finished run, or its files are damaged.
     """
+    if not directory.is_dir():
+        raise InputError(f"{directory}: no such directory; name one of a finished run")
     try:
-        return _bundle(directory, repo_id, comparison)
-    except (
-        AttributeError,
-        KeyError,
-        TypeError,
-        ValueError,
-        RecursionError,
-    ) as error:  # of a record that lacks what ours have
-        said = " ".join(f"{type(error).__name__}: {error}".split())
+        if (directory / "summary.json").is_file():
+            return _comparison(directory, repo_id)
+        results = read_results(directory)
+        if results["method"] == "grade":
+            return _grades(directory, results, repo_id)
+        if results["method"] == "audit":
+            return _audit(directory, repo_id)
+        parent = directory.resolve().parent.parent  # of DIRECTORY/runs/NAME
+        if comparison is None and (parent / "summary.json").is_file():
+            comparison = parent
+        return _model(directory, results, repo_id, comparison)
+    except _BAD_RECORD as error:
+        reason = " ".join(f"{type(error).__name__}: {error}".split())
         raise InputError(
-            f"{directory}: no run that can be pushed, its records are damaged ({said}); make it anew"
+            f"{directory}: no run that can be pushed, its records are damaged ({reason}); run it again"
         ) from error
 
 
-def _bundle(directory: Path, repo_id: str, comparison: Path | None) -> Bundle:
-    if (directory / "summary.json").is_file():
-        return _comparison(directory, repo_id)
-    if not directory.is_dir():
-        raise InputError(f"{directory}: no such directory; name one of a finished run")
-    results = read_results(directory)
-    kinds: dict[str, Callable[[Path, dict[str, Any], str], Bundle]] = {"grade": _grades, "audit": _audit}
-    if results["method"] in kinds:
-        return kinds[results["method"]](directory, results, repo_id)
-    return _model(directory, results, repo_id, comparison or _its_comparison(directory))
-
-
-def _its_comparison(directory: Path) -> Path | None:
-    """The comparison that a run was made in: DIRECTORY/runs/NAME."""
-    root = directory.resolve().parent.parent
-    return root if (root / "summary.json").is_file() else None
+def _require(directory: Path, names: tuple[str, ...], fix: str) -> None:
+    for name in names:
+        if not (directory / name).is_file():
+            raise InputError(f"{directory}: holds no {name}; {fix}")
 
 
 def _model(directory: Path, results: dict[str, Any], repo_id: str, comparison: Path | None) -> Bundle:
     if (directory / "adapter_config.json").is_file():
         raise InputError(
-            f"{directory}: holds adapters without the model they stand on; train it with --merge_adapter to push it"
+            f"{directory}: holds adapters without their base model; train it with --merge_adapter to push it"
         )
-    for name in ("config.json", "model.safetensors"):
-        if not (directory / name).is_file():
-            raise InputError(f"{directory}: holds no {name}; train it again, or name another run")
+    _require(directory, ("config.json", "model.safetensors"), "train it again, or name another run")
     made = Bundle("model", {"README.md": model_card(directory, results, repo_id, comparison).encode()})
     made.add(directory, (*CHECKPOINT, *RECORDS, METRICS, *FIGURES))
     made.add(directory / ADAPTER, ("adapter_config.json", "adapter_model.safetensors"), f"{ADAPTER}/")
@@ -121,11 +117,9 @@ def _model(directory: Path, results: dict[str, Any], repo_id: str, comparison: P
 
 
 def _grades(directory: Path, results: dict[str, Any], repo_id: str) -> Bundle:
-    table = directory / "grades.parquet"
-    if not table.is_file():
-        raise InputError(f"{directory}: holds no {table.name}; grade again, or name another run")
+    _require(directory, ("grades.parquet",), "grade again, or name another run")
     made, rows = Bundle("dataset"), {}
-    for name, frame in shapes(table).items():
+    for name, frame in shapes(directory / "grades.parquet").items():
         file = io.BytesIO()
         frame.to_parquet(file, index=False)
         made.files[f"{name}.parquet"], rows[name] = file.getvalue(), len(frame)
@@ -134,20 +128,16 @@ def _grades(directory: Path, results: dict[str, Any], repo_id: str) -> Bundle:
     return made
 
 
-def _audit(directory: Path, results: dict[str, Any], repo_id: str) -> Bundle:
-    try:
-        audit = json.loads((directory / "audit.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
-        raise InputError(f"{directory}: no finished audit, audit.json is missing or damaged") from None
+def _audit(directory: Path, repo_id: str) -> Bundle:
+    _require(directory, ("audit.json",), "audit again, or name another run")
+    audit = json.loads((directory / "audit.json").read_text(encoding="utf-8"))
     made = Bundle("dataset", {"README.md": dataset_cards.audit_card(repo_id, audit).encode()})
     made.add(directory, ("audit.json", "audit.html", *RECORDS))
     return made
 
 
 def _comparison(directory: Path, repo_id: str) -> Bundle:
-    for name in ("report.md", "report.html", "results.parquet"):
-        if not (directory / name).is_file():
-            raise InputError(f"{directory}: holds no {name}; run the comparison again, it goes on where it stood")
+    _require(directory, ("report.md", "report.html", "results.parquet"), "run the comparison again, which resumes it")
     card = redact(portable_text(dataset_cards.comparison_card(repo_id, directory)))
     made = Bundle("dataset", {"README.md": card.encode()})
     made.add(directory, COMPARISON)

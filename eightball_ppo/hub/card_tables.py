@@ -7,6 +7,7 @@ from typing import Any
 
 from eightball_ppo.errors import InputError
 from eightball_ppo.report.markdown import code, escaped
+from eightball_ppo.report.style import row_name
 
 COMPARED = (
     ("train", "optimum_fraction"),
@@ -17,7 +18,7 @@ COMPARED = (
 
 
 def cell(value: Any) -> str:
-    """A value of a record, in a few digits."""
+    """A value of a record with at most 4 significant digits."""
     if isinstance(value, dict):
         return ", ".join(f"{key} {cell(item)}" for key, item in value.items())
     if isinstance(value, float):
@@ -26,45 +27,46 @@ def cell(value: Any) -> str:
 
 
 def numbers_table(results: dict[str, Any]) -> str:
-    """Every metric of every split, with the reference's beside it where there is one."""
-    columns = [
-        (f"{split}{', ' + which if 'reference' in results else ''}", results[key][split])
-        for split in results["splits"]
-        for key, which in (("reference", "reference"), ("splits", "this model"))
-        if key in results
-    ]
-    metrics = list(dict.fromkeys(metric for _, own in columns for metric in own))
-    rows = [[code(metric), *(escaped(cell(own.get(metric))) for _, own in columns)] for metric in metrics]
-    return _table(["metric", *(name for name, _ in columns)], rows)
+    """Every metric of every split, beside the reference's if the run has one."""
+    columns = {}
+    for split in results["splits"]:
+        if "reference" in results:
+            columns[f"{split}, reference"] = results["reference"][split]
+        columns[f"{split}, this model" if "reference" in results else split] = results["splits"][split]
+    metrics = dict.fromkeys(metric for column in columns.values() for metric in column)
+    rows = [[code(metric), *(escaped(cell(column.get(metric))) for column in columns.values())] for metric in metrics]
+    return _table(["metric", *columns], rows)
 
 
 def methods_table(comparison: Path, beta: float | None) -> str:
-    """The methods of a comparison at `beta` (at its first price, for a model that knows none), with intervals.
+    """The methods of a comparison with their intervals.
+
+    Args:
+        comparison: The directory of the comparison.
+        beta: The beta to show; its first one if it has no such beta.
 
     Raises:
-        InputError: no finished comparison stands there.
+        InputError: `comparison` is not a finished comparison.
     """
     try:
         summary = json.loads((comparison / "summary.json").read_text(encoding="utf-8"))
         intervals, headline = summary["intervals"], summary["headline"]
-        betas = list(dict.fromkeys(row["beta"] for row in intervals))
+        betas = [row["beta"] for row in intervals]
     except (OSError, ValueError, KeyError, TypeError):
         raise InputError(f"{comparison}: no finished comparison, summary.json is missing or damaged") from None
-    price = beta if beta in betas else betas[0]
-    plain = [row for row in intervals if row["beta"] == price and not row["noise"] and row["budget"] is None]
-    cells = {(_name(row), row["split"], row["metric"]): _interval(row) for row in plain}
-    names = dict.fromkeys(map(_name, plain))
-    rows = [[code(name), *(cells.get((name, *column), "-") for column in COMPARED)] for name in names]
+    beta = beta if beta in betas else betas[0]
+    plain = [row for row in intervals if row["beta"] == beta and not row["noise"] and row["budget"] is None]
+    cells: dict[str, dict[tuple[str, str], str]] = {}
+    for row in plain:
+        name = row_name(row["method"], row.get("threshold"))
+        cells.setdefault(name, {})[row["split"], row["metric"]] = _interval(row)
+    rows = [[code(name), *(found.get(column, "-") for column in COMPARED)] for name, found in cells.items()]
     heads = ["method", *(f"{metric}, {split}" for split, metric in COMPARED)]
-    said = "\n".join(f"- {escaped(line)}" for line in headline if line.startswith(f"beta {price:g},"))
+    findings = "\n".join(f"- {escaped(line)}" for line in headline if line.startswith(f"beta {beta:g},"))
     return (
-        f"## Compared with other methods\n\nAt beta {price:g}, on the same grades and from the same reference; means "
-        f"over seeds with 95 % intervals over seeds and questions.\n\n{_table(heads, rows)}\n\n{said}"
+        f"## Compared with other methods\n\nAt beta {beta:g}, on the same grades and from the same reference; means "
+        f"over seeds with 95 % intervals over seeds and questions.\n\n{_table(heads, rows)}\n\n{findings}"
     )
-
-
-def _name(row: dict[str, Any]) -> str:
-    return row["method"] if row.get("threshold") is None else f"{row['method']}@{row['threshold']:g}"
 
 
 def _interval(row: dict[str, Any]) -> str:

@@ -1,4 +1,4 @@
-"""Model cards, made from a run's records alone: no number in them is typed by hand. Nothing here talks to a network."""
+"""Model cards, made from the records of a run alone, without network access."""
 
 import json
 from pathlib import Path
@@ -17,8 +17,8 @@ from eightball_ppo.runtime.paths import ADAPTER, local_path
 from eightball_ppo.runtime.redaction import portable
 from eightball_ppo.runtime.run import CONFIG, ENVIRONMENT, read_config, read_environment
 
-RECORDED = "hub.json"  # in a run directory: where it was pushed to
-REPORTED = {  # the metrics of held-out questions that stand in the metadata, with the Hub's names where it has one
+PUSH_RECORD = "hub.json"  # in a run directory: the repository that it was pushed to
+REPORTED = {  # held-out metrics in the metadata, under the Hub's name if it has one
     "accuracy": "accuracy",
     "gold_accuracy": "accuracy",
     "expected_score": "expected_score",
@@ -28,7 +28,7 @@ REPORTED = {  # the metrics of held-out questions that stand in the metadata, wi
 
 
 def write_card(directory: Path, results: dict[str, Any]) -> None:
-    """Write `README.md`, the model card of the run that is being finished in `directory`."""
+    """Writes `README.md`, the model card of the run that finishes in `directory`."""
     (directory / "README.md").write_text(model_card(directory, results), encoding="utf-8")
 
 
@@ -37,18 +37,22 @@ def model_card(
 ) -> str:
     """The card of a run: what it is, how to load it, every number of its results, what it is good for.
 
-    `repo_id` is where it will be loaded from, by default its directory; `comparison` adds the table of methods of one.
+    Args:
+        directory: The run.
+        results: Its results.json.
+        repo_id: The repository that the model is loaded from; by default the name of the directory.
+        comparison: The directory of a comparison whose table of methods the card shows.
 
     Raises:
-        InputError: records that are missing or damaged.
+        InputError: Records are missing or damaged.
     """
-    config, environment = portable(read_config(directory)), portable(read_environment(directory))
-    base = base_model(read_config(directory))
-    results = portable(results)
+    options = read_config(directory)
+    base = base_model(options)
+    config, environment, results = portable(options), portable(read_environment(directory)), portable(results)
     name = (repo_id or directory.name.removesuffix(".unfinished")).split("/")[-1]
     sections = [
         f"---\n{metadata(results, config, name, base).to_yaml()}\n---\n\n# {escaped(name)}",
-        words.what(results["method"]),
+        words.description(results["method"]),
         f"Data: {code(config['dataset_name'])}. Labels: {', '.join(code(label) for label in config['labels'])}.",
         *_snippets(directory, config, repo_id or name, base),
         "## Numbers of this run\n\n" + numbers_table(results),
@@ -62,7 +66,7 @@ def model_card(
 
 
 def _snippets(directory: Path, config: dict[str, Any], name: str, base: str | None) -> list[str]:
-    """How to load what the run saved: a full model, adapters alone, or the one with the other beside it."""
+    """Code that loads what the run saved: a full model, adapters alone, or both."""
     if not (directory / "config.json").is_file():
         return [words.bare_adapter_snippet(name, config["sft_model_path"])]
     model_config = json.loads((directory / "config.json").read_text(encoding="utf-8"))
@@ -74,10 +78,10 @@ def _snippets(directory: Path, config: dict[str, Any], name: str, base: str | No
 
 
 def metadata(results: dict[str, Any], config: dict[str, Any], name: str, base: str | None) -> ModelCardData:
-    """What the Hub reads: library, task, base model, data, tags, and the results on held-out questions."""
+    """The metadata for the Hub: library, task, base model, data, tags, and the results on held-out questions."""
     method = results["method"]
     on_hub = None if local_path(config["dataset_name"]) else config["dataset_name"]
-    values = {kind: results["splits"]["heldout"].get(kind) for kind in REPORTED}
+    data = Path(config["dataset_name"]).name
     return ModelCardData(
         model_name=name,
         library_name="transformers",
@@ -88,48 +92,47 @@ def metadata(results: dict[str, Any], config: dict[str, Any], name: str, base: s
         eval_results=[
             EvalResult(
                 task_type="text-classification",
-                dataset_type=on_hub or Path(config["dataset_name"]).name,
-                dataset_name=Path(config["dataset_name"]).name,
+                dataset_type=on_hub or data,
+                dataset_name=data,
                 dataset_split="heldout",
                 metric_type=REPORTED[kind],
                 metric_name=f"{kind}, held-out questions",
                 metric_value=value,
             )
-            for kind, value in values.items()
-            if value is not None
+            for kind, value in _heldout_metrics(results).items()
         ],
     )
 
 
 def eval_results_yaml(results: dict[str, Any], config: dict[str, Any]) -> list[dict[str, Any]] | None:
-    """The content of `.eval_results/heldout.yaml`, the Hub's own format, which wants a dataset of the Hub; or None."""
+    """The content of `.eval_results/heldout.yaml` in the Hub's format; None for a dataset that is not on the Hub."""
     if local_path(config["dataset_name"]):
         return None
-    values = {kind: results["splits"]["heldout"].get(kind) for kind in REPORTED}
+    shared = {"dataset_id": config["dataset_name"], "notes": "held-out questions"}
+    metrics = _heldout_metrics(results)
     return eval_result_entries_to_yaml(
-        [
-            EvalResultEntry(dataset_id=config["dataset_name"], task_id=kind, value=value, notes="held-out questions")
-            for kind, value in values.items()
-            if value is not None
-        ]
+        [EvalResultEntry(task_id=kind, value=value, **shared) for kind, value in metrics.items()]
     )
 
 
+def _heldout_metrics(results: dict[str, Any]) -> dict[str, float]:
+    heldout = results["splits"]["heldout"]
+    return {kind: heldout[kind] for kind in REPORTED if heldout.get(kind) is not None}
+
+
 def base_model(config: dict[str, Any]) -> str | None:
-    """The Hub id of what a run started from: an encoder, or the reference if it is on the Hub, too."""
+    """The Hub id of the model that a run started from: an encoder, or the reference if it was pushed."""
     name = config.get("model_name_or_path", config.get("sft_model_path"))
     if name in (None, SMALL_CLASSIFIER):
         return None
     path = local_path(name)
-    if path is None:
-        return packaged_base(name)
-    return recorded(path)
+    return packaged_base(name) if path is None else pushed_id(path)
 
 
-def recorded(directory: Path) -> str | None:
-    """The Hub id that a model was pushed to; None if it was not."""
+def pushed_id(directory: Path) -> str | None:
+    """The Hub id that a model was pushed to; None if it was not pushed."""
     try:
-        record = json.loads((directory / RECORDED).read_text(encoding="utf-8"))
+        record = json.loads((directory / PUSH_RECORD).read_text(encoding="utf-8"))
         return str(record["repo_id"]) if record["repo_type"] == "model" else None
     except (OSError, ValueError, KeyError, TypeError):
         return None
@@ -141,15 +144,15 @@ def _figures(directory: Path) -> str:
 
 
 def _grader(results: dict[str, Any], config: dict[str, Any]) -> str:
-    """Who graded, by which prompt, and what was asked of them."""
+    """The grader, its prompt, and the number of its grades and calls."""
     if "grader" not in results or "grades" not in results:
         return ""
     grades = results["grades"]
-    name = config.get("grade_table") or config["grader"]
     cost = "" if grades["cost"] is None else f", cost {grades['cost']:.4g}"
     lines = [
-        f"Grader: {code(name)}, fingerprint {code(results['grader'])}. Kind of score: {code(results['score_type'])}.",
-        f"Training looked at {results['grader_calls']:,} (question, label) grades. The grades of all questions "
+        f"Grader: {code(config.get('grade_table') or config['grader'])}, fingerprint {code(results['grader'])}. "
+        f"Score type: {code(results['score_type'])}.",
+        f"Training observed {results['grader_calls']:,} (question, label) grades. The grades of all questions "
         f"took {grades['calls']:,} calls, of which this run made {grades['calls_made']:,} ({grades['tokens']:,} tokens"
         f"{cost}). Failed or refused grades: {grades['failed'] + grades['refused']:,}.",
         fenced(json.dumps(grades["grader_settings"], indent=2, ensure_ascii=False), "json"),
@@ -163,10 +166,10 @@ def _settings(results: dict[str, Any], config: dict[str, Any], environment: dict
     plain = {key: value for key, value in results.items() if not isinstance(value, dict | list) and key != "method"}
     records = "\n".join(f"- {code(key)}: {code(cell(value))}" for key, value in plain.items())
     versions = ", ".join(f"{name} {version}" for name, version in environment["packages"].items())
-    machine = f"Python {environment['python']}, {versions}; {environment['cuda'] or 'CPU'}, "
-    machine += f"{environment['processes']} process(es)."
     options = json.dumps(config, indent=2, ensure_ascii=False)
     return (
-        f"## How it was made\n\n{records}\n\n{machine} All of it stands in {code(ENVIRONMENT)} and {code(CONFIG)}.\n\n"
+        f"## How it was made\n\n{records}\n\nPython {environment['python']}, {versions}; "
+        f"{environment['cuda'] or 'CPU'}, {environment['processes']} process(es). The records are {code(ENVIRONMENT)} "
+        f"and {code(CONFIG)}.\n\n"
         f"<details><summary>Every option</summary>\n\n{fenced(options, 'json')}\n\n</details>"
     )

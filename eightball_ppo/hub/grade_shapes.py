@@ -1,4 +1,4 @@
-"""A grade table as the data sets that people train on: TRL's preference pairs, unpaired preferences, and points."""
+"""A grade table in the formats of training data: TRL's preference pairs, unpaired preferences, and scored pairs."""
 
 from itertools import permutations
 from pathlib import Path
@@ -6,23 +6,25 @@ from pathlib import Path
 import pandas as pd
 
 SHAPES = {
-    "grades": "the table as it was made: a row for every question and label, with status, grader and time",
+    "grades": "a row for every question and label, with status, grader and time",
     "pointwise": "`prompt`, `completion` and its `score`",
-    "unpaired": "`prompt`, `completion` and `label`: whether it is one of the best-scored; TRL's unpaired preferences",
-    "pairs": "`prompt`, `chosen`, `rejected` and both scores, for every pair that differs; TRL's preferences",
+    "unpaired": "`prompt`, `completion` and `label`, true for the best score; TRL's unpaired preferences",
+    "pairs": "`prompt`, `chosen`, `rejected` and both scores, for every pair with different scores; TRL's preferences",
 }
 
 
 def shapes(table: Path) -> dict[str, pd.DataFrame]:
-    """The frames of `SHAPES` from a `grades.parquet`. What has no grade is in the first alone; an unpaired question
-    has all of its grades, and not all of them the same."""
+    """The data frames of `SHAPES` from a `grades.parquet`.
+
+    Only the first holds missing grades. The unpaired one holds the questions whose grades are complete and differ.
+    """
     grades = pd.read_parquet(table)
     good = grades[grades["status"] == "ok"]
     points = good[["question", "label", "score"]].set_axis(["prompt", "completion", "score"], axis=1)
     labels = grades["label"].nunique()
     unpaired, pairs = [], []
-    for question, own in points.groupby("prompt", sort=False):
-        rows = list(zip(own["completion"], own["score"], strict=True))
+    for question, group in points.groupby("prompt", sort=False):
+        rows = list(zip(group["completion"], group["score"], strict=True))
         best = max(score for _, score in rows)
         if len(rows) == labels and any(score < best for _, score in rows):
             unpaired += [(question, name, score == best) for name, score in rows]

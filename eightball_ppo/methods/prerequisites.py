@@ -10,11 +10,11 @@ from eightball_ppo.config.graded import GraderTrainingConfig
 from eightball_ppo.config.recipes import read_recipe, read_section
 from eightball_ppo.config.stages import RewardConfig, SFTConfig
 from eightball_ppo.data import Questions
+from eightball_ppo.data.texts import ArrowTexts, first_occurrence_N
 from eightball_ppo.errors import InputError, TrainingInterrupted
 from eightball_ppo.graders.base import Grader
 from eightball_ppo.graders.job import estimate_cost
 from eightball_ppo.graders.registry import parse_grader
-from eightball_ppo.graders.storage.texts import ConcatTexts, first_occurrence_N
 from eightball_ppo.methods import reward_model, sft
 from eightball_ppo.models.loading import check_checkpoint
 from eightball_ppo.runtime.progress import checkpoints_in, staging_path
@@ -93,7 +93,7 @@ def estimate_stage_cost(
     config: GraderTrainingConfig, questions: dict[str, Questions], judge: Grader | None = None
 ) -> str:
     """What grading `questions` would cost, as a sentence; trains nothing and makes no calls."""
-    texts = ConcatTexts([split.texts for split in questions.values()])
+    texts = ArrowTexts.concatenate(split.texts for split in questions.values())
     if judge is None and calls_reward_model(config) and not Path(config.reward_model_path).exists():
         unique = first_occurrence_N(texts).sum()
         return f"{unique} questions for --grader {config.grader}: its reward model would be trained first"

@@ -65,7 +65,7 @@ def _new_policy(
     """
     if config.model_name_or_path == SMALL_CLASSIFIER:
         tokenizer = load_tokenizer(config.tokenizer, questions, config.trust_remote_code)
-        ids = {"id2label": labels.id2label, "label2id": labels.label2id}
+        ids: dict[str, Any] = {"id2label": labels.id2label, "label2id": labels.label2id}
         small = EightBallConfig(vocab_size=len(tokenizer), pad_token_id=tokenizer.pad_token_id, **ids)
         model: PreTrainedModel = EightBallForSequenceClassification(small)
         new = ["classifier"]

@@ -15,12 +15,12 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallba
 
 from eightball_ppo.config.graded import GraderTrainingConfig, MethodConfig
 from eightball_ppo.data import Questions, load_both
+from eightball_ppo.data.texts import ArrowTexts
 from eightball_ppo.evaluation import ExactMetrics, GradedSplit, LazyTable, record
 from eightball_ppo.graders.base import Grader, convert_scores
 from eightball_ppo.graders.budgeted_scores import BudgetedScores
 from eightball_ppo.graders.job import check_grades, grade_job
 from eightball_ppo.graders.registry import check_graders
-from eightball_ppo.graders.storage.texts import ConcatTexts
 from eightball_ppo.labels import LabelSet
 from eightball_ppo.methods.prerequisites import train_prerequisites
 from eightball_ppo.models.loading import label_set, load_classifier, predict_logits_NK
@@ -160,7 +160,7 @@ def load_splits(config: GraderTrainingConfig, given: Inputs = NO_INPUTS) -> dict
         both = load_both(config, None, labels)
         train, evaluation = both[0] if train is None else train, both[1] if evaluation is None else evaluation
     splits = {"train": train, "heldout": evaluation}
-    check_grades(config, labels, ConcatTexts([questions.texts for questions in splits.values()]), given.judge)
+    check_grades(config, labels, ArrowTexts.concatenate(split.texts for split in splits.values()), given.judge)
     return splits
 
 
@@ -187,7 +187,7 @@ def load_task(config: C, questions: dict[str, Questions], given: Inputs = NO_INP
         (classifier, tokenizer), model_name = copy.deepcopy(given.model), "the model that was passed"
     labels.require_same(label_set(classifier), "--labels", model_name)
     grading = grade_job(config, labels, questions, given.judge)
-    complete_N = {split: scores.whole_N for split, scores in grading.tables.items()}
+    complete_N = {split: scores.complete_N for split, scores in grading.tables.items()}
     questions = {
         split: asked if complete_N[split].all() else asked.subset(np.flatnonzero(complete_N[split]))
         for split, asked in questions.items()

@@ -1,4 +1,4 @@
-"""Text as Markdown: whatever stands in a value is text there, never markup."""
+"""Escapes values for Markdown: whatever a value holds is shown as text, never rendered as markup."""
 
 import re
 from typing import Any
@@ -7,7 +7,7 @@ from markupsafe import Markup
 
 
 def escaped(value: Any) -> Markup:
-    """`value` as one line that Markdown, HTML and GitHub's mathematics leave alone, also in the cell of a table."""
+    """`value` as one line without a meaning in Markdown, HTML or GitHub's mathematics, also in a table's cell."""
     if isinstance(value, Markup):
         return value
     parts = re.split(r"(\b\w+@\d(?:\.?\d)*)", " ".join(str(value).split()))  # distill@0.99, which would be an address
@@ -25,7 +25,7 @@ def _plain(text: str) -> str:
 
 
 def code(value: str) -> Markup:
-    """A code span for the cell of a table; longer backticks around those inside."""
+    """A code span, also for a table's cell; its backticks outnumber those inside."""
     text = " ".join(str(value).split()).replace("|", r"\|")
     ticks = "`" * (max(map(len, re.findall("`+", text)), default=0) + 1)
     space = " " if "`" in text else ""
@@ -33,6 +33,6 @@ def code(value: str) -> Markup:
 
 
 def fenced(value: str, language: str) -> Markup:
-    """A fenced block; longer fences around those inside."""
+    """A fenced code block; its fences outnumber the backticks inside."""
     ticks = "`" * max(3, max(map(len, re.findall("`+", value)), default=0) + 1)
     return Markup(f"{ticks}{language}\n{value.rstrip()}\n{ticks}")

@@ -1,16 +1,17 @@
-"""How a method looks, the same in every figure and table: its name, its place, its marker and its colours.
+"""Name, order, marker and colours of every method, the same in all figures and tables.
 
-Cool colours are distillation, warm ones policy gradients. They were searched for the largest distance between any two
-under normal vision, protanopia, deuteranopia and tritanopia; the markers tell the methods apart without any colour.
+Cool colours are distillation, warm ones policy gradients. They maximise the smallest distance between two methods under
+normal vision, protanopia, deuteranopia and tritanopia; the markers tell the methods apart without colour.
 """
 
-import math
 from collections.abc import Iterable
 from typing import Any, NamedTuple
 
+import pandas as pd
 from matplotlib.colors import to_hex, to_rgb
 from matplotlib.markers import MarkerStyle
 from matplotlib.path import Path
+from matplotlib.transforms import Affine2D
 
 from eightball_ppo.config.registry import BUILT_IN, METHODS
 from eightball_ppo.report.pages import DARK, LIGHT, Scheme
@@ -24,14 +25,14 @@ class Style(NamedTuple):
     dark: str
 
 
-_FIXED_THRESHOLDS = ("h", "p", "8", "d", ">", "H")  # markers of distill@0.9, distill@0.99 and so on
-_UNKNOWN = (Style(">", "#b0417e", "#f08bbd"), Style("d", "#4b6a10", "#b9d46a"), Style("H", "#3a5f8a", "#a0bfe6"))
+_THRESHOLD_MARKERS = ("h", "p", "8", "d", ">", "H")  # of distill@0.9, distill@0.99 and so on
+_FALLBACKS = (Style(">", "#b0417e", "#f08bbd"), Style("d", "#4b6a10", "#b9d46a"), Style("H", "#3a5f8a", "#a0bfe6"))
 _SIZES = {"*": 1.75, "^": 1.15, "v": 1.15, "<": 1.15, ">": 1.15, "D": 0.82, "s": 0.92, "P": 1.15, "X": 1.1, "d": 1.1}
 _COMMANDS: dict[Any, str] = {Path.MOVETO: "M", Path.LINETO: "L", Path.CURVE3: "Q", Path.CURVE4: "C"}
 
 
 class PlotTheme(NamedTuple):
-    """A scheme and, by name, the marker and colour of every method on it."""
+    """A colour scheme, and the marker and colour of every method on it."""
 
     scheme: Scheme
     markers: dict[str, str]
@@ -40,49 +41,39 @@ class PlotTheme(NamedTuple):
 
 def row_name(method: str, threshold: float | None) -> str:
     """`distill@0.99` where the user fixed the threshold, else the method."""
-    return method if threshold is None or math.isnan(threshold) else f"{method}@{threshold:g}"
+    return method if pd.isna(threshold) else f"{method}@{threshold:g}"
 
 
 def styles(names: Iterable[str]) -> dict[str, Style]:
-    """Every name's style, in the order of legends: exact, policy gradients, distillation, best_of_n, methods of other
-    packages, the reference."""
-    ordered = sorted(set(names), key=lambda name: (_place(name), name.partition("@")[0], _threshold(name), name))
+    """Every name's style, in the order of legends.
+
+    The order is exact, policy gradients, distillation, best_of_n, methods of other packages, the reference.
+    """
     found: dict[str, Style] = {}
     thresholds = unknown = 0
-    for name in ordered:
+    for name in sorted(set(names), key=_legend_order):
         method, fixed, _ = name.partition("@")
-        style = _style_of(method)
-        if style is None:
-            style = _UNKNOWN[unknown % len(_UNKNOWN)]
+        spec = METHODS.get(method)
+        if spec is None or spec.style is None:
+            style = _FALLBACKS[unknown % len(_FALLBACKS)]
             unknown += 1
-        elif fixed:
-            style = style._replace(marker=_FIXED_THRESHOLDS[thresholds % len(_FIXED_THRESHOLDS)])
-            thresholds += 1
+        else:
+            style = Style(*spec.style)
+            if fixed:
+                style = style._replace(marker=_THRESHOLD_MARKERS[thresholds % len(_THRESHOLD_MARKERS)])
+                thresholds += 1
         found[name] = style
     return found
 
 
-def _style_of(method: str) -> Style | None:
-    """What the table of methods says; None for a method that is not in it, or that leaves its look to us."""
-    spec = METHODS.get(method)
-    return None if spec is None or spec.style is None else Style(*spec.style)
-
-
-def _place(name: str) -> float:
-    method = name.partition("@")[0]
+def _legend_order(name: str) -> tuple[float, str, str]:
+    method, _, threshold = name.partition("@")
     known = [*reversed(BUILT_IN)]
-    return known.index(method) if method in known else len(known) - 1.5
-
-
-def _threshold(name: str) -> float:
-    try:
-        return float(name.partition("@")[2] or 0)
-    except ValueError:
-        return math.inf
+    return known.index(method) if method in known else len(known) - 1.5, method, threshold
 
 
 def plot_theme(found: dict[str, Style], dark: bool) -> PlotTheme:
-    """The look of the light or the dark page."""
+    """The theme of the light or the dark page."""
     return PlotTheme(
         scheme=DARK if dark else LIGHT,
         markers={name: style.marker for name, style in found.items()},
@@ -91,30 +82,23 @@ def plot_theme(found: dict[str, Style], dark: bool) -> PlotTheme:
 
 
 def size(marker: str) -> float:
-    """What to multiply a width by for all markers to look equally large."""
+    """Scale of a marker that makes all markers look equally large."""
     return _SIZES.get(marker, 1.0)
 
 
 def blend(colour: str, other: str, share: float) -> str:
-    """`colour` with `share` of `other` in it."""
+    """`colour` with `share` of `other` mixed in, as hex."""
     pairs = zip(to_rgb(colour), to_rgb(other), strict=True)
-    return str(to_hex([(1 - share) * own + share * added for own, added in pairs]))
+    return str(to_hex([(1 - share) * first + share * second for first, second in pairs]))
 
 
-def outline(marker: str, radius: float = 5.0) -> str:
-    """A marker as the `d` of an SVG path around (0, 0)."""
+def outline(marker: str) -> str:
+    """A marker as the `d` attribute of an SVG path around (0, 0), about 10 units wide."""
     style: Any = MarkerStyle(marker)
-    path = style.get_path().transformed(style.get_transform())
-    scale = radius * size(marker) / 0.5
+    scale = 10 * size(marker)
+    path = style.get_path().transformed(style.get_transform() + Affine2D().scale(scale, -scale))  # SVG's y points down
     parts = []
     for points, code in path.iter_segments(simplify=False):
-        if code == Path.CLOSEPOLY:
-            parts.append("Z")
-        else:
-            parts.append(_COMMANDS[code] + " ".join(f"{scale * c:.2f}" for c in _flipped(points)))
+        coordinates = " ".join(f"{value:.2f}" for value in points)
+        parts.append("Z" if code == Path.CLOSEPOLY else _COMMANDS[code] + coordinates)
     return "".join(parts)
-
-
-def _flipped(points: Any) -> list[float]:
-    """SVG's y grows downwards."""
-    return [-value if i % 2 else value for i, value in enumerate(map(float, points))]

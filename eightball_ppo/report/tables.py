@@ -1,4 +1,4 @@
-"""Tables on the terminal: results on stdout, what goes on while training on stderr."""
+"""Tables on the terminal: results on stdout, progress of training on stderr."""
 
 import sys
 from typing import Any
@@ -11,43 +11,37 @@ from tqdm import tqdm
 
 from eightball_ppo.labels import LabelSet
 
-LARGEST_CHANGES = 5
-MOST_LABELS = 8  # that are printed side by side
-WIDTH_OF_A_FILE = 120  # columns, where the output is no terminal
-_SHOWN = (
-    "expected_score",
-    "objective",
-    "optimum_fraction",
-    "kl",
-    "entropy",
-    "gold_accuracy",
-    "gold_probability",
-    "label_histogram",
-    "greedy_histogram",
-    "grader_histogram",
+NUM_CHANGES = 5
+MAX_LABELS = 8  # labels that are printed side by side
+FILE_WIDTH = 120  # columns, where the output is no terminal
+_METRICS = (
+    *("expected_score", "objective", "optimum_fraction", "kl", "entropy", "gold_accuracy", "gold_probability"),
+    *("label_histogram", "greedy_histogram", "grader_histogram"),
 )
 _COMPLETIONS = ("probability", "score", "kl", "reward")
 
 
 def _console(stderr: bool = False) -> Console:
     terminal = (sys.stderr if stderr else sys.stdout).isatty()
-    return Console(width=None if terminal else WIDTH_OF_A_FILE, stderr=stderr, emoji=False)
+    return Console(width=None if terminal else FILE_WIDTH, stderr=stderr, emoji=False)
 
 
 def _text(value: Any) -> str:
     if isinstance(value, dict):
-        largest = sorted(value, key=value.__getitem__, reverse=True)[:MOST_LABELS]
-        shown = value if len(value) <= MOST_LABELS else {key: value[key] for key in largest}
-        named = ((escape(key), item) for key, item in shown.items())
-        words = [f"{key} {item:.3f}" if isinstance(item, float) else f"{key} {item}" for key, item in named]
-        return "  ".join([*words, *([f"and {len(value) - len(shown)} more"] if len(shown) < len(value) else [])])
+        names = sorted(value, key=value.__getitem__, reverse=True)[:MAX_LABELS] if len(value) > MAX_LABELS else value
+        words = [f"{escape(name)} {_number(value[name])}" for name in names]
+        return "  ".join([*words, f"and {len(value) - MAX_LABELS} more"] if len(value) > MAX_LABELS else words)
     if isinstance(value, float):
         return f"{value:.4f}"
     return "-" if value is None else escape(str(value))
 
 
+def _number(value: Any) -> str:
+    return f"{value:.3f}" if isinstance(value, float) else str(value)
+
+
 def print_record(method: str, split: str, record: dict[str, Any]) -> None:
-    """One record, a line per metric that it has."""
+    """Prints one record, a line per metric that was measured."""
     table = Table("metric", escape(split), title=escape(method))
     for name, value in record.items():
         if value is not None:
@@ -56,54 +50,56 @@ def print_record(method: str, split: str, record: dict[str, Any]) -> None:
 
 
 def print_results(results: dict[str, Any], grader: str) -> None:
-    """Reference and policy side by side, on every split."""
+    """Prints reference and policy side by side, on every split."""
     columns = [(split, which) for split in results["splits"] for which in ("reference", "splits")]
     preset = " (original preset)" if results.get("preset") == "original" else ""
     title = f"{results['method']}{preset}  grader {grader}  beta {results['beta']}  seed {results['seed']}"
-    table = Table(
-        "metric",
-        *(f"{split}: {'before' if which == 'reference' else 'after'}" for split, which in columns),
-        title=escape(title),
-    )
-    for metric in _SHOWN:
+    heads = (f"{split}: {'before' if which == 'reference' else 'after'}" for split, which in columns)
+    table = Table("metric", *heads, title=escape(title))
+    for metric in _METRICS:
         table.add_row(metric, *(_text(results[which][split][metric]) for split, which in columns))
     _console().print(table)
 
 
 def print_before_after(table: pd.DataFrame, labels: LabelSet) -> None:
-    """The first held-out question and those that changed most, with probabilities and counts of 50 draws."""
-    largest = table.iloc[1:].nlargest(LARGEST_CHANGES, "change")
-    few = len(labels) <= MOST_LABELS
+    """Prints the first held-out question and those that changed most, with probabilities and counts of 50 draws.
+
+    Args:
+        table: of `evaluation.before_after`.
+        labels: of the task; of many labels only the most probable one is printed.
+    """
+    largest = table.iloc[1:].nlargest(NUM_CHANGES, "change")
+    few = len(labels) <= MAX_LABELS
     columns = [f"{escape(name)} before > after" for name in labels.names] if few else ["before", "after"]
-    shown = Table("question", "wanted", *columns, title="before and after")
+    printed = Table("question", "gold label", *columns, title="before and after")
     for _, row in pd.concat([table.iloc[:1], largest]).iterrows():
-        cells = [
-            f"{row[f'before_probability_{name}']:.2f} > {row[f'after_probability_{name}']:.2f}"
-            f"  ({row[f'before_count_{name}']} > {row[f'after_count_{name}']})"
-            for name in labels.names
-        ]
-        if not few:
-            cells = [_favourite(row, when, labels) for when in ("before", "after")]
-        shown.add_row(_question(row), escape(str(row.get("wanted", "-"))), *cells)
-    _console().print(shown)
+        if few:
+            cells = [
+                f"{row[f'before_probability_{name}']:.2f} > {row[f'after_probability_{name}']:.2f}"
+                f"  ({row[f'before_count_{name}']} > {row[f'after_count_{name}']})"
+                for name in labels.names
+            ]
+        else:
+            cells = [_most_probable(row, when, labels) for when in ("before", "after")]
+        printed.add_row(_question(row), escape(str(row.get("wanted", "-"))), *cells)
+    _console().print(printed)
 
 
 def _question(row: Any) -> str:
-    """The question of a row, and below it the second text that belongs to it."""
+    """The question of a row, and below it its second text."""
     return escape("\n\n".join(text for text in (row["question"], row.get("text_pair", "")) if text))
 
 
-def _favourite(row: Any, when: str, labels: LabelSet) -> str:
+def _most_probable(row: Any, when: str, labels: LabelSet) -> str:
     best = max(labels.names, key=lambda name: row[f"{when}_probability_{name}"])
     return f"{escape(best)} {row[f'{when}_probability_{best}']:.2f}"
 
 
 def print_completions(table: pd.DataFrame, rows: int) -> None:
-    """`rows` of the sampled answers, evenly spread, on stderr; a progress bar makes way."""
-    shown = Table("question", "answer", *_COMPLETIONS, title=f"update {table['step'].iloc[0]}")
+    """Prints `rows` of the sampled answers, evenly spaced, on stderr, above the progress bar."""
+    printed = Table("question", "answer", *_COMPLETIONS, title=f"update {table['step'].iloc[0]}")
     rows = min(rows, len(table))
     for _, row in table.iloc[[index * len(table) // rows for index in range(rows)]].iterrows():
-        numbers = (f"{row[name]:.3f}" for name in _COMPLETIONS)
-        shown.add_row(_question(row), escape(row["answer"]), *numbers)
+        printed.add_row(_question(row), escape(row["answer"]), *(f"{row[name]:.3f}" for name in _COMPLETIONS))
     with tqdm.external_write_mode(file=sys.stderr):
-        _console(stderr=True).print(shown)
+        _console(stderr=True).print(printed)

@@ -22,12 +22,12 @@ HUB = ("huggingface.co", "hf.co")
 hub_addresses: set[str] = set()
 
 
-def the_hub_is_asked() -> bool:
-    """The tests against the real Hub were asked for, and there is a token for them."""
+def is_hub_requested() -> bool:
+    """The tests against the real Hub were requested, and there is a token for them."""
     return os.environ.get("EIGHTBALL_HUB_TESTS") == "1" and bool(os.environ.get("HF_TOKEN"))
 
 
-def is_the_hub(host: str) -> bool:
+def is_hub(host: str) -> bool:
     return any(host == name or host.endswith(f".{name}") for name in HUB)
 
 
@@ -40,7 +40,7 @@ def address_of(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | Non
 
 
 def is_here(host: str) -> bool:
-    """Is this address or name this machine's own? Only addresses of its own can be bound to."""
+    """Is this an address or a name of this machine? Only its addresses can be bound to."""
     address = address_of(host)
     if address is None:
         return host.lower().rstrip(".") in ("", "localhost", "localhost.localdomain", socket.gethostname().lower())
@@ -74,26 +74,26 @@ def watch(event: str, arguments: tuple[Any, ...]) -> None:
     if not event.startswith("socket.") or LOG not in os.environ:
         return
     if event in CALLS:
-        own, address = arguments
-        internet = own.family in (socket.AF_INET, socket.AF_INET6)
+        connecting, address = arguments
+        internet = connecting.family in (socket.AF_INET, socket.AF_INET6)
         if internet and address and not is_here(str(address[0])) and address[0] not in hub_addresses:
             stop(event, f"{address[0]}:{address[1]}")
     elif event in LOOKUPS and arguments[0]:
         host = arguments[0].decode("ascii", "replace") if isinstance(arguments[0], bytes) else str(arguments[0])
         spelled_out = address_of(host) is not None and event != "socket.gethostbyaddr"
-        if not (spelled_out or is_here(host) or (the_hub_is_asked() and is_the_hub(host))):
+        if not (spelled_out or is_here(host) or (is_hub_requested() and is_hub(host))):
             stop(event, host)
     elif event == "socket.getnameinfo" and not is_here(str(arguments[0][0])):
         stop(event, str(arguments[0][0]))
 
 
-def remember_the_hub() -> None:
+def allow_hub_addresses() -> None:
     """What the Hub's names resolve to may be called."""
     resolve = socket.getaddrinfo
 
     def getaddrinfo(host: Any, *arguments: Any, **options: Any) -> Any:
         found = resolve(host, *arguments, **options)
-        if isinstance(host, str) and is_the_hub(host):
+        if isinstance(host, str) and is_hub(host):
             hub_addresses.update(str(address[0]) for *_, address in found)
         return found
 
@@ -101,16 +101,15 @@ def remember_the_hub() -> None:
 
 
 def guard_children() -> None:
-    """A process that is given an environment of its own gets the guard with it."""
+    """A process that is given another environment gets the guard with it."""
     start = subprocess.Popen.__init__
 
     def guarded(self: Any, *arguments: Any, **options: Any) -> None:
         if options.get("env") is not None and LOG in os.environ:
             paths = [str(Path(__file__).parent), *filter(None, [options["env"].get("PYTHONPATH")])]
-            own = {LOG: os.environ[LOG], "PYTHONPATH": os.pathsep.join(paths)}
-            if test := os.environ.get("PYTEST_CURRENT_TEST"):
-                own["PYTEST_CURRENT_TEST"] = test
-            options["env"] = {**own, **options["env"], "PYTHONPATH": own["PYTHONPATH"]}
+            test = os.environ.get("PYTEST_CURRENT_TEST", "between the tests")
+            inherited = {LOG: os.environ[LOG], "PYTEST_CURRENT_TEST": test}
+            options["env"] = {**inherited, **options["env"], "PYTHONPATH": os.pathsep.join(paths)}
         start(self, *arguments, **options)
 
     subprocess.Popen.__init__ = guarded  # type: ignore[method-assign]
@@ -122,8 +121,8 @@ def install() -> None:
         return
     vars(sys)["_no_network"] = True
     sys.modules.setdefault("uvloop", None)  # type: ignore[arg-type]  # its sockets make no audit events
-    if the_hub_is_asked():
-        remember_the_hub()
+    if is_hub_requested():
+        allow_hub_addresses()
     guard_children()
     sys.addaudithook(watch)
 

@@ -1,4 +1,4 @@
-"""What the report of a comparison is made of: frames of checked columns, sentences, settings."""
+"""The input of a comparison's report: frames with checked columns, sentences, settings."""
 
 from dataclasses import dataclass, field
 from typing import Any
@@ -7,42 +7,57 @@ import pandas as pd
 
 from eightball_ppo.report.style import row_name
 
-_GROUP = ("method", "threshold", "beta", "noise", "budget")
+_CONDITION = ("method", "threshold", "beta", "noise", "budget")
 COLUMNS: dict[str, tuple[str, ...]] = {
     "results": (
-        *(*_GROUP, "seed", "split", "run_dir", "episodes", "grader_calls", "seconds", "questions"),
+        *(*_CONDITION, "seed", "split", "run_dir", "episodes", "grader_calls", "seconds", "questions"),
         *("expected_score", "objective", "optimum_objective", "optimum_fraction", "kl", "entropy"),
         *("gold_accuracy", "gold_probability", "win_rate", "tie_rate", "frontier_distance"),
         *("label_histogram", "greedy_histogram", "grader_histogram"),
     ),
-    "intervals": (*_GROUP, "split", "metric", "estimate", "low", "high", "seeds"),
+    "intervals": (*_CONDITION, "split", "metric", "estimate", "low", "high", "seeds"),
     "pairs": (
         *("a", "b", "beta", "split", "noise", "budget", "metric", "estimate", "low", "high"),
         *("p_value", "p_holm", "effect_size", "seeds", "distinguishable", "sentence"),
     ),
     "frontier": ("split", "beta", "kl", "expected_score"),
-    "curves": (*_GROUP, "seed", "episode", "grader_calls", "optimum_fraction", "expected_score", "kl"),
+    "curves": (*_CONDITION, "seed", "episode", "grader_calls", "optimum_fraction", "expected_score", "kl"),
     "coverage": ("threshold", "coverage", "accuracy"),
     "flips": (
-        *("question", "wanted", "grader", "method", "beta"),
+        *("question", "gold_label", "grader", "method", "beta"),
         *("before", "after", "p_before", "p_after", "change"),
     ),
 }
-_TEXTS = (
-    *("method", "split", "run_dir", "metric", "a", "b", "sentence"),
-    *("question", "wanted", "grader", "before", "after"),
+_OBJECTS = (
+    *("method", "split", "run_dir", "metric", "a", "b", "sentence", "distinguishable"),
+    *("question", "gold_label", "grader", "before", "after"),
+    *("label_histogram", "greedy_histogram", "grader_histogram"),
 )
 
 
 @dataclass(frozen=True)
 class ComparisonData:
-    """Several methods on the same grades, measured. Every frame has the columns of `COLUMNS` and may be empty.
+    """Everything that a comparison's report shows.
 
-    `results` has a row per run and split; `intervals` and `pairs` say what the seeds and questions allow to be said;
-    `frontier` is the exact optimum at many betas; `curves` the training questions over time; `coverage` what a
-    threshold of `distill` keeps. `noise` 0.0 and `budget` null are the conditions of a plain run; `threshold` is NaN
-    unless the user fixed it. `holes` are the runs that failed, each a dict of method, threshold, seed, beta, noise,
-    budget and why. `name` (method, with its threshold) is added to the frames.
+    Every frame has the columns of `COLUMNS`, may be empty, and gets a column `name`: the method, with its threshold.
+
+    Args:
+        results: a row per run and split. `noise` 0.0 and `budget` null are a plain run; `threshold` is NaN unless the
+            user fixed it.
+        intervals: a row per method, condition, split and metric.
+        pairs: a row per pair of methods, condition, split and metric.
+        frontier: the exact optimum at many betas.
+        curves: exact metrics on the training questions during training.
+        coverage: what share of the questions a threshold of `distill` selects, and the grader's accuracy on them.
+        flips: held-out questions whose most probable answer changed.
+        labels: names of the labels.
+        dataset: name of the data.
+        grader: fingerprint of the grader.
+        command: reproduces the comparison.
+        headline: sentences about the main pair.
+        failed_runs: method, threshold, seed, beta, noise, budget and `why` of every failed run.
+        settings: options of the comparison.
+        environment: versions and machine.
 
     Raises:
         ValueError: a frame lacks columns.
@@ -60,33 +75,25 @@ class ComparisonData:
     grader: str
     command: str
     headline: list[str] = field(default_factory=list)
-    predictions: list[str] = field(default_factory=list)
-    holes: list[dict[str, Any]] = field(default_factory=list)
+    failed_runs: list[dict[str, Any]] = field(default_factory=list)
     settings: dict[str, Any] = field(default_factory=dict)
     environment: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         for name, columns in COLUMNS.items():
-            object.__setattr__(self, name, _whole(name, getattr(self, name), columns))
+            object.__setattr__(self, name, _checked(name, getattr(self, name), columns))
 
 
-def _whole(name: str, frame: pd.DataFrame, columns: tuple[str, ...]) -> pd.DataFrame:
-    """A copy with all columns, numbers as numbers, and `name` beside method and threshold."""
-    lacking = [column for column in columns if column not in frame]
-    if lacking and len(frame):
-        raise ValueError(f"ComparisonData.{name} lacks the columns {lacking}")
-    frame = frame.reindex(columns=[*frame.columns, *lacking]).reset_index(drop=True)
-    for column in columns:
-        if column in _TEXTS:
-            frame[column] = frame[column].astype(object)
-        elif column == "budget":
-            frame[column] = frame[column].astype("Int64")
-        elif column != "distinguishable" and not column.endswith("_histogram"):
-            frame[column] = pd.to_numeric(frame[column]).astype(float)
-    if "noise" in columns:
-        frame["noise"] = frame["noise"].fillna(0.0)
-    if "threshold" in columns and "method" in columns:
-        frame["name"] = [row_name(*row) for row in zip(frame["method"], frame["threshold"], strict=True)]
-    elif "method" in columns:
-        frame["name"] = frame["method"]
+def _checked(name: str, frame: pd.DataFrame, columns: tuple[str, ...]) -> pd.DataFrame:
+    """A copy with all columns, each of its type, and the column `name`."""
+    absent = [column for column in columns if column not in frame]
+    if absent and len(frame):
+        raise ValueError(f"ComparisonData.{name} lacks the columns {absent}")
+    frame = frame.reindex(columns=[*frame.columns, *absent]).reset_index(drop=True)
+    frame = frame.astype({column: object if column in _OBJECTS else float for column in columns})
+    if "budget" in columns:
+        frame["budget"] = frame["budget"].astype("Int64")
+    if "method" in columns:
+        thresholds = frame["threshold"] if "threshold" in columns else [None] * len(frame)
+        frame["name"] = list(map(row_name, frame["method"], thresholds))
     return frame

@@ -1,6 +1,4 @@
-"""The figures of the comparison: which there are, what is said of them, and how they become files."""
-
-from __future__ import annotations
+"""The figures of the comparison: which there are, their captions and alternative texts, and their files."""
 
 import base64
 import io
@@ -9,7 +7,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pandas as pd
 from matplotlib import rc_context
@@ -17,253 +15,255 @@ from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.lines import Line2D
 
-from eightball_ppo.comparison.report import draw as draw
-from eightball_ppo.comparison.report import frames as frames
+from eightball_ppo.comparison.report import draw, frames
+from eightball_ppo.comparison.report.data import ComparisonData
 from eightball_ppo.comparison.report.tables import conditions
-from eightball_ppo.report.pages import missing
 from eightball_ppo.report.style import PlotTheme, Style, plot_theme, size, styles
-
-if TYPE_CHECKING:
-    from eightball_ppo.comparison.report.data import ComparisonData
 
 _RC = {"text.parse_math": False, "svg.hashsalt": "comparison", "svg.fonttype": "none", "font.size": 10.0}
 _FONTS = "font-family: system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', Arial, sans-serif;"
-_FILE_DPI = 160
 
 
 @dataclass(frozen=True)
 class Chart:
-    """One figure: `frame` holds all that is drawn, a panel for every value of its column `panel`."""
+    """One figure.
+
+    Args:
+        name: of its files.
+        title: heading.
+        caption: what it shows.
+        frame: all that is drawn, a panel for every value of the column `panel`.
+        draw: draws the rows of a panel on matplotlib's axes.
+        describe: the rows of a panel in words, for the alternative text.
+        styles: of the methods in the legend; empty: no legend.
+        size: of a panel, in inches.
+    """
 
     name: str
     title: str
     caption: str
     frame: pd.DataFrame
     draw: Callable[[Any, pd.DataFrame, PlotTheme], None]
-    says: Callable[[pd.DataFrame], str]  # a panel in words
-    styles: dict[str, Style]  # of the methods in the legend; empty: no legend
-    size: tuple[float, float] = (4.7, 3.6)  # of a panel, in inches
+    describe: Callable[[pd.DataFrame], str]
+    styles: dict[str, Style]
+    size: tuple[float, float] = (4.7, 3.6)
 
     def panels(self) -> Iterator[tuple[str, pd.DataFrame]]:
+        """(title, rows) of every panel."""
         for panel in dict.fromkeys(self.frame["panel"]):
             yield panel, self.frame[self.frame["panel"] == panel]
 
-    def alt(self, panel: str, frame: pd.DataFrame) -> str:
-        return f"{self.title}{f', {panel}' if panel else ''}. {self.says(frame)}."
-
 
 def charts(data: ComparisonData) -> list[Chart]:
-    """Every figure that there is something to show in, in the order of the report."""
-    found = styles([*data.results["name"], *data.curves["name"]])
-    made = [
-        _score_kl_chart(data, found),
-        _curves_chart(data, found, "episode"),
-        _curves_chart(data, found, "grader_calls"),
+    """Every figure with something to show, in the order of the report."""
+    known = styles([*data.results["name"], *data.curves["name"]])
+    found = [
+        _score_kl_chart(data, known),
+        _curves_chart(data, known, "episode"),
+        _curves_chart(data, known, "grader_calls"),
         _coverage_chart(data),
-        _gold_chart(data, found),
+        _gold_chart(data, known),
         _labels_chart(data),
-        _sensitivity_chart(data, found, "noise"),
-        _sensitivity_chart(data, found, "budget"),
+        _sensitivity_chart(data, known, "noise"),
+        _sensitivity_chart(data, known, "budget"),
     ]
-    return [chart for chart in made if len(chart.frame)]
+    return [chart for chart in found if len(chart.frame)]
 
 
-def _present(found: dict[str, Style], frame: pd.DataFrame) -> dict[str, Style]:
+def _legend(known: dict[str, Style], frame: pd.DataFrame) -> dict[str, Style]:
     names = set(frame["name"]) if "name" in frame else set()
-    return {name: style for name, style in found.items() if name in names}
+    return {name: style for name, style in known.items() if name in names}
 
 
-def _means(frame: pd.DataFrame, columns: dict[str, str]) -> str:
-    """The mean of every method and beta in words."""
-    keys = ["name", *(["beta"] if "beta" in frame else [])]
+def _describe(frame: pd.DataFrame, keys: dict[str, str], columns: dict[str, str]) -> str:
+    """The mean of the columns in words, for every method and every value of the other `keys`."""
     parts = []
-    for key, own in frame.groupby(keys, sort=True):
-        who = key[0] if len(keys) == 1 else f"{key[0]} at beta {key[1]:g}"
-        parts.append(f"{who}: " + ", ".join(f"{words} {own[column].mean():.3f}" for column, words in columns.items()))
+    for key, rows in frame.groupby(["name", *keys], sort=False):
+        where = "".join(f" at {words}{value}" for words, value in zip(keys.values(), key[1:], strict=True))
+        values = (f"{words} {rows[column].mean():.3f}".strip() for column, words in columns.items())
+        parts.append(f"{key[0]}{where}: {', '.join(values)}")
     return "; ".join(parts)
 
 
-def _encoding(data: ComparisonData, frame: pd.DataFrame) -> str:
-    """How beta and the conditions can be told from a point."""
+def _marker_caption(data: ComparisonData, frame: pd.DataFrame) -> str:
+    """How a marker shows beta and the condition."""
     if not len(frame):
         return ""
-    known = [f"{beta:g}" for beta in sorted(frame["beta"].dropna().unique())]
-    filled = {1: "", 2: f" Filled markers: beta {known[0]}; open ones: beta {known[-1]}."}
-    words = filled.get(len(known), f" The higher beta ({', '.join(known)}), the emptier the marker.")
-    pale = " Small, pale markers: runs with noise or a budget." if len(conditions(data)) > 1 else ""
-    return words + pale
+    betas = [f"{beta:g}" for beta in sorted(frame["beta"].dropna().unique())]
+    text = f" The higher beta ({', '.join(betas)}), the emptier the marker." if len(betas) > 1 else ""
+    return text + (" Small, pale markers: runs with noise or a budget." if len(conditions(data)) > 1 else "")
 
 
-def _score_kl_chart(data: ComparisonData, found: dict[str, Style]) -> Chart:
+def _score_kl_chart(data: ComparisonData, known: dict[str, Style]) -> Chart:
     frame = frames.score_kl_points(data)
     runs = frame[frame["kind"] == "run"]
+    columns = {"kl": "KL", "expected_score": "expected score"}
     return Chart(
-        name="plane",
-        title="Score bought with KL",
+        name="score_kl",
+        title="Expected score against KL",
         caption="Every run by its KL to the reference and its expected score. The line is the exact optimum at all "
-        "prices of KL: no policy lies above it." + _encoding(data, runs),
+        "betas: no policy lies above it." + _marker_caption(data, runs),
         frame=frame,
         draw=draw.draw_score_kl,
-        says=lambda own: _means(own[own["kind"] == "run"], {"kl": "KL", "expected_score": "expected score"}),
-        styles=_present(found, runs),
+        describe=lambda rows: _describe(rows[rows["kind"] == "run"], {"beta": "beta "}, columns),
+        styles=_legend(known, runs),
         size=(4.9, 4.0),
     )
 
 
-def _gold_chart(data: ComparisonData, found: dict[str, Style]) -> Chart:
+def _gold_chart(data: ComparisonData, known: dict[str, Style]) -> Chart:
     frame = frames.gold_points(data)
+    columns = {"expected_score": "expected score", "gold_accuracy": "gold accuracy"}
     return Chart(
         name="gold",
-        title="Gold against grader",
-        caption="Every run on held-out questions, by what the grader says of its answers and by how often its most "
-        "probable answer is the wanted one. To the right without going up is over-optimisation: it pleases the grader "
-        "alone." + _encoding(data, frame),
+        title="Gold accuracy against expected score",
+        caption="Every run on held-out questions, by its expected score under the grader and by how often its most "
+        "probable answer is the gold label. Right without up is over-optimisation of the grader."
+        + _marker_caption(data, frame),
         frame=frame,
         draw=draw.draw_gold,
-        says=lambda own: _means(own, {"expected_score": "expected score", "gold_accuracy": "gold accuracy"}),
-        styles=_present(found, frame),
+        describe=partial(_describe, keys={"beta": "beta "}, columns=columns),
+        styles=_legend(known, frame),
         size=(4.9, 4.0),
     )
 
 
-def _curves_chart(data: ComparisonData, found: dict[str, Style], x: str) -> Chart:
+def _curves_chart(data: ComparisonData, known: dict[str, Style], x: str) -> Chart:
     frame, y = frames.curve_points(data, x)
-    words, place = ("episodes", "as a line across") if x == "episode" else ("grader calls", "from the calls it made on")
+    end = {y: y.replace("_", " ")}
+    words, place = ("episodes", "as a line across") if x == "episode" else ("grader calls", "from its calls on")
     return Chart(
         name=f"curves_{words.replace(' ', '_')}",
         title=f"Learning curves against {words}",
         caption="Training questions. Thick lines are the mean over seeds, thin ones single seeds. Dashed: a method "
-        f"without episodes has only an end, drawn {place}.",
+        f"without episodes has one point, drawn {place}.",
         frame=frame,
         draw=partial(draw.draw_curves, x=x, y=y),
-        says=lambda own: (
-            "At the end: " + _means(own[own["kind"] == "mean"].groupby("name").tail(1), {y: y.replace("_", " ")})
-        ),
-        styles=_present(found, frame),
+        describe=lambda rows: "At the end: " + _describe(rows[rows["kind"] == "mean"].groupby("name").tail(1), {}, end),
+        styles=_legend(known, frame),
     )
 
 
 def _coverage_chart(data: ComparisonData) -> Chart:
     frame = frames.coverage_points(data)
-    right = frame["accuracy"].notna().any()
+    accuracy = ", and the grader's accuracy on those (held-out questions)" if frame["accuracy"].notna().any() else ""
+
+    def describe(rows: pd.DataFrame) -> str:
+        rows = rows.iloc[:: max(len(rows) // 8, 1)]
+        accuracies = ["" if pd.isna(value) else f", {value:.0%} of those right" for value in rows["accuracy"]]
+        columns = zip(rows["threshold"], rows["coverage"], accuracies, strict=True)
+        return "; ".join(f"threshold {threshold:g}: {share:.0%} selected{text}" for threshold, share, text in columns)
+
     return Chart(
         name="coverage",
-        title="What a threshold keeps",
-        caption="Share of the questions whose grade is at least as sure as the threshold of distillation"
-        + (", and how often the grader's favourite is then the wanted answer (held-out questions)." if right else "."),
+        title="Coverage of a confidence threshold",
+        caption=f"Share of the questions whose grade reaches distillation's confidence threshold{accuracy}.",
         frame=frame,
         draw=draw.draw_coverage,
-        says=lambda own: "; ".join(
-            f"threshold {row['threshold']:g}: {row['coverage']:.0%} kept"
-            + ("" if missing(row["accuracy"]) else f", {row['accuracy']:.0%} of those right")
-            for row in own.iloc[:: max(len(own) // 8, 1)].to_dict("records")
-        ),
+        describe=describe,
         styles={},
     )
 
 
 def _labels_chart(data: ComparisonData) -> Chart:
     frame = frames.label_shares(data)
-    held = (data.results["split"] == "heldout").any()
-    upright = len(data.labels) > draw.MOST_SIDE_BY_SIDE
-    rows = frame.groupby("panel")["name"].nunique().max() if len(frame) else 1
+    split = "held-out" if (data.results["split"] == "heldout").any() else "training"
     most = min(1.5 * float(frame["probability"].max()), 1.0) if len(frame) else 1.0
     return Chart(
         name="labels",
-        title="Which labels are given",
-        caption=f"Mean probability of every label on {'held-out' if held else 'training'} questions, mean over seeds. "
-        "First row or column: how often a label is the grader's favourite; next to it the reference, before training.",
+        title="Label distribution",
+        caption=f"Mean probability of every label on {split} questions, mean over seeds. First column: how often a "
+        "label is the grader's argmax; second: the reference, before training.",
         frame=frame,
         draw=partial(draw.draw_labels, most=most),
-        says=lambda own: "; ".join(
+        describe=lambda rows: "; ".join(
             f"{name}: " + ", ".join(f"{row.label} {row.probability:.2f}" for row in part.itertuples())
-            for name, part in own.groupby("name", sort=False)
+            for name, part in rows.groupby("name", sort=False)
         ),
         styles={},
-        size=(4.9, 1.9 + 0.27 * len(data.labels)) if upright else (4.7, 1.0 + 0.32 * rows),
+        size=(4.9, 1.9 + 0.27 * len(data.labels)),
     )
 
 
-def _sensitivity_chart(data: ComparisonData, found: dict[str, Style], kind: str) -> Chart:
+def _sensitivity_chart(data: ComparisonData, known: dict[str, Style], kind: str) -> Chart:
     frame = frames.sensitivity_points(data, kind)
-    words = {"noise": ("noise of the grader", "wrong grades"), "budget": ("grader calls allowed", "a budget")}[kind]
+    xlabel, title = {"noise": ("label noise", "wrong grades"), "budget": ("grader call budget", "a budget")}[kind]
 
-    def panel(axis: Any, own: pd.DataFrame, view: PlotTheme) -> None:
-        draw.draw_sensitivity(axis, own, view, xlabel=words[0], ylabel=str(own["panel"].iloc[0]).split(",")[0])
+    def draw_panel(axis: Any, rows: pd.DataFrame, theme: PlotTheme) -> None:
+        draw.draw_sensitivity(axis, rows, theme, xlabel, ylabel=str(rows["panel"].iloc[0]).split(",")[0])
 
     return Chart(
         name=kind,
-        title=f"Held-out questions under {words[1]}",
+        title=f"Held-out questions under {title}",
         caption="Means with 95 % intervals; where none was computed, from the lowest to the highest seed. "
-        "The methods of one level stand side by side to be seen; the levels are not to scale.",
+        "The methods of one level are drawn side by side; the levels are not to scale.",
         frame=frame,
-        draw=panel,
-        says=lambda own: "; ".join(
-            f"{row.name} at {row.level}: {row.estimate:.3f}" for row in own.itertuples(index=False)
-        ),
-        styles=_present(found, frame),
+        draw=draw_panel,
+        describe=partial(_describe, keys={"level": ""}, columns={"estimate": ""}),
+        styles=_legend(known, frame),
     )
 
 
-# --- files
-
-
 def save(chart: Chart, directory: Path) -> None:
-    """All panels side by side as NAME.png and NAME.svg, and the numbers as NAME.parquet."""
+    """Writes all panels side by side as NAME.png and NAME.svg, and the numbers as NAME.parquet."""
     chart.frame.to_parquet(directory / f"{chart.name}.parquet", index=False)
-    panels, view = list(chart.panels()), plot_theme(chart.styles, dark=False)
+    panels, theme = list(chart.panels()), plot_theme(chart.styles, dark=False)
     columns = min(len(panels), 3 if len(panels) == 3 else 2)
     rows = -(-len(panels) // columns)
+    legend_rows = -(-len(chart.styles) // 5)
     with rc_context(_RC):
-        legend_rows = -(-len(chart.styles) // 5)
-        width, height = chart.size[0] * columns, chart.size[1] * rows + 0.27 * legend_rows
-        layout = ConstrainedLayoutEngine(w_pad=0.1, h_pad=0.1, wspace=0.02, hspace=0.03)
-        figure = Figure(figsize=(width, height), layout=layout, facecolor=view.scheme.card)
+        figure = Figure(
+            figsize=(chart.size[0] * columns, chart.size[1] * rows + 0.27 * legend_rows),
+            layout=ConstrainedLayoutEngine(w_pad=0.1, h_pad=0.1, wspace=0.02, hspace=0.03),
+            facecolor=theme.scheme.card,
+        )
         axes = figure.subplots(rows, columns, squeeze=False).flatten()
-        for axis, (panel, own) in zip(axes, panels, strict=False):
-            _panel(axis, chart, panel, own, view)
+        for axis, (panel, frame) in zip(axes, panels, strict=False):
+            _draw_panel(axis, chart, panel, frame, theme)
         for axis in axes[len(panels) :]:
             axis.set_axis_off()
         if chart.styles:
-            handles = [
-                Line2D([], [], linestyle="", label=name, marker=style.marker, color=style.light,
-                       markersize=7 * size(style.marker))
-                for name, style in chart.styles.items()
-            ]  # fmt: skip
-            place = {"loc": "outside lower center", "ncols": min(len(handles), 5 if columns > 1 else 3)}
-            figure.legend(handles=handles, frameon=False, labelcolor=view.scheme.text, **place)
-        figure.savefig(directory / f"{chart.name}.png", dpi=_FILE_DPI, metadata={"Software": None})
-        figure.set_layout_engine("none")  # everything has its place now
+            handles = []
+            for name, style in chart.styles.items():
+                markersize = 7 * size(style.marker)
+                marker = Line2D([], [], linestyle="", marker=style.marker, markersize=markersize, color=style.light)
+                marker.set_label(name)
+                handles.append(marker)
+            place: dict[str, Any] = {"loc": "outside lower center", "ncols": min(len(handles), 5 if columns > 1 else 3)}
+            figure.legend(handles=handles, frameon=False, labelcolor=theme.scheme.text, **place)
+        figure.savefig(directory / f"{chart.name}.png", dpi=160, metadata={"Software": None})
+        figure.set_layout_engine("none")  # the SVG takes the PNG's layout
         (directory / f"{chart.name}.svg").write_text(_svg(figure), encoding="utf-8")
 
 
 def inline(chart: Chart) -> list[dict[str, str]]:
-    """Every panel by itself: `panel`, `alt`, and the SVG as base64 for a light and for a dark page."""
+    """Every panel for the page: its title, its alternative text `alt`, and base64 of its SVG for `light` and `dark`."""
     found = []
-    for panel, own in chart.panels():
-        pictures: dict[str, str] = {}
-        place: Any = None  # found once, by the light one
-        for theme in ("light", "dark"):
+    for panel, frame in chart.panels():
+        title = f"{chart.title}{f', {panel}' if panel else ''}"
+        pictures = {"panel": panel, "alt": f"{title}. {chart.describe(frame)}."}
+        place: Any = None  # both get the layout of the light one
+        for scheme in ("light", "dark"):
             with rc_context(_RC):
                 figure = Figure(figsize=chart.size, layout=None if place else "constrained", facecolor="none")
                 axis = figure.subplots()
                 if place:
                     axis.set_position(place)
-                _panel(axis, chart, panel, own, plot_theme(chart.styles, dark=theme == "dark"))
-                pictures[theme] = base64.b64encode(_svg(figure).encode()).decode("ascii")
+                _draw_panel(axis, chart, panel, frame, plot_theme(chart.styles, dark=scheme == "dark"))
+                pictures[scheme] = base64.b64encode(_svg(figure).encode()).decode("ascii")
                 place = axis.get_position()
-        found.append({"panel": panel, "alt": chart.alt(panel, own), **pictures})
+        found.append(pictures)
     return found
 
 
-def _panel(axis: Any, chart: Chart, panel: str, frame: pd.DataFrame, view: PlotTheme) -> None:
+def _draw_panel(axis: Any, chart: Chart, panel: str, frame: pd.DataFrame, theme: PlotTheme) -> None:
     axis.set_facecolor("none")
-    chart.draw(axis, frame, view)
-    axis.set_title(panel, loc="left", fontsize=10.5, fontweight="bold", color=view.scheme.text)
+    chart.draw(axis, frame, theme)
+    axis.set_title(panel, loc="left", fontsize=10.5, fontweight="bold", color=theme.scheme.text)
 
 
 def _svg(figure: Figure) -> str:
-    """The same bytes for the same figure; its letters are the reader's system's."""
+    """The figure as SVG in the reader's system font; the same figure gives the same bytes."""
     file = io.StringIO()
     figure.savefig(file, format="svg")
     text = re.sub(r"font-family: 'DejaVu Sans'[^;]*;", _FONTS, file.getvalue())

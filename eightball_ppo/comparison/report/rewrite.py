@@ -1,4 +1,4 @@
-"""`eightball report`: runs as Markdown tables, and the page of a comparison or an audit made anew from its records."""
+"""`eightball report`: runs as Markdown tables, and the page of a comparison or an audit written again."""
 
 import dataclasses
 import json
@@ -19,64 +19,66 @@ from eightball_ppo.report.summary import markdown_tables
 from eightball_ppo.runtime.atomic_io import write_text
 from eightball_ppo.runtime.run import CONFIG, read_config, read_environment
 
+AUDIT = "audit.json"
+
 
 def run(config: ReportConfig) -> None:
-    """Print the tables of the runs, or write the page of the one comparison or audit that is named.
+    """Prints the tables of the runs, or writes the page of the one comparison or audit that is named.
 
     Raises:
         InputError: no finished run, or a comparison or audit among several directories.
     """
     directories = [Path(name).expanduser() for name in config.run_dirs]
-    pages = [own for own in directories if (own / "audit.json").is_file() or (own / "manifest.json").is_file()]
+    pages = [path for path in directories if (path / AUDIT).is_file() or (path / workspace.MANIFEST).is_file()]
     if not pages:
         print(markdown_tables(directories, options_without_effect(*sections().values())))
     elif len(directories) > 1:
         raise InputError(f"{pages[0]}: a comparison or an audit is reported alone")
-    elif (pages[0] / "audit.json").is_file():
-        print(audit_again(pages[0]))
+    elif (pages[0] / AUDIT).is_file():
+        print(rewrite_audit(pages[0]))
     else:
-        rewrite(CompareConfig(**_options(pages[0], config.trust_remote_code)))
+        rewrite_comparison(CompareConfig(**_options(pages[0], config.trust_remote_code)))
 
 
 def _options(directory: Path, trust_remote_code: bool) -> dict[str, Any]:
-    """Those of the comparison, which may come from a stranger: no code of its models runs because they say so."""
-    if "env" in read_config(directory):  # says what is wrong where there is none
+    """The options of a comparison. They may come from a stranger, so that they cannot turn on remote code."""
+    if "env" in read_config(directory):
         raise InputError(f"{directory / CONFIG}: holds env, which no run writes; take it out")
-    own = read_recipe(directory / CONFIG, CompareConfig)
-    if own.get("trust_remote_code") and not trust_remote_code:
+    options = read_recipe(directory / CONFIG, CompareConfig)
+    if options.get("trust_remote_code") and not trust_remote_code:
         raise InputError(
             f"{directory}: was made with --trust_remote_code; pass it if code that came with its models may run here"
         )
-    return {**own, "output_dir": str(directory)}
+    return {**options, "output_dir": str(directory)}
 
 
-def audit_again(directory: Path) -> Path:
-    """Write audit.html from audit.json."""
-    file = directory / "audit.json"
+def rewrite_audit(directory: Path) -> Path:
+    """Writes audit.html from audit.json."""
+    file, page = directory / AUDIT, directory / "audit.html"
     try:
-        page = render_audit(json.loads(file.read_text(encoding="utf-8")))
+        text = render_audit(json.loads(file.read_text(encoding="utf-8")))
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         raise InputError(f"{file}: damaged; audit the grader again") from None
-    write_text(directory / "audit.html", page)
-    return directory / "audit.html"
+    write_text(page, text)
+    return page
 
 
-def rewrite(config: CompareConfig) -> None:
-    """The report of a comparison that stands, from its runs as they are; nothing is trained, and no recipe read.
+def rewrite_comparison(config: CompareConfig) -> None:
+    """Writes the report of a comparison from its finished runs; trains nothing and reads no recipe.
 
     Raises:
-        InputError: no comparison, or one whose reference, grades or data are missing or other ones by now.
-        IncompleteError: none of its runs stands.
+        InputError: no comparison, or its reference, grades or data are missing or have changed.
+        IncompleteError: it has no finished run.
     """
-    without_store = dataclasses.replace(config, grade_store=":memory:")  # nobody is asked, so no such file is opened
+    without_store = dataclasses.replace(config, grade_store=":memory:")  # no grader is called
     workspace.check(config, load_splits(without_store))
     root = Path(config.output_dir)
-    if not (root / grid.REFERENCE).is_dir():
-        raise InputError(f"{root / grid.REFERENCE}: missing, so this is no comparison that stands; run it again")
-    cells = [cell for job in grid.run_groups(config) for cell in job.cells]
-    holes = {cell: "was not made" for cell in cells if not (root / grid.RUNS / cell.name).is_dir()}
+    if not (root / grid.REFERENCE_DIR).is_dir():
+        raise InputError(f"{root / grid.REFERENCE_DIR}: missing, so the comparison is not complete; run it again")
+    specs = [spec for group in grid.run_groups(config) for spec in group]
+    failed = {spec: "was not made" for spec in specs if not (root / grid.RUNS / spec.name).is_dir()}
     task = load_shared_task(without_store)
-    found = collect_results(cells, config, task, holes)
-    if not found:
-        raise IncompleteError(f"{root}: none of its runs stands; run the comparison again")
-    write(config, task, found, holes, read_environment(root))
+    results = collect_results(specs, config, task, failed)
+    if not results:
+        raise IncompleteError(f"{root}: has no finished run; run the comparison again")
+    write(config, task, results, failed, read_environment(root))

@@ -1,23 +1,18 @@
-"""Write what a comparison found: results.parquet, summary.json, the report and its figures."""
+"""Writes results.parquet, summary.json, the report of a comparison and its figures."""
 
+import dataclasses
 import shlex
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
+from eightball_ppo.comparison import results as frames
 from eightball_ppo.comparison import workspace
 from eightball_ppo.comparison.pairwise import compare_methods, headline
 from eightball_ppo.comparison.report import figures, page
 from eightball_ppo.comparison.report.data import ComparisonData
-from eightball_ppo.comparison.results import (
-    RunResult,
-    coverage_frame,
-    curves_frame,
-    flips_frame,
-    frontier_frame,
-    results_frame,
-)
+from eightball_ppo.comparison.results import RunResult
 from eightball_ppo.comparison.workers import FailedRuns
 from eightball_ppo.config.compare import CompareConfig
 from eightball_ppo.methods.task import Task
@@ -26,42 +21,46 @@ from eightball_ppo.runtime.redaction import redacted
 
 
 def write(
-    config: CompareConfig, task: Task, found: list[RunResult], holes: FailedRuns, made_with: dict[str, Any]
+    config: CompareConfig, task: Task, results: list[RunResult], failed: FailedRuns, environment: dict[str, Any]
 ) -> None:
-    """results.parquet, summary.json and the report; prints the sentences that matter. `made_with`: versions, machine
-    and command of the runs."""
+    """Writes all files of the report and prints the headline.
+
+    Args:
+        config: of the comparison.
+        task: the shared questions, scores and reference.
+        results: the finished runs.
+        failed: the failed ones.
+        environment: versions, machine and command of the runs.
+    """
     root = Path(config.output_dir)
-    results = results_frame(found, root)
-    intervals, pairs = compare_methods(found, task, config.resamples)
-    lines = headline(pairs, config.methods)
-    known = workspace.manifest(config)
-    settings = {name: value for name, value in redacted(vars(config)).items() if name != "overwrite_output_dir"}
-    missing = [{**cell.key, "why": why} for cell, why in holes.items()]
+    manifest = workspace.manifest(root)
+    intervals, pairs = compare_methods(results, task, config.resamples)
+    shared: dict[str, Any] = {
+        "settings": {name: value for name, value in redacted(vars(config)).items() if name != "overwrite_output_dir"},
+        "environment": environment,
+        "failed_runs": [{**dataclasses.asdict(spec), "why": why} for spec, why in failed.items()],
+        "headline": headline(pairs, config.methods),
+    }
     data = ComparisonData(
-        results=results,
+        results=frames.results_frame(results, root),
         intervals=intervals,
         pairs=pairs,
-        frontier=frontier_frame(task),
-        curves=curves_frame(found, task),
-        coverage=coverage_frame(task),
-        flips=flips_frame(found, task),
+        frontier=frames.frontier_frame(task),
+        curves=frames.curves_frame(results, task),
+        coverage=frames.coverage_frame(task),
+        flips=frames.flips_frame(results, task),
         labels=list(task.labels.names),
         dataset=config.dataset_name,
-        grader=known["grader"],
-        command=shlex.join(["python", "scripts/compare.py", *made_with["command"][1:]]),
-        headline=lines,
-        holes=missing,
-        settings=settings,
-        environment=made_with,
+        grader=manifest["grader"],
+        command=shlex.join(["python", "scripts/compare.py", *environment["command"][1:]]),
+        **shared,
     )
     with atomic_path(root / "results.parquet") as file:
-        results.to_parquet(file)
-    summary: dict[str, Any] = {"settings": settings, "environment": made_with, **known, "runs": len(found)}
-    summary |= {"holes": missing, "headline": lines}
-    summary |= {"intervals": _records(intervals), "pairs": _records(pairs)}
+        frames.results_frame(results, root).to_parquet(file)
     write_report(data, root)
+    summary = {**shared, **manifest, "runs": len(results), "intervals": _records(intervals), "pairs": _records(pairs)}
     write_json(root / "summary.json", summary)
-    print("\n".join([*lines, f"{len(found)} runs -> {root / 'report.html'}"]))
+    print("\n".join([*data.headline, f"{len(results)} runs -> {root / 'report.html'}"]))
 
 
 def _records(frame: pd.DataFrame) -> list[Any]:
@@ -69,7 +68,7 @@ def _records(frame: pd.DataFrame) -> list[Any]:
 
 
 def write_report(data: ComparisonData, directory: Path) -> None:
-    """report.html and report.md, and in figures/ every figure as PNG and SVG and its numbers as Parquet."""
+    """Writes report.html, report.md, and each figure in figures/ as PNG, SVG and Parquet."""
     folder = directory / "figures"
     folder.mkdir(parents=True, exist_ok=True)
     charts = figures.charts(data)

@@ -1,47 +1,48 @@
-"""The ways in which a server can be asked for a grade: what is sent, and what its answer says.
+"""The ways to request a grade from a server: the request's body, and how its reply is read.
 
-A sampling mode gets one verdict of each reply (a label's position, or a rating), and the grade is made of several; the
-others read the whole distribution from one reply.
+Schema and text are sampling modes: each reply is one verdict (a label id or a rating), and several make a grade. The
+other modes read the complete distribution from one reply.
 """
 
 import statistics
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
-from eightball_ppo.graders.api.replies import (
-    BadReplyError,
-    TopTokens,
-    json_value,
-    label_of_text,
-    logp_of_counts,
-    logp_of_tokens,
-    rating_masses,
-    rating_of_text,
-    rating_of_tokens,
-)
+from eightball_ppo.config.grader import GraderConfig
+from eightball_ppo.graders import verbalizers
+from eightball_ppo.graders.api import replies
+from eightball_ppo.graders.api.replies import BadReplyError, TopTokens
 from eightball_ppo.graders.base import GradeRequest
-from eightball_ppo.graders.prompts import Messages, Prompt
-from eightball_ppo.graders.verbalizers import MIN_MASS, RATINGS, Verbalizers, label_masses, missing_mass, normalize_logp
+from eightball_ppo.graders.prompts import Prompt
+from eightball_ppo.graders.verbalizers import RATINGS, Verbalizers, missing_mass
 from eightball_ppo.labels import LabelSet
 
-TOP_LOGPROBS = 20  # the most that the OpenAI protocol allows
-SHORT_REPLY_TOKENS = 3  # tokens: a quote, and the two of a 10
-MAX_REPLY_TOKENS = 16  # tokens of a reply in words
+TOP_LOGPROBS = 20  # the maximum of the OpenAI protocol
 
 
 class JudgeTask(NamedTuple):
-    """What every mode needs to know of the task."""
+    """The prompt, the K labels, and their words."""
 
     prompt: Prompt
     labels: LabelSet
     words: Verbalizers
+
+    @classmethod
+    def load(cls, config: GraderConfig, labels: LabelSet) -> "JudgeTask":
+        """The task of the grader options.
+
+        Raises:
+            InputError: A bad prompt or verbalizer.
+        """
+        words = verbalizers.parse_verbalizers(config.grader_verbalizers, labels)
+        return cls(Prompt.load(config.grader_prompt, labels), labels, words)
 
 
 def choices_of(reply: dict[str, Any]) -> list[dict[str, Any]]:
     """The choices of a chat completion.
 
     Raises:
-        BadReplyError: there are none.
+        BadReplyError: There are none.
     """
     choices = reply.get("choices")
     if not isinstance(choices, list) or not choices or not all(isinstance(choice, dict) for choice in choices):
@@ -50,10 +51,10 @@ def choices_of(reply: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def text_of(choice: dict[str, Any]) -> str:
-    """The words of one choice.
+    """The text of a choice.
 
     Raises:
-        BadReplyError: there are none; refused, where the server says so.
+        BadReplyError: There is none; status "refused" if the server says so.
     """
     message = choice.get("message")
     if not isinstance(message, dict):
@@ -69,12 +70,12 @@ def text_of(choice: dict[str, Any]) -> str:
 
 
 def positions_of(choice: dict[str, Any]) -> list[TopTokens]:
-    """The likeliest tokens and their log-probabilities at every position of one choice; [] where the server gives none.
+    """The likeliest tokens at each position of a choice, [] if the server gives none.
 
-    Positions in front at which the reply has a quote or a space alone are left out: the label comes after them.
+    Leading positions with only a quote or a space are skipped: the label comes behind them.
 
     Raises:
-        BadReplyError: they are malformed.
+        BadReplyError: Malformed log-probabilities.
     """
     logprobs = choice.get("logprobs")
     content = logprobs.get("content") if isinstance(logprobs, dict) else None
@@ -90,118 +91,132 @@ def positions_of(choice: dict[str, Any]) -> list[TopTokens]:
 
 def _token(entry: dict[str, Any]) -> tuple[str, float]:
     token, logprob = entry["token"], entry["logprob"]
-    if not isinstance(token, str) or isinstance(logprob, bool) or not isinstance(logprob, int | float):
+    if not isinstance(token, str) or not _is_number(logprob):
         raise TypeError
     return token, float(logprob)
 
 
-def request_of(
-    mode: "Mode", judged: JudgeTask, request: GradeRequest, model: str | None, temperature: float
-) -> dict[str, Any]:
-    """The body of a call: the prompt of `request`, in the shape that the mode's path takes."""
-    messages = judged.prompt.render(request.question, judged.labels, request.label)
-    body = {"model": model, **mode.body(judged, messages, request)}
-    if isinstance(mode, ChoiceMode):
-        return body
-    chat = [{"role": "system", "content": messages.system}, {"role": "user", "content": messages.user}]
-    return {**body, "messages": chat, "temperature": temperature}
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
-class LogprobsMode:
-    """The log-probabilities of the reply's first word (for ratings, of its first two tokens)."""
+class ChatMode:
+    """A mode of `/chat/completions`."""
 
-    name, path = "logprobs", "/chat/completions"
+    name: ClassVar[str]
+    max_tokens: ClassVar[int]
+    path = "/chat/completions"
 
-    def body(self, judged: JudgeTask, messages: Messages, request: GradeRequest) -> dict[str, Any]:
-        return {"logprobs": True, "top_logprobs": TOP_LOGPROBS, "max_tokens": SHORT_REPLY_TOKENS}
+    def body(self, task: JudgeTask, request: GradeRequest, model: str | None, temperature: float) -> dict[str, Any]:
+        """The body of a request."""
+        messages = task.prompt.render(request.question, task.labels, request.label)
+        chat = [{"role": "system", "content": messages.system}, {"role": "user", "content": messages.user}]
+        shared = {"model": model, "messages": chat, "temperature": temperature, "max_tokens": self.max_tokens}
+        return {**shared, **self.options(task, request)}
 
-    def scores(self, judged: JudgeTask, reply: dict[str, Any], request: GradeRequest) -> list[float]:
+    def options(self, task: JudgeTask, request: GradeRequest) -> dict[str, Any]:
+        """The mode's options of a request."""
+        return {}
+
+
+class LogprobsMode(ChatMode):
+    """Log-probabilities of the reply's first word (for ratings, of its first two tokens)."""
+
+    name, max_tokens = "logprobs", 3  # a quote, and the two tokens of a 10
+
+    def options(self, task: JudgeTask, request: GradeRequest) -> dict[str, Any]:
+        """See `ChatMode.options`."""
+        return {"logprobs": True, "top_logprobs": TOP_LOGPROBS}
+
+    def read(self, task: JudgeTask, reply: dict[str, Any], request: GradeRequest) -> tuple[list[float], float]:
+        """The scores of a reply, and the probability on anything but the labels or ratings.
+
+        Raises:
+            BadReplyError: The reply is no grade.
+        """
         choice = choices_of(reply)[0]
-        positions = positions_of(choice)
-        text = text_of(choice)
+        positions, text = positions_of(choice), text_of(choice)
         if not positions:
             raise BadReplyError("no log-probabilities in the reply; pass --api_mode schema or text")
         if request.label is None:
-            return logp_of_tokens(positions[0], judged.words, text)
-        return [rating_of_tokens(positions, text)]
-
-    def missing(self, judged: JudgeTask, reply: dict[str, Any], request: GradeRequest) -> float:
-        """The probability on other than the labels, or the ratings, of a reply that is a grade."""
-        choice = choices_of(reply)[0]
-        positions = positions_of(choice)
-        if request.label is None:
-            return missing_mass(label_masses(positions[0], judged.words)[0])
-        return missing_mass(rating_masses(positions, text_of(choice)))
+            scores = replies.logp_of_tokens(positions[0], task.words, text)
+            return scores, missing_mass(verbalizers.label_masses(positions[0], task.words)[0])
+        rating = replies.rating_of_tokens(positions, text)
+        return [rating], missing_mass(replies.rating_masses(positions, text))
 
 
-class SchemaMode:
+class SchemaMode(ChatMode):
     """Structured output: a JSON object with one property, constrained by a schema."""
 
-    name, path = "schema", "/chat/completions"
+    name, max_tokens = "schema", 32
 
-    def body(self, judged: JudgeTask, messages: Messages, request: GradeRequest) -> dict[str, Any]:
-        key, value = self._property(judged, request)
+    def options(self, task: JudgeTask, request: GradeRequest) -> dict[str, Any]:
+        """See `ChatMode.options`."""
+        key, value = self._property(task, request)
         schema = {"type": "object", "properties": {key: value}, "required": [key], "additionalProperties": False}
-        wanted = {"name": key, "strict": True, "schema": schema}
-        return {"response_format": {"type": "json_schema", "json_schema": wanted}, "max_tokens": 2 * MAX_REPLY_TOKENS}
+        json_schema = {"name": key, "strict": True, "schema": schema}
+        return {"response_format": {"type": "json_schema", "json_schema": json_schema}}
 
-    def _property(self, judged: JudgeTask, request: GradeRequest) -> tuple[str, dict[str, Any]]:
+    def _property(self, task: JudgeTask, request: GradeRequest) -> tuple[str, dict[str, Any]]:
         if request.label is None:
-            return "answer", {"type": "string", "enum": list(judged.labels.names)}
+            return "answer", {"type": "string", "enum": list(task.labels.names)}
         return "rating", {"type": "integer", "minimum": RATINGS[0], "maximum": RATINGS[-1]}
 
-    def verdict(self, judged: JudgeTask, choice: dict[str, Any], request: GradeRequest) -> int:
-        key, _ = self._property(judged, request)
-        value = json_value(text_of(choice), key)
-        known: Sequence[Any] = judged.labels.names if request.label is None else RATINGS
+    def verdict(self, task: JudgeTask, choice: dict[str, Any], request: GradeRequest) -> int:
+        """The label id or rating of a choice.
+
+        Raises:
+            BadReplyError: The choice has none.
+        """
+        key, _ = self._property(task, request)
+        value = replies.json_value(text_of(choice), key)
+        known: Sequence[Any] = task.labels.names if request.label is None else RATINGS
         if isinstance(value, bool) or value not in known:
             raise BadReplyError(f"{key} {str(value)[:60]!r} is none of {list(known)}")
-        return judged.labels.id_of(value) if request.label is None else int(value)
+        return task.labels.id_of(value) if request.label is None else int(value)
 
 
-class TextMode:
-    """Words: the reply must be the label, or the number, and nothing else."""
+class TextMode(ChatMode):
+    """Text: the reply must be the label, or the number, and nothing else."""
 
-    name, path = "text", "/chat/completions"
+    name, max_tokens = "text", 16
 
-    def body(self, judged: JudgeTask, messages: Messages, request: GradeRequest) -> dict[str, Any]:
-        return {"max_tokens": MAX_REPLY_TOKENS}
-
-    def verdict(self, judged: JudgeTask, choice: dict[str, Any], request: GradeRequest) -> int:
+    def verdict(self, task: JudgeTask, choice: dict[str, Any], request: GradeRequest) -> int:
+        """See `SchemaMode.verdict`."""
         text = text_of(choice)
-        return label_of_text(text, judged.words) if request.label is None else rating_of_text(text)
+        return replies.label_of_text(text, task.words) if request.label is None else replies.rating_of_text(text)
 
 
 class ChoiceMode:
-    """`/systemone` of `transformers serve`: a typed question, answered with a probability for every option."""
+    """`/systemone` of `transformers serve`: a typed question, answered with a probability for each option."""
 
-    name, path = "choice", "/systemone"
+    name, path, max_tokens = "choice", "/systemone", 1
     _KEY = "answer"
 
-    def body(self, judged: JudgeTask, messages: Messages, request: GradeRequest) -> dict[str, Any]:
-        options = judged.labels.names if request.label is None else tuple(map(str, RATINGS))
-        question = {"type": "choice", "instructions": messages.system, "criteria": {name: name for name in options}}
-        return {"state": {"question": messages.user}, "questions": {self._KEY: question}}
+    def body(self, task: JudgeTask, request: GradeRequest, model: str | None, temperature: float) -> dict[str, Any]:
+        """See `ChatMode.body`; the protocol has no temperature."""
+        messages = task.prompt.render(request.question, task.labels, request.label)
+        criteria = {name: name for name in self._options(task, request)}
+        question = {"type": "choice", "instructions": messages.system, "criteria": criteria}
+        return {"model": model, "state": {"question": messages.user}, "questions": {self._KEY: question}}
 
-    def scores(self, judged: JudgeTask, reply: dict[str, Any], request: GradeRequest) -> list[float]:
-        options = list(judged.labels.names) if request.label is None else list(map(str, RATINGS))
+    def _options(self, task: JudgeTask, request: GradeRequest) -> list[str]:
+        return list(task.labels.names) if request.label is None else list(map(str, RATINGS))
+
+    def read(self, task: JudgeTask, reply: dict[str, Any], request: GradeRequest) -> tuple[list[float], float]:
+        """See `LogprobsMode.read`; the server has normalized the probabilities, so 0 is missing."""
+        options = self._options(task, request)
         answers = reply.get("answers")
         answer = answers.get(self._KEY) if isinstance(answers, dict) else None
         probabilities = answer.get("probabilities") if isinstance(answer, dict) else None
         if not isinstance(probabilities, dict) or set(probabilities) != set(options):
             raise BadReplyError(f"no probabilities of {options} in the reply")
         mass = [probabilities[name] for name in options]
-        if not all(isinstance(p, int | float) and not isinstance(p, bool) and 0 <= p <= 1.001 for p in mass):
-            raise BadReplyError(f"probabilities {mass} are none")
-        if abs(sum(mass) - 1) > 0.05:
-            raise BadReplyError(f"probabilities {mass} do not sum to 1")
+        if not all(_is_number(p) and 0 <= p <= 1.001 for p in mass) or abs(sum(mass) - 1) > 0.05:
+            raise BadReplyError(f"{mass} are no probabilities that sum to 1")
         if request.label is not None:
-            return [sum(rating * p for rating, p in zip(RATINGS, mass, strict=True)) / sum(mass)]
-        return normalize_logp([max(p, MIN_MASS) for p in mass])
-
-    def missing(self, judged: JudgeTask, reply: dict[str, Any], request: GradeRequest) -> float:
-        """0: the server has renormalised."""
-        return 0.0
+            return [sum(rating * p for rating, p in zip(RATINGS, mass, strict=True)) / sum(mass)], 0.0
+        return verbalizers.normalize_logp([max(p, verbalizers.MIN_MASS) for p in mass]), 0.0
 
 
 SAMPLING = (SchemaMode, TextMode)
@@ -209,8 +224,8 @@ Mode = LogprobsMode | SchemaMode | TextMode | ChoiceMode
 MODES: dict[str, Mode] = {mode.name: mode for mode in (LogprobsMode(), SchemaMode(), TextMode(), ChoiceMode())}
 
 
-def scores_of_verdicts(verdicts: Sequence[int], judged: JudgeTask, request: GradeRequest) -> list[float]:
-    """The grade that several samples make: smoothed log-frequencies of the labels, or the mean rating."""
+def scores_of_verdicts(verdicts: Sequence[int], task: JudgeTask, request: GradeRequest) -> list[float]:
+    """The scores of several samples: smoothed log-frequencies of the labels, or the mean rating."""
     if request.label is None:
-        return logp_of_counts(verdicts, len(judged.labels))
+        return replies.logp_of_counts(verdicts, len(task.labels))
     return [statistics.fmean(verdicts)]

@@ -1,12 +1,12 @@
-"""Prompts of LLM judges: jinja2 files, rendered in a sandbox, in which a question is data and stays data.
+"""Prompts of LLM judges: jinja2 files, rendered in a sandbox; the question can only be data, never an instruction.
 
-A prompt has two blocks, `system` (the instruction) and `user` (the data), and may have a third, `reply`, the beginning
-of the judge's reply, which graders that can (`llm`) put in its mouth. It may use
+A prompt has the blocks `system` (the instruction) and `user` (the data), and optionally `reply`, the beginning of the
+judge's reply, which grader `llm` puts in front of it. Variables:
 
     {{ question }}   the question as a JSON string: delimited by quotes that it cannot close, in one line, and without a
-                     character that chat templates give a meaning to
+                     character that means something to chat templates
     {{ labels }}     the list of label names
-    {{ answer }}     one label name; a prompt that mentions it rates one answer at a time
+    {{ answer }}     one label name; a prompt that uses it rates one answer at a time
 """
 
 import hashlib
@@ -27,8 +27,9 @@ from eightball_ppo.labels import LabelSet
 DIRECTORY = Path(__file__).parent
 SUFFIX = ".jinja"
 CONTENT_FREE = "N/A"  # the question without content of contextual calibration (Zhao et al. 2021, arXiv:2102.09690)
-_MARK = "Is this the question?"  # put in to see where it comes out
+_PROBE = "Is this the question?"  # rendered to see which block it reaches
 _VARIABLES = {"question", "labels", "answer"}
+_ENVIRONMENT = ImmutableSandboxedEnvironment(undefined=StrictUndefined, autoescape=False)
 _BLOCKS = {"system", "user", "reply"}
 # Written as JSON escapes, so that no text of a question can look like a control token (<|im_start|>, [INST], {{...}}).
 _ESCAPED = {character: f"\\u{ord(character):04x}" for character in "<>[]{}|"}
@@ -42,8 +43,8 @@ class Messages(NamedTuple):
     reply: str
 
 
-def quoted(question: str) -> str:
-    """`question` as a JSON string in one line, harmless to chat templates. `json.loads` gives it back."""
+def quote_question(question: str) -> str:
+    """`question` as a JSON string in one line, harmless to chat templates; `json.loads` is the inverse."""
     text = json.dumps(question, ensure_ascii=False)
     text = "".join(_ESCAPED.get(character, character) for character in text)
     return "".join(c if c.isprintable() else json.dumps(c)[1:-1] for c in text)
@@ -51,17 +52,17 @@ def quoted(question: str) -> str:
 
 @dataclass(frozen=True)
 class Prompt:
-    """A prompt file; `name` as it was asked for, `source` its text."""
+    """A prompt file: `name` as in `--grader_prompt`, `source` its text."""
 
     name: str
     source: str
 
     @classmethod
     def load(cls, name: str, labels: LabelSet) -> "Prompt":
-        """The packaged prompt of that name, or the file at that path, rendered once to see that it can be.
+        """Loads the packaged prompt of that name, or the file at that path, and renders it once.
 
         Raises:
-            InputError: no such prompt, one that is no jinja2, lacks a block, or uses an unknown variable.
+            InputError: No such prompt, or one that cannot be rendered, lacks a block, or uses an unknown variable.
         """
         try:
             packaged = DIRECTORY / f"{name}{SUFFIX}"
@@ -71,62 +72,52 @@ class Prompt:
             known = ", ".join(sorted(p.stem for p in DIRECTORY.glob(f"*{SUFFIX}")))
             raise InputError(f"--grader_prompt {name}: neither a readable file ({error}) nor one of {known}") from None
         try:
-            prompt._check()
-            prompt._check_rendered(prompt.render(_MARK, labels, labels.names[0]))
-        except InputError:
-            raise
+            problem = prompt._problem(labels)
         except TemplateSyntaxError as error:
-            raise InputError(f"--grader_prompt {name}: line {error.lineno}: {error.message}") from None
+            problem = f"line {error.lineno}: {error.message}"
         except Exception as error:  # a template can raise anything
-            reason = " ".join(str(error).split()) or type(error).__name__
-            raise InputError(f"--grader_prompt {name}: cannot be rendered ({reason})") from None
+            problem = f"cannot be rendered ({' '.join(str(error).split()) or type(error).__name__})"
+        if problem is not None:
+            raise InputError(f"--grader_prompt {name}: {problem}")
         return prompt
 
-    def _check(self) -> None:
-        """Raises InputError for blocks or variables that are not those of the module's docstring."""
+    def _problem(self, labels: LabelSet) -> str | None:
+        """What is wrong with blocks, variables, or the block that the question reaches; None if nothing is."""
         blocks = set(self._template.blocks)
-        if wrong := ({"system", "user"} - blocks) or (blocks - _BLOCKS):
-            what = "lacks" if wrong - blocks else "has an unknown"
-            raise InputError(
-                f"--grader_prompt {self.name}: {what} block {sorted(wrong)[0]!r}; system and user are needed"
-            )
-        used = meta.find_undeclared_variables(_environment().parse(self.source))
-        if unknown := used - _VARIABLES:
-            raise InputError(
-                f"--grader_prompt {self.name}: undefined variable {sorted(unknown)[0]!r}; known: {sorted(_VARIABLES)}"
-            )
-
-    def _check_rendered(self, messages: Messages) -> None:
-        """Raises InputError unless the question stands among the data, and only there."""
-        if quoted(_MARK) not in messages.user:
-            raise InputError(f"--grader_prompt {self.name}: the question does not reach the block user")
-        if _MARK in messages.system or _MARK in messages.reply:
-            raise InputError(
-                f"--grader_prompt {self.name}: the question stands in the block system or reply; it is data"
-            )
+        if missing := {"system", "user"} - blocks:
+            return f"lacks block {min(missing)!r}; system and user are needed"
+        if unknown := blocks - _BLOCKS:
+            return f"has an unknown block {min(unknown)!r}; known: {sorted(_BLOCKS)}"
+        if undefined := self._variables - _VARIABLES:
+            return f"undefined variable {min(undefined)!r}; known: {sorted(_VARIABLES)}"
+        messages = self.render(_PROBE, labels, labels.names[0])
+        if quote_question(_PROBE) not in messages.user:
+            return "the question does not reach the block user"
+        if _PROBE in messages.system or _PROBE in messages.reply:
+            return "the question is in the block system or reply; it is data and belongs to the block user"
+        return None
 
     @cached_property
     def _template(self) -> Template:
-        return _environment().from_string(self.source)
+        return _ENVIRONMENT.from_string(self.source)
 
     @cached_property
+    def _variables(self) -> set[str]:
+        return meta.find_undeclared_variables(_ENVIRONMENT.parse(self.source))
+
+    @property
     def scale(self) -> Scale:
-        """ "rating" if the prompt mentions `answer`, and so asks about one label at a time."""
-        used = meta.find_undeclared_variables(_environment().parse(self.source))
-        return "rating" if "answer" in used else "log_prob"
+        """The scale "rating" if the prompt uses `answer`, and so asks about one label at a time; else "log_prob"."""
+        return "rating" if "answer" in self._variables else "log_prob"
 
     @property
     def sha(self) -> str:
-        """First 16 hex digits of the sha256 of the file's text."""
+        """First 16 hex digits of the SHA-256 of the file's text."""
         return hashlib.sha256(self.source.encode()).hexdigest()[:16]
 
     def render(self, question: str, labels: LabelSet, answer: str | None = None) -> Messages:
-        """The prompt for one question and, for a prompt that rates, one answer."""
-        values = {"question": quoted(display_text(question)), "labels": list(labels.names), "answer": answer}
+        """Renders the prompt for one question and, for a prompt that rates, one answer."""
+        values = {"question": quote_question(display_text(question)), "labels": list(labels.names), "answer": answer}
         context = self._template.new_context(values)
         text = {name: "".join(block(context)).strip() for name, block in self._template.blocks.items()}
         return Messages(text["system"], text["user"], text.get("reply", ""))
-
-
-def _environment() -> ImmutableSandboxedEnvironment:
-    return ImmutableSandboxedEnvironment(undefined=StrictUndefined, autoescape=False)

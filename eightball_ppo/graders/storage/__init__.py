@@ -1,1 +1,1 @@
-"""Where grades are kept and read: the grade store, exported tables, and sources made of other sources."""
+"""Storage of grades: the grade store, exported tables, and the sources of scores that read them."""

@@ -1,7 +1,7 @@
 """The scores of many questions as one table: what filling or reading a source of grades returns."""
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from math import fsum
 
@@ -11,16 +11,16 @@ from torch import Tensor
 
 from eightball_ppo.graders.base import Scale
 
-STATUSES = ("ok", "failed", "refused", "skipped")  # skipped: never asked, because no call was allowed any more
+STATUSES = ("ok", "failed", "refused", "skipped")  # skipped: never requested, because no call was allowed
 OK = STATUSES.index("ok")
 SKIPPED = STATUSES.index("skipped")
 MAX_DETAILS = 3
+# of one (question, label): the score as the grader gave it (NaN unless ok), the index in STATUSES, seconds since 1970
 CELL = np.dtype([("score", np.float64), ("status", np.int8), ("graded_at", np.float64)])
-"""One (question, label): score as the grader gave it (NaN unless ok), position in STATUSES, seconds since 1970."""
 
 
 def skipped_cells_NK(questions: int, labels: int) -> np.ndarray:
-    """Cells of dtype CELL that nobody has asked for yet."""
+    """Cells of dtype CELL, shape [questions, labels], none of them graded."""
     cells_NK = np.zeros((questions, labels), CELL)
     cells_NK["score"], cells_NK["status"] = np.nan, SKIPPED
     return cells_NK
@@ -28,23 +28,23 @@ def skipped_cells_NK(questions: int, labels: int) -> np.ndarray:
 
 @dataclass(frozen=True)
 class ScoreTable:
-    """Scores of N questions for K labels, what is missing of them, and what they cost.
+    """Scores of N questions for K labels.
 
-    A whole split takes 4 K + 1 bytes a question. A chunk of a few thousand also has its cells one by one, for exports.
+    The table of a split takes 4 K + 1 bytes a question. That of a chunk of a few thousand also has its cells.
 
     Attributes:
-        logp_NK: log-probabilities of the labels in nats, float32; a row of NaN where a label has no grade.
-        whole_N: True where every label of the question has a grade.
-        count: (question, label) pairs by status, for every one of STATUSES.
-        calls: grader calls that these grades took in all, in this run or an earlier one.
-        details: examples of what went wrong, at most three.
-        num_ok: good grades; `missing_mass_S`: the probability that their judge put on other than the labels, of those
-            where it is above 0.
-        cells_NK: of a chunk its cells, dtype CELL; None of a whole split.
+        logp_NK: Log-probabilities of the labels in nats, shape [N, K], float32; NaN in rows that are not complete.
+        complete_N: True if every label of the question has a grade, shape [N].
+        count: (question, label) grades by status, for each of STATUSES.
+        calls: Grader calls that the grades took, in this run or an earlier one.
+        details: Up to three failures.
+        num_ok: Number of good grades.
+        missing_mass_S: The probability that judges put on anything but the labels, for each grade where it is above 0.
+        cells_NK: The cells of a chunk, dtype CELL, shape [N, K]; None for a split.
     """
 
     logp_NK: Tensor
-    whole_N: np.ndarray
+    complete_N: np.ndarray
     count: Counter[str]
     calls: int
     details: tuple[str, ...]
@@ -53,48 +53,50 @@ class ScoreTable:
     cells_NK: np.ndarray | None = None
 
     @classmethod
-    def of_cells(
+    def from_cells(
         cls, cells_NK: np.ndarray, scale: Scale, calls: int, details: Iterable[str], num_ok: int, missing_S: np.ndarray
     ) -> "ScoreTable":
         """The table of a chunk.
 
-        Ratings become the softmax that gives a label with one point more e times the probability. That moves every
-        rating of a question by one number, so the best policy at a KL coefficient is that of the ratings themselves.
+        Ratings become log-probabilities by a softmax. That shifts all ratings of a question by the same number, so the
+        optimal policy at any KL coefficient is that of the ratings.
 
         Args:
-            cells_NK: one cell for every (question, label), dtype CELL.
-            scale: what the cells' scores are.
-            missing_S: as the attribute `missing_mass_S`.
+            cells_NK: Cells of dtype CELL, shape [N, K].
+            scale: The unit of the cells' scores.
+            calls: As the attribute.
+            details: As the attribute, without a limit.
+            num_ok: As the attribute.
+            missing_S: As the attribute `missing_mass_S`.
         """
         score_NK = torch.from_numpy(np.ascontiguousarray(cells_NK["score"]))
         logp_NK = score_NK if scale == "log_prob" else score_NK.log_softmax(-1)
-        whole_N = (cells_NK["status"] == OK).all(1)
-        logp_NK = logp_NK.masked_fill(~torch.from_numpy(whole_N)[:, None], torch.nan).float()
+        complete_N = (cells_NK["status"] == OK).all(1)
+        logp_NK = logp_NK.masked_fill(~torch.from_numpy(complete_N)[:, None], torch.nan).float()
         count = Counter({status: int((cells_NK["status"] == code).sum()) for code, status in enumerate(STATUSES)})
-        return cls(logp_NK, whole_N, count, calls, tuple(details)[:MAX_DETAILS], num_ok, missing_S, cells_NK)
+        return cls(logp_NK, complete_N, count, calls, tuple(details)[:MAX_DETAILS], num_ok, missing_S, cells_NK)
 
     @classmethod
     def concatenate(cls, chunks: Iterable["ScoreTable"], questions: int, labels: int) -> "ScoreTable":
-        """The table [questions, labels] of chunks that come one after the other; their cells are dropped."""
-        logp_NK, whole_N = torch.empty(questions, labels), np.empty(questions, dtype=bool)
+        """The table of consecutive chunks with `questions` rows in total; drops their cells."""
+        logp_NK, complete_N = torch.empty(questions, labels), np.empty(questions, dtype=bool)
         count, details, missing = Counter(dict.fromkeys(STATUSES, 0)), dict[str, None](), [np.empty(0)]
         row = calls = num_ok = 0
         for chunk in chunks:
             rows = slice(row, row := row + len(chunk))
-            logp_NK[rows], whole_N[rows] = chunk.logp_NK, chunk.whole_N
+            logp_NK[rows], complete_N[rows] = chunk.logp_NK, chunk.complete_N
             count.update(chunk.count)
             details.update(dict.fromkeys(chunk.details))
             calls, num_ok = calls + chunk.calls, num_ok + chunk.num_ok
             missing.append(chunk.missing_mass_S)
-        return cls(logp_NK, whole_N, count, calls, tuple(details)[:MAX_DETAILS], num_ok, np.concatenate(missing))
+        return cls(logp_NK, complete_N, count, calls, tuple(details)[:MAX_DETAILS], num_ok, np.concatenate(missing))
 
     def __len__(self) -> int:
-        return len(self.whole_N)
+        return len(self.complete_N)
 
 
-def missing_mass(tables: Iterable[ScoreTable]) -> dict[str, float] | None:
-    """Mean and largest probability that good grades' judges put on other than the labels; None without any grade."""
-    tables = list(tables)
+def missing_mass(tables: Collection[ScoreTable]) -> dict[str, float] | None:
+    """Mean and maximum probability that judges put on anything but the labels; None without a good grade."""
     num_ok = sum(table.num_ok for table in tables)
     if not num_ok:
         return None

@@ -1,7 +1,6 @@
-"""Weights that nobody trained are refused, adapters stand on adapters, and a head computes in float32."""
+"""Untrained weights are refused, adapters are saved with the head that they need, and heads compute in float32."""
 
 import json
-import logging
 from pathlib import Path
 from typing import Any
 
@@ -21,14 +20,12 @@ from eightball_ppo.models.loading import load_classifier, load_new_classifier, p
 from eightball_ppo.models.lora import with_lora
 from eightball_ppo.models.saving import save_adapter, save_policy
 from eightball_ppo.models.tokenization import TokenTable, token_table
-from eightball_ppo.models.trainable import check_rates
 
 TEXTS = ["Will I be rich?", "Is it raining in Rome, or will it rain tomorrow?"]
 LABELS = LabelSet.of(["Yes", "No", "Maybe"])
 
 
-def moved(model: Any, scale: float = 0.1) -> Any:
-    """`model` under LoRA adapters that have learned something."""
+def with_changed_adapters(model: Any, scale: float = 0.1) -> Any:
     policy = with_lora(model.requires_grad_(False), tiny.config(use_peft=True))
     with torch.no_grad():
         for weight in policy.parameters():
@@ -50,12 +47,12 @@ def headless(kind: str, directory: Path, auto: Any = AutoModel) -> Path:
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_adapters_stand_on_adapters(dtype: torch.dtype, tmp_path: Path) -> None:
+def test_lora_on_a_lora_policy_is_saved_against_the_original_base(dtype: torch.dtype, tmp_path: Path) -> None:
     logits = []
     source = encoders.save("bert", tmp_path / "base")
     for name in ("first", "second"):
         model, tokenizer = load_classifier(str(source), "--sft_model_path", dtype)
-        policy = moved(model)
+        policy = with_changed_adapters(model)
         logits.append(predict_logits_NK(policy, token_table(TEXTS, tokenizer, 32)))
         save_policy(policy, tokenizer, tmp_path / name)
         recorded = json.loads((tmp_path / name / "adapter_config.json").read_text())["base_model_name_or_path"]
@@ -67,15 +64,15 @@ def test_adapters_stand_on_adapters(dtype: torch.dtype, tmp_path: Path) -> None:
     assert not torch.allclose(logits[0], logits[1], atol=0.05)
 
 
-@pytest.mark.parametrize("kind", ["bert", "roberta", "distilbert", "modernbert"])
-def test_an_encoder_without_a_head_is_no_classifier(kind: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("kind", ["bert", "modernbert"])
+def test_an_encoder_without_a_trained_head_is_refused(kind: str, tmp_path: Path) -> None:
     headless(kind, tmp_path)
     for flag in ("--sft_model_path", "--reward_model_path"):
         with pytest.raises(InputError, match=rf"^{flag} .*not a fine-tuned classifier: classifier\..*eightball sft"):
             load_classifier(str(tmp_path), flag)
 
 
-def test_adapters_bring_the_head_of_their_base_or_are_refused(tmp_path: Path) -> None:
+def test_adapters_save_a_new_head_and_are_refused_without_it(tmp_path: Path) -> None:
     base = headless("bert", tmp_path / "base")
     model, tokenizer, new = load_new_classifier(str(base), "--model_name_or_path", LABELS)
     policy = with_lora(model, tiny.config(use_peft=True), new)
@@ -85,25 +82,11 @@ def test_adapters_bring_the_head_of_their_base_or_are_refused(tmp_path: Path) ->
     assert torch.equal(predict_logits_NK(*load(tmp_path / "adapters")), logits_NK)
     file = tmp_path / "adapters" / "adapter_model.safetensors"
     save_file({k: v for k, v in load_file(file).items() if "lora" in k}, file)
-    with pytest.raises(
-        InputError, match=r"neither its adapters nor their base .*base hold classifier\.bias, classifier"
-    ):
+    with pytest.raises(InputError, match=r"neither its adapters nor their base .*classifier\.bias, classifier"):
         load(tmp_path / "adapters")
 
 
-def test_adapters_of_a_deeper_model_are_refused(tmp_path: Path) -> None:
-    base = encoders.save("bert", tmp_path / "base")
-    model, tokenizer = load_classifier(str(base), "--sft_model_path")
-    save_policy(moved(model), tokenizer, tmp_path / "adapters")
-    file = tmp_path / "adapters" / "adapter_model.safetensors"
-    weights = load_file(file)
-    deeper = {key.replace("layer.1.", "layer.2."): own.clone() for key, own in weights.items()}
-    save_file({**weights, **deeper}, file)
-    with pytest.raises(InputError, match=r"do not fit .*base, which has no .*layer\.2\..* and 2 more; give"):
-        load(tmp_path / "adapters")
-
-
-def test_a_new_pooler_trains_and_is_saved_and_a_broken_encoder_is_refused(tmp_path: Path) -> None:
+def test_a_new_pooler_is_saved_and_an_incomplete_encoder_is_refused(tmp_path: Path) -> None:
     base = headless("bert", tmp_path / "base", AutoModelForMaskedLM)  # these have no pooler
     model, _, new = load_new_classifier(str(base), "--model_name_or_path", LABELS)
     assert new == ["bert.pooler", "classifier"]
@@ -116,8 +99,8 @@ def test_a_new_pooler_trains_and_is_saved_and_a_broken_encoder_is_refused(tmp_pa
         load_new_classifier(str(base), "--model_name_or_path", LABELS)
 
 
-@pytest.mark.parametrize("kind", [*encoders.KINDS, "eightball"])
-def test_in_half_precision_the_head_computes_in_float32(kind: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("kind", ["bert", "deberta-v2", "distilbert", "eightball"])
+def test_in_bfloat16_the_head_computes_in_float32(kind: str, tmp_path: Path) -> None:
     if kind == "eightball":
         tiny.classifier().save_pretrained(tmp_path)
         encoders.tokenizer("bert").save_pretrained(tmp_path)
@@ -128,28 +111,18 @@ def test_in_half_precision_the_head_computes_in_float32(kind: str, tmp_path: Pat
     ids_BT = torch.tensor([[5, 6, 7], [8, 9, 0]])
     logits_BK = model(input_ids=ids_BT, attention_mask=ids_BT.clamp(max=1)).logits
     assert logits_BK.dtype == torch.float32 and not torch.equal(logits_BK, logits_BK.bfloat16().float())
-    types = {name.split(".")[0]: own.dtype for name, own in model.named_parameters()}
+    types = {name.split(".")[0]: p.dtype for name, p in model.named_parameters()}
     assert types["classifier"] == torch.float32 and torch.bfloat16 in types.values()
-    head = {name: own for name, own in exact.named_parameters() if name.startswith("classifier.")}
-    assert all(torch.equal(own, model.get_parameter(name)) for name, own in head.items())
+    head = {name: p for name, p in exact.named_parameters() if name.startswith("classifier.")}
+    assert all(torch.equal(p, model.get_parameter(name)) for name, p in head.items())
     policy = with_lora(model.requires_grad_(False), tiny.config(use_peft=True))
-    assert {own.dtype for own in policy.parameters() if own.requires_grad} == {torch.float32}
+    assert {p.dtype for p in policy.parameters() if p.requires_grad} == {torch.float32}
     assert torch.equal(policy(input_ids=ids_BT, attention_mask=ids_BT.clamp(max=1)).logits, logits_BK)
 
 
-def test_all_weights_in_half_precision_are_warned_about(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    encoders.save("bert", tmp_path)
-    rates = {"learning_rate": 2e-5, "value_learning_rate": 2e-5}
-    for dtype, lora, told in ((torch.bfloat16, True, 0), (torch.float32, False, 0), (torch.bfloat16, False, 1)):
-        model, _ = load(tmp_path, dtype)
-        with caplog.at_level(logging.WARNING):
-            check_rates(model, tiny.config(use_peft=lora, **rates))
-        assert len(caplog.records) == told
-    assert "--dtype bfloat16: " in caplog.text and "--use_peft" in caplog.text
-
-
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["roberta", "deberta-v2", "modernbert", "distilbert", "mpnet"])
-def test_sft_puts_a_head_on_an_encoder_that_has_none(kind: str, small_data: Path, tmp_path: Path) -> None:
+def test_sft_adds_and_saves_a_head_on_a_pretrained_encoder(kind: str, small_data: Path, tmp_path: Path) -> None:
     """`classifier`, and what a kind has in front of it (pooler, pre_classifier, head), are new, train and are saved."""
     base = headless(kind, tmp_path / "base")
     options: dict[str, Any] = {"dataset_name": str(small_data), "num_train_epochs": 1, "labels": list(LABELS.names)}
