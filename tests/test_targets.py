@@ -87,7 +87,7 @@ def test_beta_reaches_kl_coef_within_the_steps_of_a_process(
         caught.append(arguments[-1])
         raise InputError("far enough")
 
-    monkeypatch.setattr(exact, "train_classifier", fit)
+    monkeypatch.setattr("eightball_ppo.methods.task.train_classifier", fit)
     monkeypatch.setattr(exact, "num_processes", lambda: processes)
     with pytest.raises(InputError, match="far enough"):
         train("exact", options("exact", num_train_epochs=3, per_device_train_batch_size=batch, anneal_fraction=0.5))
