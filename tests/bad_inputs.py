@@ -195,7 +195,9 @@ BAD_INPUTS = [
         "--sft_model_path ./m: labels: id2label has the ids [0, 1, 5]",
         config_with("sft", id2label={"0": "Yes", "1": "No", "5": "Maybe"}),
     ),
-    BadInput(f"ppo {ON_M} --dataset_name ./d", "its adapters have themselves as their base model", SELF_BASED, labels=False),
+    BadInput(
+        f"ppo {ON_M} --dataset_name ./d", "its adapters have themselves as their base model", SELF_BASED, labels=False
+    ),
     BadInput(
         "audit --reward_model_path ./m",
         "labels differ | --reward_model_path ./m",

@@ -55,7 +55,9 @@ def test_save_and_load_keep_the_stored_logits(kind: str, tmp_path: Path) -> None
         sizes = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 8}
         config = BertConfig(vocab_size=40, **sizes, id2label=names, label2id={v: k for k, v in names.items()})
         base = BertForSequenceClassification(config).eval()
-        model = LookupForSequenceClassification.from_base(base, [[5, 6, 7], [9]], torch.tensor([[1.0, 2, 3], [4, 0, 0]]))
+        model = LookupForSequenceClassification.from_base(
+            base, [[5, 6, 7], [9]], torch.tensor([[1.0, 2, 3], [4, 0, 0]])
+        )
     ids_BT, mask_BT = padded([[9], [5, 6, 7], [1, 2]], 3)
     before_BK = model(input_ids=ids_BT, attention_mask=mask_BT).logits
     model.save_pretrained(tmp_path)

@@ -51,7 +51,9 @@ def test_reward_batches_hold_similar_lengths(small_data: Path, tmp_path: Path, m
 
 
 def test_every_row_comes_once_in_another_order_every_epoch() -> None:
-    order = LengthBucketSampler(torch.randint(5, 32, (638,), generator=torch.Generator().manual_seed(0)), batch_size=16, seed=0)
+    order = LengthBucketSampler(
+        torch.randint(5, 32, (638,), generator=torch.Generator().manual_seed(0)), batch_size=16, seed=0
+    )
     first = list(order)
     order.set_epoch(1)
     assert sorted(first) == sorted(order) == list(range(638)) and first != list(order)
