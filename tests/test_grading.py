@@ -211,7 +211,7 @@ def test_the_key_comes_from_the_environment_and_is_written_nowhere(
     labels = ["--labels", *LABELS]
     export_argv = flags({**shared, "output_dir": "grades", "dataset_name": data})
     parser.main(GradeConfig, "eightball_ppo.graders.export:run", [*export_argv, *labels])
-    audit_argv = flags({**shared, "output_dir": "audit", "gold": f"{data}/heldout.jsonl", "audit_questions": 5})
+    audit_argv = flags({**shared, "output_dir": "audit", "gold_file": f"{data}/heldout.jsonl", "audit_questions": 5})
     parser.main(AuditConfig, "eightball_ppo.audit.run:run", [*audit_argv, *labels])
     run_ppo([*flags({**base, "total_episodes": 240, "allow_weak_grader": True}), *labels])
     printed = "".join(capfd.readouterr())

@@ -72,7 +72,7 @@ def test_the_model_fails_its_audit_and_ppo_refuses_it_unless_allowed(
     smollm2: Path, tmp_path: Path, small_data: Path, sft_run: Path
 ) -> None:
     judge: dict[str, Any] = {"grader": "llm", "grader_model": str(smollm2), "disable_tqdm": True}
-    audit = {**judge, "gold": str(EIGHTBALL / "heldout.jsonl"), "audit_questions": 20}
+    audit = {**judge, "gold_file": str(EIGHTBALL / "heldout.jsonl"), "audit_questions": 20}
     record = json.loads((run.run(AuditConfig(**audit, output_dir="audit")) / "audit.json").read_text())
     assert any("accuracy" in check for check in record["failed_checks"]), record["failed_checks"]
     options: dict[str, Any] = {**judge, "dataset_name": str(small_data), "sft_model_path": str(sft_run)}
