@@ -54,13 +54,11 @@ def test_the_optimum_at_the_frontier_beta_has_the_given_kl(problem: tuple[Tensor
     logp_NK, ref_logp_NK, score_NK = problem
     asked = kl(logp_NK, ref_logp_NK)
     price = objective.frontier_beta(ref_logp_NK, score_NK, asked)
-    cheapest = objective.MIN_BETA * unit(score_NK)
+    lowest = objective.MIN_BETA * unit(score_NK)
     if price == 0:
-        assert (
-            unit(score_NK) == 0 or kl(objective.optimum_logp_NK(ref_logp_NK, score_NK, cheapest), ref_logp_NK) <= asked
-        )
+        assert unit(score_NK) == 0 or kl(objective.optimum_logp_NK(ref_logp_NK, score_NK, lowest), ref_logp_NK) <= asked
     else:
-        assert price >= cheapest * (1 - 1e-9)
+        assert price >= lowest * (1 - 1e-9)
         optimum_NK = objective.optimum_logp_NK(ref_logp_NK, score_NK, price)
         assert kl(optimum_NK, ref_logp_NK) == pytest.approx(asked, rel=1e-6, abs=1e-9)
 
@@ -103,7 +101,7 @@ def test_optima_of_any_beta_and_the_reference_have_distance_0(
     assume(unit(score_NK) > 0)
     beta = unit(score_NK) * 10**log_beta
     optimum_NK = objective.optimum_logp_NK(ref_logp_NK, score_NK, beta)
-    # below the cheapest price that is tried, the frontier counts as its end, the best label
+    # below the lowest price that is tried, the frontier counts as its end, the best label
     end = objective.MIN_BETA * unit(score_NK) * (1 - ref_logp_NK.min().item()) if log_beta < -3.9 else 0
     assert distance(optimum_NK, ref_logp_NK, score_NK) == pytest.approx(0, abs=1e-7 * unit(score_NK) + end)
 

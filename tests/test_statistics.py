@@ -20,7 +20,7 @@ from eightball_ppo.functional.statistics import (
     holm,
 )
 
-FEW = 500  # resamples, where their number does not matter
+RESAMPLES = 500  # resamples, where their number does not matter
 
 
 def grid(
@@ -77,7 +77,7 @@ def test_the_length_of_an_interval_by_hand() -> None:
     ms_seed = 40 * ((seed_S - mean) ** 2).sum() / 2
     ms_question = 3 * ((question_Q - mean) ** 2).sum() / 39
     ms_error = ((value_SQ - seed_S[:, None] - question_Q + mean) ** 2).sum() / 78
-    spread = crossed_spread(value_SQ[None], np.eye(1), resamples=FEW, rng_seed=0)
+    spread = crossed_spread(value_SQ[None], np.eye(1), resamples=RESAMPLES, rng_seed=0)
     square = 4.302653**2 * ms_seed / 120 + 2.022691**2 * (ms_question - ms_error) / 120
     assert spread.half_O()[0] == pytest.approx(square**0.5, rel=1e-6)
     (low,), (high,) = spread.arms_2O()
@@ -97,7 +97,7 @@ def test_seeds_that_agree_by_chance_still_give_an_interval() -> None:
 def test_a_method_against_itself_and_a_shifted_copy(S: int, Q: int, shift: float, rng: int) -> None:
     value_SQ = grid(S, Q, seeds=1.0, rng=rng)
     values = {"a": by_seed(value_SQ), "same": by_seed(value_SQ), "moved": by_seed(value_SQ + shift)}
-    same, moved, _ = compare(values, resamples=FEW)[1]
+    same, moved, _ = compare(values, resamples=RESAMPLES)[1]
     assert (same.difference.estimate, *ends(same.difference)) == (0, 0, 0)
     assert (same.p_value, same.p_holm, same.effect_size, same.distinguishable) == (1, 1, None, False)
     assert (moved.difference.estimate, *ends(moved.difference)) == pytest.approx((-shift,) * 3, abs=1e-9)
@@ -111,7 +111,7 @@ def test_p_is_below_5_percent_exactly_where_the_interval_excludes_0(
     S: int, Q: int, shift: float, seeds: float, rng: int
 ) -> None:
     a_SQ, b_SQ = grid(S, Q, seeds=seeds, mean=shift, rng=rng), grid(S, Q, seeds=seeds, rng=rng + 1)
-    pair, same, mirror = compare({"a": by_seed(a_SQ), "b": by_seed(b_SQ), "A": by_seed(a_SQ)}, resamples=FEW)[1]
+    pair, same, mirror = compare({"a": by_seed(a_SQ), "b": by_seed(b_SQ), "A": by_seed(a_SQ)}, resamples=RESAMPLES)[1]
     low, high = ends(pair.difference)
     assert low < pair.difference.estimate < high
     assert (pair.p_value < 0.05) == (not low <= 0 <= high)
@@ -135,31 +135,31 @@ def test_pairing_removes_shared_seed_and_question_effects() -> None:
 
 def test_intervals_do_not_depend_on_the_other_methods() -> None:
     values = {name: by_seed(grid(3, 100, seeds=0.1, rng=i)) for i, name in enumerate("abc")}
-    methods, pairs = compare(values, resamples=FEW)
-    assert (methods, pairs) == compare(values, resamples=FEW)
-    alone = compare({"a": values["a"]}, resamples=FEW)[0]["a"]
+    methods, pairs = compare(values, resamples=RESAMPLES)
+    assert (methods, pairs) == compare(values, resamples=RESAMPLES)
+    alone = compare({"a": values["a"]}, resamples=RESAMPLES)[0]["a"]
     assert ends(methods["a"]) == pytest.approx(ends(alone), rel=1e-9)
-    assert ends(compare(values, resamples=FEW, rng_seed=1)[0]["a"]) != pytest.approx(ends(alone), rel=1e-9)
+    assert ends(compare(values, resamples=RESAMPLES, rng_seed=1)[0]["a"]) != pytest.approx(ends(alone), rel=1e-9)
     assert [(pair.a, pair.b) for pair in pairs] == [("a", "b"), ("a", "c"), ("b", "c")]
 
 
 def test_a_pair_uses_the_seeds_that_both_methods_have() -> None:
     a_SQ, b_SQ, c_SQ = (grid(3, 80, seeds=0.1, rng=i) for i in range(3))
     values = {"a": by_seed(a_SQ), "b": {0: b_SQ[0], 2: b_SQ[2]}, "c": {1: c_SQ[1]}, "d": {}}
-    methods, pairs = compare(values, resamples=FEW)
+    methods, pairs = compare(values, resamples=RESAMPLES)
     assert {name: interval.seeds for name, interval in methods.items()} == {"a": 3, "b": 2, "c": 1}
     assert [(pair.a, pair.b, pair.difference.seeds) for pair in pairs] == [("a", "b", 2), ("a", "c", 1)]
     assert pairs[0].difference.estimate == pytest.approx((a_SQ[[0, 2]] - b_SQ[[0, 2]]).mean())
     assert pairs[1].difference.estimate == pytest.approx((a_SQ[1] - c_SQ[1]).mean())
     assert ends(pairs[0].difference) == pytest.approx(
-        ends(pair_of(a_SQ[[0, 2]], b_SQ[[0, 2]], resamples=FEW).difference)
+        ends(pair_of(a_SQ[[0, 2]], b_SQ[[0, 2]], resamples=RESAMPLES).difference)
     )
     assert compare({}) == ({}, []) and compare({"d": {}}) == ({}, [])
 
 
 def test_holm_by_hand_and_over_joined_families() -> None:
     values = {name: by_seed(grid(2, 60, seeds=0, mean=0.2 * i, rng=i)) for i, name in enumerate("abcd")}
-    pairs = compare(values, resamples=FEW)[1]
+    pairs = compare(values, resamples=RESAMPLES)[1]
     p_values = sorted(pair.p_value for pair in pairs)
     by_hand = np.minimum(np.maximum.accumulate([(6 - i) * p for i, p in enumerate(p_values)]), 1)
     assert sorted(pair.p_holm for pair in pairs) == pytest.approx(by_hand)
@@ -194,7 +194,7 @@ def test_ratio_of_means_against_brute_force() -> None:
     assert one.half_O()[0] == pytest.approx(2.01 * one.bootstrap_error_O[0], rel=0.1)
     assert ends(one.intervals()[0]) == pytest.approx(ends(tenfold.intervals()[0]))
     # a ratio whose numerator is a share of the denominator has no error, however the denominator spreads
-    exact = compare({"a": by_seed(0.25 * np.stack([most_Q] * 3))}, denominator_Q=most_Q, resamples=FEW)[0]["a"]
+    exact = compare({"a": by_seed(0.25 * np.stack([most_Q] * 3))}, denominator_Q=most_Q, resamples=RESAMPLES)[0]["a"]
     assert (exact.estimate, *ends(exact)) == pytest.approx((0.25,) * 3, abs=1e-12)
     assert exact.low == exact.high
 
