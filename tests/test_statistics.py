@@ -11,7 +11,6 @@ from statsmodels.stats.multitest import multipletests
 
 from eightball_ppo.comparison.wording import sentence
 from eightball_ppo.functional.statistics import (
-    RESAMPLES,
     Array,
     Interval,
     PairComparison,
