@@ -55,7 +55,7 @@ class Compare:
 
 def run_in_this_process(patch: pytest.MonkeyPatch) -> None:
     """Jobs run one after the other without worker processes, and no figure is drawn."""
-    patch.setattr(workers, "_one_pool", lambda jobs, config, *_: {job: workers.run_group(job, config) for job in jobs})
+    patch.setattr(workers, "_run_pool", lambda jobs, config, *_: {job: workers.run_group(job, config) for job in jobs})
     patch.setattr("eightball_ppo.comparison.report.figures.charts", lambda data: [])
     patch.setattr("eightball_ppo.report.plots.plot_curves", lambda *_: None)
     patch.setattr("eightball_ppo.report.plots.plot_label_histogram", lambda *_: None)

@@ -67,7 +67,6 @@ def comparison_data(
             "On held-out questions at beta 0.1 exact comes first (0.62 of the optimum) and best_of_n second (0.58).",
             "PPO's lead over distill@0.99 cannot be told from chance: 0.012 (-0.020 to 0.041), p 0.44 after Holm.",
         ],
-        "predictions": ["Prediction 2, ahead at beta 0.5 by 0.005 to 0.02: a hit for ppo, a miss for rloo."],
         "settings": {"seeds": list(range(seeds)), "betas": list(betas), "grader": "bert", "max_grader_calls": None},
         "environment": {"python": "3.11.2", "torch": "2.13.0", "platform": "Linux-x86_64", "cores": 2},
         "command": "python scripts/compare.py --methods sft distill ppo exact --betas 0.1 0.5 \\\n    --seeds 0 1 2",
@@ -145,7 +144,8 @@ def _flips(labels: Sequence[str], methods: Sequence[str], gold: bool) -> pd.Data
     for place in range(45):
         before, after = labels[place % len(labels)], labels[(place + 1) % len(labels)]
         question = f"Will our flight home turn out the way I have been hoping for, {place} times now?"
-        label = {"question": question, "wanted": (after if place % 4 else before) if gold else None, "grader": after}
+        gold_label = (after if place % 4 else before) if gold else None
+        label = {"question": question, "gold_label": gold_label, "grader": after}
         method = {"method": methods[place % len(methods)], "beta": 0.1, "before": before, "after": after}
         p = {"p_before": 0.01 + 0.001 * place, "p_after": 0.99 - 0.002 * place, "change": 0.98 - 0.003 * place}
         rows.append({**label, **method, **p})

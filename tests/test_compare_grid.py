@@ -132,7 +132,7 @@ def test_a_threshold_given_twice_is_refused() -> None:
     ("options", "message"),
     [
         ({"seeds": [0, 0]}, "--seeds 0 0"),
-        *[({"label_noise": [0.0, -0.0]}, "stands twice"), ({"methods": []}, "--methods: at least one is needed")],
+        *[({"label_noise": [0.0, -0.0]}, "appears twice"), ({"methods": []}, "--methods: at least one is needed")],
         ({"label_noise": []}, "--label_noise: at least one is needed"),
         ({"methods": ["pop"]}, "--methods pop: unknown; known: sft, best_of_n,"),
         ({"seeds": [2**31]}, "--seeds 2147483648: between"),

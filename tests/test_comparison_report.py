@@ -42,7 +42,6 @@ def data() -> ComparisonData:
         labels=LABELS,
         failed_runs=FAILED_RUNS,
         headline=[EVIL, "PPO's lead over distill@0.99 cannot be told from chance."],
-        predictions=[EVIL],
         settings={EVIL: EVIL, "none": None, "betas": [0.1, 0.5]},
         environment={"python": EVIL},
         command=f"python scripts/compare.py \\\n  ```</code></pre>{LINE}",
