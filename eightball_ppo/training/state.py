@@ -80,12 +80,12 @@ class OptimizerState:
 
     def load_state_dict(self, state: StateDict) -> None:
         """Restores moments, steps and groups."""
-        state, moments = dict(state), {}
-        groups = state.pop("groups")
+        moments: dict[int, StateDict] = {}
         for key, value in state.items():
             i, _, name = key.partition(".")
-            moments.setdefault(int(i), {})[name] = value.clone()  # into new memory, laid out as torch does
-        self.optimizer.load_state_dict({"state": moments, "param_groups": groups})
+            if name:
+                moments.setdefault(int(i), {})[name] = value.clone()  # into new memory, laid out as torch does
+        self.optimizer.load_state_dict({"state": moments, "param_groups": state["groups"]})
 
 
 class RNGState:
