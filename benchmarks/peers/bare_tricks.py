@@ -2,7 +2,7 @@
 
 The reference is computed once; policy and value trunk are one joint pass of batched products; a batch with repeated
 questions computes each one once and gathers; attention is pooled and has its keys first; no distribution objects; the
-weights are two flat tensors under torch's fused AdamW; objects that exist when training starts are frozen for the
+weights are two flat tensors under `QuickAdamW`; objects that exist when training starts are frozen for the
 garbage collector.
 """
 
@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from eightball_ppo.models.modeling_eightball import EightBallForSequenceClassification
+from eightball_ppo.trl_adapters.speedups import QuickAdamW
 
 from .task import LABELS, PAD, BenchTask, OnUpdate, Settings
 
@@ -76,7 +77,7 @@ class BareTricks:
         self.task, self.settings, self.on_update = task, settings, on_update
         self.joint = Joint(task.classifier())
         self.mask_NT = task.ids_NT != PAD
-        self.optimizer = torch.optim.AdamW(
+        self.optimizer = QuickAdamW(
             [
                 {"params": [self.joint.policy_P], "lr": settings.learning_rate},
                 {"params": [self.joint.value_P], "lr": settings.value_learning_rate},

@@ -21,6 +21,7 @@ from eightball_ppo.trl_adapters.batch_sizes import batch_size, repeats_per_epoch
 from eightball_ppo.trl_adapters.build import TRLModels
 from eightball_ppo.trl_adapters.loop import trl_loop
 from eightball_ppo.trl_adapters.sampler import RolloutSampler
+from eightball_ppo.trl_adapters.speedups import QuickAdamW
 
 logger = logging.getLogger(__name__)
 
@@ -146,7 +147,7 @@ def _optimizer(config: PPOConfig, models: TRLModels) -> torch.optim.Optimizer:
         trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
         for dtype in dict.fromkeys(parameter.dtype for parameter in trained):
             groups.append({"params": [parameter for parameter in trained if parameter.dtype == dtype], "lr": rate})
-    return torch.optim.AdamW(groups, betas=(0.9, config.adam_beta2), weight_decay=config.weight_decay, fused=True)
+    return QuickAdamW(groups, betas=(0.9, config.adam_beta2), weight_decay=config.weight_decay, fused=True)
 
 
 def run_trainer(trainer: Any, config: PPOConfig) -> None:

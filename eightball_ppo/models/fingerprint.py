@@ -5,8 +5,6 @@ import hashlib
 import torch
 from transformers import PreTrainedModel
 
-DIGITS = 16
-
 
 def weights_fingerprint(model: PreTrainedModel, dtype: torch.dtype | None = None) -> str:
     """First 16 hex digits of the sha256 over all weights and their names; rounds them to `dtype` first, if given."""
@@ -17,4 +15,4 @@ def weights_fingerprint(model: PreTrainedModel, dtype: torch.dtype | None = None
         if dtype is not None and content.is_floating_point():
             content = content.to(dtype)
         digest.update(content.contiguous().flatten().view(torch.uint8).numpy())
-    return digest.hexdigest()[:DIGITS]
+    return digest.hexdigest()[:16]

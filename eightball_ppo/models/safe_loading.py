@@ -22,7 +22,6 @@ logger = logging.getLogger(__name__)
 ADAPTER_CONFIG = "adapter_config.json"
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
 PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
-INDEX = "model.safetensors.index.json"
 
 
 @contextlib.contextmanager
@@ -77,7 +76,7 @@ def check_files(name: str, flag: str, parents: tuple[str, ...] = ()) -> None:
         named = f"{config.get(key)!r:.80}"
         only = f"{where}: config.json names {named} ({key}), to be read for {file}; only that is read"
         require(key not in config, only)
-    shards = dict(_json(source, INDEX, where).get("weight_map") or {}).values()
+    shards = dict(_json(source, "model.safetensors.index.json", where).get("weight_map") or {}).values()
     tokenizers = _json(source, "tokenizer_config.json", where).get("fast_tokenizer_files") or []
     for file in map(str, (*shards, *tokenizers)):
         beside = Path(file).name == file and (file not in shards or file.endswith(".safetensors"))

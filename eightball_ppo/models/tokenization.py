@@ -18,8 +18,6 @@ from eightball_ppo.models.safe_loading import checked_loading
 
 logger = logging.getLogger(__name__)
 
-WORDPIECE = "wordpiece"
-WHITESPACE = "whitespace"
 CHUNK = 4096  # questions tokenized at once: Python's lists of ids are much bigger than the table
 
 
@@ -104,9 +102,9 @@ def load_tokenizer(name: str, questions: Questions, trust_remote_code: bool = Fa
     Raises:
         InputError: A path or id that holds no tokenizer, or a tokenizer without a padding token.
     """
-    if name == WHITESPACE:
+    if name == "whitespace":
         return whitespace_tokenizer(questions.texts)
-    source = str(minilm_dir()) if name == WORDPIECE else name
+    source = str(minilm_dir()) if name == "wordpiece" else name
     with checked_loading(name, "--tokenizer", "no tokenizer there", source, trust_remote_code):
         tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=trust_remote_code)
     require(tokenizer.pad_token_id is not None, f"--tokenizer {name}: it has no padding token; use one that has")

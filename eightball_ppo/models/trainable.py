@@ -40,12 +40,12 @@ def check_rates(classifier: PreTrainedModel, config: LoraOptions) -> None:
         )
     if isinstance(classifier.config, EightBallConfig):
         return
-    model, limit = type(classifier).__name__, MAX_LORA_RATE if config.use_peft else MAX_ENCODER_RATE
-    hint = (
-        f"too high for all weights of a {model}; train adapters (--use_peft), or pass at most {limit:g}, 2e-5 as a rule"
-    )
+    model, limit, usual = type(classifier).__name__, MAX_ENCODER_RATE, "2e-5"
+    hint = f"all weights of a {model}; train adapters (--use_peft), or pass"
     if config.use_peft:
-        hint = f"too high for adapters on a {model}; pass at most {limit:g}, 1e-3 as a rule"
+        hint, limit, usual = f"adapters on a {model}; pass", MAX_LORA_RATE, "1e-3"
     for name in ("learning_rate", "value_learning_rate"):
         rate = getattr(config, name, None)
-        require(rate is None or rate <= limit, f"--{name} {rate}: {hint}")
+        require(
+            rate is None or rate <= limit, f"--{name} {rate}: too high for {hint} at most {limit:g}, {usual} as a rule"
+        )

@@ -95,10 +95,7 @@ def resume_context_for_fit(
 
 def input_fingerprint(model_name: str, model: PreTrainedModel, data_name: str, data: Iterable[bytes]) -> dict[str, str]:
     """Fingerprints of the weights and the data that a training starts from, by their names in messages."""
-    digest = hashlib.sha256()
-    for part in data:
-        digest.update(part)
-    return {model_name: weights_fingerprint(model), data_name: digest.hexdigest()}
+    return {model_name: weights_fingerprint(model), data_name: hashlib.sha256(b"".join(data)).hexdigest()}
 
 
 def find_resume_point(config: CheckpointedConfig, method: str) -> ResumePoint | None:

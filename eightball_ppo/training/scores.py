@@ -21,7 +21,6 @@ from eightball_ppo.runtime.run import Run
 from eightball_ppo.training.state import StateDict
 from eightball_ppo.trl_adapters.policy import PolicyAdapter, Scores
 
-COMPLETIONS = "completions"  # directory of a run
 NUM_COMPLETIONS_TO_PRINT = 8  # evenly spread over the update
 NAN_HINT = "lower --learning_rate; PPO also takes --max_grad_norm 1"
 
@@ -82,7 +81,7 @@ class RolloutRecorder(nn.Module):
         due = self.update in (1, self.updates) or self.update % self.config.completions_steps == 0
         if self.config.log_completions and due and is_main_process():
             table = self.table(rows_B, actions_B, score_B)
-            directory = self.run.path / COMPLETIONS
+            directory = self.run.path / "completions"
             directory.mkdir(parents=True, exist_ok=True)
             table.to_parquet(directory / f"completions_{self.update:05d}.parquet")
             print_completions(table, NUM_COMPLETIONS_TO_PRINT)

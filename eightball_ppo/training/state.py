@@ -33,11 +33,9 @@ class Stateful(Protocol):
 
     def state_dict(self) -> StateDict:
         """The present state."""
-        ...
 
     def load_state_dict(self, state: StateDict, /) -> Any:
         """Restores a state that `state_dict` returned."""
-        ...
 
 
 States = Sequence[tuple[str, Stateful]]

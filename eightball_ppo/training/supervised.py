@@ -109,7 +109,7 @@ def train_classifier(
     resume: ResumeContext | None = None,
     callbacks: Sequence[TrainerCallback] = (),
 ) -> int:
-    """Trains `model` in place on texts and their labels.
+    """Trains `model` in place on texts and their labels; returns the number of optimizer steps.
 
     Args:
         model: The classifier.
@@ -125,12 +125,8 @@ def train_classifier(
         resume: Where to resume from; with it, checkpoints are written and a signal stops training.
         callbacks: Further callbacks.
 
-    Returns:
-        The number of optimizer steps.
-
     Raises:
-        TrainingDivergedError: A gradient was not finite.
-        TrainingInterrupted: A signal stopped training.
+        TrainingDivergedError, TrainingInterrupted: A gradient was not finite; a signal stopped training.
         InputError: No rows, or a tracker or scheduler that transformers does not know.
     """
     require(len(texts) > 0, f"{stage}: no questions to train on")
@@ -141,20 +137,18 @@ def train_classifier(
         rows_B = torch.tensor(rows)  # a batch is as wide as its longest question
         return {**table.rows(rows_B, int(length_N[rows_B].max())), "labels": label_N[rows_B]}
 
+    watch = GradNormCallback(None, lambda what: _fault(what, trainer, tokenizer, run))
     trainer = ResumableTrainer(
         model,
         _arguments(config, run, stage, len(texts)),
         data_collator=collate,
         train_dataset=range(len(texts)),
-        callbacks=[
-            MetricsCallback(run, stage, measure),
-            GradNormCallback(None, lambda what: _fault(what, trainer, tokenizer, run)),
-            *callbacks,
-        ],
+        callbacks=[MetricsCallback(run, stage, measure), watch, *callbacks],
         compute_loss_func=None if loss is None else lambda outputs, labels, **_: loss(outputs.logits, labels),
     )
-    if by_length:
-        trainer.sampler = LengthBucketSampler(length_N, config.per_device_train_batch_size, config.seed)
+    trainer.sampler = (
+        LengthBucketSampler(length_N, config.per_device_train_batch_size, config.seed) if by_length else None
+    )
     replace_progress(trainer, stage, config.disable_tqdm)
     if resume is not None:
         trainer.enable_checkpoints(CheckpointWriter(config, run, model, tokenizer, resume, stage))

@@ -26,7 +26,6 @@ from eightball_ppo.runtime.distributed import is_main_process
 from eightball_ppo.runtime.redaction import redacted
 
 PROJECT = "eightball"
-TENSORBOARD = "tensorboard"
 
 
 def resolve_report_to(report_to: str) -> list[str]:
@@ -70,7 +69,7 @@ def tracker_session(trainer: Any, directory: Path, stage: str) -> Iterator[None]
     callbacks = {type(callback): callback for callback in trainer.callback_handler.callbacks}
     board, trackio = callbacks.get(TensorBoardCallback), callbacks.get(TrackioCallback)
     if board is not None and board.logging_dir is None:
-        board.logging_dir = str(directory / TENSORBOARD / stage)
+        board.logging_dir = str(directory / "tensorboard" / stage)
     wandb_run, exit_code = None, {"exit_code": 1}
     with contextlib.redirect_stdout(sys.stderr):
         try:

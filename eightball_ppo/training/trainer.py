@@ -26,12 +26,11 @@ class LossAccumulatorState:
 
     def state_dict(self) -> StateDict:
         """Loss and seconds so far."""
-        trainer = self.trainer
         return {
-            "since": trainer._tr_loss.detach(),
-            "total": trainer._total_loss_scalar,
-            "logged": trainer._globalstep_last_logged,
-            "seconds": time.monotonic() - trainer.started_at,
+            "since": self.trainer._tr_loss.detach(),
+            "total": self.trainer._total_loss_scalar,
+            "logged": self.trainer._globalstep_last_logged,
+            "seconds": time.monotonic() - self.trainer.started_at,
         }
 
     def load_state_dict(self, state: StateDict) -> None:

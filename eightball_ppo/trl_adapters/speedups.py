@@ -37,14 +37,41 @@ def vectorised_log_softmax(trainer: Any) -> Iterator[None]:
             module.selective_log_softmax = original
 
 
+class QuickAdamW(torch.optim.AdamW):
+    """`torch.optim.AdamW(fused=True)`, bit for bit, without sorting and checking its tensors at every step.
+
+    For networks so small that this takes longer than the kernel: without it an update takes 8 % more processor time at
+    64 episodes, 1 % at 512 and 2 % at 1200 (medians of nine rounds). A parameter group must hold parameters of one type
+    and device; a learning rate in a tensor is not supported.
+    """
+
+    @torch.no_grad()
+    def step(self, closure: Any = None) -> None:  # type: ignore[override]
+        """Performs one optimizer step; `closure` is ignored."""
+        for group in self.param_groups:
+            parameters = [parameter for parameter in group["params"] if parameter.grad is not None]
+            if any(parameter not in self.state for parameter in parameters):
+                self._init_group(group, [], [], [], [], [], [])  # torch's own initial state
+            states = [self.state[parameter] for parameter in parameters]
+            grads, steps = [parameter.grad for parameter in parameters], [state["step"] for state in states]
+            means, squares = [state["exp_avg"] for state in states], [state["exp_avg_sq"] for state in states]
+            beta1, beta2 = group["betas"]
+            options = {name: group[name] for name in ("lr", "weight_decay", "eps", "amsgrad", "maximize")}
+            if parameters:
+                torch._foreach_add_(steps, 1)
+                torch._fused_adamw_(parameters, grads, means, squares, [], steps, beta1=beta1, beta2=beta2, **options)
+
+
 class FusedForward:
     """One forward pass of two small classifiers, the policy and the trunk of the value model, while TRL updates.
 
-    The networks are so small that calling them takes longer than what they compute. TRL asks the value model, and then
-    the policy with the same tensor. The numbers are those of two passes, to rounding.
+    The networks are so small that calling them takes longer than what they compute: with two passes an update takes
+    10 % more processor time at 64 episodes, 6 % at 512 and 0 % at 1200 (medians of nine rounds). TRL calls the value
+    model, and then the policy with the same tensor. The numbers are those of two passes, to rounding.
 
     Args:
-        policy, value: The two classifiers, which share an encoder.
+        policy: The policy.
+        value: The trunk of the value model, with the same encoder.
     """
 
     def __init__(self, policy: PromptClassifier, value: PromptClassifier):
