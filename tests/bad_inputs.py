@@ -104,7 +104,7 @@ BAD_INPUTS = [
     ),
     BadInput(f"best_of_n {ON_D}", "d/rl.jsonl:1: | non-blank | ' '", rl('{"question": " "}\n')),
     BadInput(f"ppo {ON_D} --text_column q", "d/rl.jsonl:1: no column 'q' | question", rl(ROW)),
-    BadInput(f"ppo {ON_D}", "d/rl.csv:1: | 'question' stands twice", rl("question,question\nA?,B?\n", "csv")),
+    BadInput(f"ppo {ON_D}", "d/rl.csv:1: | duplicate column 'question'", rl("question,question\nA?,B?\n", "csv")),
     BadInput(f"ppo {ON_D}", "d/rl.csv:2: not CSV | quote", rl('question\n"A?\n', "csv")),
     BadInput(f"ppo {ON_D}", "d/rl.csv:2: | names 1 columns, this row has 2", rl("question\nA?,B\n", "csv")),
     BadInput(f"ppo {ON_D}", "d/rl.parquet: not a Parquet file", rl("question", "parquet")),
@@ -125,7 +125,7 @@ BAD_INPUTS = [
     ),
     BadInput("ppo --labels Yes", "--labels ['Yes']: at least 2 are needed"),
     BadInput("ppo --labels Yes No Yes", "'Yes' occurs twice"),
-    BadInput(["ppo", "--labels", "Yes", ""], "labels: '' is no name"),
+    BadInput(["ppo", "--labels", "Yes", ""], "labels: '' is not a name"),
     BadInput("ppo --labels No Yes Maybe", "labels differ | --sft_model_path"),
     # options
     BadInput("ppo --kl_coef nan", "--kl_coef nan: must be a finite number"),
@@ -164,7 +164,7 @@ BAD_INPUTS = [
     BadInput("sft --config c.yaml", "c.yaml: a YAML mapping of options is needed", recipe("- a")),
     BadInput("audit --config c.yaml", "c.yaml: unknown option 'goldd'", recipe("goldd: a")),
     BadInput(
-        "ppo --config c.yaml", "c.yaml: unreadable YAML | 'seed' stands twice | line 2", recipe("seed: 1\nseed: 2")
+        "ppo --config c.yaml", "c.yaml: unreadable YAML | 'seed' appears twice | line 2", recipe("seed: 1\nseed: 2")
     ),
     BadInput("ppo --config c.yaml", "c.yaml: unreadable YAML | month", recipe("output_dir: 2024-13-01")),
     BadInput("ppo --config c.yaml", "c.yaml: unreadable YAML | recursion", recipe("[" * 1000)),
@@ -211,7 +211,7 @@ BAD_INPUTS = [
     # grades
     BadInput(f"ppo {ON_T}", f"{ON_T}: lacks 1 of | made from other data?", table(lambda frame: frame.iloc[3:])),
     BadInput(f"distill {ON_T}", f"{ON_T}: | 'Yes' | score inf", table(infinite_score)),
-    BadInput(f"exact {ON_T}", f"{ON_T}: | stands twice", table(lambda frame: pd.concat([frame.iloc[:1], frame]))),
+    BadInput(f"exact {ON_T}", f"{ON_T}: | occurs 2 times", table(lambda frame: pd.concat([frame.iloc[:1], frame]))),
     BadInput(
         f"compare {ON_T}",
         f"{ON_T}: has the labels | 'yes'",

@@ -65,13 +65,8 @@ def test_first_gradient_is_that_of_the_objective(
 ) -> None:
     beta = 0.5
     if temperature > 1:  # the first of two updates: annealing starts at 50 times kl_coef
-        options = {
-            **options,
-            "anneal_fraction": 1.0,
-            "initial_temperature": temperature,
-            "total_episodes": 160,
-            "kl_coef": 0.1,
-        }
+        monkeypatch.setattr(groups, "INITIAL_TEMPERATURE", temperature)
+        options = {**options, "anneal_fraction": 1.0, "total_episodes": 160, "kl_coef": 0.1}
         beta = 5.0
     job, logp_NK, ref_logp_NK, score_NK = problem(group_jobs.config(config_class, **options), temperature)
     gradient_NK = first_gradient(job, tmp_path, monkeypatch)
@@ -93,7 +88,7 @@ def test_grpo_divides_by_the_configured_deviation(scale: str, tmp_path: Path, mo
 @pytest.mark.parametrize("anneal", [0.0, 0.05, 0.9, 1.0])
 def test_annealing_ends_at_temperature_1_and_kl_coef(anneal: float) -> None:
     for updates in (1, 2, 3, 9, 10, 40):
-        options = {"anneal_fraction": anneal, "total_episodes": 80 * updates, "initial_temperature": 20.0}
+        options = {"anneal_fraction": anneal, "total_episodes": 80 * updates}
         settings = group_jobs.config(RLOOConfig, **options)
         job = Job(settings, tiny.Tabular(torch.zeros(8, 3)), tiny.row_tokens(8), tiny.scores(8))
         assert job.updates == updates
@@ -117,7 +112,8 @@ def test_trl_reads_the_annealed_temperature_and_beta(
     config_class: type[GroupBaselineConfig], options: dict[str, Any], tmp_path: Path, monkeypatch: MonkeyPatch
 ) -> None:
     """At sampling and at every step; TRL's beta is 0 where KL is in the reward already."""
-    options |= {"anneal_fraction": 0.5, "initial_temperature": 7.0, "total_episodes": 4 * 80}
+    monkeypatch.setattr(groups, "INITIAL_TEMPERATURE", 7.0)
+    options |= {"anneal_fraction": 0.5, "total_episodes": 4 * 80}
     settings = group_jobs.config(config_class, steps_per_generation=2, num_iterations=3, **options)
     job = Job(settings, tiny.Tabular(torch.zeros(8, 3)), tiny.row_tokens(8), tiny.scores(8))
     trainer = job.trainer(tmp_path)

@@ -110,11 +110,16 @@ def test_answers_are_sampled_and_weighted_at_the_temperature() -> None:
     ids=["rloo", "grpo", "grpo with KL in the loss", "grpo scaled by group"],
 )
 def test_table_nears_the_optimum(
-    config_class: type, options: dict[str, Any], max_regret: float, tmp_path: Path
+    config_class: type,
+    options: dict[str, Any],
+    max_regret: float,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr(groups, "INITIAL_TEMPERATURE", 2.0)
     score_NK = tiny.scores(32)
     options |= {"num_generations": 16, "steps_per_generation": 2, "num_iterations": 2, "total_episodes": 512 * 20}
-    options |= {"learning_rate": 0.15, "anneal_fraction": 0.5, "initial_temperature": 2.0, "epsilon": 0.2}
+    options |= {"learning_rate": 0.15, "anneal_fraction": 0.5, "epsilon": 0.2}
     job = Job(config(config_class, **options), tiny.Tabular(tiny.scores(32, seed=7)), tiny.row_tokens(32), score_NK)
     ref_logp_NK = job.logp_NK()
     job.train(tmp_path)

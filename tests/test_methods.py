@@ -175,7 +175,6 @@ def test_a_trained_policy_is_evaluated_at_another_beta(run_of: RunOf, options: M
         (BestOfNConfig, {"num_samples": 0}, r"--num_samples 0: 1 to 1024"),
         (RLOOConfig, {"num_generations": 1}, r"--num_generations 1: at least 2, to compare"),
         (GRPOConfig, {"epsilon": 0.0}, r"--epsilon 0.0: must be above 0"),
-        (RLOOConfig, {"initial_temperature": 0.5}, r"--initial_temperature 0.5: 1 to 100"),
         (RLOOConfig, {"output_dir": "runs/sft"}, r"--output_dir runs/sft: is the --sft_model_path"),
     ],
 )

@@ -186,7 +186,7 @@ def ppo_records() -> dict[str, Any]:
     }
     return {
         **{"method": "ppo", "beta": 0.5, "splits": {"heldout": record}, "reference": {"heldout": record}},
-        **{"grader": EVIL, "score": EVIL, "grader_calls": 12, "dtype": EVIL},
+        **{"grader": EVIL, "score_type": EVIL, "grader_calls": 12, "dtype": EVIL},
         "grades": {**grades, "grader_settings": {"grader": "api", "model": f"```\n{EVIL}"}},
     }
 

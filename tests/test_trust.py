@@ -275,7 +275,7 @@ def test_a_strangers_comparison_runs_no_code_and_sets_no_variable(
     config = CompareConfig(**shared, grader="rule:b", output_dir=str(stranger), upstream_config=str(recipe))
     write_config(stranger, config)
     report = partial(rewrite.run, ReportConfig(run_dirs=[str(stranger)]))
-    assert f"{stranger / 'reference'}: missing, so this is no comparison that stands" in one_line(report)
+    assert f"{stranger / 'reference'}: missing, so the comparison is not complete" in one_line(report)
     write_config(stranger, replace(config, trust_remote_code=True))
     assert "was made with --trust_remote_code; pass it if code that came with its models may run" in one_line(report)
     with (stranger / "config.yaml").open("a") as file:
