@@ -13,6 +13,7 @@ from eightball_ppo.config.stages import SFTConfig
 from eightball_ppo.methods import sft
 
 
+@pytest.mark.slow
 def test_it_prints_its_share_of_the_optimum_beside_that_of_the_script(
     tmp_path: Path, monkeypatch: MonkeyPatch, capsys: CaptureFixture[str]
 ) -> None:
