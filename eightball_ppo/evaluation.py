@@ -235,13 +235,13 @@ def before_after(
         seed: Seed of the sampled counts, which are drawn from a new generator.
 
     Returns:
-        One row per question: question (and text_pair), wanted (the gold label), the scores; before and after training
+        One row per question: question (and text_pair), gold_label, the scores; before and after training
         the logits, the probabilities and the counts of 50 samples; and `change`, the total variation distance.
     """
     texts = pairs.columns(split.questions.texts)
     columns: dict[str, Any] = {name: pd.Series(column, dtype=object) for name, column in texts.items()}
     if split.questions.label_ids is not None:
-        columns["wanted"] = [labels.names[i] for i in split.questions.label_ids]
+        columns["gold_label"] = [labels.names[i] for i in split.questions.label_ids]
     for k, name in enumerate(labels.names):
         columns[f"score_{name}"] = split.score_NK[:, k].double().numpy()
     probabilities = {}

@@ -175,10 +175,10 @@ class Hub(ThreadingHTTPServer):
         """Where to put each object; no address for one that is there already."""
         self.check_may_write(role, parts["repo"])
         repo, objects = self.find(role, parts), []
-        for wanted in json.loads(body)["objects"]:
-            upload = {"href": f"{self.url}/lfs/{repo.type}s/{repo.id}/{wanted['oid']}"}
-            actions = {} if wanted["oid"] in repo.objects else {"actions": {"upload": upload}}
-            objects.append({"oid": wanted["oid"], "size": wanted["size"], "authenticated": True} | actions)
+        for expected in json.loads(body)["objects"]:
+            upload = {"href": f"{self.url}/lfs/{repo.type}s/{repo.id}/{expected['oid']}"}
+            actions = {} if expected["oid"] in repo.objects else {"actions": {"upload": upload}}
+            objects.append({"oid": expected["oid"], "size": expected["size"], "authenticated": True} | actions)
         return {"transfer": "basic", "objects": objects}
 
     def put(self, role: str | None, parts: dict[str, str], body: bytes) -> Any:

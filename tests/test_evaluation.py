@@ -46,7 +46,7 @@ def test_before_after_table_counts_fifty_samples_and_the_change() -> None:
     torch.manual_seed(0)
     table = before_after(SPLIT, before, after, LABELS, seed=0)
     assert torch.equal(torch.rand(3), expected)  # the global generator is not used
-    assert table["question"].tolist() == ["one?", "two?"] and table["wanted"].tolist() == ["a", "b"]
+    assert table["question"].tolist() == ["one?", "two?"] and table["gold_label"].tolist() == ["a", "b"]
     assert (table["before_count_a"] + table["before_count_b"]).tolist() == [50, 50]
     assert table["after_count_a"][0] == 50 and table["change"].tolist() == pytest.approx([0.5, 0.0], abs=1e-6)
     assert table.equals(before_after(SPLIT, before, after, LABELS, seed=0))

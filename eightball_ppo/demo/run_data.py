@@ -65,7 +65,7 @@ def read_changes(policy: Policy, labels: LabelSet) -> tuple[list[AnswerChange], 
         table = pd.read_parquet(file)
         before = table[[f"before_probability_{name}" for name in labels.names]].to_numpy()
         after = table[[f"after_probability_{name}" for name in labels.names]].to_numpy()
-        gold = table["wanted"] if "wanted" in table else [None] * len(table)
+        gold = table["gold_label"] if "gold_label" in table else [None] * len(table)
         questions = map(join_pair, table["question"], table["text_pair"]) if "text_pair" in table else table["question"]
         rows = zip(questions, gold, before, after, table["change"], strict=True)
     except (OSError, ValueError, KeyError) as error:  # ArrowInvalid is a ValueError

@@ -81,7 +81,7 @@ def print_before_after(table: pd.DataFrame, labels: LabelSet) -> None:
             ]
         else:
             cells = [_most_probable(row, when, labels) for when in ("before", "after")]
-        printed.add_row(_question(row), escape(str(row.get("wanted", "-"))), *cells)
+        printed.add_row(_question(row), escape(str(row.get("gold_label", "-"))), *cells)
     _console().print(printed)
 
 
