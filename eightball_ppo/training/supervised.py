@@ -146,9 +146,7 @@ def train_classifier(
         callbacks=[MetricsCallback(run, stage, measure), watch, *callbacks],
         compute_loss_func=None if loss is None else lambda outputs, labels, **_: loss(outputs.logits, labels),
     )
-    trainer.sampler = (
-        LengthBucketSampler(length_N, config.per_device_train_batch_size, config.seed) if by_length else None
-    )
+    trainer.sampler = LengthBucketSampler(length_N, trainer.args.train_batch_size, config.seed) if by_length else None
     replace_progress(trainer, stage, config.disable_tqdm)
     if resume is not None:
         trainer.enable_checkpoints(CheckpointWriter(config, run, model, tokenizer, resume, stage))
