@@ -91,6 +91,7 @@ def test_bash_completion(line: str, words: set[str], tmp_path: Path) -> None:
     assert {word.strip() for word in done.stdout.split()} == words, done.stderr
 
 
+@pytest.mark.slow
 def test_env_prints_versions_and_no_secret(tmp_path: Path) -> None:
     secrets = {"HF_TOKEN": "hf_this_is_secret", "OPENAI_API_KEY": "sk-this-is-secret"}
     environment = {**os.environ, **secrets, "HF_ENDPOINT": "http://me:password@127.0.0.1:1", "HF_HOME": f"{tmp_path}/h"}

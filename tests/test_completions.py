@@ -22,11 +22,8 @@ LOGGED = {  # the table's columns by the metric that TRL logs of their mean
 }
 
 
-@pytest.mark.parametrize(
-    "config_class",
-    [PPOConfig, *(pytest.param(other, marks=pytest.mark.slow) for other in (RLOOConfig, GRPOConfig))],
-    ids=lambda config_class: config_class.__name__,
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("config_class", LOGGED, ids=lambda config_class: config_class.__name__)
 def test_completion_table_holds_the_samples_and_training_is_unchanged(
     config_class: type, ruled: dict[str, Any], no_figures: None, tmp_path: Path, capsys: CaptureFixture[str]
 ) -> None:

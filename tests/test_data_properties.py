@@ -53,7 +53,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @given(written=rows, ending=st.sampled_from(["csv", "jsonl", "parquet"]), ascii_only=st.booleans())
-@settings(max_examples=120)
+@settings(max_examples=50)
 def test_rows_are_read_as_written(
     folder: Path, written: list[tuple[str, str, str]], ending: str, ascii_only: bool
 ) -> None:

@@ -196,6 +196,7 @@ def test_a_bad_grader_ends_both_ranks_with_one_line(base: dict[str, Any]) -> Non
     assert done.stderr.count("no usable answer from the server") == 1 and "ppo.py: --grader_base_url" in done.stderr
 
 
+@pytest.mark.slow
 def test_the_key_comes_from_the_environment_and_is_written_nowhere(
     judge: JudgeServer,
     base: dict[str, Any],

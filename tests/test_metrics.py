@@ -177,6 +177,7 @@ def lines(file: Path) -> list[dict[str, str]]:
     return [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("split", "file"), [("train", "rl"), ("heldout", "heldout")])
 def test_the_record_of_a_run_by_hand(
     split: str, file: str, runs: dict[str, Path], small_data: Path, sft_run: Path, reward_run: Path
@@ -202,6 +203,7 @@ def test_the_record_of_a_run_by_hand(
                 assert last[f"exact/{name}"] == pytest.approx(mine[name], rel=1e-4, abs=2e-5), name
 
 
+@pytest.mark.slow
 def test_grader_calls_count_the_distinct_sampled_answers(runs: dict[str, Path]) -> None:
     """One update and two: the completions of both hold every answer of the run."""
     seen: set[tuple[str, str]] = set()
@@ -216,6 +218,7 @@ def test_grader_calls_count_the_distinct_sampled_answers(runs: dict[str, Path]) 
     assert read_results(runs["distill"])["grader_calls"] == 60 * 3
 
 
+@pytest.mark.slow
 def test_coverage_and_thresholds_by_hand(runs: dict[str, Path], small_data: Path, reward_run: Path) -> None:
     results = read_results(runs["distill"])
     score = table_of(reward_run, [row["question"] for row in lines(small_data / "rl.jsonl")])

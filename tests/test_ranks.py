@@ -175,7 +175,8 @@ STAGES: dict[str, tuple[Callable[[Any], Path], type, dict[str, Any], int]] = {  
 }
 
 
-@pytest.mark.parametrize("stage", ["ppo", *(pytest.param(s, marks=pytest.mark.slow) for s in STAGES if s != "ppo")])
+@pytest.mark.slow
+@pytest.mark.parametrize("stage", STAGES)
 def test_two_ranks_resume_to_the_same_bits(stage: str, ruled: dict[str, Any], no_figures: None, tmp_path: Path) -> None:
     """One rank gets SIGTERM, and both stop."""
     train, config_class, options, after = STAGES[stage]
