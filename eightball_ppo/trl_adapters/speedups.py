@@ -40,9 +40,9 @@ def vectorised_log_softmax(trainer: Any) -> Iterator[None]:
 class QuickAdamW(torch.optim.AdamW):
     """`torch.optim.AdamW(fused=True)`, bit for bit, without sorting and checking its tensors at every step.
 
-    For networks so small that this takes longer than the kernel: without it an update takes 8 % more processor time at
-    64 episodes, 1 % at 512 and 2 % at 1200 (medians of nine rounds). A parameter group must hold parameters of one type
-    and device; a learning rate in a tensor is not supported.
+    For networks so small that this takes longer than the kernel: without it an update takes 11 % more processor time at
+    64 episodes, 4 % at 512 and nothing at 1200 (`benchmarks/speedups.py`). A parameter group must hold parameters of
+    one type and device; a learning rate in a tensor is not supported.
     """
 
     @torch.no_grad()
@@ -66,7 +66,7 @@ class FusedForward:
     """One forward pass of two small classifiers, the policy and the trunk of the value model, while TRL updates.
 
     The networks are so small that calling them takes longer than what they compute: with two passes an update takes
-    10 % more processor time at 64 episodes, 6 % at 512 and 0 % at 1200 (medians of nine rounds). TRL calls the value
+    9 % more processor time at 64 episodes, 10 % at 512 and 4 % at 1200 (`benchmarks/speedups.py`). TRL calls the value
     model, and then the policy with the same tensor. The numbers are those of two passes, to rounding.
 
     Args:
