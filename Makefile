@@ -5,7 +5,7 @@ BIN := .venv/bin
 LOCKED := $(BIN)/pip install --quiet --no-deps --require-hashes --only-binary :all: -r
 # a launcher that is told no number of threads says 1; on a machine that others use, that is faster
 LAUNCH := $(BIN)/accelerate launch --config_file accelerate_config.yaml --num_cpu_threads_per_process $${OMP_NUM_THREADS:-2}
-OWN := $(BIN)/pip install --quiet --no-build-isolation -c constraints.txt -e
+PROJECT := $(BIN)/pip install --quiet --no-build-isolation -c constraints.txt -e
 
 .PHONY: setup setup-dev setup-judge setup-bench lock audit-deps run demo compare test test-all test-long audit-llm bench quality docs clean
 
@@ -14,28 +14,28 @@ setup: .venv/.ready
 .venv/.ready: pyproject.toml constraints.txt requirements/demo.txt
 	$(PYTHON) -m venv .venv
 	$(LOCKED) requirements/demo.txt
-	$(OWN) '.[demo]'
+	$(PROJECT) '.[demo]'
 	touch $@
 
 setup-dev: .venv/.ready-dev # what tests, lint and documents need
 
 .venv/.ready-dev: .venv/.ready requirements/dev.txt
 	$(LOCKED) requirements/dev.txt
-	$(OWN) '.[dev]'
+	$(PROJECT) '.[dev]'
 	touch $@
 
 setup-judge: .venv/.ready-judge # a small language model and `transformers serve`
 
 .venv/.ready-judge: .venv/.ready-dev requirements/judge.txt
 	$(LOCKED) requirements/judge.txt
-	$(OWN) '.[judge]'
+	$(PROJECT) '.[judge]'
 	touch $@
 
 setup-bench: .venv/.ready-bench # stable-baselines3 and torchrl, to be compared with
 
 .venv/.ready-bench: .venv/.ready requirements/bench.txt
 	$(LOCKED) requirements/bench.txt
-	$(OWN) '.[bench]'
+	$(PROJECT) '.[bench]'
 	touch $@
 
 lock: # requirements/ again, after a change of pyproject.toml or constraints.txt; asks the package index
