@@ -27,9 +27,11 @@ LOGGED = {  # the table's columns by the metric that TRL logs of their mean
 def test_completion_table_holds_the_samples_and_training_is_unchanged(
     config_class: type, ruled: dict[str, Any], no_figures: None, tmp_path: Path, capsys: CaptureFixture[str]
 ) -> None:
-    settings: dict[str, Any] = {**ruled, "grader": "rule:No", "total_episodes": 600, "repeats_per_epoch": 2}
-    if config_class is not PPOConfig:
-        settings |= {"generation_batch_size": 120, "num_iterations": 1}
+    settings: dict[str, Any] = {**ruled, "grader": "rule:No", "total_episodes": 600}
+    if config_class is PPOConfig:
+        settings |= {"repeats_per_epoch": 2}
+    else:
+        settings |= {"num_generations": 2, "generation_batch_size": 120, "num_iterations": 1}
     plain = run_method(config_class(output_dir=str(tmp_path / "plain"), **settings))
     capsys.readouterr()
     settings |= {"log_completions": True, "completions_steps": 2}

@@ -10,7 +10,7 @@ import pytest
 import torch
 from stopping import assert_same, stopped
 
-from conftest import LABELS
+from conftest import LABELS, without_figures
 from eightball_ppo.config.methods import DistillConfig, ExactConfig, GRPOConfig, RLOOConfig
 from eightball_ppo.config.stages import RewardConfig, SFTConfig
 from eightball_ppo.methods import reward_model, sft
@@ -65,7 +65,8 @@ def search(ruled: dict[str, Any], reward_run: Path) -> DistillConfig:
 @pytest.fixture(scope="module")
 def searched(search: DistillConfig, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[int]]:
     """(a run of it without interruption, the updates of each of its trainings)."""
-    run = run_method(replace(search, output_dir=str(tmp_path_factory.mktemp("searched") / "run")))
+    with without_figures():
+        run = run_method(replace(search, output_dir=str(tmp_path_factory.mktemp("searched") / "run")))
     steps = {row["stage"]: row["step"] for row in read_metrics(run)}
     assert len(steps) > 3 and list(steps)[-1] == "distill"
     before, last = sum(list(steps.values())[:-1]), steps["distill"]
