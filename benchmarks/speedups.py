@@ -24,7 +24,7 @@ from eightball_ppo.trl_adapters import speedups
 VARIANTS = ((True, True), (True, False), (False, True), (False, False))  # (QuickAdamW, FusedForward)
 
 
-class Measured(Exception):  # noqa: N818  nothing went wrong
+class Finished(Exception):  # noqa: N818  nothing went wrong
     """The end of the measurement."""
 
 
@@ -46,7 +46,7 @@ def measure(episodes: int, rounds: int, updates: int) -> list[dict[Any, float]]:
             if r is not None:
                 seconds[r][variant] += time.process_time() - started
         if done == len(plan):
-            raise Measured
+            raise Finished
         quick_is_on, fused = plan[done][1]
         trunk.fused_forward, policy.cached_logits = both if fused else (None, None)
         done += 1
@@ -57,7 +57,7 @@ def measure(episodes: int, rounds: int, updates: int) -> list[dict[Any, float]]:
     run = Ours(BenchTask(0), settings, on_update)
     policy, trunk = run.models.policy, run.models.value.trunk
     both = (trunk.fused_forward, policy.cached_logits)
-    with contextlib.suppress(Measured):
+    with contextlib.suppress(Finished):
         run.run()
     speedups.QuickAdamW.step = quick  # type: ignore[method-assign]
     return seconds

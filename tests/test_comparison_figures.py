@@ -1,8 +1,6 @@
 """The figures of a comparison's report: what they draw, their files, and how a browser shows the page."""
 
 import re
-import shutil
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,7 +11,6 @@ import pytest
 from comparison_data import METHODS, comparison_data, small, thirty_labels
 from matplotlib.figure import Figure
 
-from conftest import CHROMIUM
 from eightball_ppo.comparison.report.data import ComparisonData
 from eightball_ppo.comparison.report.figures import Chart, charts, inline
 from eightball_ppo.comparison.report.write import write_report
@@ -145,18 +142,6 @@ def test_figures_without_data_are_left_out() -> None:
     found = {chart.name: chart for chart in charts(flat)}
     assert set(found) == {"score_kl", "curves_episodes", "curves_grader_calls", "labels"}
     assert "expected_score" in found["curves_episodes"].frame and inline(found["score_kl"])
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-    chromium = shutil.which("chromium")
-    if chromium is None:
-        pytest.skip("there is no chromium on this machine")
-    with playwright.sync_playwright() as driver:
-        instance = driver.chromium.launch(executable_path=chromium, args=CHROMIUM)
-        yield instance
-        instance.close()
 
 
 SEEN = """() => {

@@ -3,7 +3,6 @@
 import contextlib
 import functools
 import os
-import shutil
 import signal
 import socket
 import subprocess
@@ -15,7 +14,7 @@ from typing import Any
 import pytest
 from demo_runs import NASTY, make_runs
 
-from conftest import CHROMIUM, REPOSITORY
+from conftest import REPOSITORY
 from eightball_ppo import predict
 from eightball_ppo.config.stages import PredictConfig
 from eightball_ppo.config.tools import DemoConfig
@@ -51,18 +50,6 @@ def address(config: DemoConfig) -> Iterator[str]:
     page.launch(quiet=True, prevent_thread_lock=True, **place, **app.launch_options())
     yield f"http://{config.server_name}:{config.server_port}"
     page.close(verbose=False)
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-    chromium = shutil.which("chromium")
-    if chromium is None:
-        pytest.skip("there is no chromium on this machine")
-    with playwright.sync_playwright() as driver:
-        started = driver.chromium.launch(executable_path=chromium, args=CHROMIUM)
-        yield started
-        started.close()
 
 
 @contextlib.contextmanager
