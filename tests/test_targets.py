@@ -35,6 +35,13 @@ def test_targets_are_the_top_label_the_distribution_or_the_optimum(options: Make
     torch.testing.assert_close(boltzmann.double(), optimum_NK.exp(), atol=1e-5, rtol=0)
 
 
+@pytest.mark.parametrize("label_noise", [0.0, 0.5])
+def test_training_and_results_use_scores_of_the_score_type(options: Make, label_noise: float) -> None:
+    task = loaded(options("sft", score_type="probability", label_noise=label_noise))
+    torch.testing.assert_close(task.train_scores.score_NK, task.noisy_logp_NK.exp())
+    torch.testing.assert_close(task.graded("train").score_NK[:], task.grader_logp_NK["train"].double().exp())
+
+
 def test_threshold_is_chosen_on_grades_within_the_budget(options: Make, monkeypatch: MonkeyPatch) -> None:
     """With label noise; the trained policies here are all the reference."""
     config = options("distill", label_noise=0.5, grader_call_budget=90)
