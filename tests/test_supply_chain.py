@@ -91,7 +91,7 @@ def test_setup_asks_for_the_hashes_and_runs_no_setup_script() -> None:
     lines = (REPOSITORY / "Makefile").read_text().splitlines()
     (how,) = [line for line in lines if line.startswith("LOCKED := ")]
     assert "--require-hashes" in how and "--no-deps" in how and "--only-binary :all:" in how
-    (ours,) = [line for line in lines if line.startswith("OWN := ")]
+    (ours,) = [line for line in lines if line.startswith("PROJECT := ")]
     assert "--no-build-isolation" in ours and "-c constraints.txt" in ours
     used = {line.split()[-1] for line in lines if line.startswith("\t$(LOCKED)")}
     assert used == {f"requirements/{file.name}" for file in LOCKS}
