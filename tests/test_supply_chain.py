@@ -28,7 +28,7 @@ CODE = [
 ]
 LOCKS = sorted((REPOSITORY / "requirements").glob("*.txt"))
 PINS: dict[str, str] = {
-    canonicalize_name(name): version.partition(" ;")[0]  # without the marker of a pin that the newest Python alone needs
+    canonicalize_name(name): version.partition(" ;")[0]  # a pin that only the newest Python needs has a marker
     for name, _, version in (line.partition("==") for line in (REPOSITORY / "constraints.txt").read_text().splitlines())
     if version
 }
