@@ -91,11 +91,14 @@ def once(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, Callable[[P
     root = tmp_path_factory.getbasetemp().parent if parallel else tmp_path_factory.mktemp("shared")
 
     def made(name: str, make: Callable[[Path], object]) -> Path:
+        from processor_time import shared  # a plugin: pytest imports it first
+
         directory, done = root / f"shared-{name}" / name, root / f"shared-{name}.done"
         with FileLock(f"{done}.lock"):
             if not done.exists():
                 directory.parent.mkdir()
-                make(directory)
+                with shared(name):
+                    make(directory)
                 done.touch()
         return directory
 

@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from tokenizers import Tokenizer, models, pre_tokenizers, processors, trainers
 from transformers import (
     AutoConfig,
     AutoModelForSequenceClassification,
@@ -29,7 +30,9 @@ NO_TOKEN_TYPES = ("roberta", "distilbert", "modernbert", "mpnet")
 
 
 def tokenizer(kind: str) -> PreTrainedTokenizerBase:
-    """The packaged WordPiece vocabulary, with or without token types, and the padding id that the kind expects."""
+    """RoBERTa's kind; else the packaged WordPiece, with or without token types, and the kind's padding id."""
+    if kind == "roberta":
+        return byte_level()
     packaged = AutoTokenizer.from_pretrained(str(minilm_dir()))
     if kind not in NO_TOKEN_TYPES:
         return packaged
@@ -42,6 +45,19 @@ def tokenizer(kind: str) -> PreTrainedTokenizerBase:
         model_input_names=["input_ids", "attention_mask"],
         **names,
     )
+
+
+def byte_level() -> PreTrainedTokenizerBase:
+    """A byte-level BPE tokenizer: a space is a part of the word after it, and no text is unknown."""
+    backend = Tokenizer(models.BPE())
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    special = {"cls_token": "<s>", "pad_token": "<pad>", "sep_token": "</s>", "unk_token": "<unk>"}
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    trainer = trainers.BpeTrainer(vocab_size=400, special_tokens=[*special.values()], initial_alphabet=alphabet)
+    backend.train_from_iterator(["Will it rain in Rome tomorrow?", "Is this the game of the year?"], trainer)
+    backend.post_processor = processors.RobertaProcessing(("</s>", 2), ("<s>", 0), add_prefix_space=False)
+    inputs = ["input_ids", "attention_mask"]
+    return PreTrainedTokenizerFast(tokenizer_object=backend, model_max_length=64, model_input_names=inputs, **special)
 
 
 def save(kind: str, directory: Path, labels: tuple[str, ...] = ("Yes", "No", "Maybe"), seed: int = 0) -> Path:

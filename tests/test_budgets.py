@@ -138,11 +138,11 @@ def test_sampled_answers_are_bought_up_to_the_budget_and_no_other_score_is_read(
         return task
 
     monkeypatch.setattr("eightball_ppo.methods.run_method.load_task", recorded)
-    honest = train(method, options(method, grader_call_budget=50))
+    honest = train(method, options(method, grader_call_budget=50, total_episodes=240))
     assert read_results(honest)["grader_calls"] == 50
     unpaid = ~seen[0].observed_NK
     assert unpaid.sum() == 130
-    blind = train(method, options(method, grader_call_budget=50))
+    blind = train(method, options(method, grader_call_budget=50, total_episodes=240))
     assert torch.equal(seen[0].observed_NK, seen[1].observed_NK)
     assert (honest / "model.safetensors").read_bytes() == (blind / "model.safetensors").read_bytes()
 

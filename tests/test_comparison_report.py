@@ -1,6 +1,9 @@
 """The report of a comparison: the contents of its tables, HTML and Markdown, and texts from data that are escaped."""
 
+import os
 import re
+import subprocess
+import sys
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
@@ -11,6 +14,7 @@ import pytest
 from comparison_data import comparison_data, small
 from markdown_it import MarkdownIt
 
+from conftest import REPOSITORY
 from eightball_ppo.comparison.report import figures
 from eightball_ppo.comparison.report import page as report_page
 from eightball_ppo.comparison.report.data import ComparisonData
@@ -213,3 +217,20 @@ def test_empty_frames_leave_their_sections_out() -> None:
     )
     assert charts(failed) == [] and "it broke" in report_page.render_html(failed, [])
     assert "it broke" in report_page.render_markdown(failed, [])
+
+
+@pytest.mark.slow
+def test_report_has_the_same_bytes_in_another_process(tmp_path: Path) -> None:
+    """In another process sets have another order."""
+    write_report(small(), tmp_path / "here")
+    code = (
+        "from pathlib import Path\nfrom comparison_data import small\n"
+        "from eightball_ppo.comparison.report.write import write_report\nwrite_report(small(), Path('there'))"
+    )
+    path = os.pathsep.join([str(REPOSITORY), str(REPOSITORY / "tests")])
+    environment = {**os.environ, "PYTHONPATH": path, "PYTHONHASHSEED": "7"}
+    subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=environment, check=True)
+    files = sorted(file.relative_to(tmp_path / "here") for file in (tmp_path / "here").rglob("*.*"))
+    assert len(files) > 4
+    for file in files:
+        assert (tmp_path / "here" / file).read_bytes() == (tmp_path / "there" / file).read_bytes(), file

@@ -10,6 +10,7 @@ from stopping import rows
 
 from conftest import LABELS
 from eightball_ppo.config.methods import GRPOConfig, PPOConfig, RLOOConfig
+from eightball_ppo.errors import InputError
 from eightball_ppo.methods.run_method import run_method
 from eightball_ppo.report import tables
 from eightball_ppo.runtime.run import read_metrics
@@ -52,6 +53,12 @@ def test_completion_table_holds_the_samples_and_training_is_unchanged(
             assert table[column].mean() == pytest.approx(metrics[table["step"][0] - 1][metric], abs=1e-5)
     assert table["kl"].abs().max() > 1e-3 and set(table["answer"]) <= set(LABELS)
     assert output.err.count("probability") == 4 and "update 5" in output.err and "update" not in output.out
+
+
+@pytest.mark.parametrize("config_class", LOGGED, ids=lambda config_class: config_class.__name__)
+def test_completions_steps_below_one_is_refused(config_class: type) -> None:
+    with pytest.raises(InputError, match="--completions_steps 0: at least 1"):
+        config_class(completions_steps=0)
 
 
 def test_markup_in_a_question_is_printed_literally(capsys: CaptureFixture[str]) -> None:

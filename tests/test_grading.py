@@ -79,7 +79,7 @@ def run_ppo(argv: list[str]) -> None:
 
 
 def test_questions_without_a_grade_are_left_out_counted_and_asked_again_by_the_next_run(
-    judge: JudgeServer, base: dict[str, Any]
+    judge: JudgeServer, base: dict[str, Any], no_figures: None
 ) -> None:
     train = [row["question"] for row in read_rows("rl")[:60]]
     bad = [train[3], train[17]]

@@ -31,6 +31,14 @@ def test_table_of_logits_reaches_the_optimum(tmp_path: Path) -> None:
     assert fraction is not None and fraction > 0.995 and distance < 0.01
 
 
+def test_high_kl_coef_keeps_the_reference(tmp_path: Path) -> None:
+    model, score_NK = tiny.Tabular(tiny.scores(32, seed=5)), tiny.scores(32)
+    options = {"kl_coef": 100.0, "repeats_per_epoch": 16, "total_episodes": 10_240, "learning_rate": 0.003}
+    logp_NK, ref_logp_NK = train(model, tiny.row_tokens(32), score_NK, tmp_path, **options)
+    assert not torch.equal(logp_NK, ref_logp_NK)
+    assert objective.kl_exact_N(logp_NK, ref_logp_NK).mean() < 0.01
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(("labels", "max_regret"), [(2, 0.02), (5, 0.08)])
 def test_small_classifier_nears_the_optimum(tmp_path: Path, labels: int, max_regret: float) -> None:

@@ -10,6 +10,7 @@ import pytest
 import torch
 from pytest import MonkeyPatch
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import TrainerCallback
 
 import tiny
@@ -67,6 +68,31 @@ def test_forward_passes_of_an_update(baseline: str, tmp_path: Path, monkeypatch:
     else:
         assert policy.questions == value.questions == [N] * 5  # sampled, valued
         assert shared == 4 * [N] * 5  # updated, both in one pass
+
+
+class _Shapes(TorchDispatchMode):
+    """The shapes of all tensors that operations return while it is on."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: set[tuple[int, ...]] = set()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        returned = func(*args, **(kwargs or {}))
+        tensors = returned if isinstance(returned, tuple | list) else (returned,)
+        self.seen.update(tuple(tensor.shape) for tensor in tensors if isinstance(tensor, Tensor))
+        return returned
+
+
+def test_no_tensor_of_the_loop_is_wider_than_the_labels_and_a_pad(tmp_path: Path) -> None:
+    """With a table for a network, what is left is TRL's loop and the adapters. A vocabulary would be wider."""
+    settings = tiny.config(total_episodes=2 * 64, num_mini_batches=2)
+    model, table = tiny.Tabular(tiny.scores(64)), tiny.row_tokens(64)
+    trainer, _ = tiny.trainer(settings, model, table, tiny.scores(64), tmp_path)
+    with _Shapes() as shapes:
+        ppo.run_trainer(trainer, settings)
+    wide = {shape for shape in shapes.seen if len(shape) > 1 and shape[-1] > K + 1}
+    assert wide == {(1, 64)}, wide  # the ids of the 64 questions
 
 
 class _Memory(TrainerCallback):

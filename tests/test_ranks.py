@@ -16,6 +16,7 @@ import pytest
 import torch
 from processes import exit_code, fork_ranks, killed_at_the_end, on_two_ranks, until
 from processes import torchrun as torchrun
+from processor_time import shared
 from pytest import MonkeyPatch
 from stopping import rows
 from torch import Tensor
@@ -41,13 +42,14 @@ from eightball_ppo.trl_adapters import batch_sizes
 @pytest.fixture(scope="module", autouse=True)
 def _trl_is_imported() -> None:
     """Once, not in every rank."""
-    import trl.experimental.ppo
-    import trl.trainer.rloo_trainer  # noqa: F401
+    with shared("imports of TRL"):
+        import trl.experimental.ppo
+        import trl.trainer.rloo_trainer  # noqa: F401
 
 
 def train_ppo(base: Path | None, directory: Path) -> dict[str, Any]:
     """A short PPO; with `base`, of LoRA adapters on the classifier in it, which rank 0 saves to `base`/policy."""
-    batch: dict[str, Any] = {"repeats_per_epoch": 2, "num_mini_batches": 2, "total_episodes": 4 * 48}
+    batch: dict[str, Any] = {"repeats_per_epoch": 2, "num_mini_batches": 2, "total_episodes": 2 * 48}
     settings = tiny.config(use_peft=base is not None, **batch)
     table = tiny.tokens(24)
     classifier, tokenizer = load_classifier(str(base), "--sft_model_path") if base else (tiny.classifier(), None)
@@ -92,7 +94,7 @@ def test_ppo_on_two_ranks_ends_with_equal_weights_and_splits_the_questions(use_p
     else:
         assert first["policy"] != first["reference"]
     # every question is sampled twice an epoch, over both ranks together
-    assert Counter(first["rows"] + second["rows"]) == dict.fromkeys(range(24), 2 * 4)
+    assert Counter(first["rows"] + second["rows"]) == dict.fromkeys(range(24), 2 * 2)
 
 
 def test_rloo_on_two_ranks_nears_the_optimum_with_a_group_on_both(tmp_path: Path) -> None:

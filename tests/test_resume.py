@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from processes import exit_code, fork, killed_at_the_end, until
 from stopping import assert_same, stopped
 
@@ -25,6 +26,7 @@ from eightball_ppo.runtime.progress import checkpoints_in
 from eightball_ppo.runtime.run import Run, read_environment, read_metrics, read_results
 from eightball_ppo.training.checkpoint import CheckpointWriter
 from eightball_ppo.training.resume import ResumeContext
+from eightball_ppo.training.state import load_states, write_states
 
 pytestmark = pytest.mark.usefixtures("no_figures")
 
@@ -55,6 +57,15 @@ def test_stopped_ppo_resumes_to_the_same_bits(copied_ppo: PPOConfig, straight: P
     assert read_results(resumed)["grades"]["calls_made"] == 100  # before it was stopped
     assert [row["step"] for row in read_metrics(resumed)] == list(range(1, 11))
     assert read_environment(resumed) == {**began, "resumed": [{**began, "after_update": 5}]}
+
+
+def test_scale_of_float16_gradients_is_restored(tmp_path: Path) -> None:
+    saved, restored = torch.amp.GradScaler("cpu", init_scale=8.0), torch.amp.GradScaler("cpu")
+    saved.scale(torch.ones(1))
+    saved.update(4.0)
+    write_states(tmp_path, {"scaler": saved.state_dict()}, {})
+    load_states(tmp_path, [("scaler", restored)])
+    assert restored.state_dict() == saved.state_dict() and restored.get_scale() == 4.0
 
 
 def test_killed_ppo_resumes_to_the_same_bits(stopped_ppo: PPOConfig, straight: Path, tmp_path: Path) -> None:
