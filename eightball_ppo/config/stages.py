@@ -19,7 +19,7 @@ from eightball_ppo.config.grader import GraderConfig
 from eightball_ppo.config.model import SMALL_CLASSIFIER, LoraOptions, TrustOptions
 from eightball_ppo.config.training import EPOCHS, MAX_LENGTH, Schedule, SupervisedConfig
 
-KAPPA = Rule(lambda value: -1 <= value <= 1, "between -1 and 1")
+KAPPA = Rule(lambda value: -1 <= value <= 1, "must be between -1 and 1")
 
 
 @dataclass
