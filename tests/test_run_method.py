@@ -72,7 +72,7 @@ def test_dry_run_and_label_check_use_the_given_judge(sft_run: Path, tmp_path: Pa
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ({"judge": object()}, "judge: a Grader .* is needed, got object"),
+        ({"judge": object()}, "judge: a function, a Grader, .* is needed, got object"),
         ({"model": "runs/sft"}, "model: a classifier and its tokenizer are needed"),
         ({"train": Questions("none", [])}, "train: Questions with at least one text"),
         ({"train": ["Is it?"]}, "train: Questions with at least one text"),

@@ -41,14 +41,32 @@ def as_grader(
     Raises:
         InputError: No judge, an unknown name, or a wrong number of weights.
     """
-    members = list(judge) if isinstance(judge, list | tuple) else [judge]
-    if not members or (weights and len(weights) != len(members)):
-        raise InputError(f"judge: {len(weights or ())} weights are given for {len(members)} judges; give one for each")
+    members = check_judge(judge)
+    if weights and len(weights) != len(members):
+        raise InputError(f"judge: {len(weights)} weights are given for {len(members)} judges; give one for each")
     functions = [member for member in members if callable(member) and not _is_grader(member)]
     if len(functions) == len(members) and (len(members) == 1 or all(kind_of(f) == "trl" for f in functions)):
         return function_grader(functions, labels, columns, weights)
     graders = [_one(member, labels, columns, config) for member in members]
     return graders[0] if len(graders) == 1 else EnsembleGrader(graders, list(weights or [1.0] * len(graders)))
+
+
+def check_judge(judge: Any) -> list[Any]:
+    """The members of a judge, or the judge itself; needs no data and no labels.
+
+    Raises:
+        InputError: What is no judge.
+    """
+    members = list(judge) if isinstance(judge, list | tuple) else [judge]
+    for member in members or [None]:
+        if not callable(member) and not isinstance(member, str) and not _is_grader(member):
+            kinds = "a function, a Grader, a text as of --grader, or a list of these"
+            raise InputError(
+                f"judge: {kinds} is needed, got {'an empty list' if not members else type(member).__name__}"
+            )
+        if callable(member) and not _is_grader(member):
+            kind_of(member)
+    return members
 
 
 def _is_grader(judge: Any) -> bool:
@@ -61,9 +79,6 @@ def _one(judge: Any, labels: LabelSet, columns: Columns | None, config: GraderCo
         return judge
     if callable(judge):
         return function_grader([judge], labels, columns)
-    if not isinstance(judge, str):
-        kinds = "a function, a Grader, a text as of --grader, or a list of these"
-        raise InputError(f"judge: {kinds} is needed, got {type(judge).__name__}")
     config = GradeConfig(grader=judge) if config is None else config
     specs = parse_grader(judge)
     if any(spec.noise for spec in specs):

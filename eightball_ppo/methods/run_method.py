@@ -17,7 +17,7 @@ from eightball_ppo.errors import DryRun, InputError
 from eightball_ppo.evaluation import before_after
 from eightball_ppo.graders.budgeted_scores import check_budget_single_process
 from eightball_ppo.graders.job import gives_raw_scores
-from eightball_ppo.graders.judges import as_grader
+from eightball_ppo.graders.judges import as_grader, check_judge
 from eightball_ppo.graders.registry import object_spec
 from eightball_ppo.graders.reward_functions import columns_by_text
 from eightball_ppo.hub.cards import write_card
@@ -113,6 +113,8 @@ def _load(name: str, reference: str) -> Any:
 
 def _check_given(given: Inputs) -> None:
     """Raises InputError for objects that cannot replace what a config names."""
+    if given.judge is not None:
+        check_judge(given.judge)
     if given.model is not None and not (isinstance(given.model, tuple) and isinstance(given.model[0], nn.Module)):
         raise InputError("model: a classifier and its tokenizer are needed, as a tuple")
     for name, questions in (("train", given.train), ("evaluation", given.evaluation)):
