@@ -58,9 +58,8 @@ def test_schema_and_text_modes_read_one_answer_and_average_several() -> None:
     assert schema.verdict(JUDGED, choices_of(chat('{"rating": 10}'))[0], RATE) == 10
     assert text.verdict(JUDGED, choices_of(chat("maybe."))[0], CHOOSE) == 2
     assert text.verdict(JUDGED, choices_of(chat("10/10"))[0], RATE) == 10
-    assert scores_of_verdicts([0, 0, 1], JUDGED, CHOOSE, 1.0) == pytest.approx(
-        [math.log(p) for p in (0.5, 1 / 3, 1 / 6)]
-    )
+    counted = [math.exp(score) for score in scores_of_verdicts([0, 0, 1], JUDGED, CHOOSE, 1.0)]
+    assert counted == pytest.approx([0.5, 1 / 3, 1 / 6])
     assert scores_of_verdicts([7, 8, 8], JUDGED, RATE, 1.0) == [pytest.approx(23 / 3)]
 
 

@@ -61,9 +61,8 @@ def check_judge(judge: Any) -> list[Any]:
     for member in members or [None]:
         if not callable(member) and not isinstance(member, str) and not _is_grader(member):
             kinds = "a function, a Grader, a text as of --grader, or a list of these"
-            raise InputError(
-                f"judge: {kinds} is needed, got {'an empty list' if not members else type(member).__name__}"
-            )
+            got = type(member).__name__ if members else "an empty list"
+            raise InputError(f"judge: {kinds} is needed, got {got}")
         if callable(member) and not _is_grader(member):
             kind_of(member)
     return members

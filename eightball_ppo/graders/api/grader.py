@@ -17,7 +17,6 @@ from eightball_ppo.graders.api.probe import best_mode
 from eightball_ppo.graders.api.replies import BadReplyError
 from eightball_ppo.graders.base import Grade, Grader, GradeRequest, OnGrade
 from eightball_ppo.graders.budget import Budget
-from eightball_ppo.graders.event_loop import has_running_loop, run_coroutine
 from eightball_ppo.graders.fingerprint import settings_fingerprint
 from eightball_ppo.graders.prompts import CONTENT_FREE
 from eightball_ppo.graders.storage.store import GradeStore
@@ -113,8 +112,7 @@ class ApiGrader(Grader):
         if first is None:
             return
         try:
-            run = run_coroutine if has_running_loop() else asyncio.run
-            run(self._grade(itertools.chain([first], iterator), on_grade, budget))
+            asyncio.run(self._grade(itertools.chain([first], iterator), on_grade, budget))
         except ExceptionGroup as group:
             raise (group.subgroup(InputError) or group).exceptions[0] from None
 

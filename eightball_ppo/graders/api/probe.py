@@ -9,7 +9,6 @@ from eightball_ppo.graders.api.modes import MODES, JudgeTask, SchemaMode, choice
 from eightball_ppo.graders.api.replies import BadReplyError
 from eightball_ppo.graders.base import GradeRequest
 from eightball_ppo.graders.budget import Budget
-from eightball_ppo.graders.event_loop import has_running_loop, run_coroutine
 from eightball_ppo.graders.fingerprint import settings_fingerprint
 from eightball_ppo.graders.storage.store import GradeStore
 from eightball_ppo.graders.verbalizers import share_first_word
@@ -32,8 +31,7 @@ def best_mode(config: GraderConfig, task: JudgeTask, store: GradeStore, budget: 
     if known is None:
         if config.dry_run:
             return None
-        run = run_coroutine if has_running_loop() else asyncio.run
-        known = {**key, "mode": run(_find_mode(config, task, budget, AUTO if logprobs else AUTO[1:]))}
+        known = {**key, "mode": asyncio.run(_find_mode(config, task, budget, AUTO if logprobs else AUTO[1:]))}
         store.register(fingerprint, known)
     return known["mode"]
 
