@@ -1,5 +1,6 @@
 """Labels are a set of names: their order changes no fingerprint, no stored grade, no audit and no score."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,8 @@ from eightball_ppo.graders.storage.store import GradeStore
 from eightball_ppo.graders.storage.table import GradeTable, write_table
 from eightball_ppo.labels import LabelSet
 from eightball_ppo.methods.run_method import run_method
-from eightball_ppo.models.label_inference import with_labels
+from eightball_ppo.methods.task import Inputs, load_splits, load_task
+from eightball_ppo.models.label_inference import in_model_order, with_labels
 from eightball_ppo.models.loading import load_classifier
 
 LABELS = LabelSet.of(NAMES)
@@ -120,8 +122,9 @@ def test_audit_and_distill_in_other_orders_share_grades_and_verdict(sft_run: Pat
     )
     with pytest.raises(InputError, match="failed its audit"):
         run_method(config, model=model, **given)
-    config.allow_weak_grader = True
-    run_method(config, model=model, **given)
+    config = replace(in_model_order(config, LABELS), allow_weak_grader=True)
+    inputs = Inputs(model, None, **given)
+    assert load_task(config, load_splits(config, inputs), inputs).labels == LABELS
     assert (tmp_path / "judge.calls").read_text() == calls
 
 

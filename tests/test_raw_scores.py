@@ -31,8 +31,8 @@ HELDOUT = Questions("another list", ["Is it over?", "Am I late?", "Do I win?"], 
 SHORT: dict[str, tuple[Any, dict[str, Any]]] = {
     "exact": (ExactConfig, {"num_train_epochs": 20}),
     "ppo": (PPOConfig, {"total_episodes": 160, "per_device_train_batch_size": 40, "num_mini_batches": 2}),
-    "rloo": (RLOOConfig, {"total_episodes": 240, "generation_batch_size": 60, "num_generations": 3}),
-    "grpo": (GRPOConfig, {"total_episodes": 240, "generation_batch_size": 60, "num_generations": 3}),
+    "rloo": (RLOOConfig, {"total_episodes": 96, "generation_batch_size": 24, "num_generations": 3}),
+    "grpo": (GRPOConfig, {"total_episodes": 96, "generation_batch_size": 24, "num_generations": 3}),
 }
 
 
@@ -83,22 +83,24 @@ def test_the_default_kl_coef_of_probabilities_is_a_tenth(given: dict[str, Any], 
     assert (task.beta, task.config.kl_coef, task.unit, task.config.score_type) == (0.1, 0.1, 1.0, "log_prob")
 
 
-@pytest.mark.parametrize(
-    "method", ["exact", "ppo", *(pytest.param(name, marks=pytest.mark.slow) for name in ("rloo", "grpo"))]
-)
-def test_the_unit_of_the_scores_does_not_change_the_policy(method: str, given: dict[str, Any], tmp_path: Path) -> None:
-    """To the last bit where the units are powers of two, also with a KL coefficient that is scaled alike."""
+SLOW = [pytest.param(name, scaled, marks=pytest.mark.slow) for name in SHORT for scaled in (True, False)]
+
+
+@pytest.mark.parametrize(("method", "scaled"), [("exact", False), *SLOW[1:]])
+def test_the_unit_of_the_scores_does_not_change_the_policy(
+    method: str, scaled: bool, given: dict[str, Any], tmp_path: Path
+) -> None:
+    """To the last bit where units are powers of two, with the default KL coefficient and with one that is scaled."""
     config_class, short = SHORT[method]
-    weights, results = [], []
-    for unit, kl_coef in ((1.0, None), (1024.0, None), (1 / 1024, 0.1 * spread(1 / 1024))):
-        directory = tmp_path / f"{unit}"
-        config = config_class(**options(directory, kl_coef=kl_coef), **short)
+    weights, results = list[dict[str, Any]](), list[dict[str, Any]]()
+    for unit in (1.0, 1024.0):
+        kl_coef = 1024 * results[0]["beta"] if results and scaled else None
+        config = config_class(**options(tmp_path / f"{unit}", kl_coef=kl_coef), **short)
         run = run_method(config, judge=judge_in(unit), **given)
         results.append(read_results(run))
         weights.append(load_classifier(str(run), "run")[0].state_dict())
         assert read_config(run)["kl_coef"] == results[-1]["beta"] and read_config(run)["score_type"] == "raw"
     assert all(torch.equal(weight, weights[1][name]) for name, weight in weights[0].items())
-    assert all(torch.allclose(weight, weights[2][name], atol=1e-3) for name, weight in weights[0].items())
     for name in ("expected_score", "objective", "optimum_objective"):
         plain, large = (result["splits"]["train"][name] for result in results[:2])
         assert large == pytest.approx(1024 * plain)

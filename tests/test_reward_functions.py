@@ -1,6 +1,7 @@
 """TRL's reward functions, written to its documented signature, run unchanged as judges."""
 
 import math
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -8,7 +9,7 @@ from test_judges import details_of, scores_of
 
 from eightball_ppo.data import Questions
 from eightball_ppo.errors import InputError
-from eightball_ppo.graders.judges import as_grader
+from eightball_ppo.graders.judges import as_grader, takes_columns
 from eightball_ppo.graders.reward_functions import columns_by_text
 from eightball_ppo.labels import LabelSet
 
@@ -89,3 +90,12 @@ def test_a_reward_of_nan_is_a_missing_grade_and_one_too_few_an_error() -> None:
 def test_grades_of_other_columns_are_other_grades() -> None:
     one, other = (as_grader(async_match, LABELS, columns={"Is it?": {"solution": name}}) for name in ("Yes", "No"))
     assert one.fingerprint != other.fingerprint
+
+
+def test_only_reward_functions_take_the_columns_of_the_data(tmp_path: Path) -> None:
+    file = tmp_path / "judge.py"
+    file.write_text("def reward(completions, **columns):\n    return [0.0] * len(completions)\n")
+    assert (
+        takes_columns(async_match) and takes_columns([brevity, "rule:Yes"]) and takes_columns(f"python:{file}:reward")
+    )
+    assert not takes_columns("bert,rule:Yes") and not takes_columns(lambda texts, labels: [])

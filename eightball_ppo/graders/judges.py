@@ -9,6 +9,7 @@ from eightball_ppo.errors import InputError
 from eightball_ppo.graders.base import Grade, Grader, GradeRequest, OnGrade, batched
 from eightball_ppo.graders.budget import Budget
 from eightball_ppo.graders.function import BATCH_SIZE, function_grader, kind_of
+from eightball_ppo.graders.python_source import load_function
 from eightball_ppo.graders.registry import load_grader, parse_grader
 from eightball_ppo.graders.reward_functions import Columns
 from eightball_ppo.graders.storage.derived import EnsembleSource
@@ -66,6 +67,16 @@ def check_judge(judge: Any) -> list[Any]:
         if callable(member) and not _is_grader(member):
             kind_of(member)
     return members
+
+
+def takes_columns(judge: Any) -> bool:
+    """Whether a judge, or a grader of a `--grader` text, is a TRL reward function, which reads the data's columns."""
+    functions: list[Any] = []
+    for member in check_judge(judge):
+        named = parse_grader(member) if isinstance(member, str) else []
+        functions += [load_function(spec.argument) for spec in named if spec.name == "python"]
+        functions += [member] if callable(member) and not _is_grader(member) else []
+    return any(kind_of(function) == "trl" for function in functions)
 
 
 def _is_grader(judge: Any) -> bool:

@@ -101,14 +101,14 @@ def check_graders(config: GraderConfig, labels: LabelSet) -> None:
     for spec in specs:
         if spec.name == "rule":
             RuleGrader(spec.argument, labels)
-    if weights and len(weights) != len(specs):
-        raise InputError(f"--grader_weights: {len(weights)} given, --grader {config.grader} names {len(specs)} graders")
-    if any(weight <= 0 for weight in weights):
-        raise InputError(f"--grader_weights {weights}: every weight must be above 0")
         if spec.name == OBJECT and config.grade_table is None:
             raise InputError(f"--grader {config.grader}: was an object in Python; pass it again, as judge")
         if spec.name == "python" and config.grade_table is None:
             kind_of(load_function(spec.argument))
+    if weights and len(weights) != len(specs):
+        raise InputError(f"--grader_weights: {len(weights)} given, --grader {config.grader} names {len(specs)} graders")
+    if any(weight <= 0 for weight in weights):
+        raise InputError(f"--grader_weights {weights}: every weight must be above 0")
     for name in names & {"llm", "api"}:
         JudgeTask.load(config, labels)
         if config.grader_model is None:

@@ -197,6 +197,7 @@ def load_task(config: C, questions: dict[str, Questions], given: Inputs = NO_INP
     else:
         (classifier, tokenizer), model_name = copy.deepcopy(given.model), "the model that was passed"
     labels.require_same(label_set(classifier), "--labels", model_name)
+    assert labels == label_set(classifier), "`with_labels` puts the labels into the order of the classifier"
     grading = grade_job(config, labels, questions, given.judge)
     complete_N = {split: scores.complete_N for split, scores in grading.tables.items()}
     questions = {
