@@ -128,17 +128,11 @@ def test_no_table_demo_or_parser_imports_the_judge_that_a_run_names(judge: Path)
     assert imported(judge)
 
 
-def test_grade_takes_a_function_on_the_command_line(judge: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    arguments = [
-        "--dataset_name",
-        str(small_data),
-        "--grader",
-        f"python:{judge}:score",
-        "--splits",
-        "heldout",
-        "--disable_tqdm",
-        "true",
-    ]
+def test_grade_takes_a_function_on_the_command_line(
+    judge: Path, small_data: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ["--dataset_name", str(small_data), "--splits", "heldout", "--disable_tqdm", "true"]
+    arguments += ["--grader", f"python:{judge}:score"]
     directory = judge.parent
     arguments += ["--output_dir", str(directory / "grades"), "--grade_store", str(directory / "grades.sqlite3")]
     commands.run("grade", arguments)

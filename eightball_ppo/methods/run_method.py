@@ -71,17 +71,13 @@ def run_method(
         config, judge = replace(config, grader=judge, grade_table=None), None
     given = Inputs(model, judge, train, evaluation)
     _check_given(given)
-    if model is not None:
-        config = in_model_order(config, label_set(model[0]))
-    config = with_labels(config)
+    config = with_labels(config) if model is None else in_model_order(config, label_set(model[0]))
     questions = load_splits(config, given)
     if judge is not None:
         columns, weights = columns_by_text(*questions.values()), config.grader_weights or None
         judge = as_grader(judge, config.label_set(), columns=columns, weights=weights, config=config)
-        config, given = (
-            replace(config, grader=object_spec(judge.fingerprint), grade_table=None),
-            given._replace(judge=judge),
-        )
+        config = replace(config, grader=object_spec(judge.fingerprint), grade_table=None)
+        given = given._replace(judge=judge)
     config = config.with_score_type(gives_raw_scores(config, config.label_set(), judge))
     if config.dry_run:
         check_prerequisites(config, model is None, judge is None)

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import re
 from typing import TypeVar
 
 from eightball_ppo.config.base import RunConfig
@@ -27,12 +28,17 @@ def with_labels(config: C) -> C:
     """
     names = None
     if isinstance(config, GraderTrainingConfig):
-        names = _of_model(config.sft_model_path, "--sft_model_path")
+        try:
+            names = _of_model(config.sft_model_path, "--sft_model_path")
+        except InputError:
+            if config.labels is None:
+                raise  # otherwise loading it says what is wrong
         if names is not None:
             return in_model_order(config, LabelSet.of(names))
     if config.labels is not None:
         return config
-    if isinstance(config, GraderConfig) and config.grade_table is None and "bert" in config.grader:
+    named = re.split("[,:]", config.grader) if isinstance(config, GraderConfig) else []
+    if isinstance(config, GraderConfig) and config.grade_table is None and "bert" in named:
         names = _of_model(config.reward_model_path, "--reward_model_path")
     if names is None:
         first: RunConfig = config
