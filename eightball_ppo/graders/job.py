@@ -117,14 +117,21 @@ def check_grades(config: GraderConfig, labels: LabelSet, texts: Sequence[str], j
         GradeStore(config.grade_store).close()
 
 
-def estimate_cost(config: GraderConfig, labels: LabelSet, texts: Sequence[str], judge: Grader | None = None) -> str:
+def estimate_cost(
+    config: GraderConfig,
+    labels: LabelSet,
+    texts: Sequence[str],
+    judge: Grader | None = None,
+    columns: Columns | None = None,
+) -> str:
     """One line: the calls, tokens and cost of grading `texts`. Makes no grader call."""
     unique = int(first_occurrence_N(texts).sum())
     if judge is None and config.grade_table is not None:
         return f"{unique} questions, all grades from {config.grade_table}: 0 calls"
     name = f"--grader {config.grader}" if judge is None else f"grader {judge.fingerprint}"
     with GradeStore(config.grade_store) as store:
-        return describe_cost(config, make_source(config, labels, store, make_budget(config), judge), texts, name)
+        source = make_source(config, labels, store, make_budget(config), judge, columns)
+        return describe_cost(config, source, texts, name)
 
 
 def describe_cost(config: GraderConfig, source: GradeSource, texts: Sequence[str], name: str) -> str:

@@ -84,7 +84,7 @@ def source_identity(function: Callable[..., Any]) -> dict[str, Any]:
     """
     inner = function.func if isinstance(function, functools.partial) else inspect.unwrap(function)
     defined = inner if hasattr(inner, "__qualname__") else type(inner)
-    state = {"closure": _closure(inner), "partial": [], "attributes": {}}
+    state: dict[str, Any] = {"closure": _closure(inner), "partial": [], "attributes": {}}
     if isinstance(function, functools.partial):
         state["partial"] = [list(map(_text, function.args)), {k: _text(v) for k, v in function.keywords.items()}]
     holder = getattr(inner, "__self__", inner)

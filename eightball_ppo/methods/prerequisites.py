@@ -15,6 +15,7 @@ from eightball_ppo.errors import InputError, TrainingInterrupted
 from eightball_ppo.graders.base import Grader
 from eightball_ppo.graders.job import estimate_cost
 from eightball_ppo.graders.registry import parse_grader
+from eightball_ppo.graders.reward_functions import columns_by_text
 from eightball_ppo.methods import reward_model, sft
 from eightball_ppo.models.loading import check_checkpoint
 from eightball_ppo.runtime.progress import checkpoints_in, staging_path
@@ -108,4 +109,4 @@ def estimate_stage_cost(
     if judge is None and calls_reward_model(config) and not Path(config.reward_model_path).exists():
         unique = first_occurrence_N(texts).sum()
         return f"{unique} questions for --grader {config.grader}: its reward model would be trained first"
-    return estimate_cost(config, config.label_set(), texts, judge)
+    return estimate_cost(config, config.label_set(), texts, judge, columns_by_text(*questions.values()))
