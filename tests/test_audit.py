@@ -89,11 +89,11 @@ def judge(monkeypatch: pytest.MonkeyPatch) -> Any:
     """Makes `--grader llm` the judge of a function."""
 
     def use(call: Any, temperature: float = 0.0) -> dict[str, Any]:
-        def load(spec: Any, config: Any, labels: LabelSet, *_: Any) -> FakeJudge:
+        def load(spec: Any, config: Any, labels: LabelSet, *others: Any) -> FakeJudge:
             assert spec.name == "llm"
-            return FakeJudge(labels, call, temperature)
+            return FakeJudge(others[-1] or labels.canonical(), call, temperature)
 
-        monkeypatch.setattr(registry, "_load_one", load)
+        monkeypatch.setattr(registry, "load_grader", load)
         return {"grader": "llm", "grader_model": "fake"}
 
     return use

@@ -24,7 +24,7 @@ from eightball_ppo.data import Questions, load_file, load_split
 from eightball_ppo.data.pairs import display_text
 from eightball_ppo.errors import DryRun, IncompleteError, InputError
 from eightball_ppo.graders.budget import Budget
-from eightball_ppo.graders.job import cost_record, estimate_cost, incomplete, make_budget
+from eightball_ppo.graders.job import cost_record, describe_cost, estimate_cost, incomplete, make_budget
 from eightball_ppo.graders.registry import check_graders, load_graders, parse_grader
 from eightball_ppo.graders.storage.score_table import missing_mass
 from eightball_ppo.graders.storage.sources import GradeSource
@@ -120,8 +120,11 @@ def _plan(config: AuditConfig, labels: LabelSet) -> Plan:
 
 def _estimate_cost(config: AuditConfig, labels: LabelSet, plan: Plan) -> str:
     lines = [estimate_cost(config, labels, [*plan.gold.texts, *plan.probes])]
-    for name, permuted in order_sensitivity.permuted_options(config, labels).items():
-        lines.append(f"options {name}: {estimate_cost(permuted, permuted.label_set(), plan.sample)}")
+    with GradeStore(config.grade_store) as store:
+        for name, permuted in order_sensitivity.permuted_options(config, labels).items():
+            source = load_graders(permuted, labels, store, make_budget(config), shown=permuted.label_set())
+            cost = describe_cost(permuted, source, plan.sample, f"--grader {permuted.grader}")
+            lines.append(f"options {name}: {cost}")
     if "api" in (spec.name for spec in parse_grader(config.grader)):
         times, questions = order_sensitivity.NUM_REPEATS, min(MAX_REPEATED, len(plan.sample))
         lines.append(f"and {times} times {questions} questions again, if the judge samples")

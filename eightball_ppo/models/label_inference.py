@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import re
 from typing import TypeVar
 
 from eightball_ppo.config.base import RunConfig
@@ -20,15 +21,24 @@ C = TypeVar("C", bound=RunConfig)
 def with_labels(config: C) -> C:
     """`config` with its labels: those given, or those of the reference, of the reward model, or of the data.
 
+    Labels that are given as well as those of the reference are put into the order of the reference.
+
     Raises:
         InputError: A model or data that cannot be read, or fewer than two labels.
     """
-    if config.labels is not None:
-        return config
     names = None
     if isinstance(config, GraderTrainingConfig):
-        names = _of_model(config.sft_model_path, "--sft_model_path")
-    elif isinstance(config, GraderConfig) and config.grade_table is None and "bert" in config.grader:
+        try:
+            names = _of_model(config.sft_model_path, "--sft_model_path")
+        except InputError:
+            if config.labels is None:
+                raise  # otherwise loading it says what is wrong
+        if names is not None:
+            return in_model_order(config, LabelSet.of(names))
+    if config.labels is not None:
+        return config
+    named = re.split("[,:]", config.grader) if isinstance(config, GraderConfig) else []
+    if isinstance(config, GraderConfig) and config.grade_table is None and "bert" in named:
         names = _of_model(config.reward_model_path, "--reward_model_path")
     if names is None:
         first: RunConfig = config
@@ -40,6 +50,12 @@ def with_labels(config: C) -> C:
         except InputError as error:
             raise InputError(f"{error} (read for its labels, since --labels names none)") from None
     return dataclasses.replace(config, labels=list(LabelSet.of(names).names))
+
+
+def in_model_order(config: C, labels: LabelSet) -> C:
+    """`config` with the labels of its model; where `--labels` has other names, these stay and are refused later."""
+    other = config.labels is not None and sorted(config.labels) != sorted(labels.names)
+    return config if other else dataclasses.replace(config, labels=list(labels.names))
 
 
 def _of_model(name: str, flag: str) -> list[str] | None:
