@@ -227,3 +227,6 @@ def test_a_comparison_needs_no_gold_labels(sft_run: Path, tmp_path: Path) -> Non
     )
     summary = json.loads((directory / "summary.json").read_text())
     assert summary["runs"] == 4 and "gold_accuracy" not in {row["metric"] for row in summary["intervals"]}
+    for report in ("report.html", "report.md"):
+        words = (directory / report).read_text().lower().replace("no question has a gold label", "")
+        assert "gold label" not in words and "coverage" in words
