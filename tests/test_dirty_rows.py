@@ -57,6 +57,13 @@ def test_a_csv_file_of_a_spreadsheet_is_read(tmp_path: Path) -> None:
     assert (list(questions.texts), questions.label_ids) == (["Is it\r\nraining?", "Now?"], [1, 0])
 
 
+@pytest.mark.parametrize("sign", [";", "\t"])
+def test_a_csv_file_may_have_another_delimiter(sign: str, tmp_path: Path) -> None:
+    (tmp_path / "x.csv").write_text(f"\ufefftext{sign}label\nIs it, or not?{sign}yes\n")
+    questions = load(tmp_path / "x.csv")
+    assert (list(questions.texts), questions.label_ids) == (["Is it, or not?"], [1])
+
+
 @pytest.mark.parametrize(
     ("values", "ids"),
     [

@@ -23,7 +23,9 @@ class DataConfig:
     dataset_config_name: str | None = option(None, "Configuration of a Hub dataset.")
     dataset_format: DatasetFormat = option("plain", "plain: the columns named below; else the data set's own columns.")
     dataset_train_split: str | None = option(None, "Split to learn from; by default the stage's: sft, preferences, rl.")
-    dataset_test_split: str = option("heldout", "Split to measure on, or a share of the training split, e.g. 0.2.")
+    dataset_test_split: str = option(
+        "heldout", "Split to measure on, or a share of the training split; 0.2 if it is missing."
+    )
     gold_file: str | None = option(None, "File of questions with gold labels to measure on, instead of that split.")
     skip_bad_rows: bool = option(False, "Leave out and count the rows that cannot be read, instead of refusing them.")
     text_column: str = option("question", "Column with the text; if it is missing, one is found.")

@@ -140,6 +140,10 @@ def _csv(file: Path) -> Rows:
     with file.open(encoding="utf-8-sig", newline="") as lines:
         reader = csv.reader(lines, strict=True)
         try:
+            first = lines.readline()
+            lines.seek(0)
+            if "," not in first and (other := next((sign for sign in ";\t" if sign in first), None)):
+                reader = csv.reader(lines, strict=True, delimiter=other)
             header = next(reader, [])
             for name in header:
                 if header.count(name) > 1:
