@@ -79,8 +79,12 @@ def _questions(config: PredictConfig) -> Questions:
 def _read_table(config: PredictConfig, file: Path) -> Questions:
     if not file.is_file():
         raise InputError(f"--file {file}: no such file")
-    columns = {"text_column": config.text_column, "text_pair_column": config.text_pair_column}
-    data = DataConfig(dataset_name=str(file), skip_bad_rows=config.skip_bad_rows, **columns)
+    data = DataConfig(
+        dataset_name=str(file),
+        text_column=config.text_column,
+        text_pair_column=config.text_pair_column,
+        skip_bad_rows=config.skip_bad_rows,
+    )
     return load_file(data, file, keep_columns=True)
 
 
