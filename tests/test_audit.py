@@ -144,6 +144,20 @@ def test_rule_is_measured_without_a_verdict(small_data: Path, audit: Callable[..
 
 
 @pytest.mark.slow
+def test_labels_cut_from_the_training_file_blame_no_grader(
+    tmp_path: Path, small_data: Path, audit: Callable[..., Audited]
+) -> None:
+    other = {"Yes": "No", "No": "Maybe", "Maybe": "Yes"}
+    rows = [json.loads(line) for line in (small_data / "preferences.jsonl").read_text().splitlines()[:60]]
+    file = write_rows(
+        tmp_path / "one.jsonl", [{"text": row["question"], "label": other[row["answer"]]} for row in rows]
+    )
+    options = {"gold_file": None, "dataset_name": str(file), "labels": list(other), "audit_questions": 1}
+    _, record, _ = audit(**options)
+    assert record["accuracy"] < 0.6 and not [line for line in record["failed_checks"] if "accuracy" in line]
+    assert not [line for line in record["failed_checks"] if "kappa" in line]
+
+
 def test_grader_that_failed_its_audit_is_refused_unless_allowed(
     tmp_path: Path, small_data: Path, sft_run: Path, reward_run: Path, audit: Callable[..., Audited]
 ) -> None:

@@ -93,7 +93,7 @@ def test_a_dry_run_refuses_a_model_that_is_not_there(
         ({"model": "runs/sft"}, "model: a classifier and its tokenizer are needed"),
         ({"train": Questions("none", [])}, "train: Questions with at least one text"),
         ({"train": ["Is it?"]}, "train: Questions with at least one text"),
-        ({"evaluation": TRAIN}, "evaluation: a label id for every text"),
+        ({"evaluation": Questions("one label", ["A?", "B?"], [0])}, "evaluation: a label id for every text"),
     ],
 )
 def test_unusable_objects_are_refused(given: dict[str, Any], message: str, tmp_path: Path) -> None:

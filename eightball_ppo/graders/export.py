@@ -5,11 +5,13 @@ from pathlib import Path
 from typing import Any
 
 from eightball_ppo.config.stages import GradeConfig
-from eightball_ppo.data import Questions, load_both, load_named
+from eightball_ppo.data import Questions, load_both, load_named, train_split
+from eightball_ppo.data.reading import measured_on
 from eightball_ppo.data.texts import ArrowTexts
 from eightball_ppo.errors import DryRun, InputError
 from eightball_ppo.graders import job
 from eightball_ppo.graders.registry import check_graders, load_graders
+from eightball_ppo.graders.judges import takes_columns
 from eightball_ppo.graders.reward_functions import columns_by_text
 from eightball_ppo.graders.storage.score_table import STATUSES
 from eightball_ppo.graders.storage.store import GradeStore
@@ -36,12 +38,22 @@ def run(config: GradeConfig) -> Path:
     check_graders(config, labels)
     if config.grade_table is not None:
         raise InputError(f"--grade_table {config.grade_table}: is a finished table; there is nothing to grade")
-    splits = [load_named(config, split) for split in config.splits or []] or load_both(config, None, None)
+    splits = _splits(config)
     if config.dry_run:
         texts = ArrowTexts.concatenate(split.texts for split in splits)
         raise DryRun(job.estimate_cost(config, labels, texts, columns=columns_by_text(*splits)))
     with Run(config, "grade") as run:
         return run.finish(broadcast_from_main(lambda: _grade(config, labels, splits, run), config.ddp_timeout))
+
+
+def _splits(config: GradeConfig) -> Sequence[Questions]:
+    """The named splits, or those for training and evaluation; a single one is not cut."""
+    keep_columns = takes_columns(config.grader)
+    if config.splits:
+        return [load_named(config, split, keep_columns=keep_columns) for split in config.splits]
+    if isinstance(measured_on(config), float):
+        return [load_named(config, train_split(config), keep_columns=keep_columns)]
+    return load_both(config, None, None, keep_columns)
 
 
 def _grade(config: GradeConfig, labels: LabelSet, splits: Sequence[Questions], run: Run) -> dict[str, Any]:

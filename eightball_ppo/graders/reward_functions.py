@@ -20,9 +20,8 @@ def columns_by_text(*splits: Questions) -> Columns:
     """The other columns of each text's row, in the splits that keep them; of equal texts, those of the first."""
     found: dict[str, dict[str, Any]] = {}
     for split in splits:
-        kept = getattr(split, "columns", None) or {}
-        for row, text in enumerate(split.texts if kept else ()):
-            found.setdefault(text, {name: values[row] for name, values in kept.items()})
+        for row, text in enumerate(split.texts if split.columns else ()):
+            found.setdefault(text, {name: values[row] for name, values in split.columns.items()})
     return found
 
 
