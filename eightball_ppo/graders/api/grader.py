@@ -21,6 +21,7 @@ from eightball_ppo.graders.prompts import CONTENT_FREE
 from eightball_ppo.graders.storage.store import GradeStore
 from eightball_ppo.graders.verbalizers import log_softmax
 from eightball_ppo.labels import LabelSet
+from eightball_ppo.runtime.event_loop import run_async
 from eightball_ppo.runtime.redaction import redact
 
 logger = logging.getLogger(__name__)
@@ -109,7 +110,7 @@ class ApiGrader(Grader):
         if first is None:
             return
         try:
-            asyncio.run(self._grade(itertools.chain([first], iterator), on_grade, budget))
+            run_async(self._grade(itertools.chain([first], iterator), on_grade, budget))
         except ExceptionGroup as group:
             raise (group.subgroup(InputError) or group).exceptions[0] from None
 
