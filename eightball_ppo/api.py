@@ -66,7 +66,7 @@ def compare(
     asked = {"methods": list(methods), "seeds": list(seeds), "kl_coefs": list(kl_coefs), **options}
     with _places(output_dir, asked) as placed, arguments_in_messages("judge", prefix=""):
         given, config = given_inputs(CompareConfig, placed, model, judge, train_dataset, eval_dataset)
-        directory = comparison.run(workspace.with_own_data(config), given)
+        directory = comparison.run(workspace.with_own_data(config, given.train), given)
         return pd.read_parquet(directory / "results.parquet")
 
 

@@ -1,8 +1,8 @@
 """`compare`, `audit` and `load_policy`: with objects, and with nothing left on disk that nobody asked for."""
 
-import subprocess
 import sys
 import tempfile
+from multiprocessing import spawn
 from pathlib import Path
 from typing import Any
 
@@ -58,7 +58,7 @@ def test_compare_asks_a_judge_that_cannot_be_pickled_once_and_returns_a_row_for_
     assert not list(scratch.glob("eightball-*")) and not (tmp_path / "runs").exists()
     kept = compare(["sft"], load_policy(sft_run)[0], judge, TEXTS, GOLD, output_dir=tmp_path / "kept", **SHORT)
     assert len(kept) == 2 and (tmp_path / "kept" / "report.html").exists()
-    with pytest.raises(InputError, match="judge: .*kept was compared with another one"):
+    with pytest.raises(InputError, match=r"judge: .*kept was made with another one"):
         compare(["sft"], sft_run, RuleGrader("Yes", judge.labels), TEXTS, GOLD, output_dir=tmp_path / "kept", **SHORT)
 
 
@@ -69,19 +69,14 @@ def test_arguments_of_compare_are_named_without_flags(sft_run: Path) -> None:
         compare(["sft"], sft_run, "nobody", TEXTS, GOLD)
 
 
-def test_processes_of_a_comparison_do_not_run_the_script_again(tmp_path: Path) -> None:
-    script = tmp_path / "script.py"
-    script.write_text(
-        "import multiprocessing, sys\nfrom concurrent.futures import ProcessPoolExecutor\n"
-        "from eightball_ppo.comparison.workers import _without_main_module\nprint('script')\n"
-        "with ProcessPoolExecutor(1, multiprocessing.get_context('spawn')) as pool:\n"
-        "    with _without_main_module():\n        future = pool.submit(abs, -3)\n    print(future.result())\n"
-    )
-    done = subprocess.run([sys.executable, script], capture_output=True, text=True)
-    assert done.stdout.split() == ["script", "3"], done.stderr
+def test_processes_of_a_comparison_do_not_run_the_script_again(tmp_path: Path, monkeypatch: MonkeyPatch) -> None:
+    """What multiprocessing tells a process that starts."""
     main = sys.modules["__main__"]
+    monkeypatch.setattr(main, "__spec__", None)
+    monkeypatch.setattr(main, "__file__", str(tmp_path / "script.py"), raising=False)
+    assert "init_main_from_path" in spawn.get_preparation_data("worker")
     with _without_main_module():
-        assert sys.modules["__main__"] is not main
+        assert "init_main_from_path" not in spawn.get_preparation_data("worker")
     assert sys.modules["__main__"] is main
 
 

@@ -74,7 +74,7 @@ def check(config: CompareConfig, questions: Mapping[str, Questions], judge: Grad
             )
     if judge is not None and recorded.get(GRADER) != judge.fingerprint:
         raise InputError(
-            f"judge: {directory} was compared with another one, {recorded.get(GRADER)}; name another directory"
+            f"judge: {directory} was made with another one, {recorded.get(GRADER)}; name another directory"
         )
     digest = digest_of(questions)
     if recorded.get(QUESTIONS, digest) != digest:
@@ -167,9 +167,12 @@ def _make_reference_and_grades(config: CompareConfig, directory: Path, given: In
     write_json(directory / MANIFEST, {**fingerprints(directory), QUESTIONS: digest_of(questions), **about})
 
 
-def with_own_data(config: CompareConfig) -> CompareConfig:
-    """`config` with the directory to which `prepare` writes questions that a program passes."""
-    columns = {"text_column": "question", "text_pair_column": "text_pair", "label_column": "answer"}
+def with_own_data(config: CompareConfig, train: Questions | None) -> CompareConfig:
+    """`config` with the directory to which `prepare` writes the questions, if a program passes them."""
+    if train is None:
+        return config
+    pair = "text_pair" if any(pairs.SEPARATOR in text for text in train.texts) else None
+    columns = {"text_column": "question", "text_pair_column": pair, "label_column": "answer"}
     splits = {"dataset_train_split": None, "dataset_test_split": "heldout", "dataset_format": "plain"}
     return dataclasses.replace(config, dataset_name=str(Path(config.output_dir) / DATA), **columns, **splits)
 
