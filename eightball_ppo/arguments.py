@@ -6,7 +6,6 @@ import dataclasses
 import os
 import re
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import Any, TypeVar
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -14,7 +13,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from eightball_ppo.config.fields import require
 from eightball_ppo.config.graded import GraderTrainingConfig
 from eightball_ppo.config.stages import AuditConfig
-from eightball_ppo.data import Questions, load_file, split_by_question
+from eightball_ppo.data import Questions, questions_from
 from eightball_ppo.errors import UserFacingError
 from eightball_ppo.labels import EIGHTBALL_LABELS, LabelSet
 from eightball_ppo.methods.task import Inputs, LoadedModel
@@ -131,12 +130,20 @@ def given_inputs(
         options |= _named_judge(judge)
         judge = None
     if train is not None:
-        options["dataset_name"] = os.fspath(train) if isinstance(train, str | os.PathLike) else MEMORY
+        options["dataset_name"] = os.fspath(train) if _is_path(train) else MEMORY
         if loaded is None and options.get("labels") == list(EIGHTBALL_LABELS):  # the default of the embedded data
             options["labels"] = None
     config = with_labels(config_class(**options))
-    train, evaluation = questions_of(train, evaluation, config)
-    return Inputs(loaded, judge, train, evaluation), config
+    splits: dict[str, Questions | None] = {"train": None, "test": None}
+    if not _is_path(train) or evaluation is not None:  # else `config` names the file, and what is held out of it
+        keeps = not isinstance(getattr(judge, "labels", None), LabelSet)  # a Grader reads texts alone
+        for role, data in (("train", train), ("test", evaluation)):
+            splits[role] = None if data is None else questions_from(data, config, config.label_set(), role, keeps)
+    return Inputs(loaded, judge, splits["train"], splits["test"]), config
+
+
+def _is_path(data: Any) -> bool:
+    return isinstance(data, str | os.PathLike)
 
 
 def _with_tokenizer(model: Any, tokenizer: PreTrainedTokenizerBase | None) -> LoadedModel:
@@ -162,39 +169,10 @@ def _named_judge(name: str) -> dict[str, Any]:
     return {"grader": name}
 
 
-def questions_of(
-    train: Any, evaluation: Any, config: GraderTrainingConfig
-) -> tuple[Questions | None, Questions | None]:
-    """The texts to learn from and to measure on; None for those that `config` names.
-
-    Raises:
-        InputError: Texts that cannot be read.
-    """
-    labels = config.label_set()
-    learned = None if train is None else _questions(train, config, labels, "train_dataset")
-    measured = None if evaluation is None else _questions(evaluation, config, labels, "eval_dataset")
-    if learned is not None and measured is None:
-        learned, measured = split_by_question(learned, config.test_fraction or 0.2, config.seed)
-    return learned, measured
-
-
-def _questions(data: Any, config: GraderTrainingConfig, labels: LabelSet, role: str) -> Questions:
-    if isinstance(data, Questions):
-        return data
-    if isinstance(data, str | os.PathLike):
-        return load_file(config, Path(data), labels)
-    if isinstance(data, list):
-        return Questions(role, data)
-    ids = (
-        [labels.id_of(name) for name in data[config.label_column]] if config.label_column in data.column_names else None
-    )
-    return Questions(role, list(data[config.text_column]), ids)
-
-
 def given_audit(
     judge: Any, gold: Any, labels: Sequence[str] | None, options: dict[str, Any]
-) -> tuple[Any, Questions, AuditConfig]:
-    """The judge (None: the one that the options name), the gold texts and the options of an audit.
+) -> tuple[Any, Questions | None, AuditConfig]:
+    """The judge and the gold texts (None: those that the options name), and the options of an audit.
 
     Args:
         judge: As `given_inputs`.
@@ -205,14 +183,17 @@ def given_audit(
     Raises:
         InputError: Any of them cannot be used, or a gold text has no label.
     """
-    options = {**options, "dataset_name": os.fspath(gold) if isinstance(gold, str | os.PathLike) else MEMORY}
-    if labels is None and isinstance(getattr(judge, "labels", None), LabelSet):
-        labels = judge.labels.names
-    options["labels"] = None if labels is None else list(labels)
+    options = dict(options)
     if isinstance(judge, str):
         options |= _named_judge(judge)
         judge = None
-    config = with_labels(AuditConfig(**options))
-    questions = _questions(gold, config, config.label_set(), "gold")
+    if labels is None and isinstance(getattr(judge, "labels", None), LabelSet):
+        labels = judge.labels.names
+    options["labels"] = None if labels is None else list(labels)
+    if _is_path(gold):
+        return judge, None, with_labels(AuditConfig(**options, dataset_name=os.fspath(gold), gold_file=os.fspath(gold)))
+    require(labels is not None, "labels: which ones? pass their names, for a judge that does not know them")
+    config = AuditConfig(**options, dataset_name=MEMORY)
+    questions = questions_from(gold, config, config.label_set(), "test")
     require(questions.label_ids is not None, "gold: a gold label is needed for every text")
     return judge, questions, config

@@ -76,7 +76,7 @@ def test_dry_run_and_label_check_use_the_given_judge(sft_run: Path, tmp_path: Pa
         ({"model": "runs/sft"}, "model: a classifier and its tokenizer are needed"),
         ({"train": Questions("none", [])}, "train: Questions with at least one text"),
         ({"train": ["Is it?"]}, "train: Questions with at least one text"),
-        ({"evaluation": TRAIN}, "evaluation: a label id for every text"),
+        ({"evaluation": Questions("one label", ["A?", "B?"], [0])}, "evaluation: a label id for every text"),
     ],
 )
 def test_unusable_objects_are_refused(given: dict[str, Any], message: str, tmp_path: Path) -> None:

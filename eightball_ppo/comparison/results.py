@@ -113,7 +113,7 @@ def per_question(run: RunResult, split: str, graded: GradedSplit) -> dict[str, n
         "optimum_fraction": objective_N - objective.expected_score_N(ref_logp_NK, score_NK),
     }
     arrays = {name: value.numpy() for name, value in values.items()}
-    if graded.questions.label_ids is not None:
+    if graded.questions.label_ids is not None and graded.questions.gold:
         arrays["gold_accuracy"] = (logp_NK.argmax(-1).numpy() == np.array(graded.questions.label_ids)).astype(float)
     return arrays
 
@@ -150,11 +150,15 @@ def curves_frame(results: list[RunResult], task: Task) -> pd.DataFrame:
 
 
 def coverage_frame(task: Task) -> pd.DataFrame:
-    """Share of the held-out questions at or above a threshold on the grader's confidence, and its accuracy on them."""
-    logp_NK, label_ids = task.grader_logp_NK["heldout"], task.questions["heldout"].label_ids
-    assert label_ids is not None
+    """Share of the held-out questions at or above a threshold on the grader's confidence, and its accuracy on them.
+
+    Empty without gold labels.
+    """
+    logp_NK, heldout = task.grader_logp_NK["heldout"], task.questions["heldout"]
+    if heldout.label_ids is None or not heldout.gold:
+        return pd.DataFrame()
     confidence_N = logp_NK.double().exp().max(-1).values.numpy()
-    correct_N = logp_NK.argmax(-1).numpy() == np.array(label_ids)
+    correct_N = logp_NK.argmax(-1).numpy() == np.array(heldout.label_ids)
     thresholds = np.unique(np.concatenate([[0.0], np.quantile(confidence_N, np.linspace(0, 1, 100))]))
     selected_TN = confidence_N >= thresholds[:, None]
     accuracy = (selected_TN & correct_N).sum(1) / selected_TN.sum(1)
@@ -171,7 +175,7 @@ def flips_frame(results: list[RunResult], task: Task) -> pd.DataFrame:
     before_NK, after_NK = graded.ref_logp_NK.exp().numpy(), run.logp_NK["heldout"].exp().numpy()
     before_N, after_N = before_NK.argmax(1), after_NK.argmax(1)
     rows = np.flatnonzero(before_N != after_N)
-    label_ids = graded.questions.label_ids
+    label_ids = graded.questions.label_ids if graded.questions.gold else None
     return pd.DataFrame(
         {
             "question": [display_text(graded.questions.texts[row]) for row in rows.tolist()],

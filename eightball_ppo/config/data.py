@@ -24,9 +24,11 @@ class DataConfig:
     dataset_format: DatasetFormat = option("plain", "plain: the columns named below; else the data set's own columns.")
     dataset_train_split: str | None = option(None, "Split to learn from; by default the stage's: sft, preferences, rl.")
     dataset_test_split: str = option("heldout", "Split to measure on, or a share of the training split, e.g. 0.2.")
-    text_column: str = option("question", "Column with the text to classify.")
+    gold_file: str | None = option(None, "File of questions with gold labels to measure on, instead of that split.")
+    skip_bad_rows: bool = option(False, "Leave out and count the rows that cannot be read, instead of refusing them.")
+    text_column: str = option("question", "Column with the text; if it is missing, one is found.")
     text_pair_column: str | None = option(None, "Column with a second text, such as a passage beside a question.")
-    label_column: str = option("answer", "Column with the label: its name, or its id where that is a whole number.")
+    label_column: str = option("answer", "Column with the label, a name or an id; if it is missing, one is found.")
     labels: list[str] | None = option(None, "Label names in the order of their ids; by default the model's or data's.")
 
     def __post_init__(self) -> None:

@@ -5,7 +5,8 @@ from pathlib import Path
 from typing import Any
 
 from eightball_ppo.config.stages import GradeConfig
-from eightball_ppo.data import load_both, load_named
+from eightball_ppo.data import Questions, load_both, load_named, train_split
+from eightball_ppo.data.reading import measured_on
 from eightball_ppo.data.texts import ArrowTexts
 from eightball_ppo.errors import DryRun, InputError
 from eightball_ppo.graders import job
@@ -35,12 +36,20 @@ def run(config: GradeConfig) -> Path:
     check_graders(config, labels)
     if config.grade_table is not None:
         raise InputError(f"--grade_table {config.grade_table}: is a finished table; there is nothing to grade")
-    splits = [load_named(config, split) for split in config.splits or []] or load_both(config, None, None)
-    texts = ArrowTexts.concatenate(split.texts for split in splits)
+    texts = ArrowTexts.concatenate(split.texts for split in _splits(config))
     if config.dry_run:
         raise DryRun(job.estimate_cost(config, labels, texts))
     with Run(config, "grade") as run:
         return run.finish(broadcast_from_main(lambda: _grade(config, labels, texts, run), config.ddp_timeout))
+
+
+def _splits(config: GradeConfig) -> Sequence[Questions]:
+    """The named splits, or those for training and evaluation; a single one is not cut."""
+    if config.splits:
+        return [load_named(config, split) for split in config.splits]
+    if isinstance(measured_on(config), float):
+        return [load_named(config, train_split(config))]
+    return load_both(config, None, None)
 
 
 def _grade(config: GradeConfig, labels: LabelSet, texts: Sequence[str], run: Run) -> dict[str, Any]:

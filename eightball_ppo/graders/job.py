@@ -116,7 +116,7 @@ def grade_job(
     Args:
         config: The options of the method.
         labels: The K labels.
-        questions: The splits "train" and "heldout", the latter with gold labels.
+        questions: The splits "train" and "heldout".
         judge: Takes the place of the grader or table that `config` names.
 
     Raises:
@@ -215,13 +215,24 @@ def _check_audits(config: GraderTrainingConfig, audits: Sequence[dict[str, Any] 
 
 
 def _check_accuracy(config: GraderTrainingConfig, scores: ScoreTable, heldout: Questions) -> None:
-    """Raises InputError if the held-out accuracy is not above 0.6, unless that is allowed."""
+    """Raises InputError if the accuracy on gold labels is not above 0.6, unless that is allowed.
+
+    Labels that are not gold cannot blame the grader: a low agreement with them is a warning.
+    """
     complete_N = torch.from_numpy(scores.complete_N)
     if not complete_N.any():
         return  # `_record` raises
-    gold_N = torch.as_tensor(heldout.label_ids)[complete_N]
-    accuracy = (scores.logp_NK[complete_N].argmax(-1) == gold_N).float().mean().item()
-    if accuracy <= WEAK_GRADER_ACCURACY:
+    if heldout.label_ids is None:
+        logger.info("grader %s: the held-out questions have no gold labels, so its accuracy is unknown", config.grader)
+        return
+    label_N = torch.as_tensor(heldout.label_ids)[complete_N]
+    accuracy = (scores.logp_NK[complete_N].argmax(-1) == label_N).float().mean().item()
+    if accuracy <= WEAK_GRADER_ACCURACY and not heldout.gold:
+        logger.warning(
+            "grader %s: agrees with %.3f of the held-out labels of %s, which are not gold; --gold_file measures it",
+            *(config.grader, accuracy, heldout.source),
+        )
+    elif accuracy <= WEAK_GRADER_ACCURACY:
         problem = f"held-out accuracy {accuracy:.3f} is not above {WEAK_GRADER_ACCURACY}; it would teach its mistakes"
         _reject(config, problem, "train a better one")
 

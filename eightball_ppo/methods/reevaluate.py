@@ -11,7 +11,7 @@ from eightball_ppo.models.loading import label_set, load_classifier
 from eightball_ppo.runtime.run import Run, check_output_dir, read_results
 
 # What results.json says about the evaluation, not about the training before it.
-EVAL_KEYS = ("beta", "grader", "grades", "score_type", "truncated_questions", "splits", "reference")
+EVAL_KEYS = ("beta", "grader", "grades", "score_type", "truncated_questions", "dropped_rows", "splits", "reference")
 
 
 def reevaluate(config: MethodConfig, trained: Path) -> Path:

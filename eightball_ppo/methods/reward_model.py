@@ -10,6 +10,7 @@ from transformers import PreTrainedModel, set_seed
 
 from eightball_ppo.config.stages import RewardConfig
 from eightball_ppo.data import Questions, load_both, split_by_question
+from eightball_ppo.data.questions import count_dropped
 from eightball_ppo.evaluation import describe
 from eightball_ppo.functional.calibration import expected_calibration_error, fit_temperature
 from eightball_ppo.labels import LabelSet
@@ -62,7 +63,7 @@ def train(config: RewardConfig) -> Path:
         record = _record(text_logits_NK(model, tokenizer, heldout), temperature, heldout, labels)
         more: dict[str, Any] = {"model_name_or_path": config.model_name_or_path, "temperature": temperature}
         more |= {"truncated_questions": truncated, "training_questions": len(training)}
-        more |= {"validation_questions": len(validation)}
+        more |= {"validation_questions": len(validation), "dropped_rows": count_dropped((preferences, heldout))}
         return finish_classifier(model, tokenizer, run, record, config.seed, **more)
 
 

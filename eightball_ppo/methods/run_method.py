@@ -13,6 +13,7 @@ from eightball_ppo.config.graded import MethodConfig
 from eightball_ppo.config.model import LoraOptions
 from eightball_ppo.config.training import CheckpointedConfig
 from eightball_ppo.data import Questions
+from eightball_ppo.data.questions import count_dropped
 from eightball_ppo.errors import DryRun, InputError
 from eightball_ppo.evaluation import before_after
 from eightball_ppo.graders.base import Grader
@@ -50,7 +51,8 @@ def run_method(
         model: The reference and its tokenizer, instead of `config.sft_model_path`; neither is changed.
         judge: Scores the answers, instead of the grader or the grade table of `config`.
         train: The questions to learn from, instead of those of `config`.
-        evaluation: The labelled questions to measure on, instead of those of `config`.
+        evaluation: The questions to measure on, instead of those of `config` or of a part cut from `train`. Their
+            labels, if they have some, are gold.
         callbacks: Added to the trainer, behind ours.
 
     Returns:
@@ -107,8 +109,9 @@ def _check_given(given: Inputs) -> None:
     for name, questions in (("train", given.train), ("evaluation", given.evaluation)):
         if questions is not None and (not isinstance(questions, Questions) or not len(questions)):
             raise InputError(f"{name}: Questions with at least one text are needed")
-    if given.evaluation is not None and len(given.evaluation.label_ids or ()) != len(given.evaluation):
-        raise InputError("evaluation: a label id for every text is needed")
+    label_ids = None if given.evaluation is None else given.evaluation.label_ids
+    if given.evaluation is not None and label_ids is not None and len(label_ids) != len(given.evaluation):
+        raise InputError("evaluation: a label id for every text is needed, or none")
 
 
 def finish(task: Task[Any], policy: PreTrainedModel, run: Run) -> Path:
@@ -138,6 +141,7 @@ def finish(task: Task[Any], policy: PreTrainedModel, run: Run) -> Path:
         "score_type": config.score_type,
         "dtype": config.dtype,
         "mixed_precision": mixed_precision(),
+        "dropped_rows": count_dropped(task.questions.values()),
         "truncated_questions": sum(table.truncated for table in task.tokens.values()),
         "splits": {split: task.record(split, table_NK) for split, table_NK in after_NK.items()},
         "reference": {split: task.record(split, table_NK) for split, table_NK in task.ref_logits_NK.items()},

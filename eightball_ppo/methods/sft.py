@@ -11,6 +11,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase, set_seed
 from eightball_ppo.config.model import SMALL_CLASSIFIER
 from eightball_ppo.config.stages import SFTConfig
 from eightball_ppo.data import Questions, load_both
+from eightball_ppo.data.questions import count_dropped
 from eightball_ppo.evaluation import describe
 from eightball_ppo.labels import LabelSet
 from eightball_ppo.methods.classifier_run import NO_GRADER, finish_classifier, merge_adapter
@@ -51,8 +52,9 @@ def train(config: SFTConfig) -> Path:
         train_classifier(model, tokenizer, *data, config, run, "sft", resume=resume)
         model = merge_adapter(model, config, run)
         logits_NK = predict_logits_NK(model, tokenize(heldout, tokenizer, max_input_length(tokenizer)))
+        more = {"truncated_questions": truncated, "dropped_rows": count_dropped((questions, heldout))}
         record = _record(logits_NK, heldout, questions.label_ids, labels, config.seed)
-        return finish_classifier(model, tokenizer, run, record, config.seed, truncated_questions=truncated)
+        return finish_classifier(model, tokenizer, run, record, config.seed, **more)
 
 
 def _new_policy(

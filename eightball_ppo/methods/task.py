@@ -15,6 +15,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallba
 
 from eightball_ppo.config.graded import GraderTrainingConfig, MethodConfig
 from eightball_ppo.data import Questions, load_both
+from eightball_ppo.data.questions import cut_held_out, drop_leaks
 from eightball_ppo.data.texts import ArrowTexts
 from eightball_ppo.evaluation import ExactMetrics, GradedSplit, LazyTable, record
 from eightball_ppo.graders.base import Grader, convert_scores
@@ -52,7 +53,7 @@ class Inputs(NamedTuple):
         model: The reference and its tokenizer.
         judge: Scores the answers.
         train: The questions to learn from.
-        evaluation: The labelled questions to measure on.
+        evaluation: The questions to measure on, with gold labels or none.
     """
 
     model: LoadedModel | None = None
@@ -147,7 +148,9 @@ def log_softmax_double(logits_NK: Tensor) -> Tensor:
 
 
 def load_splits(config: GraderTrainingConfig, given: Inputs = NO_INPUTS) -> dict[str, Questions]:
-    """The questions to learn from, "train", without labels, and those to measure on, "heldout", with labels.
+    """The questions to learn from, "train", and those to measure on, "heldout", with labels where they have some.
+
+    Where the caller passes "train" alone, "heldout" is cut from it.
 
     Raises:
         InputError: Bad data, labels, grader options, table or store. Nothing is trained or graded for this check.
@@ -156,9 +159,14 @@ def load_splits(config: GraderTrainingConfig, given: Inputs = NO_INPUTS) -> dict
     if given.judge is None:
         check_graders(config, labels)
     train, evaluation = given.train, given.evaluation
-    if train is None or evaluation is None:
-        both = load_both(config, None, labels)
-        train, evaluation = both[0] if train is None else train, both[1] if evaluation is None else evaluation
+    if train is not None and evaluation is None:
+        train, evaluation = cut_held_out(train)
+    elif train is None:
+        train, heldout = load_both(config, None, labels)
+        evaluation = heldout if evaluation is None else evaluation
+    assert train is not None and evaluation is not None
+    if given.train is not None or given.evaluation is not None:
+        train = drop_leaks(train, evaluation)
     splits = {"train": train, "heldout": evaluation}
     check_grades(config, labels, ArrowTexts.concatenate(split.texts for split in splits.values()), given.judge)
     return splits

@@ -38,8 +38,18 @@ def with_labels(config: C) -> C:
         try:
             names = label_names(first, train_split(first))
         except InputError as error:
-            raise InputError(f"{error} (read for its labels, since --labels names none)") from None
+            names = _of_default_models(config)
+            if names is None:
+                raise InputError(f"{error} (read for its labels, since --labels names none)") from None
     return dataclasses.replace(config, labels=list(LabelSet.of(names).names))
+
+
+def _of_default_models(config: RunConfig) -> list[str] | None:
+    """The labels of the reward model or of the default reference, for a stage that only asks a grader."""
+    if not isinstance(config, GraderConfig) or isinstance(config, GraderTrainingConfig):
+        return None
+    names = _of_model(config.reward_model_path, "--reward_model_path")
+    return _of_model(SFTConfig.output_dir, "--sft_model_path") if names is None else names
 
 
 def _of_model(name: str, flag: str) -> list[str] | None:
