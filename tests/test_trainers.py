@@ -41,7 +41,7 @@ SHORT: dict[Any, dict[str, Any]] = {
     PPOTrainer: {"total_episodes": 48, "num_mini_batches": 2},
     RLOOTrainer: {"total_episodes": 72, "steps_per_generation": 1, "num_iterations": 1},
     GRPOTrainer: {"total_episodes": 72, "steps_per_generation": 1, "num_iterations": 1},
-    DistillTrainer: {"num_train_epochs": 2, "threshold": 0.0},
+    DistillTrainer: {"num_train_epochs": 1, "threshold": 0.0},
     ExactTrainer: {"num_train_epochs": 3},
 }
 SHORT_PPO = SHORT[PPOTrainer]
