@@ -15,6 +15,7 @@ from eightball_ppo.config.graded import GraderTrainingConfig
 from eightball_ppo.config.stages import AuditConfig
 from eightball_ppo.data import Questions, questions_from
 from eightball_ppo.errors import UserFacingError
+from eightball_ppo.graders.judges import resolve_judge
 from eightball_ppo.labels import EIGHTBALL_LABELS, LabelSet
 from eightball_ppo.methods.task import Inputs, LoadedModel
 from eightball_ppo.models.label_inference import with_labels
@@ -190,10 +191,14 @@ def given_audit(
     if labels is None and isinstance(getattr(judge, "labels", None), LabelSet):
         labels = judge.labels.names
     options["labels"] = None if labels is None else list(labels)
+    questions = None
     if _is_path(gold):
-        return judge, None, with_labels(AuditConfig(**options, dataset_name=os.fspath(gold), gold_file=os.fspath(gold)))
-    require(labels is not None, "labels: which ones? pass their names, for a judge that does not know them")
-    config = AuditConfig(**options, dataset_name=MEMORY)
-    questions = questions_from(gold, config, config.label_set(), "test")
-    require(questions.label_ids is not None, "gold: a gold label is needed for every text")
+        config = with_labels(AuditConfig(**options, dataset_name=os.fspath(gold), gold_file=os.fspath(gold)))
+    else:
+        require(labels is not None, "labels: which ones? pass their names, for a judge that does not know them")
+        config = AuditConfig(**options, dataset_name=MEMORY)
+        questions = questions_from(gold, config, config.label_set(), "test", keep_columns=True)
+        require(questions.label_ids is not None, "gold: a gold label is needed for every text")
+    if judge is not None:
+        config, judge = resolve_judge(config, judge, [] if questions is None else [questions])
     return judge, questions, config

@@ -9,10 +9,10 @@ import pytest
 from conftest import LABELS
 from eightball_ppo.config.stages import GradeConfig
 from eightball_ppo.graders.budget import Budget
+from eightball_ppo.graders.event_loop import run_async
 from eightball_ppo.graders.registry import load_graders
 from eightball_ppo.graders.storage.store import GradeStore
 from eightball_ppo.labels import LabelSet
-from eightball_ppo.runtime.event_loop import run_async
 from judge_server import JudgeServer
 
 

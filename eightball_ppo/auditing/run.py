@@ -26,8 +26,8 @@ from eightball_ppo.data.pairs import display_text
 from eightball_ppo.errors import DryRun, IncompleteError, InputError
 from eightball_ppo.graders.base import Grader
 from eightball_ppo.graders.budget import Budget
-from eightball_ppo.graders.job import cost_record, estimate_cost, incomplete, make_budget, make_source
-from eightball_ppo.graders.registry import check_graders, parse_grader
+from eightball_ppo.graders.job import cost_record, describe_cost, estimate_cost, incomplete, make_budget, make_source
+from eightball_ppo.graders.registry import check_graders, load_graders, parse_grader
 from eightball_ppo.graders.storage.score_table import missing_mass
 from eightball_ppo.graders.storage.sources import GradeSource
 from eightball_ppo.graders.storage.store import GradeStore
@@ -131,8 +131,11 @@ def _estimate_cost(config: AuditConfig, labels: LabelSet, plan: Plan, judge: Gra
     lines = [estimate_cost(config, labels, [*plan.gold.texts, *plan.probes], judge)]
     if judge is not None:
         return lines[0]
-    for name, permuted in order_sensitivity.permuted_options(config, labels).items():
-        lines.append(f"options {name}: {estimate_cost(permuted, permuted.label_set(), plan.sample)}")
+    with GradeStore(config.grade_store) as store:
+        for name, permuted in order_sensitivity.permuted_options(config, labels).items():
+            source = load_graders(permuted, labels, store, make_budget(config), shown=permuted.label_set())
+            cost = describe_cost(permuted, source, plan.sample, f"--grader {permuted.grader}")
+            lines.append(f"options {name}: {cost}")
     if "api" in (spec.name for spec in parse_grader(config.grader)):
         times, questions = order_sensitivity.NUM_REPEATS, min(MAX_REPEATED, len(plan.sample))
         lines.append(f"and {times} times {questions} questions again, if the judge samples")

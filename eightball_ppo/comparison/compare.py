@@ -12,6 +12,7 @@ from eightball_ppo.config.compare import CompareConfig
 from eightball_ppo.data import Questions
 from eightball_ppo.errors import DryRun, IncompleteError, InputError
 from eightball_ppo.graders.base import Grader
+from eightball_ppo.graders.judges import resolve_judge
 from eightball_ppo.methods.prerequisites import estimate_stage_cost
 from eightball_ppo.methods.task import NO_INPUTS, Inputs, load_splits
 from eightball_ppo.models.label_inference import with_labels
@@ -45,11 +46,14 @@ def run(config: CompareConfig, given: Inputs = NO_INPUTS) -> Path:
     for spec in specs:
         grid.run_config(spec, config)  # refuses bad options before anything is trained
     questions = load_splits(config, given)
-    workspace.check(config, questions, given.judge)
+    if given.judge is not None:
+        config, judge = resolve_judge(config, given.judge, questions.values())
+        given = given._replace(judge=judge)
+    workspace.check(config, questions)
     if config.dry_run:
         raise DryRun(_estimate_cost(specs, config, questions, given.judge))
     with contextlib.closing(DirectoryLock(Path(config.output_dir))):
-        workspace.check(config, questions, given.judge)  # another process may have changed it since
+        workspace.check(config, questions)  # another process may have changed it since
         _compare(config, groups, specs, given)
     return Path(config.output_dir)
 

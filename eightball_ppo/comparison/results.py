@@ -68,7 +68,9 @@ def _read(spec: RunSpec, config: CompareConfig, task: Task) -> RunResult:
     results = read_results(directory)
     policy, _ = load_classifier(str(directory), "run", trust_remote_code=config.trust_remote_code)
     task.labels.require_same(label_set(policy), "--labels", f"run {directory}")
-    logp_NK = {split: predict_logits_NK(policy, task.tokens[split]).double().log_softmax(-1) for split in SPLITS}
+    columns = task.labels.columns_in(label_set(policy))
+    logits_NK = {split: predict_logits_NK(policy, task.tokens[split])[:, columns] for split in SPLITS}
+    logp_NK = {split: logits_NK[split].double().log_softmax(-1) for split in SPLITS}
     for split in SPLITS:
         record = evaluate(logp_NK[split], task.graded(split), spec.beta, task.labels)
         for name in ("expected_score", "kl", "objective"):

@@ -24,7 +24,6 @@ from eightball_ppo.config.grader import GRADE_LIMIT_OPTIONS
 from eightball_ppo.config.methods import ReferenceConfig
 from eightball_ppo.data import Questions, pairs
 from eightball_ppo.errors import InputError
-from eightball_ppo.graders.base import Grader
 from eightball_ppo.graders.job import grade_job, make_budget, make_source
 from eightball_ppo.graders.storage.store import GradeStore
 from eightball_ppo.graders.storage.table import write_table
@@ -39,17 +38,15 @@ from eightball_ppo.runtime.run import CONFIG, ENVIRONMENT, environment, read_con
 
 DATA = "data"
 QUESTIONS = "questions"
-GRADER = "grader"
 MANIFEST = "manifest.json"  # written last: once it exists, the reference and the grades are complete
 SOURCE_OPTIONS = ("sft_model_path", "reward_model_path", "grade_table")  # read once, when the directory is made
 
 
-def check(config: CompareConfig, questions: Mapping[str, Questions], judge: Grader | None = None) -> None:
+def check(config: CompareConfig, questions: Mapping[str, Questions]) -> None:
     """Checks that the comparison can be made, or resumed, in its directory; writes nothing.
 
     Raises:
-        InputError: the directory holds other files, or a comparison with other options, data, reference, judge or
-            grades.
+        InputError: the directory holds other files, or a comparison with other options, data, reference or grades.
     """
     directory = Path(config.output_dir)
     if not directory.is_dir() or not any(directory.iterdir()):
@@ -72,10 +69,6 @@ def check(config: CompareConfig, questions: Mapping[str, Questions], judge: Grad
                 f"{directory / name}: is not the one that the runs here were made with; restore it, or name another "
                 "--output_dir"
             )
-    if judge is not None and recorded.get(GRADER) != judge.fingerprint:
-        raise InputError(
-            f"judge: {directory} was made with another one, {recorded.get(GRADER)}; name another directory"
-        )
     digest = digest_of(questions)
     if recorded.get(QUESTIONS, digest) != digest:
         raise InputError(
@@ -163,7 +156,7 @@ def _make_reference_and_grades(config: CompareConfig, directory: Path, given: In
     with GradeStore(config.grade_store) as store:
         source = make_source(stage, labels, store, make_budget(stage), given.judge)
         write_table(source, [text for split in questions.values() for text in split.texts], directory / GRADES)
-        about = {GRADER: source.fingerprint, "grader_settings": source.settings}
+        about = {"grader": source.fingerprint, "grader_settings": source.settings}
     write_json(directory / MANIFEST, {**fingerprints(directory), QUESTIONS: digest_of(questions), **about})
 
 

@@ -1,7 +1,7 @@
 """The options of the methods that turn grader scores into a better policy, one dataclass each."""
 
-from dataclasses import dataclass
-from typing import Any, Literal
+from dataclasses import dataclass, replace
+from typing import Any, Literal, Self
 
 from eightball_ppo.config.fields import (
     AT_LEAST_1,
@@ -76,13 +76,21 @@ class PPOConfig(RolloutConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.learning_rate is None:
-            # The optimum's logits lie score / kl_coef away from the reference's. TRL whitens that scale out of the
-            # advantages, so at a high kl_coef the noise of the steps would drown it unless the steps are smaller.
-            self.learning_rate = (0.001 if self.use_peft else 0.012) / max(1.0, self.kl_coef)
+            self.learning_rate = self._default_learning_rate()
         payable = self.baseline == "value" or self.grader_call_budget is None
         require(payable, "--baseline exact: needs all grades, so no --grader_call_budget; use --baseline value")
         stop, limit = self.stop_kl, self.max_kl
         require(stop is None or limit is None or stop < limit, f"--stop_kl {stop}: must be below --max_kl {limit}")
+
+    def _default_learning_rate(self) -> float:
+        # The optimum's logits lie score / kl_coef away from the reference's. TRL whitens that scale out of the
+        # advantages, so at a high kl_coef the noise of the steps would drown it unless the steps are smaller.
+        return (0.001 if self.use_peft else 0.012) / max(1.0, self.beta)
+
+    def in_unit(self, unit: float) -> Self:
+        """See `MethodConfig.in_unit`; a default learning rate follows the KL coefficient."""
+        default = self.learning_rate == self._default_learning_rate()
+        return replace(super().in_unit(unit), learning_rate=None if default else self.learning_rate)
 
 
 @dataclass
@@ -104,7 +112,15 @@ class GroupBaselineConfig(RolloutConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.learning_rate is None:
-            self.learning_rate = (0.001 if self.use_peft else 0.01) / max(1.0, self.kl_coef)
+            self.learning_rate = self._default_learning_rate()
+
+    def _default_learning_rate(self) -> float:
+        return (0.001 if self.use_peft else 0.01) / max(1.0, self.beta)
+
+    def in_unit(self, unit: float) -> Self:
+        """See `MethodConfig.in_unit`; a default learning rate follows the KL coefficient."""
+        default = self.learning_rate == self._default_learning_rate()
+        return replace(super().in_unit(unit), learning_rate=None if default else self.learning_rate)
 
 
 @dataclass
@@ -130,7 +146,9 @@ class DistillConfig(PolicyOptions, SupervisedConfig, MethodConfig):
     output_dir: str = option("runs/distill", "Directory of the finished run; it must not hold another run.")
     preset: Literal["tuned", "original"] = option("tuned", "original: threshold 0.4, AdamW 2e-5, 100 questions.")
     target: Target = option("hard", "hard: top label; soft: distribution; boltzmann: ref * exp(score / kl_coef) / Z.")
-    threshold: float | None = option(None, "Minimum grader confidence; hard: chosen on validation.", PROBABILITY)
+    threshold: float | None = option(
+        None, "Minimum grader confidence, by default chosen on validation; raw: margin, by default 0.", NOT_NEGATIVE
+    )
     validation_fraction: float = option(0.2, "Share of the questions on which it is chosen.", OPEN_SHARE)
     learning_rate: float = option(0.02, "Peak learning rate.", POSITIVE)
     lr_scheduler_type: Schedule = option("linear", "Shape of the learning rate: constant, linear, cosine ...")
@@ -142,7 +160,19 @@ class DistillConfig(PolicyOptions, SupervisedConfig, MethodConfig):
             self._apply_original()
         super().__post_init__()
         require(self.target == "hard" or self.preset == "tuned", "--preset original: distils hard targets")
-        require(self.target != "boltzmann" or self.kl_coef > 0, "--target boltzmann: --kl_coef must be above 0")
+        require(self.target != "boltzmann" or self.beta > 0, "--target boltzmann: --kl_coef must be above 0")
+
+    def with_score_type(self, raw: bool) -> Self:
+        """See `MethodConfig.with_score_type`; the threshold of probabilities is one, and a distribution needs a beta.
+
+        Raises:
+            InputError: As there, or a threshold above 1, or soft targets of raw scores at a KL coefficient of 0.
+        """
+        if not raw and self.threshold is not None:
+            require(PROBABILITY.holds(self.threshold), f"--threshold {self.threshold}: {PROBABILITY.message}")
+        soft = raw and self.target == "soft"
+        require(not soft or self.beta > 0, "--target soft: of raw scores needs a --kl_coef above 0")
+        return super().with_score_type(raw)
 
     def _apply_original(self) -> None:
         for name, value in ORIGINAL.items():

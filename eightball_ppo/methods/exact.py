@@ -70,7 +70,7 @@ def fit(task: Task[ExactConfig], run: Run) -> PreTrainedModel:
     ref_logp_NK = task.ref_logits_NK["train"].log_softmax(-1)
     steps = config.num_train_epochs * -(-len(rows) // (config.per_device_train_batch_size * num_processes()))
     score_NK, device = task.train_scores.score_NK, PartialState().device
-    loss = AnnealedObjective(ref_logp_NK, score_NK, config.kl_coef, config.anneal_fraction * steps, device)
+    loss = AnnealedObjective(ref_logp_NK, score_NK, config.beta, config.anneal_fraction * steps, device)
     train_on_rows(task, policy, rows, loss, run, run.method, task.resume.with_states(("annealing", loss)))
     run.results["anneal_fraction"] = config.anneal_fraction
     return policy

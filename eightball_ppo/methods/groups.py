@@ -126,7 +126,7 @@ class GroupTraining:
         self.reference = GroupPolicyAdapter(reference, encoder, adapters=False)
         self.classifier = self.policy.backbone.classifier
         self.kl_in_reward = isinstance(config, GRPOConfig) and config.kl_in_reward
-        self.beta = config.kl_coef
+        self.beta = config.beta
         penalised = self.kl_in_reward or self.method == "rloo"
 
         def reward_kl_coef() -> float:
@@ -160,7 +160,7 @@ class GroupTraining:
         """Sets beta and temperature of an update; the last one always gets the final values."""
         fraction, last = self.config.anneal_fraction, update + 1 == self.updates
         passed = update / (self.updates * fraction) if fraction and not last else 1.0
-        self.beta = self.config.kl_coef / min(1.0, max(passed, MIN_ANNEAL_FRACTION))
+        self.beta = self.config.beta / min(1.0, max(passed, MIN_ANNEAL_FRACTION))
         temperature = max(1.0, INITIAL_TEMPERATURE + (1.0 - INITIAL_TEMPERATURE) * passed) if fraction else 1.0
         self.policy.temperature = self.reference.temperature = temperature
 
@@ -174,7 +174,7 @@ class GroupTraining:
         rate, decay = config.learning_rate, config.weight_decay
         assert rate is not None
         optimizer = torch.optim.AdamW(trained, lr=rate, betas=(0.9, config.adam_beta2), weight_decay=decay, fused=True)
-        metrics = MetricsCallback(self.run, self.method, lambda: self._metrics(trainer))
+        metrics = MetricsCallback(self.run, self.method, lambda: self._metrics(trainer), unit=self.task.unit)
         trainer = trainer_class(
             model=self.policy,
             reward_funcs=self.reward,

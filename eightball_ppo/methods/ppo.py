@@ -27,7 +27,7 @@ logger = logging.getLogger(__name__)
 
 # options of ours that are TRL's, by name
 SHARED_OPTIONS = (
-    *("seed", "disable_tqdm", "total_episodes", "num_mini_batches", "num_ppo_epochs", "kl_coef", "learning_rate"),
+    *("seed", "disable_tqdm", "total_episodes", "num_mini_batches", "num_ppo_epochs", "learning_rate"),
     *("lr_scheduler_type", "warmup_steps", "weight_decay", "cliprange", "cliprange_value", "vf_coef", "whiten_rewards"),
 )
 
@@ -114,6 +114,7 @@ def _trl_arguments(config: PPOConfig, batch: int, output_dir: Path) -> Any:
         return trl_ppo.PPOConfig(
             output_dir=str(output_dir),
             **{name: getattr(config, name) for name in SHARED_OPTIONS},
+            kl_coef=config.beta,
             report_to=resolve_report_to(config.report_to),
             run_name=run_name(output_dir.name.removesuffix(".unfinished"), config.report_to),
             project=project(),

@@ -37,7 +37,7 @@ class PPOTraining:
         self.config = config = task.config
         self.task, self.run = task, run
         policy, reference = build_policies(task.classifier, task.tokens["train"], config)
-        self._scores = record_rollouts(task, policy, reference, lambda: config.kl_coef, updates, run)
+        self._scores = record_rollouts(task, policy, reference, lambda: config.beta, updates, run)
         self.models = build_models(policy, reference, task.train_scores, self._scores, config)
         self.classifier = policy.backbone.classifier
         self._grad_norm = GradNormCallback(config.max_grad_norm, self._scores.fault)
@@ -45,7 +45,9 @@ class PPOTraining:
         every = updates_between_metrics(config, batch, len(task.questions["train"]), num_measured)
         if config.stop_kl is not None or config.max_kl is not None:
             every = 1  # the guards need the metrics of every update
-        metrics = MetricsCallback(run, "ppo", lambda: task.exact_metrics(self.classifier), every, self._extra_metrics)
+        metrics = MetricsCallback(
+            run, "ppo", lambda: task.exact_metrics(self.classifier), every, self._extra_metrics, task.unit
+        )
         self._guard = KLGuardCallback(config, run, self.classifier, task.tokenizer, metrics, self._scores)
         self.callbacks: list[TrainerCallback] = [metrics, self._grad_norm, self._guard]
         self._trainer: Any = None

@@ -42,19 +42,30 @@ def train_prerequisites(config: GraderTrainingConfig, reference: bool = True, ju
         InputError: A missing model has no recipe; nothing is trained then.
         TrainingInterrupted: A signal stopped the training; the same command resumes it.
     """
-    needed: list[tuple[Callable[[Any], Path], Any]] = []
-    if reference:
-        needed.append((sft.train, _options_if_missing(config, "sft", "--sft_model_path", SFTConfig)))
-    if judge and calls_reward_model(config):
-        options = _options_if_missing(config, "reward", "--reward_model_path", RewardConfig)
-        needed.append((reward_model.train, options))
-    for train, options in needed:
+    for train, options in check_prerequisites(config, reference, judge):
         try:
             if options is not None:
                 train(options)
         except TrainingInterrupted as stop:
             message = f"stopped while {options.output_dir} was trained; the same command resumes it"
             raise TrainingInterrupted(message, stop.signal_number) from None
+
+
+def check_prerequisites(
+    config: GraderTrainingConfig, reference: bool = True, judge: bool = True
+) -> list[tuple[Callable[[Any], Path], Any]]:
+    """What `train_prerequisites` would train, with its options (None: the model exists); trains nothing.
+
+    Raises:
+        InputError: A missing model has no recipe.
+    """
+    needed: list[tuple[Callable[[Any], Path], Any]] = []
+    if reference:
+        needed.append((sft.train, _options_if_missing(config, "sft", "--sft_model_path", SFTConfig)))
+    if judge and calls_reward_model(config):
+        options = _options_if_missing(config, "reward", "--reward_model_path", RewardConfig)
+        needed.append((reward_model.train, options))
+    return needed
 
 
 def _options_if_missing(config: GraderTrainingConfig, section: str, flag: str, stage: type[Any]) -> Any | None:

@@ -31,7 +31,9 @@ def reevaluate(config: MethodConfig, trained: Path) -> Path:
         raise InputError(f"{trained}: its results lack the cost of its training; train it again")
     policy, _ = load_classifier(str(trained), "run", trust_remote_code=config.trust_remote_code)
     task.labels.require_same(label_set(policy), "--labels", f"run {trained}")
-    with Run(config, results["method"]) as run:
+    if label_set(policy) != task.labels:  # trained from that reference, it has its order
+        raise InputError(f"{trained}: has its labels in another order than its reference; train it again")
+    with Run(task.recorded_config or config, results["method"]) as run:
         calls = {"grader_calls": results["grader_calls"]}
         run.log({"stage": run.method, "step": 0, **task.exact_metrics(policy), **calls})
         run.results |= {name: value for name, value in results.items() if name not in EVAL_KEYS}

@@ -16,14 +16,14 @@ from eightball_ppo.data import Questions
 from eightball_ppo.data.questions import count_dropped
 from eightball_ppo.errors import DryRun, InputError
 from eightball_ppo.evaluation import before_after
-from eightball_ppo.graders.base import Grader
 from eightball_ppo.graders.budgeted_scores import check_budget_single_process
+from eightball_ppo.graders.job import gives_raw_scores
+from eightball_ppo.graders.judges import resolve_judge
 from eightball_ppo.hub.cards import write_card
-from eightball_ppo.labels import LabelSet
-from eightball_ppo.methods.prerequisites import estimate_stage_cost
+from eightball_ppo.methods.prerequisites import check_prerequisites, estimate_stage_cost
 from eightball_ppo.methods.resume_task import resume_context_for_task
 from eightball_ppo.methods.task import Inputs, LoadedModel, Task, load_splits, load_task, logits_NK
-from eightball_ppo.models.label_inference import with_labels
+from eightball_ppo.models.label_inference import in_model_order, with_labels
 from eightball_ppo.models.loading import label_set
 from eightball_ppo.models.saving import save_policy
 from eightball_ppo.models.trainable import check_rates
@@ -39,7 +39,7 @@ def run_method(
     config: MethodConfig,
     *,
     model: LoadedModel | None = None,
-    judge: Grader | None = None,
+    judge: Any = None,
     train: Questions | None = None,
     evaluation: Questions | None = None,
     callbacks: Sequence[TrainerCallback] = (),
@@ -49,7 +49,7 @@ def run_method(
     Args:
         config: The options of a method of `METHODS`.
         model: The reference and its tokenizer, instead of `config.sft_model_path`; neither is changed.
-        judge: Scores the answers, instead of the grader or the grade table of `config`.
+        judge: Scores the answers, instead of the grader or the grade table of `config`: whatever `as_grader` takes.
         train: The questions to learn from, instead of those of `config`.
         evaluation: The questions to measure on, instead of those of `config` or of a part cut from `train`. Their
             labels, if they have some, are gold.
@@ -67,13 +67,20 @@ def run_method(
     name = registry.method_of(config)
     spec = registry.METHODS[name]
     check_output_dir(config)
+    if isinstance(judge, str):
+        config, judge = replace(config, grader=judge, grade_table=None), None
     given = Inputs(model, judge, train, evaluation)
     _check_given(given)
-    if model is not None and config.labels is None:
-        config = replace(config, labels=list(label_set(model[0]).names))
+    if model is not None:
+        config = in_model_order(config, label_set(model[0]))
     config = with_labels(config)
     questions = load_splits(config, given)
+    if judge is not None:
+        config, judge = resolve_judge(config, judge, questions.values())
+        given = given._replace(judge=judge)
+    config = config.with_score_type(gives_raw_scores(config, config.label_set(), judge))
     if config.dry_run:
+        check_prerequisites(config, model is None, judge is None)
         raise DryRun(estimate_stage_cost(config, questions, judge))
     if spec.samples:
         check_budget_single_process(config)
@@ -86,7 +93,7 @@ def run_method(
     if isinstance(config, LoraOptions):
         check_rates(task.classifier, config)
     task = replace(task, resume=resume_context_for_task(task, point), callbacks=tuple(callbacks))
-    with Run(config, name, task.resume.progress) as run:
+    with Run(task.recorded_config or config, name, task.resume.progress) as run:
         policy = fit(task, run)
         if not isinstance(policy, nn.Module):
             raise InputError(f"method {name}: {spec.fit} returned {type(policy).__name__}, not a model")
@@ -102,8 +109,6 @@ def _load(name: str, reference: str) -> Any:
 
 def _check_given(given: Inputs) -> None:
     """Raises InputError for objects that cannot replace what a config names."""
-    if given.judge is not None and not isinstance(getattr(given.judge, "labels", None), LabelSet):
-        raise InputError(f"judge: a Grader (graders/base.py) is needed, got {type(given.judge).__name__}")
     if given.model is not None and not (isinstance(given.model, tuple) and isinstance(given.model[0], nn.Module)):
         raise InputError("model: a classifier and its tokenizer are needed, as a tuple")
     for name, questions in (("train", given.train), ("evaluation", given.evaluation)):
@@ -131,7 +136,7 @@ def finish(task: Task[Any], policy: PreTrainedModel, run: Run) -> Path:
     results = {
         "method": run.method,
         "seed": config.seed,
-        "beta": config.kl_coef,
+        "beta": task.beta,
         "episodes": 0,
         "grader_calls": task.train_scores.calls,
         "grader_call_budget": config.grader_call_budget,

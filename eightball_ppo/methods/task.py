@@ -24,6 +24,7 @@ from eightball_ppo.graders.job import check_grades, grade_job
 from eightball_ppo.graders.registry import check_graders
 from eightball_ppo.labels import LabelSet
 from eightball_ppo.methods.prerequisites import train_prerequisites
+from eightball_ppo.methods.score_unit import resolve_kl_coef
 from eightball_ppo.models.loading import label_set, load_classifier, predict_logits_NK
 from eightball_ppo.models.precision import cast_encoder
 from eightball_ppo.models.tokenization import TokenTable, max_input_length, set_max_length, token_table, tokenize
@@ -76,12 +77,16 @@ class Task(Generic[C]):
         questions: The questions of each split.
         tokens: Their token ids.
         ref_logits_NK: Logits of the reference, shape [N, K], of each split.
-        grader_logp_NK: The grader's log-probabilities, shape [N, K], in nats, of each split; results use these.
+        grader_logp_NK: The grader's log-probabilities, shape [N, K], in nats, of each split; results use these. Of a
+            grader with raw scores: the scores.
         noisy_logp_NK: Those of the training questions after `--label_noise`.
-        train_scores: The scores made of `noisy_logp_NK`, behind the budget; methods learn from these alone.
+        train_scores: The scores made of `noisy_logp_NK`, divided by `unit`, behind the budget; methods learn from these
+            alone.
         grader_fingerprint: Identifies the grader.
         grading_record: What grading cost, for results.json.
-        config: The options of the method.
+        config: The options of the method, with `kl_coef` in the unit of `train_scores`.
+        unit: What raw scores and `kl_coef` are divided by for training, so that their unit does not matter; else 1.
+        recorded_config: The options with `kl_coef` in the grader's unit, as config.yaml has it; None: `config`.
         metric_subset: The training questions that `exact_metrics` measures during training; None for all of them.
         resume: How the training is stopped and resumed.
         callbacks: Of the caller, for the trainer.
@@ -99,9 +104,16 @@ class Task(Generic[C]):
     grader_fingerprint: str
     grading_record: dict[str, Any]
     config: C
+    unit: float = 1.0
+    recorded_config: C | None = None
     metric_subset: MetricSubset | None = None
     resume: ResumeContext = field(default_factory=lambda: ResumeContext({}))
     callbacks: tuple[TrainerCallback, ...] = ()
+
+    @property
+    def beta(self) -> float:
+        """The KL coefficient in the grader's unit."""
+        return (self.recorded_config or self.config).beta
 
     def graded(self, split: str) -> GradedSplit:
         """The split with the clean scores."""
@@ -110,7 +122,7 @@ class Task(Generic[C]):
 
     def _tables(self, split: str) -> tuple[LazyTable, LazyTable]:
         """Scores and log-probabilities of the reference, shape [N, K], in float64."""
-        score_type = self.config.score_type
+        score_type = self.config.score_type or "log_prob"
         score_NK = LazyTable(self.grader_logp_NK[split], lambda logp_NK: convert_scores(logp_NK.double(), score_type))
         return score_NK, LazyTable(self.ref_logits_NK[split], log_softmax_double)
 
@@ -122,8 +134,8 @@ class Task(Generic[C]):
             logits_NK: Logits of the policy, shape [N, K].
         """
         score_NK, ref_logp_NK = self._tables(split)
-        logp_NK, beta = LazyTable(logits_NK, log_softmax_double), self.config.kl_coef
-        return record(logp_NK, ref_logp_NK, score_NK, self.questions[split], beta, self.labels)
+        logp_NK = LazyTable(logits_NK, log_softmax_double)
+        return record(logp_NK, ref_logp_NK, score_NK, self.questions[split], self.beta, self.labels)
 
     def exact_metrics(self, policy: PreTrainedModel) -> dict[str, Any]:
         """The metrics `exact/*` of `policy`, sums over all labels, and `grader_calls` so far.
@@ -139,7 +151,7 @@ class Task(Generic[C]):
     @cached_property
     def _exact_metrics(self) -> ExactMetrics:
         graded = self.graded("train") if self.metric_subset is None else self.metric_subset.graded
-        return ExactMetrics(graded, self.config.kl_coef)
+        return ExactMetrics(graded, self.beta)
 
 
 def log_softmax_double(logits_NK: Tensor) -> Tensor:
@@ -203,8 +215,11 @@ def load_task(config: C, questions: dict[str, Questions], given: Inputs = NO_INP
     }
     set_max_length(tokenizer, classifier, config.max_length)
     tokens = {split: tokenize(asked, tokenizer, max_input_length(tokenizer)) for split, asked in questions.items()}
-    noisy_logp_NK = grading.training.logp_NK[torch.from_numpy(complete_N["train"])]
-    train_scores_NK = convert_scores(noisy_logp_NK, config.score_type)
+    noisy_logp_NK = grading.training.score_NK[torch.from_numpy(complete_N["train"])]
+    grader_logp_NK = {s: grading.tables[s].score_NK[torch.from_numpy(complete_N[s])] for s in questions}
+    recorded, unit = resolve_kl_coef(config, grading.tables["train"].scale == "raw", grader_logp_NK["train"])
+    config = recorded if unit == 1 else recorded.in_unit(unit)
+    train_scores_NK = convert_scores(noisy_logp_NK, config.score_type or "log_prob") / unit
     task = Task(
         labels,
         classifier,
@@ -212,12 +227,14 @@ def load_task(config: C, questions: dict[str, Questions], given: Inputs = NO_INP
         questions,
         tokens,
         ref_logits_NK={split: logits_NK(classifier, table) for split, table in tokens.items()},
-        grader_logp_NK={s: grading.tables[s].logp_NK[torch.from_numpy(complete_N[s])] for s in questions},
+        grader_logp_NK=grader_logp_NK,
         noisy_logp_NK=noisy_logp_NK,
         train_scores=BudgetedScores(train_scores_NK, config.grader_call_budget, config.seed),
         grader_fingerprint=grading.fingerprint,
         grading_record=grading.record,
         config=config,
+        unit=unit,
+        recorded_config=recorded,
     )
     return replace(task, metric_subset=_metric_subset(task))
 
@@ -259,7 +276,8 @@ def record_rollouts(
 ) -> RolloutRecorder:
     """Wraps the scores of the training questions of `task` with a `RolloutRecorder`, whose arguments these are."""
     texts, names = task.questions["train"].texts, task.labels.names
-    return RolloutRecorder(task.config, task.train_scores, policy, reference, kl_coef, texts, names, updates, run)
+    read = (task.config, task.train_scores, policy, reference, kl_coef)
+    return RolloutRecorder(*read, texts, names, updates, run, task.unit)
 
 
 def _metric_subset(task: Task) -> MetricSubset | None:
@@ -271,7 +289,7 @@ def _metric_subset(task: Task) -> MetricSubset | None:
     rank_N = np.fromiter((int.from_bytes(digest) for digest in digests), np.uint64, len(questions))
     rows = np.sort(np.argpartition(rank_N, MAX_METRIC_QUESTIONS)[:MAX_METRIC_QUESTIONS])
     sample = questions.subset(rows)
-    score_NK = convert_scores(task.grader_logp_NK["train"][rows].double(), task.config.score_type)
+    score_NK = convert_scores(task.grader_logp_NK["train"][rows].double(), task.config.score_type or "log_prob")
     ref_logp_NK = task.ref_logits_NK["train"][rows].double().log_softmax(-1)
     tokens = token_table(sample.texts, task.tokenizer, max_input_length(task.tokenizer))
     return MetricSubset(tokens, GradedSplit(sample, score_NK, ref_logp_NK))

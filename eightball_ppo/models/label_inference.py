@@ -20,15 +20,19 @@ C = TypeVar("C", bound=RunConfig)
 def with_labels(config: C) -> C:
     """`config` with its labels: those given, or those of the reference, of the reward model, or of the data.
 
+    Labels that are given as well as those of the reference are put into the order of the reference.
+
     Raises:
         InputError: A model or data that cannot be read, or fewer than two labels.
     """
-    if config.labels is not None:
-        return config
     names = None
     if isinstance(config, GraderTrainingConfig):
         names = _of_model(config.sft_model_path, "--sft_model_path")
-    elif isinstance(config, GraderConfig) and config.grade_table is None and "bert" in config.grader:
+        if names is not None:
+            return in_model_order(config, LabelSet.of(names))
+    if config.labels is not None:
+        return config
+    if isinstance(config, GraderConfig) and config.grade_table is None and "bert" in config.grader:
         names = _of_model(config.reward_model_path, "--reward_model_path")
     if names is None:
         first: RunConfig = config
@@ -50,6 +54,12 @@ def _of_default_models(config: RunConfig) -> list[str] | None:
         return None
     names = _of_model(config.reward_model_path, "--reward_model_path")
     return _of_model(SFTConfig.output_dir, "--sft_model_path") if names is None else names
+
+
+def in_model_order(config: C, labels: LabelSet) -> C:
+    """`config` with the labels of its model; where `--labels` has other names, these stay and are refused later."""
+    other = config.labels is not None and sorted(config.labels) != sorted(labels.names)
+    return config if other else dataclasses.replace(config, labels=list(labels.names))
 
 
 def _of_model(name: str, flag: str) -> list[str] | None:

@@ -4,7 +4,8 @@ import os
 from pathlib import Path
 
 ADAPTER = "adapter"  # in a run's directory: LoRA adapters that were merged into the model beside it
-OUR_FOLDERS = ("datasets", "runs")  # of the defaults: missing in another working directory, they are still no Hub ids
+# of our defaults and documents: missing in another working directory, they are still no Hub ids
+OUR_FOLDERS = ("datasets", "runs", "models", "grades")
 
 
 def local_path(name: str) -> Path | None:

@@ -110,6 +110,7 @@ class Run:
         progress: Where to resume the run in `<name>.unfinished`; what was written after it is removed.
 
     Attributes:
+        config: The options, as config.yaml has them.
         path: The directory to write to.
         target: The directory of the finished run.
         results: What a method adds to results.json.
@@ -120,7 +121,7 @@ class Run:
     """
 
     def __init__(self, config: RunConfig, method: str, progress: Progress | None = None):
-        self.method = method
+        self.config, self.method = config, method
         self.target = Path(config.output_dir).absolute()
         self.path = staging_path(self.target)
         self._created_parents = [parent for parent in self.path.parents if not parent.exists()]

@@ -32,6 +32,11 @@ from eightball_ppo.training.resume import ResumeContext
 from eightball_ppo.training.trackers import project, resolve_report_to, run_name, tracker_session
 from eightball_ppo.training.trainer import ResumableTrainer
 
+# of TRL, in units of the score
+SCORE_METRICS = (
+    *("objective/scores", "objective/rlhf_reward", "objective/non_score_reward", "reward", "reward_std"),
+    *("rewards/reward/mean", "rewards/reward/std"),
+)
 Measure = Callable[[], dict[str, Any]]
 Loss = Callable[[Tensor, Tensor], Tensor]
 """(logits [B, K], targets [B]) -> a scalar to minimise."""
@@ -49,9 +54,19 @@ class MetricsCallback(TrainerCallback):
         measure: Returns metrics that are computed every `every` steps and at the last one.
         every: Steps between two calls of `measure`.
         extra: Returns metrics that are computed at every logged step.
+        unit: What the scores of training were divided by; the rows have them in the grader's unit.
     """
 
-    def __init__(self, run: Run, stage: str, measure: Measure = dict, every: int = 1, extra: Measure = dict):
+    def __init__(
+        self,
+        run: Run,
+        stage: str,
+        measure: Measure = dict,
+        every: int = 1,
+        extra: Measure = dict,
+        unit: float = 1.0,
+    ):
+        self.unit = unit
         self.run, self.stage, self.measure, self.every, self.extra = run, stage, measure, every, extra
         self.latest: dict[str, Any] = {}
 
@@ -59,6 +74,8 @@ class MetricsCallback(TrainerCallback):
         """Writes the row, and adds its metrics to `logs`."""
         due = state.global_step % self.every == 0 or state.global_step >= state.max_steps
         measured = {**(self.measure() if due else {}), **self.extra()}
+        if logs is not None and self.unit != 1:
+            logs.update({name: logs[name] * self.unit for name in SCORE_METRICS if name in logs})
         self.latest = {"stage": self.stage, "step": state.global_step, **(logs or {}), **measured}
         self.run.log(self.latest)
         if logs is not None:

@@ -73,7 +73,7 @@ def build_models(
     trunk: ValueTrunk | SharedTrunk | ExactValueBaseline
     if config.baseline == "exact":
         train_scores.buy_full_rows()
-        trunk = ExactValueBaseline(policy, reference, train_scores.score_NK, config.kl_coef)
+        trunk = ExactValueBaseline(policy, reference, train_scores.score_NK, config.beta)
     elif config.use_peft:
         trunk = SharedTrunk(policy.backbone)
     else:

@@ -9,10 +9,10 @@ from eightball_ppo.graders.api.modes import MODES, JudgeTask, SchemaMode, choice
 from eightball_ppo.graders.api.replies import BadReplyError
 from eightball_ppo.graders.base import GradeRequest
 from eightball_ppo.graders.budget import Budget
+from eightball_ppo.graders.event_loop import run_async
 from eightball_ppo.graders.fingerprint import settings_fingerprint
 from eightball_ppo.graders.storage.store import GradeStore
 from eightball_ppo.graders.verbalizers import share_first_word
-from eightball_ppo.runtime.event_loop import run_async
 
 AUTO = ("logprobs", "schema", "text")  # best first
 PROBE = "Will it be sunny tomorrow?"

@@ -35,6 +35,11 @@ _BLOCKS = {"system", "user", "reply"}
 _ESCAPED = {character: f"\\u{ord(character):04x}" for character in "<>[]{}|"}
 
 
+def packaged_prompts() -> list[str]:
+    """Names of the prompts that come with the package."""
+    return sorted(file.stem for file in DIRECTORY.glob(f"*{SUFFIX}"))
+
+
 class Messages(NamedTuple):
     """A rendered prompt: the instruction, the data, and the beginning of the reply ("" for none)."""
 
@@ -69,7 +74,7 @@ class Prompt:
             file = packaged if "/" not in name and packaged.is_file() else Path(name)
             prompt = cls(name, file.read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:  # not UTF-8, or a name that no file can have
-            known = ", ".join(sorted(p.stem for p in DIRECTORY.glob(f"*{SUFFIX}")))
+            known = ", ".join(packaged_prompts())
             raise InputError(f"--grader_prompt {name}: neither a readable file ({error}) nor one of {known}") from None
         try:
             problem = prompt._problem(labels)
