@@ -15,9 +15,7 @@ ROWS = {
     "solution": ["No", "Yes", "No", "No", "Yes", "No"],
 }
 TRAIN = Dataset.from_dict(ROWS)
-HELDOUT = Dataset.from_dict(
-    {"question": ["Is it over?", "Is it on?"], "answer": ["No", "Yes"], "solution": ["No", "Yes"]}
-)
+HELDOUT = Dataset.from_dict({"question": ["Is it over?", "Is it on?"], "answer": ["No"] * 2, "solution": ["No"] * 2})
 
 
 def accuracy_reward(prompts: list[str], completions: list[str], solution: list[str], **kwargs: Any) -> list[float]:
@@ -67,9 +65,8 @@ def test_a_closure_judges_and_a_labeller_too(sft_run: Path) -> None:
 
 
 def test_the_default_trainer_takes_a_function_and_a_list_of_texts(sft_run: Path) -> None:
-    trainer = PPOTrainer(
-        str(sft_run), scores, PPOConfig(total_episodes=48, disable_tqdm=True), [*ROWS["question"], "Am I?"]
-    )
+    texts = [f"Will there be {number} of them?" for number in range(12)]
+    trainer = PPOTrainer(str(sft_run), scores, PPOConfig(total_episodes=48, disable_tqdm=True), texts)
     assert "gold_accuracy" not in trainer.train()["splits"]["heldout"]
 
 
