@@ -204,12 +204,14 @@ def metrics(
         "frontier_distance": best_score(ref_NK, score_NK, kl) - score,
         "win_rate": win,
         "tie_rate": tie,
-        "gold_accuracy": None if gold_N is None else float((greedy_N == gold_N).mean()),
-        "gold_probability": None if gold_N is None else float(np.exp(logp_NK)[range(len(gold_N)), gold_N].mean()),
+        "judge_agreement": float((greedy_N == score_NK.argmax(1)).mean()),
         "label_histogram": dict(zip(labels, np.exp(logp_NK).mean(0).tolist(), strict=True)),
         "greedy_histogram": share(greedy_N, labels),
         "grader_histogram": share(score_NK.argmax(1), labels),
     }
+    if gold_N is not None:
+        found["gold_accuracy"] = float((greedy_N == gold_N).mean())
+        found["gold_probability"] = float(np.exp(logp_NK)[range(len(gold_N)), gold_N].mean())
     return found
 
 

@@ -238,9 +238,9 @@ def before_after(
         seed: Seed of the sampled counts, which are drawn from a new generator.
 
     Returns:
-        One row per question: question (and text_pair), `gold_label`, or `label` if it is not gold, the scores; before and after
-        training
-        the logits, the probabilities and the counts of 50 samples; and `change`, the total variation distance.
+        One row per question: question (and text_pair), `gold_label`, or `label` if it is not gold, the scores;
+        before and after training the logits, the probabilities and the counts of 50 samples; and `change`, the total
+        variation distance.
     """
     texts = pairs.columns(split.questions.texts)
     columns: dict[str, Any] = {name: pd.Series(column, dtype=object) for name, column in texts.items()}

@@ -6,7 +6,6 @@ from typing import Any, NamedTuple
 import pandas as pd
 import torch
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 from torch import Tensor
 
@@ -19,7 +18,7 @@ from eightball_ppo.data.sources import ENDINGS
 from eightball_ppo.errors import InputError
 from eightball_ppo.models.loading import label_set, load_classifier, predict_logits_NK
 from eightball_ppo.models.tokenization import max_input_length, tokenize
-from eightball_ppo.report.tables import MAX_LABELS
+from eightball_ppo.report.tables import MAX_LABELS, escape
 from eightball_ppo.runtime.atomic_io import atomic_path
 
 ANSWER = "prediction"  # columns of the output; behind the second stands the name of a label

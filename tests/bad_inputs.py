@@ -270,7 +270,7 @@ BAD_INPUTS = [
     BadInput("predict --file f --model_name_or_path {sft}", "--file f | No such file"),
     BadInput("predict --file f --model_name_or_path {sft}", "holds no question", {"f": "\n"}),
     BadInput("predict --file f --model_name_or_path {sft}", "not UTF-8 (byte 3)", {"f": b"caf\xe9?\n"}),
-    BadInput("predict --file f.csv --model_name_or_path {sft}", "f.csv: which column", {"f.csv": "a,b\nx,y\n"}),
+    BadInput("predict --file f.csv --model_name_or_path {sft}", "f.csv: any of", {"f.csv": "a,b\nx,y\n"}),
     BadInput("predict --file f.csv --model_name_or_path {sft}", "--file f.csv: no such file"),
     BadInput("predict Is-it? --output a.txt --model_name_or_path {sft}", "--output a.txt: its name must end in"),
     BadInput("predict Is-it? --output no/a.csv --model_name_or_path {sft}", "--output no/a.csv: no such directory"),

@@ -87,7 +87,7 @@ def test_other_methods_train_adapters_in_bfloat16(
         ({"label_column": "message"}, r"unknown label 'Ticket .*' in column 'message'; known: \['billing'"),
         ({"labels": ["a", "b"]}, r"unknown label|labels differ"),
         ({"dataset_test_split": "0.0001"}, r"--dataset_test_split"),
-        ({"dataset_test_split": "heldout"}, r"no split 'heldout'"),
+        ({"dataset_test_split": "gold"}, r"no split 'gold'"),
         ({"grader": "rule:banana"}, r"unknown label; known: \['billing'"),
     ],
 )

@@ -152,18 +152,18 @@ def curves_frame(results: list[RunResult], task: Task) -> pd.DataFrame:
 
 
 def coverage_frame(task: Task) -> pd.DataFrame:
-    """Share of the held-out questions at or above a threshold on the grader's confidence, and its accuracy on them.
+    """Share of the held-out questions at or above a threshold on the grader's confidence.
 
-    Empty without gold labels.
+    `accuracy` is the grader's on them, NaN without gold labels.
     """
     logp_NK, heldout = task.grader_logp_NK["heldout"], task.questions["heldout"]
-    if heldout.label_ids is None or not heldout.gold:
-        return pd.DataFrame()
     confidence_N = logp_NK.double().exp().max(-1).values.numpy()
-    correct_N = logp_NK.argmax(-1).numpy() == np.array(heldout.label_ids)
     thresholds = np.unique(np.concatenate([[0.0], np.quantile(confidence_N, np.linspace(0, 1, 100))]))
     selected_TN = confidence_N >= thresholds[:, None]
-    accuracy = (selected_TN & correct_N).sum(1) / selected_TN.sum(1)
+    accuracy = np.full(len(thresholds), np.nan)
+    if heldout.label_ids is not None and heldout.gold:
+        correct_N = logp_NK.argmax(-1).numpy() == np.array(heldout.label_ids)
+        accuracy = (selected_TN & correct_N).sum(1) / selected_TN.sum(1)
     return pd.DataFrame({"threshold": thresholds, "coverage": selected_TN.mean(1), "accuracy": accuracy})
 
 

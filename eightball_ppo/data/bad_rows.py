@@ -33,7 +33,7 @@ class BadRows:
         """
         if self.count and not self.skip:
             rest = f"; and {self.count - SHOWN} more bad rows" if self.count > SHOWN else ""
-            raise InputError(f"{'; '.join(self._first)}{rest}; mend them, or pass --skip_bad_rows")
+            raise InputError(f"{'; '.join(self._first)}{rest}; fix them, or pass --skip_bad_rows")
         if self.count:
             rows = "row is" if self.count == 1 else "rows are"
             log_once(f"{self.source}: {self.count} bad {rows} left out, e.g. {self._first[0]}")

@@ -6,6 +6,7 @@ from functools import cache
 from typing import Any, NamedTuple
 
 from eightball_ppo.config.data import DataConfig
+from eightball_ppo.data.label_values import is_missing
 from eightball_ppo.errors import InputError
 
 logger = logging.getLogger(__name__)
@@ -75,24 +76,26 @@ _LABEL_TYPES = (str, int, float, type(None))
 
 def _text_column(source: str, rows: Sequence[dict[str, Any]], names: Sequence[str]) -> str:
     """The column of strings with a usual name, else the only column of strings that is no label and no id."""
-    strings = [name for name in names if _holds_texts(rows, name)]
+    texts = {name: _share_of_texts(rows, name) for name in names}
     for usual in TEXT_NAMES:
-        for name in strings:
-            if name.casefold() == usual:
+        for name in names:
+            if name.casefold() == usual and texts[name] != 0:
                 return name
-    others = [name for name in strings if name.casefold() not in LABEL_NAMES and not _is_id(name)]
+    others = [
+        name for name in names if (texts[name] or 0) > 0.5 and name.casefold() not in LABEL_NAMES and not _is_id(name)
+    ]
     if len(others) == 1:
         return others[0]
     shown = ", ".join(f"{name!r} ({_example(rows, name)})" for name in names)
-    which = "no column holds texts" if not others else "which column holds the texts?"
-    raise InputError(f"{source}: {which} The columns: {shown}; pass --text_column NAME")
+    which = f"any of {others} may hold the texts" if others else "no column holds texts"
+    raise InputError(f"{source}: {which}; the columns are {shown}; pass --text_column NAME")
 
 
-def _holds_texts(rows: Sequence[dict[str, Any]], name: str) -> bool:
-    """Whether the values are strings, blank cells aside, and not all numbers."""
-    values = [value for row in rows if (value := row.get(name)) is not None]
-    words = [value for value in values if isinstance(value, str) and value.strip()]
-    return bool(words) and all(isinstance(value, str) for value in values) and not all(map(is_number, words))
+def _share_of_texts(rows: Sequence[dict[str, Any]], name: str) -> float | None:
+    """The share of strings that are no numbers among the values that are not blank; None if all are blank."""
+    values = [value for row in rows if not is_missing(value := row.get(name))]
+    texts = sum(isinstance(value, str) and not is_number(value) for value in values)
+    return texts / len(values) if values else None
 
 
 def is_number(text: str) -> bool:

@@ -65,9 +65,9 @@ def _source(data: Any, config: DataConfig, name: str) -> tuple[DataConfig, Sourc
     if isinstance(data, str | Path):
         config = replace(config, dataset_name=str(data))
         return config, open_split(config.dataset_name, train_split(config), config.dataset_config_name)
-    if hasattr(data, "features") and hasattr(data, "with_format") and hasattr(data, "num_rows"):
-        if isinstance(data, Mapping):
-            raise InputError(f"{name}: a DatasetDict with the splits {list(data)}; pass one of them")
+    if isinstance(data, Mapping) and hasattr(data, "with_format"):
+        raise InputError(f"{name}: a DatasetDict with the splits {list(data)}; pass one of them")
+    if hasattr(data, "features") and hasattr(data, "num_rows"):
         return config, from_dataset(name, data)
     if hasattr(data, "to_dict") and hasattr(data, "columns") and hasattr(data, "iloc"):
         data = data.to_dict("records")

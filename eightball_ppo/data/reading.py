@@ -64,8 +64,8 @@ def load_both(
         sides = _cut(config, part, train_labels, test_labels, keep_columns)
         train, test = _training(config, sides[0], train_labels), heldout(config, sides[1], test_labels)
         if train_labels is None and test.label_ids is not None:
-            train = train.joined(sides[1].unlabelled)
-        return drop_leaks(train, test), replace(test, gold=False, dropped={})
+            train, test = train.joined(sides[1].unlabelled), replace(test, dropped={})
+        return drop_leaks(train, test), replace(test, gold=False)
 
     def read(source: Source, labels: LabelSet | None) -> Side:
         return read_rows(config, source, (labels,), keep_columns=keep_columns)[0]

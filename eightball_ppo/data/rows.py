@@ -76,7 +76,7 @@ def read_rows(
             if label_id is not None:
                 label_ids[side].append(label_id)
             part = 2 * side + (label_id is None)
-            if keep_columns:
+            if keep_columns and not isinstance(row, InputError):
                 kept[part].append(dict(row))
             yield part, text
 
