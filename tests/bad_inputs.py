@@ -145,7 +145,7 @@ BAD_INPUTS = [
     BadInput("ppo --labels Yes", "--labels ['Yes']: at least 2 are needed"),
     BadInput("ppo --labels Yes No Yes", "'Yes' occurs twice"),
     BadInput(["ppo", "--labels", "Yes", ""], "labels: '' is not a name"),
-    BadInput("ppo --labels No Yes Maybe", "labels differ | --sft_model_path"),
+    BadInput("ppo --labels No Yes Perhaps", "unknown label 'Maybe'"),
     # options
     BadInput("ppo --kl_coef nan", "--kl_coef nan: must be a finite number"),
     BadInput("ppo --vf_coef inf", "--vf_coef inf: must be a finite number"),

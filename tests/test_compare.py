@@ -143,7 +143,7 @@ def test_a_dry_run_counts_the_missing_runs_and_writes_nothing(shared: Path, tmp_
         ({"sft_model_path": "nowhere"}, "--sft_model_path nowhere"),
         ({"reward_model_path": "./nowhere"}, "--reward_model_path ./nowhere: no such directory"),
         ({"grade_table": "nowhere.parquet"}, "nowhere.parquet: no such file"),
-        *[({"labels": ["Yes", "No"]}, "unknown label 'Maybe'"), ({"labels": ["No", "Yes", "Maybe"]}, "labels differ")],
+        ({"labels": ["Yes", "No"]}, "unknown label 'Maybe'"),
     ],
 )
 def test_bad_input_writes_nothing(options: dict[str, Any], message: str, tmp_path: Path, compare: Compare) -> None:

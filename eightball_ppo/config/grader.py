@@ -17,7 +17,10 @@ GRADE_LIMIT_OPTIONS = ("max_grade_failures", "max_grader_calls", "max_cost", "gr
 class GraderConfig(RunConfig):
     """Options of every stage that calls a grader."""
 
-    grader: str = option("bert", "bert, llm, api, random-head[:SEED], rule:LABEL, noisy:RATE:GRADER; a,b: their mean.")
+    grader: str = option(
+        "bert",
+        "bert, llm, api, python:FILE.py:NAME, random-head[:SEED], rule:LABEL, noisy:RATE:GRADER; a,b: mean.",
+    )
     grader_weights: list[float] = option([], "Weights of the graders of --grader a,b; by default equal.")
     grader_label_map: list[str] = option([], "GRADER_LABEL=LABEL ...: for a bert grader with other labels.")
     reward_model_path: str = option("runs/reward", "Model of grader bert; methods train this default if it is missing.")

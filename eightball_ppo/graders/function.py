@@ -9,9 +9,8 @@ from typing import Any, Literal
 from eightball_ppo.errors import InputError
 from eightball_ppo.graders.base import MAX_DETAIL_LENGTH, Grade, Grader, GradeRequest, OnGrade, Scale, batched
 from eightball_ppo.graders.budget import Budget
-from eightball_ppo.graders.event_loop import run_coroutine
 from eightball_ppo.graders.fingerprint import settings_fingerprint
-from eightball_ppo.graders.function_calls import Row, as_list, as_number, call, name_of, reason
+from eightball_ppo.graders.function_calls import Row, as_list, as_number, call, name_of, reason, run_coroutine
 from eightball_ppo.graders.python_source import source_identity
 from eightball_ppo.graders.reward_functions import Columns, check_columns, columns_digest, reward_rows
 from eightball_ppo.graders.verbalizers import certain_logp

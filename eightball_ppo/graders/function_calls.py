@@ -1,14 +1,16 @@
 """Calls of the user's functions, and what they return as numbers."""
 
+import asyncio
 import contextlib
+import functools
 import inspect
 import math
 import sys
-from collections.abc import Callable, Sequence
+import threading
+from collections.abc import Callable, Coroutine, Sequence
 from typing import Any
 
 from eightball_ppo.errors import InputError
-from eightball_ppo.graders.event_loop import run_coroutine
 
 Row = Sequence[float] | str  # the K scores of one text, or the reason why there are none
 
@@ -16,6 +18,24 @@ Row = Sequence[float] | str  # the K scores of one text, or the reason why there
 def name_of(function: Callable[..., Any]) -> str:
     """The function's name, for messages."""
     return getattr(function, "__qualname__", type(function).__qualname__)
+
+
+@functools.cache
+def _background_loop() -> asyncio.AbstractEventLoop:
+    """One loop for the whole process, so that a client that a judge keeps open between its calls stays usable."""
+    loop = asyncio.new_event_loop()
+    threading.Thread(target=loop.run_forever, name="judges", daemon=True).start()
+    return loop
+
+
+def run_coroutine(coroutine: Coroutine[Any, Any, Any]) -> Any:
+    """The result of `coroutine`, also where the calling thread runs an event loop (a notebook); Ctrl-C cancels it."""
+    future = asyncio.run_coroutine_threadsafe(coroutine, _background_loop())
+    try:
+        return future.result()
+    except BaseException:
+        future.cancel()
+        raise
 
 
 def call(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:

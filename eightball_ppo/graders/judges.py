@@ -45,9 +45,9 @@ def as_grader(
     Raises:
         InputError: No judge, an unknown name, or a wrong number of weights.
     """
-    members = list(judge) if isinstance(judge, list | tuple) else [judge]
-    if not members or (weights and len(weights) != len(members)):
-        raise InputError(f"judge: {len(weights or ())} weights are given for {len(members)} judges; give one for each")
+    members = check_judge(judge)
+    if weights and len(weights) != len(members):
+        raise InputError(f"judge: {len(weights)} weights are given for {len(members)} judges; give one for each")
     functions = [member for member in members if callable(member) and not _is_grader(member)]
     if len(functions) == len(members) and (len(members) == 1 or all(kind_of(f) == "trl" for f in functions)):
         return function_grader(functions, labels, columns, weights)
@@ -71,6 +71,23 @@ def resolve_judge(config: C, judge: Any, splits: Iterable[Questions]) -> tuple[C
     return replace(config, grader=object_spec(grader.fingerprint), grade_table=None), grader
 
 
+def check_judge(judge: Any) -> list[Any]:
+    """The members of a judge, or the judge itself; needs no data and no labels.
+
+    Raises:
+        InputError: What is no judge.
+    """
+    members = list(judge) if isinstance(judge, list | tuple) else [judge]
+    for member in members or [None]:
+        if not callable(member) and not isinstance(member, str) and not _is_grader(member):
+            kinds = "a function, a Grader, a text as of --grader, or a list of these"
+            got = type(member).__name__ if members else "an empty list"
+            raise InputError(f"judge: {kinds} is needed, got {got}")
+        if callable(member) and not _is_grader(member):
+            kind_of(member)
+    return members
+
+
 def _is_grader(judge: Any) -> bool:
     return isinstance(getattr(judge, "labels", None), LabelSet) and callable(getattr(judge, "grade", None))
 
@@ -81,9 +98,6 @@ def _one(judge: Any, labels: LabelSet, columns: Columns | None, config: GraderCo
         return judge
     if callable(judge):
         return function_grader([judge], labels, columns)
-    if not isinstance(judge, str):
-        kinds = "a function, a Grader, a text as of --grader, or a list of these"
-        raise InputError(f"judge: {kinds} is needed, got {type(judge).__name__}")
     config = GradeConfig(grader=judge) if config is None else config
     specs = parse_grader(judge)
     if any(spec.noise for spec in specs):

@@ -18,7 +18,7 @@ from eightball_ppo.errors import DryRun, InputError
 from eightball_ppo.evaluation import before_after
 from eightball_ppo.graders.budgeted_scores import check_budget_single_process
 from eightball_ppo.graders.job import gives_raw_scores
-from eightball_ppo.graders.judges import resolve_judge
+from eightball_ppo.graders.judges import check_judge, resolve_judge
 from eightball_ppo.hub.cards import write_card
 from eightball_ppo.methods.prerequisites import check_prerequisites, estimate_stage_cost
 from eightball_ppo.methods.resume_task import resume_context_for_task
@@ -109,6 +109,8 @@ def _load(name: str, reference: str) -> Any:
 
 def _check_given(given: Inputs) -> None:
     """Raises InputError for objects that cannot replace what a config names."""
+    if given.judge is not None:
+        check_judge(given.judge)
     if given.model is not None and not (isinstance(given.model, tuple) and isinstance(given.model[0], nn.Module)):
         raise InputError("model: a classifier and its tokenizer are needed, as a tuple")
     for name, questions in (("train", given.train), ("evaluation", given.evaluation)):

@@ -81,8 +81,7 @@ class GradeStore(contextlib.AbstractContextManager["GradeStore"]):
     def _open(self) -> sqlite3.Connection:
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            # one thread at a time: in a notebook a judge's event loop writes while the caller waits
-            db = sqlite3.connect(self.path, timeout=BUSY_TIMEOUT, isolation_level=None, check_same_thread=False)
+            db = sqlite3.connect(self.path, timeout=BUSY_TIMEOUT, isolation_level=None)
             self._check_schema(db)
             _switch_to_wal(db)
             db.execute("PRAGMA synchronous = NORMAL")
