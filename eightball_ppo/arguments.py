@@ -12,7 +12,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from eightball_ppo.config.fields import require
 from eightball_ppo.config.graded import GraderTrainingConfig
-from eightball_ppo.config.stages import AuditConfig
+from eightball_ppo.config.stages import AuditConfig, RewardConfig, SFTConfig
 from eightball_ppo.data import Questions, questions_from
 from eightball_ppo.errors import UserFacingError
 from eightball_ppo.graders.judges import resolve_judge
@@ -122,7 +122,8 @@ def given_inputs(
     if isinstance(model, str | os.PathLike):
         refuse("processing_class", tokenizer, "a model that is named brings its own; load the model to pass another")
         options["sft_model_path"] = os.fspath(model)
-        if train is not None:
+        if train is not None:  # a model that the caller names is not the default, which is trained on the same data
+            options["sft_model_path"] = _not_default(os.fspath(model), SFTConfig.output_dir)
             check_checkpoint(os.fspath(model), "--sft_model_path")
     else:
         loaded = _with_tokenizer(model, tokenizer)
@@ -166,8 +167,12 @@ def _named_judge(name: str) -> dict[str, Any]:
     """The options of a judge that a text names: the directory of a reward model, or a text as for `--grader`."""
     path = local_path(name)
     if path is not None and path.is_dir():
-        return {"grader": "bert", "reward_model_path": name}
+        return {"grader": "bert", "reward_model_path": _not_default(name, RewardConfig.output_dir)}
     return {"grader": name}
+
+
+def _not_default(name: str, default: str) -> str:
+    return f"./{name}" if name == default else name
 
 
 def given_audit(

@@ -2,7 +2,6 @@
 
 import ast
 import asyncio
-import csv
 import json
 import re
 import shutil
@@ -11,6 +10,7 @@ from typing import Any
 
 import own_classifier
 import pytest
+from test_documents import write_readme_files
 
 from conftest import REPOSITORY
 from eightball_ppo import load_policy
@@ -28,14 +28,12 @@ def first_block() -> str:
     return block
 
 
-def test_the_readme_leads_from_import_to_a_better_classifier_in_six_lines(sft_run: Path, tmp_path: Path) -> None:
-    """On a small classifier, and on texts that it knows nothing about."""
+@pytest.mark.slow
+def test_the_readme_leads_from_import_to_a_better_classifier_in_six_lines(tmp_path: Path) -> None:
+    """On a small classifier that has wrong labels from its training."""
     lines = [line for line in first_block().splitlines() if line.strip()]
     assert lines[0].startswith("from eightball_ppo import") and len(lines) <= MAX_LINES
-    shutil.copytree(sft_run, tmp_path / "classifier")
-    texts = [f"{'Great' if number % 2 else 'Bad'} thing number {number}" for number in range(40)]
-    with (tmp_path / "tickets.csv").open("w", newline="", encoding="utf-8") as file:
-        csv.writer(file).writerows([["text"], *([text] for text in texts)])
+    texts = write_readme_files(tmp_path)
     names: dict[str, Any] = {}
     exec(first_block(), names)
     top = {}
