@@ -58,7 +58,7 @@ def test_compare_asks_a_judge_that_cannot_be_pickled_once_and_returns_a_row_for_
     assert not list(scratch.glob("eightball-*")) and not (tmp_path / "runs").exists()
     kept = compare(["sft"], load_policy(sft_run)[0], judge, TEXTS, GOLD, output_dir=tmp_path / "kept", **SHORT)
     assert len(kept) == 2 and (tmp_path / "kept" / "report.html").exists()
-    with pytest.raises(InputError, match=r"judge: .*kept was made with another"):
+    with pytest.raises(InputError, match=r"was compared with judge object:rule:"):
         compare(["sft"], sft_run, RuleGrader("Yes", judge.labels), TEXTS, GOLD, output_dir=tmp_path / "kept", **SHORT)
 
 
