@@ -36,8 +36,8 @@ def test_default_learning_rate_shrinks_with_kl_coef() -> None:
         (["--kl_coef", "much"], "argument --kl_coef/--kl-coef: invalid float value: 'much'"),
         (["--score_type", "vibes"], "invalid choice: 'vibes'"),
         (["--output_dir", ""], "--output_dir: empty"),
-        (["--kl_coe", "1"], "unknown option --kl_coe 1; see --help"),  # half a name is none
-        (["--num_ppo_epochs", "0"], "--num_ppo_epochs 0: at least 1"),
+        (["--kl_coe", "1"], "unknown option --kl_coe 1; did you mean --kl_coef?"),  # half a name is none
+        (["--num_ppo_epochs", "0"], "--num_ppo_epochs 0: must be at least 1"),
         (["--lr_scheduler_type", "reduce_lr_on_plateau"], "invalid choice"),
         (["--kl_estimator", "k3"], "--kl_estimator k3: refused (only k1): k3 in the reward has the wrong gradient"),
         (["--gradient_accumulation_steps", "4"], "refused (only 1)"),

@@ -12,6 +12,7 @@ from conftest import REPOSITORY
 from eightball_ppo import __version__
 from eightball_ppo.cli import parser
 from eightball_ppo.cli.commands import COMMANDS, completion, main, overview
+from eightball_ppo.config.methods import GRPOConfig
 from eightball_ppo.config.registry import load
 
 HEAVY = ("torch", "transformers", "numpy", "pandas", "huggingface_hub", "gradio", "matplotlib", "datasets", "shtab")
@@ -36,6 +37,13 @@ def test_the_examples_of_the_help_parse(name: str) -> None:
         parser.parse(command.config_class, command.arguments(shlex.split(example)))
 
 
+def test_help_shows_groups_one_spelling_and_no_empty_default() -> None:
+    text = parser.build_parser(GRPOConfig).format_help()
+    assert [title in text for title in ("\ndata:\n", "\ngrader:\n", "\nLoRA:\n")] == [True] * 3
+    assert "--kl_coef KL_COEF" in text and "--kl-coef" not in text and "(default: None)" not in text
+    assert "Turn --kl_in_reward off." in text and "(default: 0.1)" in text
+
+
 @pytest.mark.parametrize("argv", [["--help"], ["--version"], ["ppo", "--help"]])
 def test_help_and_version_import_nothing_heavy(argv: list[str]) -> None:
     code = (
@@ -51,9 +59,9 @@ def test_help_and_version_import_nothing_heavy(argv: list[str]) -> None:
 @pytest.mark.parametrize(
     ("argv", "message"),
     [
-        ([], "eightball: which command?"),
+        ([], "eightball: no command was given; pass one of sft, reward"),
         (["fly"], "eightball: unknown command 'fly'"),
-        (["completion", "cmd"], "eightball: completion: for which shell? bash, zsh, tcsh"),
+        (["completion", "cmd"], "eightball: completion: names no known shell; pass one of bash, zsh, tcsh"),
         (["report"], "report: which runs?"),
     ],
 )

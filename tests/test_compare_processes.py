@@ -103,7 +103,8 @@ def test_a_second_terminal_is_refused_and_ctrl_c_ends_all_processes(tmp_path: Pa
     assert second.returncode == 2 and second.stderr.startswith("compare.py: D: another run is at work there")
     os.killpg(process.pid, signal.SIGINT)
     out, err = process.communicate(timeout=20)
-    assert (process.returncode, out) == (130, "") and err == "compare.py: interrupted; finished grades are kept\n"
+    assert (process.returncode, out) == (130, "")
+    assert err == "compare.py: interrupted; finished grades and runs are kept\n"
     wait_until_gone(process.pid)
 
 

@@ -57,7 +57,7 @@ def test_completion_table_holds_the_samples_and_training_is_unchanged(
 
 @pytest.mark.parametrize("config_class", LOGGED, ids=lambda config_class: config_class.__name__)
 def test_completions_steps_below_one_is_refused(config_class: type) -> None:
-    with pytest.raises(InputError, match="--completions_steps 0: at least 1"):
+    with pytest.raises(InputError, match="--completions_steps 0: must be at least 1"):
         config_class(completions_steps=0)
 
 

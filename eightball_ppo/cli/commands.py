@@ -41,13 +41,13 @@ COMMANDS = {
     "sft": Command(
         "eightball_ppo.config.stages:SFTConfig",
         "eightball_ppo.methods.sft:train",
-        "fine-tune the reference on random answers",
+        "fine-tune a classifier on labelled texts: the reference",
         ("", "--tokenizer whitespace --output_dir runs/sft-whitespace"),
     ),
     "reward": Command(
         "eightball_ppo.config.stages:RewardConfig",
         "eightball_ppo.methods.reward_model:train",
-        "fine-tune a BERT as grader",
+        "fine-tune a BERT on labelled texts, as a grader",
         ("", "--use_peft --learning_rate 2e-3 --output_dir runs/reward-lora"),
     ),
     "grade": Command(
@@ -136,13 +136,16 @@ def main() -> None:
         print(overview())
     elif arguments == ["--version"]:
         print(f"eightball-ppo {__version__}")
+    elif arguments in (["completion", "-h"], ["completion", "--help"]):
+        print(f"usage: eightball completion SHELL; prints the completion script of {', '.join(SHELLS)}")
     elif len(arguments) == 2 and arguments[0] == "completion" and arguments[1] in SHELLS:
         print(completion(arguments[1]))
     else:
-        problem = f"unknown command {arguments[0]!r}" if arguments else "which command?"
+        known = f"pass one of {', '.join([*COMMANDS, 'completion'])}"
+        problem = f"unknown command {arguments[0]!r}; {known}" if arguments else f"no command was given; {known}"
         if arguments and arguments[0] == "completion":
-            problem = f"completion: for which shell? {', '.join(SHELLS)}"
-        print(f"eightball: {problem}; one of {', '.join([*COMMANDS, 'completion'])}", file=sys.stderr)
+            problem = f"completion: names no known shell; pass one of {', '.join(SHELLS)}"
+        print(f"eightball: {problem}", file=sys.stderr)
         sys.exit(2)
 
 

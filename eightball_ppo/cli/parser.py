@@ -1,6 +1,7 @@
 """From argv to a stage: flags and YAML by `trl.TrlParser`, errors as one line and an exit code."""
 
 import argparse
+import difflib
 import inspect
 import os
 import signal
@@ -10,8 +11,11 @@ from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
 from eightball_ppo.config.base import RunConfig
+from eightball_ppo.config.data import DataConfig
 from eightball_ppo.config.fields import ANY, Rule
+from eightball_ppo.config.grader import GraderConfig
 from eightball_ppo.config.methods import PPOConfig
+from eightball_ppo.config.model import LoraOptions
 from eightball_ppo.config.recipes import read_recipe
 from eightball_ppo.config.registry import load
 from eightball_ppo.config.trl_unsupported import TRL_OPTIONS
@@ -24,10 +28,27 @@ from eightball_ppo.runtime.redaction import printable, redact
 from eightball_ppo.runtime.system_errors import as_user_error
 
 C = TypeVar("C")
+GROUPS: dict[str, type[Any]] = {  # of options in `--help`
+    "data": DataConfig,
+    "grader": GraderConfig,
+    "LoRA": LoraOptions,
+    "run directory, launch and Hub": RunConfig,
+}
 
 
 class _HelpFormatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
-    """Shows the default of every option, and examples as they are written."""
+    """Shows the default of every option that has one, one spelling of it, and examples as they are written."""
+
+    def _get_help_string(self, action: argparse.Action) -> str | None:
+        return action.help if action.default in (None, [], "") else super()._get_help_string(action)
+
+    def _format_action_invocation(self, action: argparse.Action) -> str:
+        spellings = action.option_strings
+        action.option_strings = [name for name in spellings if "-" not in name.lstrip("-")]
+        try:
+            return super()._format_action_invocation(action)
+        finally:
+            action.option_strings = spellings
 
 
 def build_parser(config_class: type[Any], usage: str | None = None, epilog: str | None = None) -> Any:
@@ -37,6 +58,8 @@ def build_parser(config_class: type[Any], usage: str | None = None, epilog: str 
     class Parser(TrlParser):
         # argparse gets all of a field's metadata
         def add_argument(self, *names: Any, affects_results: bool = True, rule: Rule = ANY, **settings: Any) -> Any:
+            if names[0].startswith("--no_"):  # HfArgumentParser gives it the help text of the option it turns off
+                settings["help"] = f"Turn --{names[0].removeprefix('--no_')} off."
             return super().add_argument(*names, **settings)
 
         def error(self, message: str) -> NoReturn:
@@ -47,7 +70,21 @@ def build_parser(config_class: type[Any], usage: str | None = None, epilog: str 
     parser = Parser([config_class], allow_abbrev=False, formatter_class=_HelpFormatter, **texts)
     help_text = "Options from a file; flags override them."
     parser.add_argument("--config", metavar="FILE.yaml", help=help_text, default=argparse.SUPPRESS)
+    _group_options(parser, config_class)
     return parser
+
+
+def _group_options(parser: argparse.ArgumentParser, config_class: type[Any]) -> None:
+    """Shows the options of a shared config class as a group of its own in `--help`."""
+    for title, shared in GROUPS.items():
+        if not issubclass(config_class, shared):
+            continue
+        inherited = {name for base in shared.__mro__[1:] for name in getattr(base, "__annotations__", {})}
+        names = {name for name in shared.__annotations__ if name not in inherited | vars(config_class).keys()}
+        group = parser.add_argument_group(title)
+        for action in [action for action in parser._optionals._group_actions if action.dest in names]:
+            parser._optionals._group_actions.remove(action)
+            group._group_actions.append(action)
 
 
 def parse(config_class: type[C], argv: Sequence[str], usage: str | None = None, epilog: str | None = None) -> C:
@@ -68,8 +105,17 @@ def parse(config_class: type[C], argv: Sequence[str], usage: str | None = None, 
         arguments = arguments[:position] + arguments[position + 2 :]
     config, unknown = parser.parse_args_and_config(arguments, return_remaining_strings=True)
     if unknown:
-        raise InputError(f"unknown option {' '.join(unknown)}; see --help")
+        raise InputError(_unknown(unknown, [name for name in vars(config) if not name.startswith("_")]))
     return config
+
+
+def _unknown(arguments: list[str], options: list[str]) -> str:
+    """The message about arguments that no option takes."""
+    first = arguments[0]
+    if not first.startswith("-"):
+        return f"unexpected argument {first!r}; put a text with blanks into quotes"
+    near = difflib.get_close_matches(first.lstrip("-"), options, n=1)
+    return f"unknown option {' '.join(arguments)}; {f'did you mean --{near[0]}?' if near else 'see --help'}"
 
 
 def _split_at_equals(argument: str) -> list[str]:
@@ -136,7 +182,7 @@ def main(
             print(estimate)
     except KeyboardInterrupt as error:
         if is_main_process():
-            _print_error("interrupted; finished grades are kept")
+            _print_error("interrupted; finished grades and runs are kept")
         sys.exit(128 + (error.number if isinstance(error, signals.Interrupted) else signal.SIGINT))
     except (InputError, IncompleteError, TrainingDivergedError, TrainingInterrupted) as error:
         if not error.relayed:

@@ -1,6 +1,7 @@
 """`eightball compare`: prepares the shared files, makes every run of the grid, reads the runs back and reports."""
 
 import contextlib
+import logging
 import sys
 from pathlib import Path
 
@@ -20,6 +21,8 @@ from eightball_ppo.runtime.atomic_io import DirectoryLock
 from eightball_ppo.runtime.distributed import num_processes
 from eightball_ppo.runtime.redaction import redacted
 from eightball_ppo.runtime.run import check_output_dir, environment
+
+logger = logging.getLogger(__name__)
 
 
 def run(config: CompareConfig, given: Inputs = NO_INPUTS) -> Path:
@@ -70,6 +73,7 @@ def _compare(config: CompareConfig, groups: list[grid.RunGroup], specs: list[gri
     workspace.prepare(config, given)
     task = load_shared_task(config)
     failed = run_grid(groups, config)
+    logger.info("%d of %d runs are finished; computing intervals and figures", len(specs) - len(failed), len(specs))
     results = collect_results(specs, config, task, failed)
     if not results:
         raise IncompleteError(f"{config.output_dir}: every run failed, e.g. {next(iter(failed.values()))}")

@@ -1,7 +1,7 @@
 """Statistics over the runs of a comparison: intervals per method, paired differences, and sentences about them."""
 
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -92,6 +92,9 @@ def _method_and_threshold(name: str) -> dict[str, Any]:
 
 
 def _pair_row(pair: PairComparison, metric: str) -> dict[str, Any]:
+    if metric == "gold_accuracy":  # a difference of shares
+        low, high = max(pair.difference.low, -1.0), min(pair.difference.high, 1.0)
+        pair = replace(pair, difference=replace(pair.difference, low=low, high=high))
     row = asdict(pair)
     row |= row.pop("difference")
     return {**row, "sentence": _sentence(pair, metric, "Holm p")}

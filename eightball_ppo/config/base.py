@@ -7,7 +7,7 @@ from eightball_ppo.config.data import DataConfig
 from eightball_ppo.config.fields import SEED, Rule, check_values, option, require, run_option
 from eightball_ppo.config.model import TrustOptions
 
-TIMEOUT = Rule(lambda value: 1 <= value <= 10**7, "1 to 10000000 seconds")
+TIMEOUT = Rule(lambda value: 1 <= value <= 10**7, "must be 1 to 10000000 seconds")
 
 
 @dataclass

@@ -7,6 +7,8 @@ from eightball_ppo.config.fields import AT_LEAST_1, POSITIVE_FINITE, PROBABILITY
 from eightball_ppo.config.graded import GraderTrainingConfig
 from eightball_ppo.config.registry import BUILT_IN, METHODS
 
+AT_LEAST_1000 = Rule(lambda value: value >= 1000, "must be at least 1000")
+
 
 @dataclass
 class CompareConfig(GraderTrainingConfig):
@@ -17,13 +19,15 @@ class CompareConfig(GraderTrainingConfig):
     output_dir: str = option("runs/compare", "Directory of the comparison; an existing one is continued.")
     methods: list[str] = option(list(BUILT_IN), "Methods to compare.")
     seeds: list[int] = option([0, 1, 2], "Seeds; every method is trained with each.", SEED)
-    kl_coefs: list[float] = option([0.1, 0.5], "KL coefficients; each method is trained with each.", POSITIVE_FINITE)
+    kl_coefs: list[float] = option(
+        [0.1, 0.5], "KL coefficients; methods without one are trained once.", POSITIVE_FINITE
+    )
     label_noise: list[float] = option([0.0], "Shares of wrong training grades; results use the clean ones.", SHARE)
     grader_call_budgets: list[int] = option([], "Limits on the (question, label) grades of training.", AT_LEAST_1)
     thresholds: list[float] = option([], "Thresholds of distill; none: chosen on validation questions.", PROBABILITY)
     method_options: list[str] = option([], "METHOD.OPTION=VALUE ...: other recipes, e.g. ppo.total_episodes=96000.")
     num_workers: int | None = option(None, "Runs trained at once, each a process with one thread.", AT_LEAST_1)
-    resamples: int = option(10_000, "Bootstrap resamples per interval.", Rule(lambda n: n >= 1000, "at least 1000"))
+    resamples: int = option(10_000, "Bootstrap resamples per interval.", AT_LEAST_1000)
 
     def __post_init__(self) -> None:
         super().__post_init__()

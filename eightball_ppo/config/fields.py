@@ -19,15 +19,15 @@ class Rule(NamedTuple):
 
 
 ANY = Rule(lambda value: True, "")
-AT_LEAST_1 = Rule(lambda value: value >= 1, "at least 1")
+AT_LEAST_1 = Rule(lambda value: value >= 1, "must be at least 1")
 NOT_NEGATIVE = Rule(lambda value: value >= 0, "must not be negative")
 POSITIVE = Rule(lambda value: value > 0, "must be above 0")
 POSITIVE_FINITE = Rule(lambda value: 0 < value < math.inf, "must be above 0 and finite")
-SHARE = Rule(lambda value: 0 <= value <= 1, "a share, 0 to 1")
-PROBABILITY = Rule(lambda value: 0 <= value <= 1, "a probability, 0 to 1")
-OPEN_SHARE = Rule(lambda value: 0 < value < 1, "between 0 and 1")
-DECAY_RATE = Rule(lambda value: 0 <= value < 1, "at least 0 and below 1")
-SEED = Rule(lambda value: 0 <= value < 2**31, f"between 0 and {2**31 - 1}")
+SHARE = Rule(lambda value: 0 <= value <= 1, "must be a share, 0 to 1")
+PROBABILITY = Rule(lambda value: 0 <= value <= 1, "must be a probability, 0 to 1")
+OPEN_SHARE = Rule(lambda value: 0 < value < 1, "must be between 0 and 1")
+DECAY_RATE = Rule(lambda value: 0 <= value < 1, "must be at least 0 and below 1")
+SEED = Rule(lambda value: 0 <= value < 2**31, f"must be between 0 and {2**31 - 1}")
 
 
 def option(default: Any, help: str, rule: Rule = ANY, affects_results: bool = True) -> Any:

@@ -30,7 +30,7 @@ class GraderConfig(RunConfig):
         "wanted_answer", "llm, api: a prompt of the package (optimist, rubric ...) or jinja2 file."
     )
     grader_verbalizers: list[str] = option([], "LABEL=word|word ...: replies that count as a label; default its name.")
-    contextual_calibration: bool = option(False, "llm, api: subtract the log-probabilities of an empty question.")
+    contextual_calibration: bool = option(False, "llm: subtract the log-probabilities of the question N/A.")
     grader_quantization: Quantization = option("none", "llm: none, 8bit or 4bit (needs bitsandbytes).")
     grader_batch_size: int = run_option(16, "llm: questions per forward pass.", AT_LEAST_1)
     api_mode: ApiMode = option("auto", "api: how a grade is read; auto: logprobs, else schema, else text.")

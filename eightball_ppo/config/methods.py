@@ -29,8 +29,8 @@ ORIGINAL: dict[str, Any] = {
     "per_device_train_batch_size": 1,
 }
 Target = Literal["hard", "soft", "boltzmann"]
-NUM_SAMPLES = Rule(lambda value: 1 <= value <= 1024, "1 to 1024")
-GROUP_SIZE = Rule(lambda value: value >= 2, "at least 2, to compare")
+NUM_SAMPLES = Rule(lambda value: 1 <= value <= 1024, "must be 1 to 1024")
+GROUP_SIZE = Rule(lambda value: value >= 2, "must be at least 2, to compare")
 
 
 @dataclass

@@ -22,7 +22,7 @@ from eightball_ppo.config.model import SMALL_CLASSIFIER, LoraOptions, TrustOptio
 from eightball_ppo.config.training import EPOCHS, MAX_LENGTH, Schedule, SupervisedConfig
 
 OUTPUT_ENDINGS = (".csv", ".jsonl", ".parquet")
-KAPPA = Rule(lambda value: -1 <= value <= 1, "between -1 and 1")
+KAPPA = Rule(lambda value: -1 <= value <= 1, "must be between -1 and 1")
 
 
 @dataclass

@@ -13,7 +13,7 @@ class DemoConfig(TrustOptions):
     runs: list[str] = option([], "Finished runs, in this order; by default runs/distill, if it exists, and runs/ppo.")
     reward_model_path: str | None = option(None, "Reward model to show; by default the one that the runs name.")
     server_name: str = option("127.0.0.1", "Address to listen on; 0.0.0.0 lets other machines in.")
-    server_port: int = option(7860, "Port to listen on.", Rule(lambda port: 1 <= port <= 65535, "1 to 65535"))
+    server_port: int = option(7860, "Port to listen on.", Rule(lambda port: 1 <= port <= 65535, "must be 1 to 65535"))
 
     def __post_init__(self) -> None:
         check_values(self)

@@ -17,7 +17,7 @@ from eightball_ppo.config.fields import (
 )
 
 Schedule = Literal["linear", "cosine", "constant", "constant_with_warmup", "inverse_sqrt", "polynomial"]
-MAX_LENGTH = Rule(lambda value: value >= 3, "at least 3 (start, one token, end)")
+MAX_LENGTH = Rule(lambda value: value >= 3, "must be at least 3 (start, one token, end)")
 EPOCHS = Rule(lambda value: 0 < value <= MAX_COUNT, f"must be above 0 and at most {MAX_COUNT}")
 
 

@@ -96,7 +96,7 @@ def _check_same_data(run: Path, flag: str, config: GraderTrainingConfig) -> None
     if Path(trained_on).absolute() != Path(config.dataset_name).absolute():
         raise InputError(
             f"{run}: was trained on {trained_on}, not on --dataset_name {config.dataset_name}; name another {flag}, or "
-            "this one with ./ in front to use it all the same"
+            f"pass {flag} ./{run} to use it all the same"
         )
 
 

@@ -79,14 +79,15 @@ def print_before_after(table: pd.DataFrame, labels: LabelSet) -> None:
     """
     largest = table.iloc[1:].nlargest(NUM_CHANGES, "change")
     few = len(labels) <= MAX_LABELS
-    columns = [f"{escape(name)} before > after" for name in labels.names] if few else ["before", "after"]
+    columns = [f"{escape(name)} before -> after" for name in labels.names] if few else ["before", "after"]
     label = [name for name in ("gold_label", "label") if name in table]
-    printed = Table("question", *(name.replace("_", " ") for name in label), *columns, title="before and after")
+    title = "before and after: probability (answers of 50 draws)"
+    printed = Table("question", *(name.replace("_", " ") for name in label), *columns, title=title)
     for _, row in pd.concat([table.iloc[:1], largest]).iterrows():
         if few:
             cells = [
-                f"{row[f'before_probability_{name}']:.2f} > {row[f'after_probability_{name}']:.2f}"
-                f"  ({row[f'before_count_{name}']} > {row[f'after_count_{name}']})"
+                f"{row[f'before_probability_{name}']:.2f} -> {row[f'after_probability_{name}']:.2f}"
+                f"  ({row[f'before_count_{name}']} -> {row[f'after_count_{name}']})"
                 for name in labels.names
             ]
         else:

@@ -35,7 +35,7 @@ def run(config: ReportConfig) -> None:
     elif len(directories) > 1:
         raise InputError(f"{pages[0]}: a comparison or an audit is reported alone")
     elif (pages[0] / AUDIT).is_file():
-        print(rewrite_audit(pages[0]))
+        print(f"wrote {rewrite_audit(pages[0])}")
     else:
         rewrite_comparison(CompareConfig(**_options(pages[0], config.trust_remote_code)))
 
