@@ -10,9 +10,9 @@ import pytest
 from test_comparison_report import Page
 
 from conftest import write_rows
-from eightball_ppo.audit import run
-from eightball_ppo.audit.page import render_audit
-from eightball_ppo.audit.probes import EMPTY, INJECTIONS, KINDS
+from eightball_ppo.auditing import run
+from eightball_ppo.auditing.page import render_audit
+from eightball_ppo.auditing.probes import EMPTY, INJECTIONS, KINDS
 from eightball_ppo.config.methods import PPOConfig
 from eightball_ppo.config.stages import AuditConfig
 from eightball_ppo.errors import DryRun, IncompleteError, InputError

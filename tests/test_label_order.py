@@ -10,7 +10,7 @@ from test_sources import QUESTIONS, Scripted
 
 from conftest import LABELS as NAMES
 from conftest import read_rows, write_rows
-from eightball_ppo.audit import run as audit
+from eightball_ppo.auditing import run as audit
 from eightball_ppo.config.methods import DistillConfig
 from eightball_ppo.config.stages import AuditConfig, GradeConfig
 from eightball_ppo.data import Questions

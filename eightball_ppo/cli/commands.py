@@ -58,7 +58,7 @@ COMMANDS = {
     ),
     "audit": Command(
         "eightball_ppo.config.stages:AuditConfig",
-        "eightball_ppo.audit.run:run",
+        "eightball_ppo.auditing.run:run",
         "test a grader before training on it",
         ("--grader bert --gold_file datasets/eightball/heldout.jsonl",),
     ),

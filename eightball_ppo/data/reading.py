@@ -107,9 +107,7 @@ def train_split(config: DataConfig) -> str:
     return SINGLE_SPLIT if SINGLE_SPLIT in available else others[0] if len(others) == 1 else default
 
 
-def load_named(
-    config: DataConfig, split: str, labels: LabelSet | None = None, keep_columns: bool = False
-) -> Questions:
+def load_named(config: DataConfig, split: str, labels: LabelSet | None = None, keep_columns: bool = False) -> Questions:
     """Loads all questions of the split of that name; arguments and errors as `load_both`."""
     return _labelled(config, read_rows(config, _open(config, split), (labels,), keep_columns=keep_columns)[0], labels)
 

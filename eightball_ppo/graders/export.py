@@ -10,8 +10,8 @@ from eightball_ppo.data.reading import measured_on
 from eightball_ppo.data.texts import ArrowTexts
 from eightball_ppo.errors import DryRun, InputError
 from eightball_ppo.graders import job
-from eightball_ppo.graders.registry import check_graders, load_graders
 from eightball_ppo.graders.judges import takes_columns
+from eightball_ppo.graders.registry import check_graders, load_graders
 from eightball_ppo.graders.reward_functions import columns_by_text
 from eightball_ppo.graders.storage.score_table import STATUSES
 from eightball_ppo.graders.storage.store import GradeStore

@@ -18,9 +18,7 @@ from eightball_ppo.errors import DryRun, InputError
 from eightball_ppo.evaluation import before_after
 from eightball_ppo.graders.budgeted_scores import check_budget_single_process
 from eightball_ppo.graders.job import gives_raw_scores
-from eightball_ppo.graders.judges import as_grader, check_judge
-from eightball_ppo.graders.registry import object_spec
-from eightball_ppo.graders.reward_functions import columns_by_text
+from eightball_ppo.graders.judges import check_judge, resolve_judge
 from eightball_ppo.hub.cards import write_card
 from eightball_ppo.methods.prerequisites import check_prerequisites, estimate_stage_cost
 from eightball_ppo.methods.resume_task import resume_context_for_task
@@ -76,9 +74,7 @@ def run_method(
     config = with_labels(config) if model is None else in_model_order(config, label_set(model[0]))
     questions = load_splits(config, given)
     if judge is not None:
-        columns, weights = columns_by_text(*questions.values()), config.grader_weights or None
-        judge = as_grader(judge, config.label_set(), columns=columns, weights=weights, config=config)
-        config = replace(config, grader=object_spec(judge.fingerprint), grade_table=None)
+        config, judge = resolve_judge(config, judge, questions.values())
         given = given._replace(judge=judge)
     config = config.with_score_type(gives_raw_scores(config, config.label_set(), judge))
     if config.dry_run:

@@ -27,6 +27,7 @@ from eightball_ppo.labels import LabelSet
 from eightball_ppo.methods.prerequisites import train_prerequisites
 from eightball_ppo.methods.score_unit import resolve_kl_coef
 from eightball_ppo.models.loading import label_set, load_classifier, predict_logits_NK
+from eightball_ppo.models.precision import cast_encoder
 from eightball_ppo.models.tokenization import TokenTable, max_input_length, set_max_length, token_table, tokenize
 from eightball_ppo.runtime.run import Run
 from eightball_ppo.training.resume import ResumeContext
@@ -206,6 +207,7 @@ def load_task(config: C, questions: dict[str, Questions], given: Inputs = NO_INP
         )
     else:
         (classifier, tokenizer), model_name = copy.deepcopy(given.model), "the model that was passed"
+        classifier = cast_encoder(classifier.to("cpu", torch.float32), DTYPES[config.dtype], model_name).eval()
     labels.require_same(label_set(classifier), "--labels", model_name)
     assert labels == label_set(classifier), "`with_labels` puts the labels into the order of the classifier"
     grading = grade_job(config, labels, questions, given.judge)

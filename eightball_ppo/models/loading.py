@@ -70,6 +70,22 @@ def load_classifier(
     return cast_encoder(model, dtype, f"{flag} {name}").eval(), tokenizer
 
 
+def load_tokenizer(name: str, flag: str, trust_remote_code: bool = False) -> PreTrainedTokenizerBase:
+    """The tokenizer of a checkpoint.
+
+    Args:
+        name: Directory or Hub id.
+        flag: The option or argument that named it, for messages.
+        trust_remote_code: Whether code that comes with it may run.
+
+    Raises:
+        InputError: No such directory, no tokenizer in it, or one without a padding token.
+    """
+    path = check_checkpoint(name, flag)
+    with checked_loading(name, flag, "holds no loadable tokenizer", trust_remote_code=trust_remote_code):
+        return _tokenizer(name if path is None else str(path), name, flag, trust_remote_code)
+
+
 def _tokenizer(source: str, name: str, flag: str, trust_remote_code: bool) -> PreTrainedTokenizerBase:
     tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=trust_remote_code)
     fix = f"{flag} {name}: its tokenizer has no padding token; set one (tokenizer.pad_token = ...) and save it again"

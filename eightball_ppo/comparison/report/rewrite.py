@@ -5,7 +5,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from eightball_ppo.audit.page import render_audit
+from eightball_ppo.auditing.page import render_audit
 from eightball_ppo.comparison import grid, workspace
 from eightball_ppo.comparison.report.write import write
 from eightball_ppo.comparison.results import collect_results, load_shared_task

@@ -17,6 +17,7 @@ from eightball_ppo.graders.api.probe import best_mode
 from eightball_ppo.graders.api.replies import BadReplyError
 from eightball_ppo.graders.base import Grade, Grader, GradeRequest, OnGrade
 from eightball_ppo.graders.budget import Budget
+from eightball_ppo.graders.event_loop import run_async
 from eightball_ppo.graders.fingerprint import settings_fingerprint
 from eightball_ppo.graders.prompts import CONTENT_FREE
 from eightball_ppo.graders.storage.store import GradeStore
@@ -112,7 +113,7 @@ class ApiGrader(Grader):
         if first is None:
             return
         try:
-            asyncio.run(self._grade(itertools.chain([first], iterator), on_grade, budget))
+            run_async(self._grade(itertools.chain([first], iterator), on_grade, budget))
         except ExceptionGroup as group:
             raise (group.subgroup(InputError) or group).exceptions[0] from None
 

@@ -8,8 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from eightball_ppo.audit import checks, measures
-from eightball_ppo.audit.probes import Probe
+from eightball_ppo.auditing import checks, measures
+from eightball_ppo.auditing.probes import Probe
 from eightball_ppo.config.stages import AuditConfig
 from eightball_ppo.graders.base import Grader
 from eightball_ppo.graders.budget import Budget

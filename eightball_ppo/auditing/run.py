@@ -16,16 +16,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from eightball_ppo.audit import checks, measures, order_sensitivity
-from eightball_ppo.audit.order_sensitivity import base_graders, complete_grades
-from eightball_ppo.audit.page import render_audit
-from eightball_ppo.audit.probes import EMPTY, Probe, injections, probe_variants
+from eightball_ppo.auditing import checks, measures, order_sensitivity
+from eightball_ppo.auditing.order_sensitivity import base_graders, complete_grades
+from eightball_ppo.auditing.page import render_audit
+from eightball_ppo.auditing.probes import EMPTY, Probe, injections, probe_variants
 from eightball_ppo.config.stages import AuditConfig
 from eightball_ppo.data import Questions, load_split
 from eightball_ppo.data.pairs import display_text
 from eightball_ppo.errors import DryRun, IncompleteError, InputError
+from eightball_ppo.graders.base import Grader
 from eightball_ppo.graders.budget import Budget
-from eightball_ppo.graders.job import cost_record, describe_cost, estimate_cost, incomplete, make_budget
+from eightball_ppo.graders.job import cost_record, describe_cost, estimate_cost, incomplete, make_budget, make_source
 from eightball_ppo.graders.registry import check_graders, load_graders, parse_grader
 from eightball_ppo.graders.storage.score_table import missing_mass
 from eightball_ppo.graders.storage.sources import GradeSource
@@ -72,8 +73,13 @@ class Plan(NamedTuple):
         return [*(probe.text for group in groups for probe in group), *EMPTY]
 
 
-def run(config: AuditConfig) -> Path:
+def run(config: AuditConfig, judge: Grader | None = None, gold: Questions | None = None) -> Path:
     """Audits the grader, writes the run with audit.json and audit.html, and records the verdict in the grade store.
+
+    Args:
+        config: The options of the audit.
+        judge: Is audited instead of the grader of `config`.
+        gold: The labelled questions, instead of those of `config`.
 
     Returns:
         The directory of the run.
@@ -88,13 +94,14 @@ def run(config: AuditConfig) -> Path:
     labels = config.label_set()
     if config.grade_table is not None:
         raise InputError(f"--grade_table {config.grade_table}: an audit asks the grader itself; pass --grader alone")
-    check_graders(config, labels)
-    plan = _plan(config, labels)
+    if judge is None:
+        check_graders(config, labels)
+    plan = _plan(config, load_gold(config, labels) if gold is None else gold, labels)
     if config.dry_run:
-        raise DryRun(_estimate_cost(config, labels, plan))
+        raise DryRun(_estimate_cost(config, labels, plan, judge))
     with Run(config, "audit") as audit_run:
         return audit_run.finish(
-            broadcast_from_main(lambda: _audit(config, labels, plan, audit_run), config.ddp_timeout)
+            broadcast_from_main(lambda: _audit(config, labels, plan, audit_run, judge), config.ddp_timeout)
         )
 
 
@@ -112,17 +119,18 @@ def load_gold(config: AuditConfig, labels: LabelSet) -> Questions:
     return gold
 
 
-def _plan(config: AuditConfig, labels: LabelSet) -> Plan:
+def _plan(config: AuditConfig, gold: Questions, labels: LabelSet) -> Plan:
     """Draws the sample by hashes of texts and seed, so that a larger one contains the smaller one."""
-    gold = load_gold(config, labels)
     ranked = sorted(set(gold.texts), key=lambda text: hashlib.sha256(f"{config.seed}:{text}".encode()).digest())
     sample = ranked[: config.audit_questions]
     injected = {question: injections(question, labels.names) for question in sample[:MAX_INJECTED]}
     return Plan(gold, {question: probe_variants(question) for question in sample}, injected)
 
 
-def _estimate_cost(config: AuditConfig, labels: LabelSet, plan: Plan) -> str:
-    lines = [estimate_cost(config, labels, [*plan.gold.texts, *plan.probes])]
+def _estimate_cost(config: AuditConfig, labels: LabelSet, plan: Plan, judge: Grader | None) -> str:
+    lines = [estimate_cost(config, labels, [*plan.gold.texts, *plan.probes], judge)]
+    if judge is not None:
+        return lines[0]
     with GradeStore(config.grade_store) as store:
         for name, permuted in order_sensitivity.permuted_options(config, labels).items():
             source = load_graders(permuted, labels, store, make_budget(config), shown=permuted.label_set())
@@ -134,11 +142,11 @@ def _estimate_cost(config: AuditConfig, labels: LabelSet, plan: Plan) -> str:
     return "\n".join(lines)
 
 
-def _audit(config: AuditConfig, labels: LabelSet, plan: Plan, audit_run: Run) -> dict[str, Any]:
+def _audit(config: AuditConfig, labels: LabelSet, plan: Plan, audit_run: Run, judge: Grader | None) -> dict[str, Any]:
     """Writes the record and the page, prints the verdict, and returns the results of the run."""
     budget = make_budget(config)
     with GradeStore(config.grade_store) as store:
-        record = _measure(config, labels, plan, store, budget)
+        record = _measure(config, labels, plan, store, budget, judge)
         limits = vars(config) if plan.gold.gold else {**vars(config), "min_accuracy": 0.0, "min_kappa": -1.0}
         record["checks"] = [] if record["deliberate"] else checks.checks(record, limits)
         record["failed_checks"] = [check["sentence"] for check in record["checks"] if not check["passed"]]
@@ -163,9 +171,11 @@ def verdict_line(record: dict[str, Any]) -> str:
     return f"FAIL: {'; '.join(record['failed_checks'])}" if record["failed_checks"] else "PASS"
 
 
-def _measure(config: AuditConfig, labels: LabelSet, plan: Plan, store: GradeStore, budget: Budget) -> dict[str, Any]:
+def _measure(
+    config: AuditConfig, labels: LabelSet, plan: Plan, store: GradeStore, budget: Budget, judge: Grader | None
+) -> dict[str, Any]:
     lenient = replace(config, max_grade_failures=1.0)  # the failure rate is a result of the audit
-    source = load_graders(lenient, labels, store, budget)
+    source = make_source(lenient, labels, store, budget, judge)
     gold, answers = _measure_gold(config, plan, source, budget, labels)
     answers |= complete_grades(source.fill(plan.probes), plan.probes)
     _check_budget(config, budget)
@@ -183,10 +193,12 @@ def _measure(config: AuditConfig, labels: LabelSet, plan: Plan, store: GradeStor
         "empty": [
             {"text": text, **measures.distribution(answers[text], labels.names)} for text in EMPTY if text in answers
         ],
+        "order": None,
         "repeats": order_sensitivity.repeats(source, plan.sample[:MAX_REPEATED], budget),
     }
     del source  # frees its model before the next is loaded
-    record["order"] = order_sensitivity.order_sensitivity(lenient, labels, plan.sample, answers, store, budget)
+    if judge is None:  # one that is passed is shown no options that could be permuted
+        record["order"] = order_sensitivity.order_sensitivity(lenient, labels, plan.sample, answers, store, budget)
     _check_budget(config, budget)
     return record
 
