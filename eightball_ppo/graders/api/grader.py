@@ -61,7 +61,7 @@ class ApiGrader(Grader):
             "grader": "api",
             "model": config.grader_model,
             "server": server_of(config),
-            "prompt": config.grader_prompt,
+            "prompt": task.prompt.name,
             "prompt_sha256": task.prompt.sha,
             "mode": mode.name,
             "samples": samples,
