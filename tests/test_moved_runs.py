@@ -119,13 +119,13 @@ def test_adapters_on_a_local_base_are_pushed_as_a_full_model(
     push.check_stage(config)
     push.push_stage(config)
     (repository,) = pushed
-    told = [line for line in capsys.readouterr().out.splitlines() if "adapters are merged" in line]
-    assert told == [f"{lora}: its adapters are merged into their base; a full model is uploaded"]
+    lines = [line for line in capsys.readouterr().out.splitlines() if "adapters are merged" in line]
+    assert lines == [f"{lora}: its adapters are merged into their base; a full model is uploaded"]
     AutoModelForSequenceClassification.from_pretrained(repository)
     torch.testing.assert_close(predict_logits_NK(*load(repository)), expected_NK)
     assert not list(repository.rglob("adapter*"))
     card = (repository / "README.md").read_text()
-    assert "from_pretrained" in card and "PeftModel" not in card
+    assert "pipeline(" in card and "PeftModel" not in card
     for file in repository.rglob("*.json"):
         assert str(tmp_path) not in file.read_text()
 
