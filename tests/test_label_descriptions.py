@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from conftest import REPOSITORY
 from eightball_ppo.cli.parser import build_parser
 from eightball_ppo.config.methods import PPOConfig
 from eightball_ppo.config.stages import GradeConfig
@@ -118,6 +119,8 @@ def test_a_bad_file_of_descriptions_is_one_line(tmp_path: Path, name: str, text:
     assert "\n" not in str(caught.value) and str(tmp_path / name) in str(caught.value)
 
 
-def test_help_names_every_prompt_of_the_package() -> None:
+def test_help_and_readme_name_every_prompt_of_the_package() -> None:
     (action,) = [action for action in build_parser(PPOConfig)._actions if action.dest == "grader_prompt"]
-    assert {file.stem for file in DIRECTORY.glob("*.jinja")} <= set(re.findall(r"\w+", action.help))
+    prompts = {file.stem for file in DIRECTORY.glob("*.jinja")}
+    assert prompts <= set(re.findall(r"\w+", action.help))
+    assert prompts <= set(re.findall(r"`(\w+)`", (REPOSITORY / "README.md").read_text(encoding="utf-8")))

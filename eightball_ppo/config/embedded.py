@@ -32,10 +32,10 @@ def recipe_file(name: str) -> Path:
     """The recipe at the path `name`, or the embedded one of that name.
 
     Raises:
-        InputError: Neither exists.
+        InputError: A name, not a path, that is neither.
     """
     file = Path(name)
-    if file.exists():
+    if file.exists() or name != file.stem:
         return file
     known = {recipe.stem: recipe for recipe in sorted(folder("recipes").glob("*.yaml"))}
     if name not in known:

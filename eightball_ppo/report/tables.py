@@ -4,12 +4,13 @@ import sys
 from typing import Any
 
 import pandas as pd
+from rich import markup
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 from tqdm import tqdm
 
 from eightball_ppo.labels import LabelSet
+from eightball_ppo.runtime.redaction import printable
 
 NUM_CHANGES = 5
 MAX_LABELS = 8  # labels that are printed side by side
@@ -19,6 +20,11 @@ _METRICS = (
     *("label_histogram", "greedy_histogram", "grader_histogram"),
 )
 _COMPLETIONS = ("probability", "score", "kl", "reward")
+
+
+def escape(text: str) -> str:
+    """`text` as rich prints it literally: no markup, and nothing that the terminal takes as a command."""
+    return markup.escape(printable(text))
 
 
 def _console(stderr: bool = False) -> Console:
