@@ -80,13 +80,17 @@ def test_yaml_keeps_the_labels_yes_and_no(tmp_path: Path) -> None:
 
 
 def test_prompt_and_descriptions_are_part_of_the_fingerprint(tmp_path: Path) -> None:
+    def grader(config: GradeConfig) -> ApiGrader:
+        return ApiGrader(config, JudgeTask.load(config, INTENTS), MODES["logprobs"])
+
     def fingerprint(config: GradeConfig) -> str:
-        return ApiGrader(config, JudgeTask.load(config, INTENTS), MODES["logprobs"]).fingerprint
+        return grader(config).fingerprint
 
     plain, described = api(), api(label_descriptions=DESCRIBED)
     others = [replace(plain, grader_prompt="optimist"), described, api(label_descriptions=DESCRIBED[:1])]
     assert len({fingerprint(config) for config in [plain, *others]}) == 4
     assert fingerprint(api(label_descriptions=DESCRIBED[::-1])) == fingerprint(described)  # their order is no setting
+    assert grader(described).settings["label_descriptions"]["refund"] == "The customer wants money back"
     copy = tmp_path / "copy.jinja"
     copy.write_bytes((DIRECTORY / "classify.jinja").read_bytes())
     assert fingerprint(replace(plain, grader_prompt=str(copy))) == fingerprint(plain)

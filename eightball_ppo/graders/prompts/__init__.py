@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from jinja2 import StrictUndefined, Template, TemplateSyntaxError, meta
 from jinja2.sandbox import ImmutableSandboxedEnvironment
@@ -140,9 +140,14 @@ class Prompt:
 
     @property
     def sha(self) -> str:
-        """First 16 hex digits of the SHA-256 of the file's text and the descriptions."""
-        described = json.dumps(sorted(self.descriptions)) if self.descriptions else ""
-        return hashlib.sha256((self.source + described).encode()).hexdigest()[:16]
+        """First 16 hex digits of the SHA-256 of the file's text."""
+        return hashlib.sha256(self.source.encode()).hexdigest()[:16]
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What a grader records of the prompt; all but the name "prompt" changes its grades."""
+        described = {"label_descriptions": dict(self.descriptions)} if self.descriptions else {}
+        return {"prompt": self.name, "prompt_sha256": self.sha, **described}
 
     def render(self, question: str, labels: LabelSet, answer: str | None = None) -> Messages:
         """Renders the prompt for one question and, for a prompt that rates, one answer."""
