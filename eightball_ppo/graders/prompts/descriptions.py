@@ -44,7 +44,7 @@ def _pairs_of(file: Path) -> Iterable[tuple[str, str]]:
         if file.suffix == ".json":
             pairs = json.loads(text, object_pairs_hook=tuple)
         else:  # as written: safe_load makes True of the label Yes
-            root = yaml.compose(text, yaml.SafeLoader)
+            root: Any = yaml.compose(text, yaml.SafeLoader)
             pairs = tuple((key.value, value.value) for key, value in root.value) if _is_mapping(root) else None
         if not isinstance(pairs, tuple):
             raise ValueError("a mapping from label to text is needed")
