@@ -36,6 +36,7 @@ import eightball_ppo  # noqa: F401  for the Auto classes
 
 Array = NDArray[np.float64]
 LARGEST = 1e-6
+EMBEDDED = Path(__file__).parents[1] / "datasets"  # data sets that are named, not a path
 FILES = {"train": "rl", "heldout": "heldout"}
 HISTOGRAMS = ("label_histogram", "greedy_histogram", "grader_histogram")
 
@@ -120,8 +121,10 @@ class Ground:
         self.terms, self.labels, self.batch_size = terms, terms["labels"], batch_size
         self.texts, self.ref_NK, self.score_NK, self.gold_N = {}, {}, {}, {}
         policy = self.policy(reference)
+        data = dataset or Path(terms["dataset_name"])
+        data = data if data.exists() else EMBEDDED / data
         for split, file in FILES.items():
-            rows = rows_of((dataset or Path(terms["dataset_name"])) / f"{file}.jsonl")
+            rows = rows_of(data / f"{file}.jsonl")
             rows = [row for row in rows if row[terms["text_column"]].strip() in grades]
             self.texts[split] = [row[terms["text_column"]].strip() for row in rows]
             self.ref_NK[split] = policy.logp_NK(self.texts[split])

@@ -50,7 +50,7 @@ def permuted_options(config: AuditConfig, labels: LabelSet) -> dict[str, AuditCo
     """
     specs = parse_grader(config.grader)
     names = list(labels.canonical().names)  # the order that the prompts of the audited grader show
-    if not {spec.name for spec in specs} & SHOWN_OPTIONS or Prompt.load(config.grader_prompt, labels).scale == "rating":
+    if not {spec.name for spec in specs} & SHOWN_OPTIONS or Prompt.of(config, labels).scale == "rating":
         return {}
     options: dict[str, Any] = {"grader": ",".join(":".join(filter(None, (spec.name, spec.argument))) for spec in specs)}
     orders = {AS_GIVEN: names} if options["grader"] != config.grader else {}

@@ -60,7 +60,7 @@ COMMANDS = {
         "eightball_ppo.config.stages:AuditConfig",
         "eightball_ppo.auditing.run:run",
         "test a grader before training on it",
-        ("--grader bert --gold_file datasets/eightball/heldout.jsonl",),
+        ("--grader bert", "--grader bert --gold_file gold.jsonl"),
     ),
     **{
         name: Command(

@@ -68,7 +68,7 @@ def build_parser(config_class: type[Any], usage: str | None = None, epilog: str 
     texts = {"description": inspect.cleandoc(config_class.__doc__ or ""), "usage": usage, "epilog": epilog}
     # without abbreviations, compare's --kl_coefs is not also --kl_coef
     parser = Parser([config_class], allow_abbrev=False, formatter_class=_HelpFormatter, **texts)
-    help_text = "Options from a file; flags override them."
+    help_text = "Options from a file, or from a recipe of the package by its name; flags override them."
     parser.add_argument("--config", metavar="FILE.yaml", help=help_text, default=argparse.SUPPRESS)
     _group_options(parser, config_class)
     return parser
@@ -101,7 +101,7 @@ def parse(config_class: type[C], argv: Sequence[str], usage: str | None = None, 
         position = arguments.index("--config")
         if position + 1 >= len(arguments):
             raise InputError("--config: names no file")
-        parser.set_defaults_with_config(**read_recipe(Path(arguments[position + 1]), config_class))
+        parser.set_defaults_with_config(**read_recipe(arguments[position + 1], config_class))
         arguments = arguments[:position] + arguments[position + 2 :]
     config, unknown = parser.parse_args_and_config(arguments, return_remaining_strings=True)
     if unknown:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from eightball_ppo.config.embedded import embedded_dataset
 from eightball_ppo.errors import InputError
 from eightball_ppo.runtime.paths import local_path, resolves_to, stays_inside
 
@@ -33,13 +34,18 @@ class Source:
     classes: dict[str, list[str]]
 
 
+def dataset_path(dataset_name: str) -> Path | None:
+    """The directory or file of a local or embedded data set; None for one on the Hub."""
+    return embedded_dataset(dataset_name) or local_path(dataset_name)
+
+
 def open_split(dataset_name: str, split: str, config_name: str | None = None) -> Source:
     """Opens a split of a local or Hub data set.
 
     Raises:
         InputError: No such data set or split, or a file that cannot be read.
     """
-    path = local_path(dataset_name)
+    path = dataset_path(dataset_name)
     if path is None:
         return from_dataset(f"{dataset_name}[{split}]", _load_from_hub(dataset_name, split, config_name))
     if path.is_file():
@@ -63,7 +69,7 @@ def open_split(dataset_name: str, split: str, config_name: str | None = None) ->
 
 def splits_of(dataset_name: str) -> list[str] | None:
     """The split names of a local data set; None for one on the Hub."""
-    path = local_path(dataset_name)
+    path = dataset_path(dataset_name)
     if path is None:
         return None
     if path.is_file() or (path / "state.json").is_file():

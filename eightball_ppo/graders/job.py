@@ -56,7 +56,7 @@ def incomplete(config: GraderConfig, reason: str) -> IncompleteError:
     """The error of an incomplete grading: the grader, the reason, and how to continue."""
     fix = f"good grades are stored in {config.grade_store}; run the same command again to grade the rest"
     if config.grade_table is not None:
-        fix = "grade what is missing (scripts/grade.py), or allow more with --max_grade_failures"
+        fix = "grade what is missing (eightball grade), or allow more with --max_grade_failures"
     return IncompleteError(f"grader {config.grader}: {reason}; {fix}")
 
 
@@ -213,7 +213,7 @@ def _record(
         **cost_record(config, budget),
         "stopped": budget.stopped,
         "grader_settings": source.settings,
-        "prompt": Prompt.load(config.grader_prompt, config.label_set()).source if has_prompt else None,
+        "prompt": Prompt.of(config, config.label_set()).source if has_prompt else None,
     }
 
 

@@ -115,6 +115,8 @@ def check_graders(config: GraderConfig, labels: LabelSet) -> None:
             raise InputError(f"--grader {name}: which model? pass --grader_model")
     if "llm" in names and config.grade_table is None:
         check_checkpoint(str(config.grader_model), "--grader_model")
+    if config.label_descriptions and not names & {"llm", "api"}:
+        raise InputError(f"--label_descriptions: are for graders llm and api, not for --grader {config.grader}")
     if "api" in names:
         from eightball_ppo.graders.api.client import check_base_url
 

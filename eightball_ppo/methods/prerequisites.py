@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from eightball_ppo.config.data import DataConfig
+from eightball_ppo.config.embedded import same_dataset
 from eightball_ppo.config.graded import GraderTrainingConfig
 from eightball_ppo.config.recipes import read_recipe, read_section
 from eightball_ppo.config.stages import RewardConfig, SFTConfig
@@ -72,7 +73,7 @@ def check_prerequisites(
 def _options_if_missing(config: GraderTrainingConfig, section: str, flag: str, stage: type[Any]) -> Any | None:
     """The options by which to train a model; None if it exists and can be used."""
     path: str = getattr(config, flag.removeprefix("--"))
-    recipe = None if config.upstream_config is None else Path(config.upstream_config)
+    recipe = config.upstream_config
     stage_options = None if recipe is None else read_section(recipe, section)
     trainable = stage_options is not None or path == stage.output_dir
     if not trainable or Path(path).exists():
@@ -94,7 +95,7 @@ def _options_if_missing(config: GraderTrainingConfig, section: str, flag: str, s
 def _check_same_data(run: Path, flag: str, config: GraderTrainingConfig) -> None:
     """Raises InputError if a run that would be reused by default was trained on other data."""
     trained_on = read_config(run)["dataset_name"]
-    if Path(trained_on).absolute() != Path(config.dataset_name).absolute():
+    if not same_dataset(trained_on, config.dataset_name):
         raise InputError(
             f"{run}: was trained on {trained_on}, not on --dataset_name {config.dataset_name}; name another {flag}, or "
             f"pass {flag} ./{run} to use it all the same"

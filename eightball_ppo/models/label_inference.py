@@ -13,7 +13,8 @@ from eightball_ppo.data import label_names, train_split
 from eightball_ppo.errors import InputError
 from eightball_ppo.labels import LabelSet
 from eightball_ppo.models.loading import check_checkpoint
-from eightball_ppo.runtime.paths import local_path
+from eightball_ppo.runtime.moved_runs import locate
+from eightball_ppo.runtime.paths import ADAPTER_CONFIG, local_path
 
 C = TypeVar("C", bound=RunConfig)
 
@@ -79,8 +80,9 @@ def _of_model(name: str, flag: str) -> list[str] | None:
     from eightball_ppo.models.safe_loading import checked_loading
 
     with checked_loading(name, flag, "not a loadable checkpoint"):
-        if path is not None and (path / "adapter_config.json").is_file():
-            return _of_model(json.loads((path / "adapter_config.json").read_text())["base_model_name_or_path"], flag)
+        if path is not None and (path / ADAPTER_CONFIG).is_file():
+            base = json.loads((path / ADAPTER_CONFIG).read_text())["base_model_name_or_path"]
+            return _of_model(locate(base, path), flag)
         content, _ = PreTrainedConfig.get_config_dict(name if path is None else str(path))
         id2label = PreTrainedConfig.from_dict(content).id2label  # of any architecture, without its code
         return list(LabelSet.of_model(id2label).names)

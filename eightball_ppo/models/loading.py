@@ -15,9 +15,9 @@ from eightball_ppo.models.attention import always_mask, needs_always_mask
 from eightball_ppo.models.finetuned import format_names, load_finetuned
 from eightball_ppo.models.packaged import PACKAGED_MINILM, checked_minilm_dir
 from eightball_ppo.models.precision import cast_encoder
-from eightball_ppo.models.safe_loading import ADAPTER_CONFIG, checked_loading
+from eightball_ppo.models.safe_loading import checked_loading
 from eightball_ppo.models.tokenization import TokenTable, max_input_length, set_max_length, tokenize
-from eightball_ppo.runtime.paths import local_path
+from eightball_ppo.runtime.paths import ADAPTER_CONFIG, local_path
 
 
 def check_checkpoint(name: str, flag: str) -> Path | None:

@@ -44,7 +44,7 @@ def _options(directory: Path, trust_remote_code: bool) -> dict[str, Any]:
     """The options of a comparison. They may come from a stranger, so that they cannot turn on remote code."""
     if "env" in read_config(directory):
         raise InputError(f"{directory / CONFIG}: holds env, which no run writes; take it out")
-    options = read_recipe(directory / CONFIG, CompareConfig)
+    options = read_recipe(str(directory / CONFIG), CompareConfig)
     if options.get("trust_remote_code") and not trust_remote_code:
         raise InputError(
             f"{directory}: was made with --trust_remote_code; pass it if code that came with its models may run here"

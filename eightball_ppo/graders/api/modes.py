@@ -35,7 +35,7 @@ class JudgeTask(NamedTuple):
             InputError: A bad prompt or verbalizer.
         """
         words = verbalizers.parse_verbalizers(config.grader_verbalizers, labels)
-        return cls(Prompt.load(config.grader_prompt, labels), labels, words)
+        return cls(Prompt.of(config, labels), labels, words)
 
 
 def choices_of(reply: dict[str, Any]) -> list[dict[str, Any]]:

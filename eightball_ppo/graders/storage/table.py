@@ -106,7 +106,7 @@ class GradeTable(GradeSource):
         except (OSError, ValueError, pa.ArrowException) as error:
             raise self._error(f"not a readable parquet file ({error})") from None
         if missing := {"question", "label", "score", "status", "grader"} - set(table.column_names):
-            raise self._error(f"no column {min(missing)!r}; scripts/grade.py writes one")
+            raise self._error(f"no column {min(missing)!r}; eightball grade writes one")
         if not (pa.types.is_floating(kind := table.schema.field("score").type) or pa.types.is_null(kind)):
             raise self._error(f"column 'score' holds {kind}, floating-point numbers are needed")
         return table
