@@ -1,6 +1,7 @@
 """`eightball compare`: prepares the shared files, makes every run of the grid, reads the runs back and reports."""
 
 import contextlib
+import dataclasses
 import sys
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from eightball_ppo.comparison.workers import run_grid
 from eightball_ppo.config.compare import CompareConfig
 from eightball_ppo.data import Questions
 from eightball_ppo.errors import DryRun, IncompleteError, InputError
+from eightball_ppo.methods.preflight import preflight
 from eightball_ppo.methods.prerequisites import estimate_stage_cost
 from eightball_ppo.methods.task import load_splits
 from eightball_ppo.models.label_inference import with_labels
@@ -41,12 +43,24 @@ def run(config: CompareConfig) -> Path:
         grid.run_config(spec, config)  # refuses bad options before anything is trained
     questions = load_splits(config)
     workspace.check(config, questions)
+    _check_runs(specs, config, questions)
     if config.dry_run:
         raise DryRun(_estimate_cost(specs, config, questions))
     with contextlib.closing(DirectoryLock(Path(config.output_dir))):
         workspace.check(config, questions)  # another process may have changed it since
         _compare(config, groups, specs)
     return Path(config.output_dir)
+
+
+def _check_runs(specs: list[grid.RunSpec], config: CompareConfig, questions: dict[str, Questions]) -> None:
+    """Raises InputError for a run that could not be trained, before the reference is trained and a judge is asked."""
+    names = () if workspace.is_prepared(config) else ("sft_model_path", "upstream_config", "grade_table")
+    sources = {name: getattr(config, name) for name in names}
+    reference = None
+    for spec in specs:
+        if spec.seed == config.seeds[0]:
+            run = dataclasses.replace(grid.run_config(spec, config), **sources)
+            _, reference = preflight(run, questions, reference)
 
 
 def _estimate_cost(specs: list[grid.RunSpec], config: CompareConfig, questions: dict[str, Questions]) -> str:

@@ -44,7 +44,7 @@ def train_prerequisites(config: GraderTrainingConfig, reference: bool = True, ju
     """
     needed: list[tuple[Callable[[Any], Path], Any]] = []
     if reference:
-        needed.append((sft.train, _options_if_missing(config, "sft", "--sft_model_path", SFTConfig)))
+        needed.append((sft.train, reference_options(config)))
     if judge and calls_reward_model(config):
         options = _options_if_missing(config, "reward", "--reward_model_path", RewardConfig)
         needed.append((reward_model.train, options))
@@ -55,6 +55,15 @@ def train_prerequisites(config: GraderTrainingConfig, reference: bool = True, ju
         except TrainingInterrupted as stop:
             message = f"stopped while {options.output_dir} was trained; the same command resumes it"
             raise TrainingInterrupted(message, stop.signal_number) from None
+
+
+def reference_options(config: GraderTrainingConfig) -> SFTConfig | None:
+    """The options by which to train the reference; None if it exists.
+
+    Raises:
+        InputError: It is missing and has no recipe, or it exists and cannot be used.
+    """
+    return _options_if_missing(config, "sft", "--sft_model_path", SFTConfig)
 
 
 def _options_if_missing(config: GraderTrainingConfig, section: str, flag: str, stage: type[Any]) -> Any | None:

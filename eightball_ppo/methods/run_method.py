@@ -10,28 +10,28 @@ from transformers import PreTrainedModel, TrainerCallback
 
 from eightball_ppo.config import registry
 from eightball_ppo.config.graded import MethodConfig
-from eightball_ppo.config.model import LoraOptions
 from eightball_ppo.config.training import CheckpointedConfig
 from eightball_ppo.data import Questions
 from eightball_ppo.errors import DryRun, InputError
 from eightball_ppo.evaluation import before_after
 from eightball_ppo.graders.base import Grader
-from eightball_ppo.graders.budgeted_scores import check_budget_single_process
 from eightball_ppo.hub.cards import write_card
 from eightball_ppo.labels import LabelSet
+from eightball_ppo.methods.preflight import check_questions, load_part, preflight
 from eightball_ppo.methods.prerequisites import estimate_stage_cost
 from eightball_ppo.methods.resume_task import resume_context_for_task
 from eightball_ppo.methods.task import Inputs, LoadedModel, Task, load_splits, load_task, logits_NK
 from eightball_ppo.models.label_inference import with_labels
 from eightball_ppo.models.loading import label_set
 from eightball_ppo.models.saving import save_policy
-from eightball_ppo.models.trainable import check_rates
 from eightball_ppo.report import plots, tables
 from eightball_ppo.runtime.distributed import is_main_process
-from eightball_ppo.runtime.launch import mixed_precision, require_one_precision
+from eightball_ppo.runtime.launch import mixed_precision
 from eightball_ppo.runtime.progress import METRICS
 from eightball_ppo.runtime.run import Run, check_output_dir, read_metrics
 from eightball_ppo.training.resume import find_resume_point
+
+RESOLVED = ("learning_rate", "value_learning_rate", "total_episodes", "num_train_epochs", "stop_optimum_fraction")
 
 
 def run_method(
@@ -73,29 +73,16 @@ def run_method(
     questions = load_splits(config, given)
     if config.dry_run:
         raise DryRun(estimate_stage_cost(config, questions, judge))
-    if spec.samples:
-        check_budget_single_process(config)
-        require_one_precision()
-    fit, check = _load(name, spec.fit), _load(name, spec.check) if spec.check else lambda *_: None
-    check(config, len(questions["train"]))  # before anything is trained or graded
+    config, reference = preflight(config, questions, model)
     point = find_resume_point(config, name) if isinstance(config, CheckpointedConfig) else None
-    task = load_task(config, questions, given)
-    check(config, len(task.questions["train"]))  # without those that have no complete grade
-    if isinstance(config, LoraOptions):
-        check_rates(task.classifier, config)
+    task = load_task(config, questions, given._replace(model=reference))
+    check_questions(config, len(task.questions["train"]))  # without those that have no complete grade
     task = replace(task, resume=resume_context_for_task(task, point), callbacks=tuple(callbacks))
     with Run(config, name, task.resume.progress) as run:
-        policy = fit(task, run)
+        policy = load_part(name, spec.fit)(task, run)
         if not isinstance(policy, nn.Module):
             raise InputError(f"method {name}: {spec.fit} returned {type(policy).__name__}, not a model")
         return finish(task, policy, run)
-
-
-def _load(name: str, reference: str) -> Any:
-    try:
-        return registry.load(reference)
-    except (AttributeError, ImportError, ValueError) as error:
-        raise InputError(f"method {name}: {reference} cannot be loaded ({error})") from None
 
 
 def _check_given(given: Inputs) -> None:
@@ -142,6 +129,7 @@ def finish(task: Task[Any], policy: PreTrainedModel, run: Run) -> Path:
         "splits": {split: task.record(split, table_NK) for split, table_NK in after_NK.items()},
         "reference": {split: task.record(split, table_NK) for split, table_NK in task.ref_logits_NK.items()},
         "seconds": run.seconds,
+        **{name: getattr(config, name) for name in RESOLVED if hasattr(config, name)},
         **run.results,
     }
     if is_main_process():

@@ -2,7 +2,7 @@
 
 import copy
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, Generic, NamedTuple, TypeVar
@@ -22,6 +22,7 @@ from eightball_ppo.graders.budgeted_scores import BudgetedScores
 from eightball_ppo.graders.job import check_grades, grade_job
 from eightball_ppo.graders.registry import check_graders
 from eightball_ppo.labels import LabelSet
+from eightball_ppo.methods.defaults import resolve_defaults
 from eightball_ppo.methods.prerequisites import train_prerequisites
 from eightball_ppo.models.loading import label_set, load_classifier, predict_logits_NK
 from eightball_ppo.models.tokenization import TokenTable, max_input_length, set_max_length, token_table, tokenize
@@ -163,35 +164,46 @@ def load_splits(config: GraderTrainingConfig, given: Inputs = NO_INPUTS) -> dict
     return splits
 
 
+def load_reference(config: MethodConfig, given: LoadedModel | None = None) -> LoadedModel:
+    """The classifier that training starts from and its tokenizer: a copy of `given`, or what `config` names.
+
+    Raises:
+        InputError: A bad checkpoint, or other labels than those of `config`.
+    """
+    if given is None:
+        name = f"--sft_model_path {config.sft_model_path}"
+        model = load_classifier(
+            config.sft_model_path, "--sft_model_path", DTYPES[config.dtype], config.trust_remote_code
+        )
+    else:
+        model, name = copy.deepcopy(given), "the model that was passed"
+    config.label_set().require_same(label_set(model[0]), "--labels", name)
+    set_max_length(model[1], model[0], config.max_length)
+    return model
+
+
 def load_task(config: C, questions: dict[str, Questions], given: Inputs = NO_INPUTS) -> Task[C]:
     """Loads or trains the reference, and grades the questions.
 
     Args:
         config: The options of a method.
         questions: The splits, of `load_splits`; those without a complete grade are left out of the task.
-        given: Objects that replace what `config` names.
+        given: Objects that replace what `config` names; the task takes the model as it is.
 
     Raises:
         InputError: Bad checkpoint or grader, labels that differ between them, or a grader that is too weak.
         IncompleteError: Too many grades failed.
     """
     train_prerequisites(config, given.model is None, given.judge is None)
+    classifier, tokenizer = given.model or load_reference(config)
     labels = config.label_set()
-    if given.model is None:
-        model_name = f"--sft_model_path {config.sft_model_path}"
-        classifier, tokenizer = load_classifier(
-            config.sft_model_path, "--sft_model_path", DTYPES[config.dtype], config.trust_remote_code
-        )
-    else:
-        (classifier, tokenizer), model_name = copy.deepcopy(given.model), "the model that was passed"
-    labels.require_same(label_set(classifier), "--labels", model_name)
+    config = resolve_defaults(config, classifier, len(questions["train"]))
     grading = grade_job(config, labels, questions, given.judge)
     complete_N = {split: scores.complete_N for split, scores in grading.tables.items()}
     questions = {
         split: asked if complete_N[split].all() else asked.subset(np.flatnonzero(complete_N[split]))
         for split, asked in questions.items()
     }
-    set_max_length(tokenizer, classifier, config.max_length)
     tokens = {split: tokenize(asked, tokenizer, max_input_length(tokenizer)) for split, asked in questions.items()}
     noisy_logp_NK = grading.training.logp_NK[torch.from_numpy(complete_N["train"])]
     train_scores_NK = convert_scores(noisy_logp_NK, config.score_type)
@@ -222,7 +234,14 @@ def logits_NK(model: PreTrainedModel, table: TokenTable) -> Tensor:
 
 
 def train_on_rows(
-    task: Task, policy: PreTrainedModel, rows: list[int], loss: Loss, run: Run, stage: str, resume: ResumeContext
+    task: Task,
+    policy: PreTrainedModel,
+    rows: list[int],
+    loss: Loss,
+    run: Run,
+    stage: str,
+    resume: ResumeContext,
+    callbacks: Sequence[TrainerCallback] = (),
 ) -> int:
     """Trains `policy` in place on the training questions with the indices `rows`, logged as `stage`.
 
@@ -234,6 +253,7 @@ def train_on_rows(
         run: Logs the training.
         stage: The name of the training; the exact metrics are measured if it is that of the method.
         resume: How the training is stopped and resumed.
+        callbacks: Of the method; those of the task follow.
 
     Returns:
         The number of optimizer steps.
@@ -241,7 +261,9 @@ def train_on_rows(
     texts = [task.questions["train"].texts[row] for row in rows]
     measure = (lambda: task.exact_metrics(policy)) if stage == run.method else dict
     fixed = (task.config, run, stage, measure, loss)
-    return train_classifier(policy, task.tokenizer, texts, rows, *fixed, resume=resume, callbacks=task.callbacks)
+    return train_classifier(
+        policy, task.tokenizer, texts, rows, *fixed, resume=resume, callbacks=(*callbacks, *task.callbacks)
+    )
 
 
 def record_rollouts(

@@ -18,7 +18,7 @@ def repeats_per_epoch(config: PPOConfig, num_questions: int, world_size: int) ->
     """
     if config.repeats_per_epoch is not None:
         return config.repeats_per_epoch
-    batch = min(MAX_DEFAULT_BATCH, config.total_episodes)
+    batch = min(MAX_DEFAULT_BATCH, config.total_episodes or MAX_DEFAULT_BATCH)
     if config.per_device_train_batch_size is not None:
         batch = config.per_device_train_batch_size * world_size
     return max(2, -(-batch // num_questions))
