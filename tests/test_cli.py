@@ -24,12 +24,6 @@ def test_flags_beat_yaml_beats_defaults(tmp_path: Path) -> None:
     assert parse(PPOConfig, []) == PPOConfig()
 
 
-def test_default_learning_rate_shrinks_with_kl_coef() -> None:
-    rates = [parse(PPOConfig, ["--kl_coef", beta]).learning_rate for beta in ("0.05", "1", "100")]
-    assert rates == [0.012, 0.012, 0.00012]
-    assert parse(PPOConfig, ["--kl_coef", "100", "--learning_rate", "0.01"]).learning_rate == 0.01
-
-
 @pytest.mark.parametrize(
     ("argv", "message"),
     [

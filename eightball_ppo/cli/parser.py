@@ -6,14 +6,16 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Sequence
+from dataclasses import fields
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
 from eightball_ppo.config.base import RunConfig
+from eightball_ppo.config.compare import CompareConfig
 from eightball_ppo.config.fields import ANY, Rule
 from eightball_ppo.config.methods import PPOConfig
 from eightball_ppo.config.recipes import read_recipe
-from eightball_ppo.config.registry import load
+from eightball_ppo.config.registry import METHODS, load
 from eightball_ppo.config.trl_unsupported import TRL_OPTIONS
 from eightball_ppo.errors import DryRun, IncompleteError, InputError, TrainingDivergedError, TrainingInterrupted
 from eightball_ppo.runtime import signals
@@ -68,8 +70,19 @@ def parse(config_class: type[C], argv: Sequence[str], usage: str | None = None, 
         arguments = arguments[:position] + arguments[position + 2 :]
     config, unknown = parser.parse_args_and_config(arguments, return_remaining_strings=True)
     if unknown:
-        raise InputError(f"unknown option {' '.join(unknown)}; see --help")
+        raise InputError(f"unknown option {' '.join(unknown)}; {_hint(config_class, unknown)}see --help")
     return config
+
+
+def _hint(config_class: type[Any], unknown: list[str]) -> str:
+    """How to pass to `compare` an option that methods have."""
+    if config_class is not CompareConfig:
+        return ""
+    option, value = unknown[0].removeprefix("--"), (unknown[1:2] or ["true"])[0]
+    preferred = sorted(METHODS.items(), key=lambda item: item[0] != "ppo")
+    owners = [name for name, spec in preferred if option in {field.name for field in fields(spec.config_class)}]
+    value = "true" if value.startswith("--") else value
+    return f"pass --method_options {owners[0]}.{option}={value}; " if owners else ""
 
 
 def _split_at_equals(argument: str) -> list[str]:

@@ -65,7 +65,7 @@ def train(config: RewardConfig) -> Path:
         more: dict[str, Any] = {"model_name_or_path": config.model_name_or_path, "temperature": temperature}
         more |= {"truncated_questions": truncated, "training_questions": len(training)}
         more |= {"validation_questions": len(validation)}
-        return finish_classifier(model, tokenizer, run, record, config.seed, **more)
+        return finish_classifier(model, tokenizer, run, record, heldout, config, **more)
 
 
 def _record(logits_NK: Tensor, temperature: float, heldout: Questions, labels: LabelSet) -> dict[str, Any]:

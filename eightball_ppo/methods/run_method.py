@@ -1,11 +1,12 @@
 """What all methods share: check, load, resume, fit, evaluate, write. A method is its options and its `fit`."""
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from torch import nn
+import numpy as np
+from torch import Tensor, nn
 from transformers import PreTrainedModel, TrainerCallback
 
 from eightball_ppo.config import registry
@@ -24,7 +25,7 @@ from eightball_ppo.methods.task import Inputs, LoadedModel, Task, load_splits, l
 from eightball_ppo.models.label_inference import with_labels
 from eightball_ppo.models.loading import label_set
 from eightball_ppo.models.saving import save_policy
-from eightball_ppo.report import plots, tables
+from eightball_ppo.report import plots, tables, verdict
 from eightball_ppo.runtime.distributed import is_main_process
 from eightball_ppo.runtime.launch import mixed_precision
 from eightball_ppo.runtime.progress import METRICS
@@ -99,7 +100,7 @@ def _check_given(given: Inputs) -> None:
 
 
 def finish(task: Task[Any], policy: PreTrainedModel, run: Run) -> Path:
-    """Evaluates the trained policy, writes everything that a run directory holds, and prints the tables.
+    """Evaluates the trained policy, writes everything that a run directory holds, and prints tables and verdict.
 
     Args:
         task: The task.
@@ -132,6 +133,8 @@ def finish(task: Task[Any], policy: PreTrainedModel, run: Run) -> Path:
         **{name: getattr(config, name) for name in RESOLVED if hasattr(config, name)},
         **run.results,
     }
+    table, change = None, _change(task, after_NK["heldout"])
+    results |= {"change": asdict(change), "verdict": _verdict(task, change)}
     if is_main_process():
         save_policy(policy, task.tokenizer, run.path, merge=getattr(config, "merge_adapter", False))
         before_and_after_NK = (task.ref_logits_NK["heldout"], after_NK["heldout"])
@@ -142,6 +145,30 @@ def finish(task: Task[Any], policy: PreTrainedModel, run: Run) -> Path:
         plots.plot_label_histogram(results, run.path / "labels.png")
         plots.plot_curves(read_metrics(run.path), run.path / "curves.png", run.method)
         write_card(run.path, results)
+    target = run.finish(results)
+    if table is not None:
         tables.print_before_after(table, task.labels)
         tables.print_results(results, config.grade_table or config.grader)
-    return run.finish(results)
+        verdict.print_verdict(results["verdict"])
+    return target
+
+
+def _change(task: Task[Any], after_NK: Tensor) -> verdict.Change:
+    """The held-out texts on which the policy is right, before and after, by gold label; without any, by the judge's."""
+    gold = task.questions["heldout"].label_ids
+    right_N = task.graded("heldout").score_NK.argmax(-1).numpy() if gold is None else np.asarray(gold)
+    before_N, after_N = (logits.argmax(-1).numpy() for logits in (task.ref_logits_NK["heldout"], after_NK))
+    return verdict.mcnemar(before_N == right_N, after_N == right_N, gold=gold is not None)
+
+
+def _verdict(task: Task[Any], change: verdict.Change) -> list[str]:
+    """The three sentences at the end of a run."""
+    config = task.config
+    command = verdict.predict_command(config.output_dir, task.questions["heldout"].texts)
+    if change.verdict == "worse" and config.grade_table is None:
+        command = ("audit", "--grader", config.grader, *verdict.dataset_flags(config))
+    return [
+        verdict.change_sentence(change),
+        verdict.saved_sentence(config.output_dir),
+        verdict.next_sentence(*command),
+    ]

@@ -53,7 +53,7 @@ def train(config: SFTConfig) -> Path:
         model = merge_adapter(model, config, run)
         logits_NK = predict_logits_NK(model, tokenize(heldout, tokenizer, max_input_length(tokenizer)))
         record = _record(logits_NK, heldout, questions.label_ids, labels, config.seed)
-        return finish_classifier(model, tokenizer, run, record, config.seed, truncated_questions=truncated)
+        return finish_classifier(model, tokenizer, run, record, heldout, config, truncated_questions=truncated)
 
 
 def new_policy(

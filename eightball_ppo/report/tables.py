@@ -11,13 +11,10 @@ from tqdm import tqdm
 
 from eightball_ppo.labels import LabelSet
 
-NUM_CHANGES = 5
+NUM_CHANGES = 3
 MAX_LABELS = 8  # labels that are printed side by side
 FILE_WIDTH = 120  # columns, where the output is no terminal
-_METRICS = (
-    *("expected_score", "objective", "optimum_fraction", "kl", "entropy", "gold_accuracy", "gold_probability"),
-    *("label_histogram", "greedy_histogram", "grader_histogram"),
-)
+_METRICS = ("expected_score", "objective", "optimum_fraction", "kl", "entropy", "gold_accuracy", "gold_probability")
 _COMPLETIONS = ("probability", "score", "kl", "reward")
 
 
