@@ -114,7 +114,14 @@ def main() -> None:
     for seed in args.seeds:
         started = time.process_time()
         words = ["--output_dir", str(directory / f"ppo-{seed}"), "--seed", str(seed), "--overwrite_output_dir"]
-        words += ["--grade_store", str(directory / "grades.sqlite3"), "--disable_tqdm", *options]
+        words += [
+            "--grade_store",
+            str(directory / "grades.sqlite3"),
+            "--disable_tqdm",
+            "--labels",
+            *judge.labels.names,
+            *options,
+        ]
         run = run_method(parse(PPOConfig, words), model=load_classifier(str(classifier), "classifier"), judge=judge,
                          train=questions, evaluation=gold)  # fmt: skip
         results = read_results(run)

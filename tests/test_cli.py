@@ -19,7 +19,7 @@ def test_flags_beat_yaml_beats_defaults(tmp_path: Path) -> None:
     file.write_text("kl_coef: 0.5\nlearning_rate: 1e-3\nlabels: [a, b]\nmax_grad_norm: 2\nnum_mini_batches: 16.0\n")
     config = parse(PPOConfig, ["--config", str(file), "--kl_coef=0.7", "--per_device_train_batch_size", "64"])
     assert (config.kl_coef, config.learning_rate, config.labels) == (0.7, 1e-3, ["a", "b"])
-    assert (config.per_device_train_batch_size, config.max_grad_norm, config.cliprange) == (64, 2.0, 0.1)
+    assert (config.per_device_train_batch_size, config.max_grad_norm, config.cliprange) == (64, 2.0, None)
     assert isinstance(config.num_mini_batches, int) and config.num_mini_batches == 16
     assert parse(PPOConfig, []) == PPOConfig()
 

@@ -33,7 +33,6 @@ METHOD_OPTIONS = {
         ("--push_to_hub", "--push_to_hub: to which repository?", False),
         ("--push_to_hub --hub_model_id me/ball", "HF_HUB_OFFLINE is set", False),
         ("--baseline exact --grader_call_budget 9", "--baseline exact: needs all grades", False),
-        ("--labels Yes No Perhaps", "labels differ", False),
         ("--sft_model_path ./nowhere", "no such directory", False),
     ],
     "rloo": [
@@ -51,7 +50,11 @@ METHOD_OPTIONS = {
     ],
     "compare": [
         ("--methods exact --seeds 0 --method_options exact.learning_rate=0.01", "--learning_rate 0.01: too high", True),
-        ("--methods ppo --seeds 0 --method_options ppo.num_mini_batches=7", "does not divide", False),
+        (
+            "--methods ppo --seeds 0 --method_options ppo.per_device_train_batch_size=20 ppo.num_mini_batches=3",
+            "does not divide",
+            False,
+        ),
         ("--use_peft", "pass --method_options ppo.use_peft=true", False),
         ("--methods exact --stop_optimum_fraction 0.9", "unknown option --stop_optimum_fraction", False),
     ],

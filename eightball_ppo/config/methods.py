@@ -57,6 +57,8 @@ class PPOConfig(RolloutConfig):
     by_classifier: ClassVar[Mapping[str, ByClassifier]] = {
         "learning_rate": ByClassifier(0.012, 0.001, 5e-5, 0.001),
         "value_learning_rate": ByClassifier(0.0012, 0.0012, 1e-4, 0.0012),
+        "num_ppo_epochs": ByClassifier(4, 4, 2, 2),
+        "cliprange": ByClassifier(0.1, 0.1, 0.2, 0.2),
         "stop_optimum_fraction": STOP_OPTIMUM_FRACTION,
     }
 
@@ -65,7 +67,7 @@ class PPOConfig(RolloutConfig):
     per_device_train_batch_size: int | None = option(None, "Episodes per update; default: one pass, 1200 at most.")
     baseline: Literal["value", "exact"] = option("value", "value: a value model; exact: the policy's exact value.")
     num_mini_batches: int = option(8, "Minibatches, so optimizer steps, per PPO epoch.", AT_LEAST_1)
-    num_ppo_epochs: int = option(4, "Passes over each batch.", AT_LEAST_1)
+    num_ppo_epochs: int | None = option(None, "Passes over each batch; default 4, encoder 2.", AT_LEAST_1)
     learning_rate: float | None = option(
         None, "Peak; default 0.012, LoRA 0.001, encoder 5e-5, / max(1, beta).", NOT_NEGATIVE
     )
@@ -75,7 +77,7 @@ class PPOConfig(RolloutConfig):
     weight_decay: float = option(0.0, "AdamW's decoupled weight decay.", NOT_NEGATIVE)
     adam_beta2: float = option(0.9, "AdamW's decay of squared gradients; PPO's shrink a hundredfold.", DECAY_RATE)
     max_grad_norm: float | None = option(None, "Clip the gradient norm at every step; none: no clipping.", POSITIVE)
-    cliprange: float = option(0.1, "Clip range of the probability ratio.", POSITIVE)
+    cliprange: float | None = option(None, "Clip range of the probability ratio; default 0.1, encoder 0.2.", POSITIVE)
     cliprange_value: float = option(10.0, "Clip range of the value, in units of the score.", POSITIVE)
     vf_coef: float = option(0.1, "Weight of the value loss.", NOT_NEGATIVE)
     whiten_rewards: bool = option(False, "Whiten rewards, too (advantages always are).")

@@ -59,6 +59,7 @@ def updates_between_metrics(config: PPOConfig, batch: int, num_questions: int, n
     forward and a backward pass (as much as two more) of every minibatch of every PPO epoch; a question that occurs
     twice in a pass is computed once.
     """
+    assert config.num_ppo_epochs is not None
     minibatch = min(batch // config.num_mini_batches, num_questions)
     update = (1 + 2) * config.num_ppo_epochs * config.num_mini_batches * minibatch
     passes = min(batch, num_questions) + update
