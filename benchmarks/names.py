@@ -3,6 +3,7 @@
 python benchmarks/names.py
 """
 
+import argparse
 import ast
 import re
 import subprocess
@@ -20,7 +21,7 @@ table_logits_NK first_N require_sides answers_of same_recipe load_ground voices_
 SplitGrades Yardstick ToldError GuardError Stopped HiddenStates StaysInEval RowClassifier _GradeLookup SequenceIds
 QuestionReader ExactBaseline TermsConfig GradedConfig SampledConfig GroupConfig StageConfig LearningConfig FitConfig
 Judged OutOfBudgetError CallFailedError NextWords Averaged Noisy Remapped SplitOfGrades Joined Watched JobGrades
-TrainingGrades Till Keeper Checkpoints Keeping RunningLoss _Flow ExactTrainer Resumption Spent TrainerProgress Late
+TrainingGrades Till Keeper Checkpoints Keeping RunningLoss _Flow Resumption Spent TrainerProgress Late
 Randomness OfEveryRank Enough LastBatch Guards Ending GradientWatch WatchedScores WatchedTraining Episodes GroupJob
 Holes Measured NoQuestion Spot Ball Flip Look Spread _Asked _File RecallForSequenceClassification NEVER MOST
 LEAVING_OUT MOST_WATCHED INHERITED MEND WATCHED FEW LIKE MEASURED FLUKE SHORTEST ECHO FORWARD PATIENCE _NEVER _AGAIN
@@ -47,6 +48,7 @@ def names_in(source: str) -> Iterator[tuple[int, str]]:
 
 
 def main() -> None:
+    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
     listed = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True).stdout.split(
         "\n"
     )

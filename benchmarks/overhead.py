@@ -143,6 +143,8 @@ def main() -> None:
     parser.add_argument("--updates", type=int, default=6)
     parser.add_argument("--questions", type=int, default=200)
     args = parser.parse_args()
+    if args.questions % PPOConfig.num_mini_batches:
+        parser.error(f"--questions {args.questions}: must be a multiple of {PPOConfig.num_mini_batches}")
     torch.set_num_threads(1)
     silence_libraries()
     batch = args.questions

@@ -5,6 +5,7 @@
 Time is processor time, so that other work on the machine does not count.
 """
 
+import argparse
 import contextlib
 import itertools
 import json
@@ -34,6 +35,7 @@ def resident_mb() -> float:
 
 
 def main() -> int:
+    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
     configure_logging()
     silence_libraries()
     torch.set_num_threads(1)

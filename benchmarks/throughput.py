@@ -4,7 +4,7 @@ python benchmarks/throughput.py
 python benchmarks/throughput.py --before COMMIT --rounds 9      # or a checkout: ours after and before a change
 
 One process per peer, one thread each; the peers alternate round by round, so that other work on the machine affects all
-of them equally. A round is a run of enough updates to fill `--seconds_per_round`, after a first update that does not
+of them equally. A round is a run of enough updates to fill `--seconds-per-round`, after a first update that does not
 count; the results list the work that a run does once, such as freezing objects for the garbage collector, as its start.
 The result is the ratio of episodes per processor second within a round, of the first of `--peers` (ours by default) to
 every other peer.

@@ -4,7 +4,6 @@ from pathlib import Path
 
 import torch
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 
 from eightball_ppo.config.stages import PredictConfig
@@ -14,7 +13,7 @@ from eightball_ppo.data.reading import SURROGATE
 from eightball_ppo.errors import InputError
 from eightball_ppo.models.loading import label_set, load_classifier, predict_logits_NK
 from eightball_ppo.models.tokenization import max_input_length, tokenize
-from eightball_ppo.report.tables import MAX_LABELS
+from eightball_ppo.report.tables import MAX_LABELS, escape
 
 
 def answers(config: PredictConfig) -> list[tuple[str, str, dict[str, float]]]:

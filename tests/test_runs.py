@@ -1,6 +1,8 @@
 """A run directory is complete or does not exist."""
 
+import errno
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -8,6 +10,7 @@ import yaml
 
 from eightball_ppo.config.stages import SFTConfig
 from eightball_ppo.errors import InputError
+from eightball_ppo.runtime import atomic_io
 from eightball_ppo.runtime.run import Run, check_output_dir, read_metrics
 
 
@@ -79,3 +82,41 @@ def test_rest_of_a_killed_replacement_is_removed(tmp_path: Path) -> None:
         with Run(config(tmp_path / "run", overwrite_output_dir=True), "sft") as run:
             run.finish({"run": number})
     assert [path.name for path in tmp_path.iterdir()] == ["run"]
+
+
+def test_a_run_that_another_process_finished_meanwhile_is_not_replaced(tmp_path: Path) -> None:
+    first = config(tmp_path / "run")
+    check_output_dir(first)
+    with Run(config(tmp_path / "run"), "sft") as run:
+        run.finish({"run": "of another process"})
+    with pytest.raises(InputError, match="holds another run; pass --overwrite_output_dir"):
+        Run(first, "sft")
+    assert json.loads((tmp_path / "run" / "results.json").read_text()) == {"run": "of another process"}
+    assert [path.name for path in tmp_path.iterdir()] == ["run"]
+
+
+@pytest.mark.parametrize("suffix", [".unfinished", ".replaced"])
+@pytest.mark.parametrize("kind", ["link", "directory", "file"])
+def test_files_that_no_run_has_written_are_not_removed(suffix: str, kind: str, tmp_path: Path) -> None:
+    other, rest = tmp_path / "other", tmp_path / f"run{suffix}"
+    directory = other if kind == "link" else rest
+    if kind == "file":
+        rest.write_text("of a user")
+    else:
+        directory.mkdir()
+        (directory / "thesis.tex").write_text("of a user")
+    if kind == "link":
+        rest.symlink_to(other)
+    with pytest.raises(InputError, match=rf"run{suffix}: .*; move it away, or name another --output_dir"):
+        check_output_dir(config(tmp_path / "run"))
+    assert rest.read_text() == "of a user" if kind == "file" else (rest / "thesis.tex").exists()
+
+
+def test_a_file_system_without_locks_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_locks(*_: object, **__: object) -> bool:
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr(atomic_io, "lock_descriptor", no_locks)
+    with pytest.raises(InputError, match=r"cannot be locked .*; name an --output_dir on a file system with locks"):
+        Run(config(tmp_path / "run"), "sft")
+    assert not list(tmp_path.iterdir())

@@ -58,3 +58,23 @@ def test_runs_with_another_limit_of_grades_have_their_own_rows(tmp_path: Path) -
     limits = ("max_grader_calls", "max_cost", "grading_timeout", "max_grade_failures")
     runs = [run(tmp_path / limit, seed, 0.5, **{limit: 9.0}) for seed, limit in enumerate(limits)]
     assert len(markdown_tables(runs).splitlines()) == 2 + len(limits)
+
+
+@pytest.mark.parametrize(
+    ("file", "content"),
+    [
+        (
+            "results.json",
+            '{"method": "reward", "seed": Infinity, "seconds": 1, "splits": {"heldout": {"accuracy": 1}}}',
+        ),
+        ("results.json", '{"method": "reward", "seed": 0, "seconds": 1, "splits": {"heldout": {"accuracy": []}}}'),
+        ("results.json", '{"method": "reward", "seed": 0, "seconds": 1, "splits": {"heldout": {"accuracy": "1"}}}'),
+        ("config.yaml", "{seed: 0, a: {1: 2, b: 3}}"),
+        ("config.yaml", "{seed: 0, a: 2026-11-30}"),
+        ("config.yaml", "{seed: 0, a: &a [*a]}"),
+    ],
+)
+def test_damaged_files_of_a_run_are_one_line(file: str, content: str, tmp_path: Path) -> None:
+    (run(tmp_path / "a", 0, 0.5) / file).write_text(content)
+    with pytest.raises(InputError, match=f"{file} is damaged, or of another version"):
+        markdown_tables([tmp_path / "a"])

@@ -22,7 +22,7 @@ from eightball_ppo.runtime import signals
 from eightball_ppo.runtime.distributed import destroy_process_group, is_main_process, num_processes
 from eightball_ppo.runtime.launch import check_launch, init_process_group, peer_failure
 from eightball_ppo.runtime.logging import configure_logging, silence_libraries
-from eightball_ppo.runtime.redaction import redact
+from eightball_ppo.runtime.redaction import printable, redact
 from eightball_ppo.runtime.system_errors import as_user_error
 
 C = TypeVar("C")
@@ -168,7 +168,8 @@ def main(
 def _print_error(text: str) -> None:
     """Prints one line on stderr, without secrets; with the rank of any process but the main one."""
     rank = "" if is_main_process() else f"rank {os.environ['RANK']} of {num_processes()}: "
-    print(redact(f"{Path(sys.argv[0]).name}: {rank}{' '.join(text.splitlines())}"), file=sys.stderr)
+    line = redact(f"{Path(sys.argv[0]).name}: {rank}{' '.join(text.splitlines())}")
+    print(printable(line), file=sys.stderr)
 
 
 def _exit_code(error: Exception) -> int:

@@ -6,7 +6,6 @@ from pathlib import Path
 import stamina
 from huggingface_hub import CommitOperationAdd, HfApi, constants
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 
 from eightball_ppo.config.base import RunConfig
@@ -16,6 +15,7 @@ from eightball_ppo.hub.access import check_repo_id, check_write_access, hub_erro
 from eightball_ppo.hub.bundles import Bundle, bundle
 from eightball_ppo.hub.cards import PUSH_RECORD
 from eightball_ppo.hub.spaces import space_bundle
+from eightball_ppo.report.tables import escape
 from eightball_ppo.runtime.atomic_io import write_json
 from eightball_ppo.runtime.distributed import is_main_process
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from eightball_ppo.errors import InputError
 from eightball_ppo.report.markdown import escaped
-from eightball_ppo.runtime.run import RESULTS, read_config, read_results
+from eightball_ppo.runtime.run import CONFIG, RESULTS, read_config, read_results
 
 _METRICS = {
     "sft": ("heldout: gold_accuracy", "heldout: prior_p_value", "seconds"),
@@ -30,9 +30,11 @@ def _read(directory: Path) -> dict[str, Any]:
         raise InputError(f"{directory}: a run of {results['method']}, which trains nothing; leave it out")
     try:
         for metric in _METRICS.get(results["method"], _GRADED_METRICS):
-            float(_value(results, metric) or 0)
+            if (value := _value(results, metric)) is not None and not isinstance(value, int | float):
+                raise TypeError
+            float(value or 0)
         return {**results, "seed": int(results["seed"])}
-    except (AttributeError, KeyError, TypeError, ValueError):
+    except (AttributeError, KeyError, TypeError, ValueError, OverflowError):
         raise InputError(f"{directory}: {RESULTS} is damaged, or of another version; run it again") from None
 
 
@@ -64,7 +66,10 @@ def markdown_tables(directories: list[Path], without_effect: frozenset[str]) -> 
     for directory in directories:
         results, config = _read(directory), read_config(directory)
         options = {name: value for name, value in config.items() if name not in without_effect | _IGNORED_OPTIONS}
-        key = json.dumps([results["method"], options], sort_keys=True)
+        try:
+            key = json.dumps([results["method"], options], sort_keys=True)
+        except (TypeError, ValueError, RecursionError):
+            raise InputError(f"{directory}: {CONFIG} is damaged, or of another version; run it again") from None
         if any(run["seed"] == results["seed"] for run in groups.get(key, [])):
             raise InputError(f"{directory}: seed {results['seed']} of this run occurs twice")
         groups.setdefault(key, []).append(results)

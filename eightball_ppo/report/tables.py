@@ -4,18 +4,24 @@ import sys
 from typing import Any
 
 import pandas as pd
+from rich import markup
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 from tqdm import tqdm
 
 from eightball_ppo.labels import LabelSet
+from eightball_ppo.runtime.redaction import printable
 
 NUM_CHANGES = 3
 MAX_LABELS = 8  # labels that are printed side by side
 FILE_WIDTH = 120  # columns, where the output is no terminal
 _METRICS = ("expected_score", "objective", "optimum_fraction", "kl", "entropy", "gold_accuracy", "gold_probability")
 _COMPLETIONS = ("probability", "score", "kl", "reward")
+
+
+def escape(text: str) -> str:
+    """`text` as rich prints it literally: no markup, and nothing that the terminal takes as a command."""
+    return markup.escape(printable(text))
 
 
 def _console(stderr: bool = False) -> Console:

@@ -15,6 +15,7 @@ from filelock import lock_descriptor
 from eightball_ppo.errors import InputError
 
 CHECKSUMS = "complete.json"  # written last: size and sha256 of every other file
+MAX_NAME_LENGTH = 200  # of a file in it: a longer one is not ours, and the system may refuse it
 
 
 class DirectoryLock:
@@ -26,7 +27,7 @@ class DirectoryLock:
         directory: The directory to lock; created if missing.
 
     Raises:
-        InputError: Another process holds the lock.
+        InputError: Another process holds the lock, or the file system has no locks.
     """
 
     def __init__(self, directory: Path):
@@ -37,7 +38,13 @@ class DirectoryLock:
                 self._descriptor = os.open(directory, os.O_RDONLY)
             except FileNotFoundError:  # another process has just renamed or removed it
                 continue
-            if not lock_descriptor(self._descriptor, blocking=False):
+            try:
+                free = lock_descriptor(self._descriptor, blocking=False)
+            except OSError as error:
+                self.close()
+                problem = f"cannot be locked ({error.strerror}); name an --output_dir on a file system with locks"
+                raise InputError(f"{directory}: {problem}") from None
+            if not free:
                 os.close(self._descriptor)
                 raise InputError(
                     f"{directory}: another run is at work there; wait for its end, or name another --output_dir"
@@ -117,11 +124,11 @@ def verify_checksums(directory: Path) -> None:
     manifest = directory / CHECKSUMS
     try:
         files = dict(json.loads(manifest.read_text(encoding="utf-8"))["files"])
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         raise InputError(f"{manifest}: missing or damaged, so the checkpoint cannot be trusted") from None
     for name, digest in files.items():
         path = directory / name
-        if not path.is_file():
+        if len(name) > MAX_NAME_LENGTH or not path.is_file():
             raise InputError(f"{path}: missing, so the checkpoint is damaged")
         if _digest(path) != digest:
             raise InputError(f"{path}: not as it was written, so the checkpoint is damaged")

@@ -2,6 +2,7 @@
 
 import dataclasses
 import os
+import re
 import shutil
 from pathlib import Path
 
@@ -26,7 +27,8 @@ def staging_path(path: Path) -> Path:
 
 def checkpoints_in(directory: Path) -> list[Path]:
     """The complete checkpoints of a run, oldest first."""
-    found = [path for path in directory.glob("checkpoint-*") if path.name.removeprefix("checkpoint-").isdigit()]
+    names = re.compile("checkpoint-[0-9]+")
+    found = [path for path in directory.glob("checkpoint-*") if names.fullmatch(path.name)]
     return sorted(found, key=update_of)
 
 

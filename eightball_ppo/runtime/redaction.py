@@ -28,6 +28,11 @@ def api_key() -> str | None:
     return None
 
 
+def printable(text: str) -> str:
+    """`text` with a space for every character that a terminal may take as a command, such as an escape code."""
+    return "".join(character if character.isprintable() or character == "\n" else " " for character in text)
+
+
 def redact(text: str) -> str:
     """`text` without the keys and tokens in the environment and without the userinfo of any address."""
     for name in (*KEY_VARIABLES, *TOKEN_VARIABLES):

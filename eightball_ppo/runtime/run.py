@@ -60,6 +60,34 @@ def check_output_dir(config: RunConfig) -> None:
     """
     check_writable(config.output_dir, "--output_dir")
     path = Path(config.output_dir).absolute()
+    unfinished = staging_path(path)
+    for directory in (unfinished, _replaced_path(path)):
+        _check_belongs_to_a_run(directory)
+    if unfinished.is_dir() and is_main_process():
+        DirectoryLock(unfinished).close()
+    _check_nothing_is_lost(config)
+
+
+def _replaced_path(path: Path) -> Path:
+    """Where a run is kept while its successor takes its name."""
+    return path.with_name(path.name + ".replaced")
+
+
+def _check_belongs_to_a_run(directory: Path) -> None:
+    """Raises InputError unless a directory that will be removed is one that a run has written, or empty."""
+    if not os.path.lexists(directory):
+        return
+    fix = "move it away, or name another --output_dir"
+    if directory.is_symlink() or not directory.is_dir():
+        raise InputError(f"{directory}: is no directory that a run has written; {fix}")
+    names = {path.name for path in directory.iterdir() if not path.name.startswith(".")}
+    if names and not names & {CONFIG, ENVIRONMENT, RESULTS, METRICS, "model.safetensors"}:  # a kill may leave one
+        raise InputError(f"{directory}: holds files that no run has written; {fix}")
+
+
+def _check_nothing_is_lost(config: RunConfig) -> None:
+    """Raises InputError if the run would replace a run or a checkpoint without request."""
+    path = Path(config.output_dir).absolute()
     _check_unfinished(config, staging_path(path))
     if config.resumes or not path.is_dir() or not any(path.iterdir()):
         return
@@ -76,8 +104,6 @@ def check_output_dir(config: RunConfig) -> None:
 
 def _check_unfinished(config: RunConfig, unfinished: Path) -> None:
     """Raises InputError unless the unfinished run may be resumed or replaced as `config` asks."""
-    if unfinished.is_dir() and is_main_process():
-        DirectoryLock(unfinished).close()
     checkpoints, resume = checkpoints_in(unfinished), config.resume_from_checkpoint
     if resume is not None and not checkpoints:
         raise InputError(
@@ -131,6 +157,7 @@ class Run:
         if is_main_process():
             self._lock = DirectoryLock(self.path)
             try:
+                _check_nothing_is_lost(config)  # another process may have finished a run there meanwhile
                 if progress is None:
                     clear_directory(self.path)
                     write_config(self.path, config)
@@ -138,7 +165,7 @@ class Run:
                 else:
                     rewind_to(self.path, progress)
                     self._record_resumption(progress.update)
-            except OSError as error:
+            except (OSError, InputError) as error:
                 self.__exit__(type(error), error, None)
                 raise
 
@@ -199,7 +226,7 @@ class Run:
                 # without --save_steps a checkpoint is written only where the run is stopped
                 if not self._keeps_checkpoints or update_of(checkpoint) <= self.obsolete_until:
                     remove_directory(checkpoint)
-            replaced = self.target.with_name(self.target.name + ".replaced")
+            replaced = _replaced_path(self.target)
             shutil.rmtree(replaced, ignore_errors=True)  # of a run that was killed right here
             if self.target.exists():
                 self.target.rename(replaced)

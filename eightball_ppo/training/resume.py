@@ -152,9 +152,12 @@ def _check_intact(path: Path) -> None:
         header = read_header(path / TRAINING)
         same_format = header["format"] == FORMAT
         require(same_format, f"{path}: was written by another version of this program; only that can resume it")
-        metrics_bytes = Progress(**header["progress"]).metrics_bytes
-        intact = isinstance(header["config"], dict) and isinstance(header["inputs"], dict) and header.keys() >= HEADER
-    except (KeyError, TypeError, ValueError):
+        progress = Progress(**header["progress"])
+        metrics_bytes = int(progress.metrics_bytes)
+        numbers = all(isinstance(value, int | float) for value in dataclasses.asdict(progress).values())
+        mappings = isinstance(header["config"], dict) and isinstance(header["inputs"], dict)
+        intact = numbers and mappings and header.keys() >= HEADER
+    except (AttributeError, KeyError, TypeError, ValueError, OSError, OverflowError, RecursionError):
         intact = False
     require(intact, f"{path}: its {TRAINING}/{VALUES} is damaged")
     metrics = path.parent / METRICS
