@@ -35,6 +35,7 @@ from eightball_ppo.config.methods import PPOConfig
 from eightball_ppo.data import load_both
 from eightball_ppo.functional import objective, ppo_losses
 from eightball_ppo.graders.job import grade_job
+from eightball_ppo.methods.defaults import fitting
 from eightball_ppo.models.loading import load_classifier, predict_logits_NK
 from eightball_ppo.models.tokenization import TokenTable, max_input_length, tokenize
 
@@ -119,7 +120,7 @@ def main() -> None:
     parser.add_argument("--grader", default="noisy:0.2:rule:Yes", help="default: Yes is best, but for every fifth")
     parser.add_argument("--seed", type=int, default=PPOConfig.seed)
     parser.add_argument("--kl_coef", type=float, default=PPOConfig.kl_coef)
-    parser.add_argument("--total_episodes", type=int, default=PPOConfig.total_episodes)
+    parser.add_argument("--total_episodes", type=int, default=48_000)
     options = vars(parser.parse_args())
     with tempfile.TemporaryDirectory() as directory:  # first, because it trains runs/sft if that is missing
         flags = [f"--{name}={value}" for name, value in {**options, "output_dir": f"{directory}/run"}.items()]
@@ -127,7 +128,7 @@ def main() -> None:
         subprocess.run([sys.executable, script, *flags], check=True, stdout=subprocess.DEVNULL)
         theirs = json.loads(Path(directory, "run", "results.json").read_text())["splits"]
 
-    config = PPOConfig(**options)
+    config = fitting(PPOConfig(**options), small=True, num_texts=600)
     questions = dict(zip(("train", "heldout"), load_both(config, None, config.label_set()), strict=True))
     classifier, tokenizer = load_classifier(config.sft_model_path, "--sft_model_path")
     scores = grade_job(config, config.label_set(), questions).tables

@@ -119,9 +119,12 @@ def test_audit_of_a_reward_model_and_again_without_calls(
     assert len(record["injection"]["rows"]) == len(INJECTIONS) * 3
     texts = 40 + sum(row["pairs"] for row in record["stability"]["rows"]) + 12 * 9 + len(EMPTY)
     assert results["calls_made"] == texts and record["speed"]["calls"] == 40
-    last = capsys.readouterr().out.strip().splitlines()[-1]
+    last = capsys.readouterr().out.strip().splitlines()[-3:]
     verdict = "PASS" if not results["failed_checks"] else f"FAIL: {'; '.join(results['failed_checks'])}"
-    assert last == f"{verdict} -> {config().output_dir}/audit.html"
+    assert last == results["verdict"] and last[0].startswith(f"{verdict}: right on ")
+    assert last[1] == f"Saved in {config().output_dir}/audit.html" and last[2].startswith(
+        "Next: eightball ppo --grader"
+    )
     with GradeStore(config().grade_store) as store:
         remembered = store.audit_of(results["grader"])
     assert remembered == {

@@ -34,6 +34,7 @@ from eightball_ppo.graders.storage.store import GradeStore
 from eightball_ppo.labels import LabelSet
 from eightball_ppo.models.label_inference import with_labels
 from eightball_ppo.report import tables
+from eightball_ppo.report.verdict import dataset_flags, next_sentence, print_verdict, saved_sentence
 from eightball_ppo.runtime.atomic_io import write_json
 from eightball_ppo.runtime.distributed import broadcast_from_main
 from eightball_ppo.runtime.redaction import redacted
@@ -45,7 +46,7 @@ REPORT = "audit.html"
 MAX_INJECTED = 40  # questions that get every injection for every label
 MAX_REPEATED = 20  # questions that a judge that samples is asked again
 MAX_MISTAKES = 10
-_NOT_PRINTED = ("method", "seed", "grader", "deliberate", "failed_checks", "seconds")
+_NOT_PRINTED = ("method", "seed", "grader", "deliberate", "failed_checks", "seconds", "verdict")
 
 
 class Plan(NamedTuple):
@@ -158,10 +159,22 @@ def _audit(config: AuditConfig, labels: LabelSet, plan: Plan, audit_run: Run, ju
         verdict = {"failed_checks": record["failed_checks"], "accuracy": record["accuracy"], "report": report}
         store.record_audit(fingerprint, verdict)
     results = _results(record, config.seed)
+    results["verdict"] = _verdict(config, record)
     printed = {name: value for name, value in results.items() if name not in _NOT_PRINTED}
     tables.print_record("audit", config.grader, printed)
-    print(f"{verdict_line(record)} -> {report}")
+    print_verdict(results["verdict"])
     return results
+
+
+def _verdict(config: AuditConfig, record: dict[str, Any]) -> list[str]:
+    """The three sentences at the end of an audit."""
+    command = next_sentence("ppo", "--grader", config.grader, *dataset_flags(config))
+    right = round(record["accuracy"] * record["graded"])
+    return [
+        f"{verdict_line(record)}: right on {right} of {record['graded']} gold texts",
+        saved_sentence(Path(config.output_dir) / REPORT),
+        "Next: use another grader, or correct its prompt" if record["failed_checks"] else command,
+    ]
 
 
 def verdict_line(record: dict[str, Any]) -> str:

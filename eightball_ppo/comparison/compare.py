@@ -1,6 +1,7 @@
 """`eightball compare`: prepares the shared files, makes every run of the grid, reads the runs back and reports."""
 
 import contextlib
+import dataclasses
 import logging
 import sys
 from pathlib import Path
@@ -14,6 +15,7 @@ from eightball_ppo.data import Questions
 from eightball_ppo.errors import DryRun, IncompleteError, InputError
 from eightball_ppo.graders.base import Grader
 from eightball_ppo.graders.judges import resolve_judge
+from eightball_ppo.methods.preflight import preflight
 from eightball_ppo.methods.prerequisites import estimate_stage_cost
 from eightball_ppo.methods.task import NO_INPUTS, Inputs, load_splits
 from eightball_ppo.models.label_inference import with_labels
@@ -53,12 +55,26 @@ def run(config: CompareConfig, given: Inputs = NO_INPUTS) -> Path:
         config, judge = resolve_judge(config, given.judge, questions.values())
         given = given._replace(judge=judge)
     workspace.check(config, questions)
+    _check_runs(specs, config, questions, given)
     if config.dry_run:
         raise DryRun(_estimate_cost(specs, config, questions, given.judge))
     with contextlib.closing(DirectoryLock(Path(config.output_dir))):
         workspace.check(config, questions)  # another process may have changed it since
         _compare(config, groups, specs, given)
     return Path(config.output_dir)
+
+
+def _check_runs(
+    specs: list[grid.RunSpec], config: CompareConfig, questions: dict[str, Questions], given: Inputs
+) -> None:
+    """Raises InputError for a run that could not be trained, before the reference is trained and a judge is asked."""
+    names = () if workspace.is_prepared(config) else ("sft_model_path", "upstream_config", "grade_table")
+    sources = {name: getattr(config, name) for name in names}
+    reference = given.model
+    for spec in specs:
+        if spec.seed == config.seeds[0]:
+            run = dataclasses.replace(grid.run_config(spec, config), **sources)
+            _, reference = preflight(run, questions, reference)
 
 
 def _estimate_cost(

@@ -19,7 +19,7 @@ from typing import Any
 from eightball_ppo.comparison.grid import GRADES, REFERENCE_DIR, RunSpec, shared_options
 from eightball_ppo.config.compare import CompareConfig
 from eightball_ppo.config.fields import options_without_effect
-from eightball_ppo.config.graded import GraderTrainingConfig
+from eightball_ppo.config.graded import GraderTrainingConfig, MethodConfig
 from eightball_ppo.config.grader import GRADE_LIMIT_OPTIONS
 from eightball_ppo.config.methods import ReferenceConfig
 from eightball_ppo.data import Questions, pairs
@@ -28,6 +28,7 @@ from eightball_ppo.graders.job import grade_job, make_budget, make_source
 from eightball_ppo.graders.storage.store import GradeStore
 from eightball_ppo.graders.storage.table import write_table
 from eightball_ppo.labels import LabelSet
+from eightball_ppo.methods.defaults import fitting
 from eightball_ppo.methods.prerequisites import train_prerequisites
 from eightball_ppo.methods.task import NO_INPUTS, Inputs, load_splits
 from eightball_ppo.models.loading import label_set, load_classifier
@@ -38,6 +39,7 @@ from eightball_ppo.runtime.run import CONFIG, ENVIRONMENT, environment, read_con
 
 DATA = "data"
 QUESTIONS = "questions"
+TRAINING_QUESTIONS = "training_questions"
 MANIFEST = "manifest.json"  # written last: once it exists, the reference and the grades are complete
 SOURCE_OPTIONS = ("sft_model_path", "reward_model_path", "grade_table")  # read once, when the directory is made
 
@@ -156,7 +158,8 @@ def _make_reference_and_grades(config: CompareConfig, directory: Path, given: In
     with GradeStore(config.grade_store) as store:
         source = make_source(stage, labels, store, make_budget(stage), given.judge)
         write_table(source, [text for split in questions.values() for text in split.texts], directory / GRADES)
-        about = {"grader": source.fingerprint, "grader_settings": source.settings}
+        about: dict[str, Any] = {"grader": source.fingerprint, "grader_settings": source.settings}
+    about |= {TRAINING_QUESTIONS: len(questions["train"])}
     write_json(directory / MANIFEST, {**fingerprints(directory), QUESTIONS: digest_of(questions), **about})
 
 
@@ -185,7 +188,7 @@ def is_prepared(config: CompareConfig) -> bool:
     return (Path(config.output_dir) / MANIFEST).is_file()
 
 
-def check_same_config(directory: Path, config: Any) -> None:
+def check_same_config(directory: Path, config: MethodConfig) -> None:
     """Checks that a finished run was made with the options of `config`.
 
     Raises:
@@ -193,9 +196,16 @@ def check_same_config(directory: Path, config: Any) -> None:
     """
     changeable = options_without_effect(type(config)).union(SOURCE_OPTIONS, GRADE_LIMIT_OPTIONS)
     saved = read_config(directory)
-    for name, value in redacted(dataclasses.asdict(config)).items():
+    for name, value in redacted(dataclasses.asdict(_with_defaults(config))).items():
         if name not in changeable and saved.get(name) != value:
             raise InputError(f"{directory}: was made with --{name} {saved.get(name)}, not {value}")
+
+
+def _with_defaults(config: MethodConfig) -> MethodConfig:
+    """The options with the defaults that fit the reference and the questions of the comparison."""
+    reference = Path(config.sft_model_path)
+    small = json.loads((reference / "config.json").read_text(encoding="utf-8"))["model_type"] == "eightball"
+    return fitting(config, small, manifest(reference.parent)[TRAINING_QUESTIONS])
 
 
 def log_file(config: CompareConfig, spec: RunSpec) -> Path:

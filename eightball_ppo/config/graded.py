@@ -1,9 +1,11 @@
 """Options that methods share: how they learn from a grader's scores, and from sampled answers."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal, Self
+from typing import ClassVar, Literal, Self
 
+from eightball_ppo.config.defaults import EPISODES, AmountByClassifier
 from eightball_ppo.config.fields import AT_LEAST_1, SHARE, Rule, option, require, run_option
 from eightball_ppo.config.grader import GraderConfig
 from eightball_ppo.config.model import Dtype, PolicyOptions
@@ -12,6 +14,9 @@ from eightball_ppo.config.training import CheckpointedConfig, TrainingConfig
 DEFAULT_KL_COEF = 0.1  # for raw scores, times their standard deviation over labels
 MAX_KL_COEF = 1e6  # far above it the rewards leave the range of float32
 ScoreType = Literal["log_prob", "probability", "logit_margin", "raw"]
+STOP = Rule(lambda value: 0 < value <= 1, "must be above 0 and at most 1")
+CONSTANT_SCHEDULES = ("constant", "constant_with_warmup")
+EPISODES_HELP = "Rounded up to full batches; default 80 a text, at least 48000; encoder 20 a text, at least 2400."
 KL_COEF = Rule(lambda value: value >= 0, "must not be negative; 0 switches the penalty off")
 
 
@@ -72,8 +77,30 @@ class MethodConfig(GraderTrainingConfig):
 
 
 @dataclass
-class RolloutConfig(PolicyOptions, CheckpointedConfig, MethodConfig):
+class EarlyStopConfig(PolicyOptions, CheckpointedConfig, MethodConfig):
+    """Options that end a training early because it has nothing left to gain."""
+
+    stop_optimum_fraction: float | None = option(
+        None, "Stop at this optimum_fraction on the training questions; default: encoder 0.995, else 1 (off).", STOP
+    )
+    patience: int | None = option(None, "Stop after this many measurements without a rise; none: off.", AT_LEAST_1)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        schedule = getattr(self, "lr_scheduler_type", "constant")
+        require(
+            self.patience is None or schedule in CONSTANT_SCHEDULES,
+            f"--patience {self.patience}: the last of the gain comes as a {schedule} learning rate falls; pass "
+            "--lr_scheduler_type constant",
+        )
+
+
+@dataclass
+class RolloutConfig(EarlyStopConfig):
     """Options of on-policy methods: logging of sampled completions. Flags are those of TRL's GRPO."""
 
+    amounts: ClassVar[Mapping[str, AmountByClassifier]] = {"total_episodes": EPISODES}
+
+    total_episodes: int | None = option(None, EPISODES_HELP, AT_LEAST_1)
     log_completions: bool = option(False, "Write sampled answers with score, KL and reward to OUTPUT_DIR/completions.")
     completions_steps: int = run_option(10, "Updates between two logs of --log_completions.", AT_LEAST_1)

@@ -1,5 +1,6 @@
 """Grades a data set: fills the grade store and exports the grade table."""
 
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -66,12 +67,17 @@ def _grade(config: GradeConfig, labels: LabelSet, splits: Sequence[Questions], r
     job.check_failures(config, count, details, budget)
     if count["skipped"]:
         raise job.incomplete(config, f"{budget.stopped}; {count['skipped']} of {count.total()} grades are missing")
-    print(
+    table = Path(config.output_dir) / TABLE
+    command = ["eightball", "ppo", "--grade_table", str(table), "--dataset_name", config.dataset_name]
+    verdict = [
         f"{config.grader}: {count['ok']} ok, {count['failed']} failed, {count['refused']} refused; {budget.calls} "
-        f"calls in {run.seconds:.1f} s ({budget.calls / run.seconds:.0f}/s), {budget.tokens} tokens -> "
-        f"{run.target / TABLE}"
-    )
+        f"calls in {run.seconds:.1f} s ({budget.calls / run.seconds:.0f}/s), {budget.tokens} tokens",
+        f"Saved in {table}",
+        f"Next: {shlex.join(command)}",
+    ]
+    print("\n".join(verdict))
     return {
+        "verdict": verdict,
         "method": "grade",
         "seed": config.seed,
         "grader": source.fingerprint,

@@ -8,6 +8,7 @@ from accelerate import PartialState
 from torch import Tensor
 from transformers import PreTrainedModel, set_seed
 
+from eightball_ppo.config.fields import require
 from eightball_ppo.config.methods import DistillConfig
 from eightball_ppo.data import split_by_question
 from eightball_ppo.errors import InputError
@@ -48,9 +49,16 @@ class ThresholdSearch:
 
 
 def check(config: DistillConfig, num_questions: int) -> None:
-    """Raises InputError if several processes would run the original recipe."""
+    """Raises InputError if several processes would run the original recipe, or no question remains for validation."""
     if config.preset == "original" and num_processes() > 1:
         raise InputError("--preset original: takes one question a step, so one process; launch it with one")
+    if config.target == "hard" and config.threshold is None:
+        if config.grader_call_budget is not None:
+            num_questions = min(num_questions, config.grader_call_budget // len(config.label_set()))
+        validation = round(config.validation_fraction * num_questions)
+        fits = 0 < validation < num_questions
+        how = f"--validation_fraction {config.validation_fraction}; pass --threshold, or change the fraction"
+        require(fits, f"{num_questions} questions cannot be split with {how}")
 
 
 def fit(task: Task[DistillConfig], run: Run) -> PreTrainedModel:

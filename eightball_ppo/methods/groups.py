@@ -20,6 +20,7 @@ from eightball_ppo.runtime.distributed import num_processes
 from eightball_ppo.runtime.launch import require_equal_ranks
 from eightball_ppo.runtime.run import Run
 from eightball_ppo.training.checkpoint import CheckpointWriter
+from eightball_ppo.training.early_stop import ForecastCallback, PlateauCallback, early_stop_states
 from eightball_ppo.training.grad_norm import GradNormCallback
 from eightball_ppo.training.resume import ResumeContext
 from eightball_ppo.training.state import PerRankState
@@ -57,8 +58,9 @@ def fit(task: Task[GroupBaselineConfig], run: Run) -> PreTrainedModel:
         run_trainer(trainer, config.seed)
     require_equal_ranks(trainer)
     run.results |= {
-        "episodes": training.updates * batch,
-        "updates": training.updates,
+        "episodes": trainer.state.global_step // training.steps_per_update * batch,
+        "updates": trainer.state.global_step // training.steps_per_update,
+        "stopped_by": training.plateau.stopped_by or "total_episodes",
         "generation_batch_size": batch,
         "world_size": num_processes(),
     }
@@ -109,11 +111,13 @@ class GroupTraining:
         classifier: The classifier inside the policy.
         beta: The present KL coefficient.
         updates: Number of updates.
+        plateau: Stops the training early.
     """
 
     def __init__(self, task: Task[GroupBaselineConfig], batch: int, run: Run):
         self.config = config = task.config
         self.method, self.task, self.batch, self.run = run.method, task, batch, run
+        assert config.total_episodes is not None
         self.updates = -(-config.total_episodes // batch)
         self.steps_per_update = config.steps_per_generation * config.num_iterations
         self.ids = PromptVocabulary(len(task.labels))
@@ -132,12 +136,13 @@ class GroupTraining:
         def reward_kl_coef() -> float:
             return self.beta if penalised else 0.0
 
+        self.plateau = PlateauCallback(config)
         self.scores = record_rollouts(task, self.policy, self.reference, reward_kl_coef, self.updates, run)
 
     def enable_checkpoints(self, trainer: ResumableTrainer, resume: ResumeContext) -> None:
         """Makes `trainer` write checkpoints between updates, and start at the resume point."""
         trainer.steps_per_update, trainer.one_generator = self.steps_per_update, True
-        resume = resume.with_states(("scores", PerRankState(self.scores)))
+        resume = resume.with_states(("scores", PerRankState(self.scores)), *early_stop_states(self.plateau))
         writer = CheckpointWriter(self.config, self.run, self.classifier, self.task.tokenizer, resume)
         trainer.enable_checkpoints(writer)
 
@@ -182,7 +187,10 @@ class GroupTraining:
             train_dataset=Dataset.from_dict({"prompt": [str(row) for row in range(len(self.task.train_scores))]}),
             processing_class=RowTokenizer(self.ids),
             optimizers=(optimizer, None),
-            callbacks=[metrics, GradNormCallback(None, self.scores.fault), *self.task.callbacks],
+            callbacks=[
+                *(metrics, GradNormCallback(None, self.scores.fault), self.plateau),
+                *(ForecastCallback(steps_per_update=self.steps_per_update), *self.task.callbacks),
+            ],
         )
         # TRL loads its reference by name, which an adapter lacks; it reads both attributes during training
         trainer.ref_model = trainer.accelerator.prepare_model(self.reference, evaluation_mode=True)

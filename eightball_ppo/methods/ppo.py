@@ -40,6 +40,7 @@ def check(config: PPOConfig, num_questions: int) -> None:
 def fit(task: Task[PPOConfig], run: Run) -> PreTrainedModel:
     """Returns the policy that TRL's PPO has trained."""
     config, world_size = task.config, num_processes()
+    assert config.total_episodes is not None
     batch = batch_size(config, len(task.questions["train"]), world_size)
     episodes_per_update = batch * world_size
     if config.total_episodes % episodes_per_update and is_main_process():
@@ -56,7 +57,7 @@ def fit(task: Task[PPOConfig], run: Run) -> PreTrainedModel:
     run.results |= {
         "episodes": trainer.state.episode,
         "updates": trainer.state.global_step,
-        "ended_by": "stop_kl" if trainer.state.global_step < updates else "total_episodes",
+        "stopped_by": training.early_stop.stopped_by or "total_episodes",
         "per_device_train_batch_size": batch,
         "world_size": world_size,
     }

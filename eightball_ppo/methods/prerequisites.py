@@ -63,11 +63,20 @@ def check_prerequisites(
     """
     needed: list[tuple[Callable[[Any], Path], Any]] = []
     if reference:
-        needed.append((sft.train, _options_if_missing(config, "sft", "--sft_model_path", SFTConfig)))
+        needed.append((sft.train, reference_options(config)))
     if judge and calls_reward_model(config):
         options = _options_if_missing(config, "reward", "--reward_model_path", RewardConfig)
         needed.append((reward_model.train, options))
     return needed
+
+
+def reference_options(config: GraderTrainingConfig) -> SFTConfig | None:
+    """The options by which to train the reference; None if it exists.
+
+    Raises:
+        InputError: It is missing and has no recipe, or it exists and cannot be used.
+    """
+    return _options_if_missing(config, "sft", "--sft_model_path", SFTConfig)
 
 
 def _options_if_missing(config: GraderTrainingConfig, section: str, flag: str, stage: type[Any]) -> Any | None:

@@ -2,7 +2,7 @@
 
 import copy
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, Generic, NamedTuple, TypeVar
@@ -24,6 +24,7 @@ from eightball_ppo.graders.job import check_grades, grade_job
 from eightball_ppo.graders.judges import takes_columns
 from eightball_ppo.graders.registry import check_graders
 from eightball_ppo.labels import LabelSet
+from eightball_ppo.methods.defaults import resolve_defaults
 from eightball_ppo.methods.prerequisites import train_prerequisites
 from eightball_ppo.methods.score_unit import resolve_kl_coef
 from eightball_ppo.models.loading import label_set, load_classifier, predict_logits_NK
@@ -186,37 +187,49 @@ def load_splits(config: GraderTrainingConfig, given: Inputs = NO_INPUTS) -> dict
     return splits
 
 
+def load_reference(config: MethodConfig, given: LoadedModel | None = None) -> LoadedModel:
+    """The classifier that training starts from and its tokenizer: a copy of `given`, or what `config` names.
+
+    Raises:
+        InputError: A bad checkpoint, or other labels than those of `config`.
+    """
+    if given is None:
+        name = f"--sft_model_path {config.sft_model_path}"
+        classifier, tokenizer = load_classifier(
+            config.sft_model_path, "--sft_model_path", DTYPES[config.dtype], config.trust_remote_code
+        )
+    else:
+        (classifier, tokenizer), name = copy.deepcopy(given), "the model that was passed"
+        classifier = cast_encoder(classifier.to("cpu", torch.float32), DTYPES[config.dtype], name).eval()
+    labels = config.label_set()
+    labels.require_same(label_set(classifier), "--labels", name)
+    assert labels == label_set(classifier), "`with_labels` puts the labels into the order of the classifier"
+    set_max_length(tokenizer, classifier, config.max_length)
+    return classifier, tokenizer
+
+
 def load_task(config: C, questions: dict[str, Questions], given: Inputs = NO_INPUTS) -> Task[C]:
     """Loads or trains the reference, and grades the questions.
 
     Args:
         config: The options of a method.
         questions: The splits, of `load_splits`; those without a complete grade are left out of the task.
-        given: Objects that replace what `config` names.
+        given: Objects that replace what `config` names; the task takes the model as it is.
 
     Raises:
         InputError: Bad checkpoint or grader, labels that differ between them, or a grader that is too weak.
         IncompleteError: Too many grades failed.
     """
     train_prerequisites(config, given.model is None, given.judge is None)
+    classifier, tokenizer = given.model or load_reference(config)
     labels = config.label_set()
-    if given.model is None:
-        model_name = f"--sft_model_path {config.sft_model_path}"
-        classifier, tokenizer = load_classifier(
-            config.sft_model_path, "--sft_model_path", DTYPES[config.dtype], config.trust_remote_code
-        )
-    else:
-        (classifier, tokenizer), model_name = copy.deepcopy(given.model), "the model that was passed"
-        classifier = cast_encoder(classifier.to("cpu", torch.float32), DTYPES[config.dtype], model_name).eval()
-    labels.require_same(label_set(classifier), "--labels", model_name)
-    assert labels == label_set(classifier), "`with_labels` puts the labels into the order of the classifier"
+    config = resolve_defaults(config, classifier, len(questions["train"]))
     grading = grade_job(config, labels, questions, given.judge)
     complete_N = {split: scores.complete_N for split, scores in grading.tables.items()}
     questions = {
         split: asked if complete_N[split].all() else asked.subset(np.flatnonzero(complete_N[split]))
         for split, asked in questions.items()
     }
-    set_max_length(tokenizer, classifier, config.max_length)
     tokens = {split: tokenize(asked, tokenizer, max_input_length(tokenizer)) for split, asked in questions.items()}
     noisy_logp_NK = grading.training.score_NK[torch.from_numpy(complete_N["train"])]
     grader_logp_NK = {s: grading.tables[s].score_NK[torch.from_numpy(complete_N[s])] for s in questions}
@@ -252,7 +265,14 @@ def logits_NK(model: PreTrainedModel, table: TokenTable) -> Tensor:
 
 
 def train_on_rows(
-    task: Task, policy: PreTrainedModel, rows: list[int], loss: Loss, run: Run, stage: str, resume: ResumeContext
+    task: Task,
+    policy: PreTrainedModel,
+    rows: list[int],
+    loss: Loss,
+    run: Run,
+    stage: str,
+    resume: ResumeContext,
+    callbacks: Sequence[TrainerCallback] = (),
 ) -> int:
     """Trains `policy` in place on the training questions with the indices `rows`, logged as `stage`.
 
@@ -264,6 +284,7 @@ def train_on_rows(
         run: Logs the training.
         stage: The name of the training; the exact metrics are measured if it is that of the method.
         resume: How the training is stopped and resumed.
+        callbacks: Of the method; those of the task follow.
 
     Returns:
         The number of optimizer steps.
@@ -271,7 +292,9 @@ def train_on_rows(
     texts = [task.questions["train"].texts[row] for row in rows]
     measure = (lambda: task.exact_metrics(policy)) if stage == run.method else dict
     fixed = (task.config, run, stage, measure, loss)
-    return train_classifier(policy, task.tokenizer, texts, rows, *fixed, resume=resume, callbacks=task.callbacks)
+    return train_classifier(
+        policy, task.tokenizer, texts, rows, *fixed, resume=resume, callbacks=(*callbacks, *task.callbacks)
+    )
 
 
 def record_rollouts(

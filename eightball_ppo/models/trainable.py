@@ -27,8 +27,6 @@ def trainable_copy(classifier: PreTrainedModel, lora: LoraOptions) -> PreTrained
 def check_rates(classifier: PreTrainedModel, config: LoraOptions) -> None:
     """Checks the learning rates of a pretrained encoder, and warns if all weights train in bfloat16.
 
-    The default rates of most stages are made for the small classifier.
-
     Raises:
         InputError: A learning rate that would destroy a pretrained encoder.
     """

@@ -12,13 +12,12 @@ from tqdm import tqdm
 from eightball_ppo.labels import LabelSet
 from eightball_ppo.runtime.redaction import printable
 
-NUM_CHANGES = 5
+NUM_CHANGES = 3
 MAX_LABELS = 8  # labels that are printed side by side
 FILE_WIDTH = 120  # columns, where the output is no terminal
 _METRICS = (
     *("expected_score", "objective", "optimum_fraction", "kl", "entropy"),
     *("judge_agreement", "gold_accuracy", "gold_probability", "label_accuracy", "label_probability"),
-    *("label_histogram", "greedy_histogram", "grader_histogram"),
 )
 _COMPLETIONS = ("probability", "score", "kl", "reward")
 

@@ -26,6 +26,7 @@ from eightball_ppo.runtime.launch import require_equal_ranks
 from eightball_ppo.runtime.run import Run
 from eightball_ppo.runtime.signals import defer_signals
 from eightball_ppo.training.checkpoint import CheckpointWriter
+from eightball_ppo.training.early_stop import ForecastCallback
 from eightball_ppo.training.grad_norm import GradNormCallback
 from eightball_ppo.training.length_sampler import LengthBucketSampler
 from eightball_ppo.training.resume import ResumeContext
@@ -160,7 +161,7 @@ def train_classifier(
         _arguments(config, run, stage, len(texts)),
         data_collator=collate,
         train_dataset=range(len(texts)),
-        callbacks=[MetricsCallback(run, stage, measure), watch, *callbacks],
+        callbacks=[MetricsCallback(run, stage, measure), watch, ForecastCallback("steps"), *callbacks],
         compute_loss_func=None if loss is None else lambda outputs, labels, **_: loss(outputs.logits, labels),
     )
     trainer.sampler = LengthBucketSampler(length_N, trainer.args.train_batch_size, config.seed) if by_length else None
@@ -189,6 +190,7 @@ def _arguments(config: SupervisedConfig, run: Run, stage: str, num_rows: int) ->
     Raises:
         InputError: A tracker or scheduler that transformers does not know.
     """
+    assert config.num_train_epochs is not None
     steps = num_rows * config.num_train_epochs / config.per_device_train_batch_size
     name = run.target.name if stage == run.method else f"{run.target.name} {stage}"
     try:
