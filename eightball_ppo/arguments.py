@@ -136,12 +136,13 @@ def given_inputs(
         if loaded is None and options.get("labels") == list(EIGHTBALL_LABELS):  # the default of the embedded data
             options["labels"] = None
     config = with_labels(config_class(**options))
-    splits: dict[str, Questions | None] = {"train": None, "test": None}
+    learned = measured = None
     if not _is_path(train) or evaluation is not None:  # else `config` names the file, and what is held out of it
         keeps = not isinstance(getattr(judge, "labels", None), LabelSet)  # a Grader reads texts alone
-        for role, data in (("train", train), ("test", evaluation)):
-            splits[role] = None if data is None else questions_from(data, config, config.label_set(), role, keeps)
-    return Inputs(loaded, judge, splits["train"], splits["test"]), config
+        labels = config.label_set()
+        learned = None if train is None else questions_from(train, config, labels, "train", keeps)
+        measured = None if evaluation is None else questions_from(evaluation, config, labels, "test", keeps)
+    return Inputs(loaded, judge, learned, measured), config
 
 
 def _is_path(data: Any) -> bool:
