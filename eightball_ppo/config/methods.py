@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, Self
 
 from eightball_ppo.config.defaults import STOP_OPTIMUM_FRACTION, Amount, AmountByClassifier, ByClassifier
 from eightball_ppo.config.fields import (
