@@ -198,7 +198,7 @@ class PolicyTrainer:
         if is_main_process():
             with arguments_in_messages():
                 run = str(self._place(self.args).output_dir)
-                push.run(PushConfig([run], repo_id, hub_private_repo=self.args.hub_private_repo))
+                push.run(PushConfig(run_dirs=[run], repo_id=repo_id, hub_private_repo=self.args.hub_private_repo))
 
     def _run(self, config: MethodConfig) -> Path:
         """Runs the method of `config`, under whatever launcher started this program."""

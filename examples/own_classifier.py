@@ -46,8 +46,7 @@ def main(directory: Path = Path("own-classifier")) -> None:
     tickets, gold = write_tickets(directory)
     classifier = str(directory / "classifier")  # yours is there already: any `transformers` text classifier
     if not Path(classifier).exists():
-        columns = {"text_column": "text", "label_column": "label", "dataset_test_split": "0.2"}
-        sft.train(SFTConfig(output_dir=classifier, dataset_name=tickets, **columns, disable_tqdm=True))
+        sft.train(SFTConfig(output_dir=classifier, dataset_name=tickets, disable_tqdm=True))
 
     trainer = DistillTrainer(classifier, judge, DistillConfig(disable_tqdm=True), tickets, gold)
     before = trainer.evaluate()["eval_gold_accuracy"]

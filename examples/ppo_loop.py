@@ -76,6 +76,9 @@ def ppo(
 
     `rows` and `actions` are one tensor [B] per update, `permutations` one [B] per epoch; sampled if None.
     """
+    # `fitting` has put numbers into these
+    assert config.total_episodes and config.learning_rate and config.value_learning_rate
+    assert config.num_ppo_epochs and config.cliprange
     if rows is None:
         batch = ANSWERS * len(score_NK)
         rows = [torch.randperm(batch) % len(score_NK) for _ in range(-(-config.total_episodes // batch))]
@@ -92,7 +95,7 @@ def ppo(
             ref_logp_B = ppo_losses.action_logp_B(ref_logits_NK[row_B], action_B)
             # 2. Reward: the score of this label, minus beta times its KL to the reference.
             kl_B = ppo_losses.kl_k1_B(logp_B, ref_logp_B)
-            reward_B = ppo_losses.reward_B(score_NK[row_B, action_B], kl_B, config.kl_coef)
+            reward_B = ppo_losses.reward_B(score_NK[row_B, action_B], kl_B, config.beta)
             # 3. Advantage: the reward minus the predicted value; over the update, mean 0 and variance 1.
             advantage_B = ppo_losses.whiten_B(ppo_losses.advantage_B(reward_B, value_B))
         steps = []
@@ -119,7 +122,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--grader", default="noisy:0.2:rule:Yes", help="default: Yes is best, but for every fifth")
     parser.add_argument("--seed", type=int, default=PPOConfig.seed)
-    parser.add_argument("--kl_coef", type=float, default=PPOConfig.kl_coef)
+    parser.add_argument("--kl_coef", type=float, default=0.1)
     parser.add_argument("--total_episodes", type=int, default=48_000)
     options = vars(parser.parse_args())
     with tempfile.TemporaryDirectory() as directory:  # first, because it trains runs/sft if that is missing
@@ -137,12 +140,12 @@ def main() -> None:
     torch.manual_seed(config.seed)
     policy = Network(copy.deepcopy(classifier), tokens["train"])
     value = Network(value_network(classifier), tokens["train"])
-    for update, mean in enumerate(ppo(policy, value, ref_logits["train"], scores["train"].logp_NK, config), start=1):
+    for update, mean in enumerate(ppo(policy, value, ref_logits["train"], scores["train"].score_NK, config), start=1):
         print(f"update {update}: reward {mean['reward']:.3f}, KL {mean['kl']:.3f} nats")
     for split, table in tokens.items():
         logp_NK = predict_logits_NK(policy.classifier, table).double().log_softmax(-1)
-        ref_logp_NK, score_NK = ref_logits[split].double().log_softmax(-1), scores[split].logp_NK.double()
-        share = objective.optimum_fraction(logp_NK, ref_logp_NK, score_NK, config.kl_coef)
+        ref_logp_NK, score_NK = ref_logits[split].double().log_softmax(-1), scores[split].score_NK.double()
+        share = objective.optimum_fraction(logp_NK, ref_logp_NK, score_NK, config.beta)
         print(f"{split}: share of the optimum {share:.4f}; of scripts/ppo.py {theirs[split]['optimum_fraction']:.4f}")
 
 

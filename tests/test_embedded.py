@@ -76,6 +76,7 @@ def test_missing_models_are_trained_by_a_recipe_that_was_named() -> None:
     config = parse(PPOConfig, ["--config", "minilm_lora"])
     assert read_section(str(config.upstream_config), "sft") is not None
     options = prerequisites._options_if_missing(config, "sft", "--sft_model_path", SFTConfig)
+    assert options is not None
     assert (options.model_name_or_path, options.output_dir) == ("minilm", "runs/minilm/sft")
 
 

@@ -28,8 +28,9 @@ def test_record_equals_hand_computed_numbers() -> None:
 
 
 def test_only_gold_labels_give_a_gold_accuracy() -> None:
-    for labels, kind in (({}, None), ({"label_ids": [0, 1], "gold": False}, "label")):
-        record = describe(REFERENCE, REFERENCE, Questions("q", ["one?", "two?"], **labels), LABELS)
+    for label_ids, kind in ((None, None), ([0, 1], "label")):
+        questions = Questions("q", ["one?", "two?"], label_ids, gold=False)
+        record = describe(REFERENCE, REFERENCE, questions, LABELS)
         assert "gold_accuracy" not in record and "gold_probability" not in record and record["kl"] == 0
         assert ("label_accuracy" in record) == (kind is not None)
 

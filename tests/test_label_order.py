@@ -109,13 +109,17 @@ def test_audit_and_distill_in_other_orders_share_grades_and_verdict(sft_run: Pat
     (tmp_path / "judge.py").write_text(JUDGE)
     shared: dict[str, Any] = {"grader": f"python:{tmp_path}/judge.py:judge", "disable_tqdm": True}
     shared["grade_store"] = str(tmp_path / "grades.sqlite3")
-    questions = {"gold_file": str(tmp_path / "gold.jsonl"), "audit_questions": 1, "labels": ["Maybe", "No", "Yes"]}
+    questions: dict[str, Any] = {
+        "gold_file": str(tmp_path / "gold.jsonl"),
+        "audit_questions": 1,
+        "labels": ["Maybe", "No", "Yes"],
+    }
     audit.run(AuditConfig(output_dir=str(tmp_path / "audit"), **questions, **shared))
     calls = (tmp_path / "judge.calls").read_text()
     assert all(row["question"] in calls for row in rows)
 
     texts, gold = [row["question"] for row in rows], [LABELS.id_of(row["answer"]) for row in rows]
-    given = {"train": Questions("gold", texts[:6]), "evaluation": Questions("gold", texts, gold)}
+    given: dict[str, Any] = {"train": Questions("gold", texts[:6]), "evaluation": Questions("gold", texts, gold)}
     model = load_classifier(str(sft_run), "--sft_model_path")
     config = DistillConfig(
         output_dir=str(tmp_path / "run"), labels=["No", "Yes", "Maybe"], num_train_epochs=1, **shared

@@ -97,8 +97,8 @@ def test_columns_that_are_not_clear_are_listed_with_examples() -> None:
     with pytest.raises(InputError, match=r"x.csv:2: no column 'bdy'"):
         columns.find_columns(DataConfig(dataset_name="x.csv", text_column="bdy"), "x.csv:2", rows, False)
     with pytest.raises(InputError, match=r"x.csv:2: no column 'tag'"):
-        found = {"text_column": "subject", "label_column": "tag"}
-        columns.find_columns(DataConfig(dataset_name="x.csv", **found), "x.csv:2", rows, True)
+        named = DataConfig(dataset_name="x.csv", text_column="subject", label_column="tag")
+        columns.find_columns(named, "x.csv:2", rows, True)
 
 
 def test_a_directory_with_one_split_and_other_names_of_splits_are_found(tmp_path: Path) -> None:
@@ -204,7 +204,10 @@ def test_grade_takes_one_unlabelled_file(sft_run: Path, tmp_path: Path, monkeypa
 
 def test_labels_that_nothing_names_are_asked_for(tmp_path: Path) -> None:
     data = write_rows(tmp_path / "q.jsonl", [{"text": text} for text in TEXTS])
-    missing = {"sft_model_path": str(tmp_path / "nowhere"), "reward_model_path": str(tmp_path / "nowhere")}
+    missing: dict[str, Any] = {
+        "sft_model_path": str(tmp_path / "nowhere"),
+        "reward_model_path": str(tmp_path / "nowhere"),
+    }
     config = ReferenceConfig(output_dir=str(tmp_path / "run"), dataset_name=str(data), grader="rule:Yes", **missing)
     with pytest.raises(InputError, match=r"q.jsonl: no row has a label in column 'answer'; pass --labels"):
         with_labels(config)

@@ -1,6 +1,7 @@
 """`eightball predict` reads what training reads, and writes a row for each that it read."""
 
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pytest
@@ -54,7 +55,7 @@ def test_rows_of_a_file_come_out_with_answer_and_probabilities(
 
 def test_lines_of_a_text_file_and_a_question_can_be_written(sft_run: Path, tmp_path: Path) -> None:
     output = tmp_path / "out.csv"
-    shared = {"output": str(output), "model_name_or_path": str(sft_run)}
+    shared: dict[str, Any] = {"output": str(output), "model_name_or_path": str(sft_run)}
     predict.run(PredictConfig(file=str(write(tmp_path, "txt")), **shared))
     assert list(read(output)["text"]) == ["Will I win?", "Is it?"]
     predict.run(PredictConfig(question="Am I late?", **shared))
@@ -64,7 +65,11 @@ def test_lines_of_a_text_file_and_a_question_can_be_written(sft_run: Path, tmp_p
 def test_bad_rows_are_refused_or_left_out(sft_run: Path, tmp_path: Path) -> None:
     file = tmp_path / "in.csv"
     file.write_text("text,id\nIs it?,1\n,2\n")
-    options = {"file": str(file), "output": str(tmp_path / "out.csv"), "model_name_or_path": str(sft_run)}
+    options: dict[str, Any] = {
+        "file": str(file),
+        "output": str(tmp_path / "out.csv"),
+        "model_name_or_path": str(sft_run),
+    }
     with pytest.raises(InputError, match=r"in.csv:3: column 'text' must be a non-blank string, got ''; fix them"):
         predict.run(PredictConfig(**options))
     predict.run(PredictConfig(**options, skip_bad_rows=True))

@@ -64,7 +64,7 @@ def test_unknown_option_of_a_recipe_is_refused(tmp_path: Path, text: str, config
     path = tmp_path / "recipe.yaml"
     path.write_text(text)
     with pytest.raises(InputError, match=message):
-        read_recipe(path, config_class)
+        read_recipe(str(path), config_class)
 
 
 RECIPES = REPOSITORY / "recipes"

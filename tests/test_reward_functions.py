@@ -14,7 +14,7 @@ from eightball_ppo.graders.reward_functions import columns_by_text
 from eightball_ppo.labels import LabelSet
 
 LABELS = LabelSet.of(["Yes", "No", "Maybe"])
-COLUMNS = {"Is it?": {"solution": "Yes"}, "Was it?": {"solution": None}}
+COLUMNS: dict[str, dict[str, Any]] = {"Is it?": {"solution": "Yes"}, "Was it?": {"solution": None}}
 
 
 def exact_match(

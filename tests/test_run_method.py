@@ -80,7 +80,11 @@ def test_dry_run_and_label_check_use_the_given_judge(sft_run: Path, tmp_path: Pa
 def test_a_dry_run_refuses_a_model_that_is_not_there(
     name: str, sft_run: Path, reward_run: Path, tmp_path: Path
 ) -> None:
-    paths = {"sft_model_path": str(sft_run), "reward_model_path": str(reward_run), name: str(tmp_path / "nowhere")}
+    paths: dict[str, Any] = {
+        "sft_model_path": str(sft_run),
+        "reward_model_path": str(reward_run),
+        name: str(tmp_path / "nowhere"),
+    }
     config = ExactConfig(output_dir=str(tmp_path / "run"), labels=list(LABELS), dry_run=True, **paths)
     with pytest.raises(InputError, match=f"--{name} .*nowhere: no such directory"):
         run_method(config, train=TRAIN, evaluation=HELDOUT)

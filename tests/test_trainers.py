@@ -89,8 +89,8 @@ def test_a_trainer_trains_the_same_weights_as_run_method(sft_run: Path, tmp_path
     trainer.train()
     options = {**SHORT[DistillTrainer], "grade_store": "own.sqlite3", "dataset_name": "memory", "labels": LABELS}
     config = DistillConfig(output_dir=str(tmp_path / "run"), sft_model_path=str(sft_run), disable_tqdm=True, **options)
-    given = {"train": trainer._given.train, "evaluation": trainer._given.evaluation}
-    model, _ = load_policy(run_method(config, judge=judge(), **given))
+    given = trainer._given
+    model, _ = load_policy(run_method(config, judge=judge(), train=given.train, evaluation=given.evaluation))
     for name, weight in trainer.model.state_dict().items():
         assert torch.equal(weight, model.state_dict()[name]), name
 
@@ -129,7 +129,8 @@ def test_evaluate_before_training_measures_the_reference_and_pays_once(sft_run: 
 def test_adapters_come_from_a_peft_config(sft_run: Path) -> None:
     peft_config = LoraConfig(r=4, lora_alpha=4, target_modules=["qkv"])
     trainer = PPOTrainer(str(sft_run), judge(), PPOConfig(**SHORT_PPO), TEXTS, GOLD, peft_config=peft_config)
-    assert (trainer.args.use_peft, trainer.args.lora_r, trainer.args.lora_target_modules) == (True, 4, ["qkv"])
+    args: Any = trainer.args
+    assert (args.use_peft, args.lora_r, args.lora_target_modules) == (True, 4, ["qkv"])
     trainer.train()
     assert not hasattr(trainer.model, "peft_config")
 

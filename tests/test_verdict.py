@@ -91,8 +91,9 @@ def test_a_run_that_is_worse_names_the_audit_as_the_next_command(
     answers = [int(model[0](**model[1](text, return_tensors="pt")).logits.argmax()) for text in texts]
     wrong = LABELS[(answers[0] + 1) % 3]
     options = {**ruled, "grader": f"rule:{wrong}", "kl_coef": 0.01, "output_dir": str(tmp_path / "run")}
-    given = {"train": Questions("t", texts), "evaluation": Questions("t", texts, answers)}
-    results = read_results(run_method(ExactConfig(**options, num_train_epochs=200), **given))
+    config = ExactConfig(**options, num_train_epochs=200)
+    run = run_method(config, train=Questions("t", texts), evaluation=Questions("t", texts, answers))
+    results = read_results(run)
     assert results["change"]["verdict"] == "worse" and results["change"]["gold"]
     assert results["verdict"][0].startswith("WORSE THAN THE START: right on ")
     assert f"eightball audit --grader rule:{wrong}" in results["verdict"][2]

@@ -168,8 +168,8 @@ def with_own_data(config: CompareConfig, train: Questions | None) -> CompareConf
     if train is None:
         return config
     pair = "text_pair" if any(pairs.SEPARATOR in text for text in train.texts) else None
-    columns = {"text_column": "question", "text_pair_column": pair, "label_column": "answer"}
-    splits = {"dataset_train_split": None, "dataset_test_split": "heldout", "dataset_format": "plain"}
+    columns: dict[str, Any] = {"text_column": "question", "text_pair_column": pair, "label_column": "answer"}
+    splits: dict[str, Any] = {"dataset_train_split": None, "dataset_test_split": "heldout", "dataset_format": "plain"}
     return dataclasses.replace(config, dataset_name=str(Path(config.output_dir) / DATA), **columns, **splits)
 
 

@@ -85,11 +85,14 @@ def make_source(
     """
     if judge is not None:
         labels.require_same(judge.labels, "--labels", f"grader {judge.fingerprint}")
-        members = judge.members if isinstance(judge, EnsembleGrader) else [judge]
         options = (store, budget, config.max_grade_failures, not config.disable_tqdm)
-        sources = [StoredGrader(member, *options) for member in members]
-        single = not isinstance(judge, EnsembleGrader)
-        return reorder(sources[0] if single else EnsembleSource(sources, judge.weights), labels)
+        source: GradeSource
+        if isinstance(judge, EnsembleGrader):
+            members = [StoredGrader(member, *options) for member in judge.members]
+            source = EnsembleSource(members, judge.weights)
+        else:
+            source = StoredGrader(judge, *options)
+        return reorder(source, labels)
     if config.grade_table is not None:
         return reorder(GradeTable(config.grade_table, labels), labels)
     return load_graders(config, labels, store, budget, columns)

@@ -67,8 +67,9 @@ def push_stage(config: RunConfig) -> None:
     """Pushes the finished run of a stage with `push_to_hub`."""
     if config.push_to_hub and is_main_process():
         assert config.hub_model_id is not None
-        shared = {"hub_private_repo": config.hub_private_repo, "trust_remote_code": config.trust_remote_code}
-        run(PushConfig(run_dirs=[config.output_dir], repo_id=config.hub_model_id, **shared))
+        options = PushConfig(run_dirs=[config.output_dir], repo_id=config.hub_model_id)
+        options.hub_private_repo, options.trust_remote_code = config.hub_private_repo, config.trust_remote_code
+        run(options)
 
 
 def _resume_hint(config: PushConfig) -> str:
