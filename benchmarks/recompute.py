@@ -129,7 +129,7 @@ class Ground:
             self.texts[split] = [row[terms["text_column"]].strip() for row in rows]
             self.ref_NK[split] = policy.logp_NK(self.texts[split])
             self.score_NK[split] = scores_of(
-                np.array([grades[text] for text in self.texts[split]]), terms["score_type"]
+                np.array([grades[text] for text in self.texts[split]]), terms["score_type"] or "log_prob"
             )
             if split == "heldout":
                 self.gold_N[split] = np.array([self.labels.index(row[terms["label_column"]].strip()) for row in rows])

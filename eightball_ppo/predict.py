@@ -1,5 +1,6 @@
 """Asks a trained policy one question, or every question of a file."""
 
+import re
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -23,6 +24,7 @@ from eightball_ppo.runtime.atomic_io import atomic_path
 
 ANSWER = "prediction"  # columns of the output; behind the second stands the name of a label
 PROBABILITY = "probability_"
+FORMULA = re.compile(r"[=+\-@\t\r](?![\d.,]*$)")
 
 
 class Predictions(NamedTuple):
@@ -148,11 +150,20 @@ def _write(predictions: Predictions, output: Path) -> None:
     frame = pd.DataFrame(columns)
     with atomic_path(output) as file:
         if output.suffix == ".csv":
-            frame.to_csv(file, index=False, lineterminator="\n")
+            _without_formulas(frame).to_csv(file, index=False, lineterminator="\n")
         elif output.suffix == ".jsonl":
             frame.to_json(file, orient="records", lines=True, force_ascii=False, double_precision=15, date_format="iso")
         else:
             frame.to_parquet(file, index=False)
+
+
+def _without_formulas(frame: pd.DataFrame) -> pd.DataFrame:
+    """The rows with an apostrophe before every text that a spreadsheet would run as a formula; numbers stay."""
+
+    def escaped(value: Any) -> Any:
+        return f"'{value}" if isinstance(value, str) and FORMULA.match(value) else value
+
+    return frame.map(escaped).rename(columns=escaped)
 
 
 def _print(predictions: Predictions) -> None:

@@ -154,7 +154,7 @@ BAD_INPUTS = [
     BadInput("ppo --num_ppo_epochs {nines}", "--num_ppo_epochs 9999 | at most 1000000000"),
     BadInput("sft --num_train_epochs 1e300", "--num_train_epochs 1e+300: | at most 1000000000"),
     BadInput("grpo --epsilon little", "--epsilon | invalid float value: 'little' | --help"),
-    BadInput("distill --temprature 2", "unknown option --temprature 2 | --help"),
+    BadInput("distill --temprature 2", "unknown option --temprature 2 | did you mean --grader_temperature?"),
     BadInput("distill --threshold 1.5", "--threshold 1.5: must be a probability"),
     BadInput("distill --threshold 1.0", "no question reaches it"),
     BadInput("sft --learning_rate 0", "--learning_rate 0.0"),

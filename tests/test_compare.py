@@ -38,7 +38,7 @@ def shared(tmp_path_factory: pytest.TempPathFactory, compare: Compare) -> Path:
     """Four methods, one seed, one beta. To be read, or copied."""
     directory = tmp_path_factory.mktemp("compare") / "D"
     code, out, err = compare(directory, methods=METHODS, seeds=0, kl_coefs=0.1)
-    assert (code, err) == (0, "") and "4 runs -> " in out, err
+    assert (code, err) == (0, "") and "Saved in " in out, err
     return directory
 
 

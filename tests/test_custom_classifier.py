@@ -63,8 +63,7 @@ def test_a_finished_classifier_is_trained_by_flags_alone(
         assert "model.safetensors" in bundles.bundle(run, "me/x").files
     else:
         assert not (run / "config.json").exists() and "LoRA adapters" in (run / "README.md").read_text()
-        with pytest.raises(InputError, match=r"--merge_adapter"):
-            bundles.bundle(run, "me/x")
+        assert "model.safetensors" in bundles.bundle(run, "me/x").files  # its base is on no Hub
 
 
 @pytest.mark.slow

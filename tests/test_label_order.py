@@ -119,7 +119,8 @@ def test_audit_and_distill_in_other_orders_share_grades_and_verdict(sft_run: Pat
     assert all(row["question"] in calls for row in rows)
 
     texts, gold = [row["question"] for row in rows], [LABELS.id_of(row["answer"]) for row in rows]
-    given: dict[str, Any] = {"train": Questions("gold", texts[:6]), "evaluation": Questions("gold", texts, gold)}
+    given: dict[str, Any] = {"train": Questions("gold", texts[:6])}
+    given["evaluation"] = Questions("gold", texts[6:], gold[6:])
     model = load_classifier(str(sft_run), "--sft_model_path")
     config = DistillConfig(
         output_dir=str(tmp_path / "run"), labels=["No", "Yes", "Maybe"], num_train_epochs=1, **shared

@@ -62,6 +62,15 @@ def test_lines_of_a_text_file_and_a_question_can_be_written(sft_run: Path, tmp_p
     assert list(read(output)["text"]) == ["Am I late?"]
 
 
+def test_formulas_in_the_data_are_text_in_a_csv(sft_run: Path, tmp_path: Path) -> None:
+    file, output = tmp_path / "in.csv", tmp_path / "out.csv"
+    file.write_text('text,note\n"=HYPERLINK(""http://x"")",-5\nIs it?,@SUM(A1)\n')
+    predict.run(PredictConfig(file=str(file), output=str(output), model_name_or_path=str(sft_run)))
+    frame = pd.read_csv(output, dtype=str)
+    assert list(frame["text"]) == ['\'=HYPERLINK("http://x")', "Is it?"]
+    assert list(frame["note"]) == ["-5", "'@SUM(A1)"]
+
+
 def test_bad_rows_are_refused_or_left_out(sft_run: Path, tmp_path: Path) -> None:
     file = tmp_path / "in.csv"
     file.write_text("text,id\nIs it?,1\n,2\n")

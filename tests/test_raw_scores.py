@@ -144,7 +144,7 @@ def test_targets_of_raw_scores(given: dict[str, Any], tmp_path: Path) -> None:
     [
         (ExactConfig, {"score_type": "probability"}, True, "--score_type probability: .* gives raw scores"),
         (ExactConfig, {"score_type": "raw"}, False, "--score_type raw: .* gives probabilities"),
-        (DistillConfig, {"threshold": 1.5}, False, "--threshold 1.5: a probability, 0 to 1"),
+        (DistillConfig, {"threshold": 1.5}, False, "--threshold 1.5: must be a probability, 0 to 1"),
         (
             DistillConfig,
             {"target": "soft", "kl_coef": 0.0},

@@ -92,7 +92,7 @@ def test_a_run_that_is_worse_names_the_audit_as_the_next_command(
     wrong = LABELS[(answers[0] + 1) % 3]
     options = {**ruled, "grader": f"rule:{wrong}", "kl_coef": 0.01, "output_dir": str(tmp_path / "run")}
     config = ExactConfig(**options, num_train_epochs=200)
-    run = run_method(config, train=Questions("t", texts), evaluation=Questions("t", texts, answers))
+    run = run_method(config, train=Questions("t", texts[:20]), evaluation=Questions("t", texts[20:], answers[20:]))
     results = read_results(run)
     assert results["change"]["verdict"] == "worse" and results["change"]["gold"]
     assert results["verdict"][0].startswith("WORSE THAN THE START: right on ")

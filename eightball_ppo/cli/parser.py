@@ -42,7 +42,8 @@ class _HelpFormatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescrip
     """Shows the default of every option that has one, one spelling of it, and examples as they are written."""
 
     def _get_help_string(self, action: argparse.Action) -> str | None:
-        return action.help if action.default in (None, [], "") else super()._get_help_string(action)
+        without = action.default in (None, [], "") or any(name.startswith("--no_") for name in action.option_strings)
+        return action.help if without else super()._get_help_string(action)
 
     def _format_action_invocation(self, action: argparse.Action) -> str:
         spellings = action.option_strings

@@ -204,8 +204,11 @@ def check_same_config(directory: Path, config: MethodConfig) -> None:
 def _with_defaults(config: MethodConfig) -> MethodConfig:
     """The options with the defaults that fit the reference and the questions of the comparison."""
     reference = Path(config.sft_model_path)
-    small = json.loads((reference / "config.json").read_text(encoding="utf-8"))["model_type"] == "eightball"
-    return fitting(config, small, manifest(reference.parent)[TRAINING_QUESTIONS])
+    try:
+        small = json.loads((reference / "config.json").read_text(encoding="utf-8"))["model_type"] == "eightball"
+        return fitting(config, small, int(manifest(reference.parent)[TRAINING_QUESTIONS]))
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        raise InputError(f"{reference.parent}: its reference or its {MANIFEST} is damaged") from None
 
 
 def log_file(config: CompareConfig, spec: RunSpec) -> Path:

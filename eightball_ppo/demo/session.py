@@ -99,7 +99,7 @@ class DemoSession:
         grader_logp_K, score_K = self.judge.logp_K(question), None
         if grader_logp_K is not None and self.judge.grader is not None:
             grader_logp_K = grader_logp_K[self.labels.columns_in(self.judge.grader.labels)]
-            score_K = convert_scores(grader_logp_K[None], self.last.config["score_type"])[0]
+            score_K = convert_scores(grader_logp_K[None], self.last.config["score_type"] or "log_prob")[0]
         rows, truncated = [], []
         with self._lock:
             for policy in self.all_policies:

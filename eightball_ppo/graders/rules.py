@@ -28,7 +28,7 @@ class RuleGrader(Grader):
         if label not in labels.names:
             raise InputError(f"--grader rule:{label}: unknown label; known: {list(labels.names)}")
         self.labels = labels
-        names = list(labels.names)
+        names = list(labels.canonical().names)
         self.settings: dict[str, Any] = {"grader": "rule", "label": label, "probability": CONFIDENCE, "labels": names}
         self.fingerprint = settings_fingerprint(self.settings)
         others = math.log((1 - CONFIDENCE) / (len(labels) - 1))

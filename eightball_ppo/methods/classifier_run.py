@@ -76,8 +76,9 @@ def _verdict(record: dict[str, Any], heldout: Questions, config: SFTConfig | Rew
         command = ["audit", "--grader", "bert", "--reward_model_path", config.output_dir]
     what = "Its accuracy is unknown: the held-out texts have no labels"
     if heldout.label_ids is not None:
-        right, most_common = round(record["gold_accuracy"] * len(heldout)), Counter(heldout.label_ids).most_common(1)
-        what = verdict.accuracy_sentence(right, len(heldout), most_common[0][1])
+        accuracy = record["gold_accuracy" if heldout.gold else "label_accuracy"]
+        most_common = Counter(heldout.label_ids).most_common(1)[0][1]
+        what = verdict.accuracy_sentence(round(accuracy * len(heldout)), len(heldout), most_common, heldout.gold)
     return [
         what,
         verdict.saved_sentence(config.output_dir),

@@ -164,7 +164,7 @@ def finish(task: Task[Any], policy: PreTrainedModel, run: Run) -> Path:
 
 def _change(task: Task[Any], after_NK: Tensor) -> verdict.Change:
     """The held-out texts on which the policy is right, before and after, by gold label; without any, by the judge's."""
-    gold = task.questions["heldout"].label_ids
+    gold = task.questions["heldout"].label_ids if task.questions["heldout"].gold else None
     right_N = task.graded("heldout").score_NK.argmax(-1).numpy() if gold is None else np.asarray(gold)
     before_N, after_N = (logits.argmax(-1).numpy() for logits in (task.ref_logits_NK["heldout"], after_NK))
     return verdict.mcnemar(before_N == right_N, after_N == right_N, gold=gold is not None)

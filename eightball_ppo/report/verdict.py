@@ -66,9 +66,10 @@ def change_sentence(change: Change) -> str:
     return f"{what[0].upper()}{what[1:]}: {sure}{unknown}"
 
 
-def accuracy_sentence(right: int, questions: int, most_common: int) -> str:
+def accuracy_sentence(right: int, questions: int, most_common: int, gold: bool = True) -> str:
     """How many texts a classifier without a start to compare with has right, and what its most common label has."""
-    return f"Right on {right} of {questions} held-out texts; the most common label alone, on {most_common}"
+    what = "Right on" if gold else "Agrees with the labels of the data on"
+    return f"{what} {right} of {questions} held-out texts; the most common label alone, on {most_common}"
 
 
 def saved_sentence(directory: str | Path) -> str:
