@@ -15,7 +15,7 @@ from eightball_ppo.auditing.run import run as run_audit
 from eightball_ppo.comparison import compare as comparison
 from eightball_ppo.comparison import workspace
 from eightball_ppo.config.compare import CompareConfig
-from eightball_ppo.methods.task import LoadedModel
+from eightball_ppo.methods.inputs import LoadedModel
 from eightball_ppo.models.loading import load_classifier
 
 

@@ -17,7 +17,7 @@ from eightball_ppo.data import Questions, questions_from
 from eightball_ppo.errors import UserFacingError
 from eightball_ppo.graders.judges import resolve_judge
 from eightball_ppo.labels import EIGHTBALL_LABELS, LabelSet
-from eightball_ppo.methods.task import Inputs, LoadedModel
+from eightball_ppo.methods.inputs import Inputs, LoadedModel
 from eightball_ppo.models.label_inference import with_labels
 from eightball_ppo.models.loading import check_checkpoint, label_set, load_tokenizer
 from eightball_ppo.models.lora import merged

@@ -29,8 +29,8 @@ from eightball_ppo.config.tools import PushConfig
 from eightball_ppo.data import Questions
 from eightball_ppo.errors import InputError
 from eightball_ppo.hub import push
+from eightball_ppo.methods.inputs import LoadedModel
 from eightball_ppo.methods.run_method import run_method
-from eightball_ppo.methods.task import LoadedModel
 from eightball_ppo.models.loading import label_set, load_classifier, text_logits_NK
 from eightball_ppo.models.saving import save_policy
 from eightball_ppo.runtime.distributed import broadcast_from_main, destroy_process_group, is_main_process

@@ -23,8 +23,9 @@ from eightball_ppo.graders.storage.sources import GradeSource, StoredGrader
 from eightball_ppo.graders.storage.store import GradeStore
 from eightball_ppo.graders.storage.table import GradeTable, write_table
 from eightball_ppo.labels import LabelSet
+from eightball_ppo.methods.inputs import Inputs, load_splits
 from eightball_ppo.methods.run_method import run_method
-from eightball_ppo.methods.task import Inputs, load_splits, load_task
+from eightball_ppo.methods.task import load_task
 from eightball_ppo.models.label_inference import in_model_order, with_labels
 from eightball_ppo.models.loading import load_classifier
 

@@ -19,8 +19,9 @@ from eightball_ppo.graders.judges import as_grader
 from eightball_ppo.graders.rules import RuleGrader
 from eightball_ppo.labels import LabelSet
 from eightball_ppo.methods import distill
+from eightball_ppo.methods.inputs import Inputs, load_splits
 from eightball_ppo.methods.run_method import run_method
-from eightball_ppo.methods.task import Inputs, Task, load_splits, load_task
+from eightball_ppo.methods.task import Task, load_task
 from eightball_ppo.models.loading import load_classifier
 from eightball_ppo.runtime.run import read_config, read_metrics, read_results
 

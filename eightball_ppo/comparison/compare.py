@@ -15,9 +15,9 @@ from eightball_ppo.data import Questions
 from eightball_ppo.errors import DryRun, IncompleteError, InputError
 from eightball_ppo.graders.base import Grader
 from eightball_ppo.graders.judges import resolve_judge
+from eightball_ppo.methods.inputs import NO_INPUTS, Inputs, load_splits
 from eightball_ppo.methods.preflight import preflight
 from eightball_ppo.methods.prerequisites import estimate_stage_cost
-from eightball_ppo.methods.task import NO_INPUTS, Inputs, load_splits
 from eightball_ppo.models.label_inference import with_labels
 from eightball_ppo.runtime.atomic_io import DirectoryLock
 from eightball_ppo.runtime.distributed import num_processes

@@ -16,7 +16,8 @@ from eightball_ppo.data.pairs import display_text
 from eightball_ppo.errors import InputError
 from eightball_ppo.evaluation import GradedSplit, evaluate
 from eightball_ppo.functional import objective
-from eightball_ppo.methods.task import Task, load_splits, load_task
+from eightball_ppo.methods.inputs import load_splits
+from eightball_ppo.methods.task import Task, load_task
 from eightball_ppo.models.loading import label_set, load_classifier, predict_logits_NK
 from eightball_ppo.report.style import row_name
 from eightball_ppo.runtime.run import METRICS, read_metrics, read_results

@@ -29,8 +29,8 @@ from eightball_ppo.graders.storage.store import GradeStore
 from eightball_ppo.graders.storage.table import write_table
 from eightball_ppo.labels import LabelSet
 from eightball_ppo.methods.defaults import fitting
+from eightball_ppo.methods.inputs import NO_INPUTS, Inputs, load_splits
 from eightball_ppo.methods.prerequisites import train_prerequisites
-from eightball_ppo.methods.task import NO_INPUTS, Inputs, load_splits
 from eightball_ppo.models.loading import label_set, load_classifier
 from eightball_ppo.models.tokenization import set_max_length
 from eightball_ppo.runtime.atomic_io import write_json, write_text

@@ -13,8 +13,8 @@ from eightball_ppo.data import Questions
 from eightball_ppo.errors import InputError
 from eightball_ppo.graders.budgeted_scores import check_budget_single_process
 from eightball_ppo.methods.defaults import resolve_defaults
+from eightball_ppo.methods.inputs import LoadedModel, load_reference
 from eightball_ppo.methods.prerequisites import reference_options
-from eightball_ppo.methods.task import LoadedModel, load_reference
 from eightball_ppo.models.configuration_eightball import EightBallConfig
 from eightball_ppo.models.loading import load_new_classifier
 from eightball_ppo.models.lora import check_lora

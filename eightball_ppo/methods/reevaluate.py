@@ -4,8 +4,9 @@ from pathlib import Path
 
 from eightball_ppo.config.graded import MethodConfig
 from eightball_ppo.errors import InputError
+from eightball_ppo.methods.inputs import load_splits
 from eightball_ppo.methods.run_method import finish
-from eightball_ppo.methods.task import load_splits, load_task
+from eightball_ppo.methods.task import load_task
 from eightball_ppo.models.label_inference import with_labels
 from eightball_ppo.models.loading import label_set, load_classifier
 from eightball_ppo.runtime.run import Run, check_output_dir, read_results

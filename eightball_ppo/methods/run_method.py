@@ -19,10 +19,11 @@ from eightball_ppo.evaluation import before_after
 from eightball_ppo.graders.job import gives_raw_scores
 from eightball_ppo.graders.judges import check_judge, resolve_judge
 from eightball_ppo.hub.cards import write_card
+from eightball_ppo.methods.inputs import Inputs, LoadedModel, load_splits
 from eightball_ppo.methods.preflight import check_questions, load_part, preflight
 from eightball_ppo.methods.prerequisites import check_prerequisites, estimate_stage_cost
 from eightball_ppo.methods.resume_task import resume_context_for_task
-from eightball_ppo.methods.task import Inputs, LoadedModel, Task, load_splits, load_task, logits_NK
+from eightball_ppo.methods.task import Task, load_task, logits_NK
 from eightball_ppo.models.label_inference import in_model_order, with_labels
 from eightball_ppo.models.loading import label_set
 from eightball_ppo.models.saving import save_policy

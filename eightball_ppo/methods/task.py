@@ -1,6 +1,5 @@
 """What every method starts from: the reference, the questions and the grades; and training on them."""
 
-import copy
 import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
@@ -13,23 +12,19 @@ from accelerate import PartialState
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback
 
-from eightball_ppo.config.graded import GraderTrainingConfig, MethodConfig
-from eightball_ppo.data import Questions, load_both
-from eightball_ppo.data.questions import cut_held_out, drop_leaks
-from eightball_ppo.data.texts import ArrowTexts
+from eightball_ppo.config.graded import MethodConfig
+from eightball_ppo.data import Questions
 from eightball_ppo.evaluation import ExactMetrics, GradedSplit, LazyTable, record
-from eightball_ppo.graders.base import Grader, convert_scores
+from eightball_ppo.graders.base import convert_scores
 from eightball_ppo.graders.budgeted_scores import BudgetedScores
-from eightball_ppo.graders.job import check_grades, grade_job
-from eightball_ppo.graders.judges import takes_columns
-from eightball_ppo.graders.registry import check_graders
+from eightball_ppo.graders.job import grade_job
 from eightball_ppo.labels import LabelSet
 from eightball_ppo.methods.defaults import resolve_defaults
+from eightball_ppo.methods.inputs import NO_INPUTS, Inputs, load_reference
 from eightball_ppo.methods.prerequisites import train_prerequisites
 from eightball_ppo.methods.score_unit import resolve_kl_coef
-from eightball_ppo.models.loading import label_set, load_classifier, predict_logits_NK
-from eightball_ppo.models.precision import cast_encoder
-from eightball_ppo.models.tokenization import TokenTable, max_input_length, set_max_length, token_table, tokenize
+from eightball_ppo.models.loading import predict_logits_NK
+from eightball_ppo.models.tokenization import TokenTable, max_input_length, token_table, tokenize
 from eightball_ppo.runtime.run import Run
 from eightball_ppo.training.resume import ResumeContext
 from eightball_ppo.training.scores import RolloutRecorder
@@ -37,8 +32,6 @@ from eightball_ppo.training.supervised import Loss, train_classifier
 from eightball_ppo.trl_adapters.policy import PolicyAdapter
 
 C = TypeVar("C", bound=MethodConfig)
-LoadedModel = tuple[PreTrainedModel, PreTrainedTokenizerBase]
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 MAX_METRIC_QUESTIONS = 8192  # training questions on which the exact metrics are measured at every logged step
 
 
@@ -47,25 +40,6 @@ class MetricSubset(NamedTuple):
 
     tokens: TokenTable
     graded: GradedSplit
-
-
-class Inputs(NamedTuple):
-    """Objects that replace what a config names; None: what it names.
-
-    Attributes:
-        model: The reference and its tokenizer.
-        judge: Scores the answers.
-        train: The questions to learn from.
-        evaluation: The questions to measure on, with gold labels or none.
-    """
-
-    model: LoadedModel | None = None
-    judge: Grader | None = None
-    train: Questions | None = None
-    evaluation: Questions | None = None
-
-
-NO_INPUTS = Inputs()
 
 
 @dataclass(frozen=True)
@@ -159,53 +133,6 @@ class Task(Generic[C]):
 def log_softmax_double(logits_NK: Tensor) -> Tensor:
     """Log-probabilities in float64, shape [N, K]."""
     return logits_NK.double().log_softmax(-1)
-
-
-def load_splits(config: GraderTrainingConfig, given: Inputs = NO_INPUTS) -> dict[str, Questions]:
-    """The questions to learn from, "train", and those to measure on, "heldout", with labels where they have some.
-
-    Where the caller passes "train" alone, "heldout" is cut from it.
-
-    Raises:
-        InputError: Bad data, labels, grader options, table or store. Nothing is trained or graded for this check.
-    """
-    labels = config.label_set()
-    if given.judge is None:
-        check_graders(config, labels)
-    train, evaluation = given.train, given.evaluation
-    if train is not None and evaluation is None:
-        train, evaluation = cut_held_out(train)
-    elif train is None:
-        keep_columns = takes_columns(config.grader if given.judge is None else given.judge)
-        train, heldout = load_both(config, None, labels, keep_columns)
-        evaluation = heldout if evaluation is None else evaluation
-    assert train is not None and evaluation is not None
-    if given.train is not None or given.evaluation is not None:
-        train = drop_leaks(train, evaluation)
-    splits = {"train": train, "heldout": evaluation}
-    check_grades(config, labels, ArrowTexts.concatenate(split.texts for split in splits.values()), given.judge)
-    return splits
-
-
-def load_reference(config: MethodConfig, given: LoadedModel | None = None) -> LoadedModel:
-    """The classifier that training starts from and its tokenizer: a copy of `given`, or what `config` names.
-
-    Raises:
-        InputError: A bad checkpoint, or other labels than those of `config`.
-    """
-    if given is None:
-        name = f"--sft_model_path {config.sft_model_path}"
-        classifier, tokenizer = load_classifier(
-            config.sft_model_path, "--sft_model_path", DTYPES[config.dtype], config.trust_remote_code
-        )
-    else:
-        (classifier, tokenizer), name = copy.deepcopy(given), "the model that was passed"
-        classifier = cast_encoder(classifier.to("cpu", torch.float32), DTYPES[config.dtype], name).eval()
-    labels = config.label_set()
-    labels.require_same(label_set(classifier), "--labels", name)
-    assert labels == label_set(classifier), "`with_labels` puts the labels into the order of the classifier"
-    set_max_length(tokenizer, classifier, config.max_length)
-    return classifier, tokenizer
 
 
 def load_task(config: C, questions: dict[str, Questions], given: Inputs = NO_INPUTS) -> Task[C]:

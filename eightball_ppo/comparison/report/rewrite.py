@@ -14,7 +14,7 @@ from eightball_ppo.config.fields import options_without_effect
 from eightball_ppo.config.recipes import read_recipe, sections
 from eightball_ppo.config.tools import ReportConfig
 from eightball_ppo.errors import IncompleteError, InputError
-from eightball_ppo.methods.task import load_splits
+from eightball_ppo.methods.inputs import load_splits
 from eightball_ppo.report.summary import markdown_tables
 from eightball_ppo.runtime.atomic_io import write_text
 from eightball_ppo.runtime.run import CONFIG, read_config, read_environment
