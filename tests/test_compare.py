@@ -250,7 +250,7 @@ def test_the_report_command_writes_the_report_from_the_runs_left(
     now = summary(copy)
     assert (tmp_path / "mine").read_bytes() == b"" and now["settings"]["upstream_config"] == "recipe.yaml"
     assert now["settings"]["grade_store"] == str(tmp_path / "mine")
-    assert "3 runs -> " in capsys.readouterr().out and not (copy / "runs" / "exact-beta0.1-seed0").exists()
+    assert "3 runs, 1 failed" in capsys.readouterr().out and not (copy / "runs" / "exact-beta0.1-seed0").exists()
     assert [(row["method"], row["why"]) for row in now["failed_runs"]] == [("exact", "was not made")]
     kept = [row for row in then["intervals"] if row["method"] != "exact"]
     for old, new in zip(kept, now["intervals"], strict=True):

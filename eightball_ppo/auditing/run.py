@@ -274,10 +274,8 @@ def _speed(
     latencies = [value for grader in base_graders(source) for value in getattr(grader, "latencies", ())]
     price = config.price_per_1k_tokens
     return {
-        "seconds": seconds,
-        "calls": calls,
-        "calls_per_second": calls / max(seconds, 1e-9),
-        "seconds_per_call": seconds / calls,
+        **{"seconds": seconds, "calls": calls},
+        **{"calls_per_second": calls / max(seconds, 1e-9), "seconds_per_call": seconds / calls},
         "latency": measures.latency(latencies) if latencies else None,
         "tokens": tokens,
         "cost_per_1000_grades": tokens * price / graded if price is not None and graded else None,

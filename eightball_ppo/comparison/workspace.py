@@ -195,6 +195,8 @@ def check_same_config(directory: Path, config: MethodConfig) -> None:
         InputError: an option that affects results differs.
     """
     changeable = options_without_effect(type(config)).union(SOURCE_OPTIONS, GRADE_LIMIT_OPTIONS)
+    if config.score_type is None:  # the grades, which are the same, decide it
+        changeable = changeable.union(["score_type"])
     saved = read_config(directory)
     for name, value in redacted(dataclasses.asdict(_with_defaults(config))).items():
         if name not in changeable and saved.get(name) != value:
