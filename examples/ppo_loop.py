@@ -26,6 +26,7 @@ import sys
 import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -67,18 +68,15 @@ def ppo(
     value: nn.Module,
     ref_logits_NK: Tensor,
     score_NK: Tensor,
-    config: PPOConfig,
+    config: Any,
     rows: Sequence[Tensor] | None = None,
     actions: Sequence[Tensor] | None = None,
     permutations: Sequence[Tensor] | None = None,
 ) -> Iterator[dict[str, float]]:
     """Trains `policy` (rows [B] to logits [B, K]) and `value` (to [B, 1]) in place; yields the metrics of every update.
 
-    `rows` and `actions` are one tensor [B] per update, `permutations` one [B] per epoch; sampled if None.
+    `config`: a PPOConfig of `fitting`. `rows` and `actions`: [B] an update, `permutations`: [B] an epoch; else sampled.
     """
-    # `fitting` has put numbers into these
-    assert config.total_episodes and config.learning_rate and config.value_learning_rate
-    assert config.num_ppo_epochs and config.cliprange
     if rows is None:
         batch = ANSWERS * len(score_NK)
         rows = [torch.randperm(batch) % len(score_NK) for _ in range(-(-config.total_episodes // batch))]
@@ -121,14 +119,13 @@ def ppo(
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--grader", default="noisy:0.2:rule:Yes", help="default: Yes is best, but for every fifth")
-    parser.add_argument("--seed", type=int, default=PPOConfig.seed)
+    parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--kl_coef", type=float, default=0.1)
     parser.add_argument("--total_episodes", type=int, default=48_000)
     options = vars(parser.parse_args())
     with tempfile.TemporaryDirectory() as directory:  # first, because it trains runs/sft if that is missing
-        flags = [f"--{name}={value}" for name, value in {**options, "output_dir": f"{directory}/run"}.items()]
-        script = Path(__file__).parents[1] / "scripts" / "ppo.py"
-        subprocess.run([sys.executable, script, *flags], check=True, stdout=subprocess.DEVNULL)
+        script = [sys.executable, Path(__file__).parents[1] / "scripts/ppo.py", f"--output_dir={directory}/run"]
+        subprocess.run([*script, *(f"--{k}={v}" for k, v in options.items())], check=True, stdout=subprocess.DEVNULL)
         theirs = json.loads(Path(directory, "run", "results.json").read_text())["splits"]
 
     config = fitting(PPOConfig(**options), small=True, num_texts=600)
