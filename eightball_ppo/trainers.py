@@ -207,7 +207,9 @@ class PolicyTrainer:
             check_launch()
             init_process_group(config.ddp_timeout)
             atexit.register(destroy_process_group)
-            return run_method(self._place(config), **self._given._asdict(), callbacks=self._callbacks)
+            return run_method(
+                self._place(config), **self._given._asdict(), callbacks=self._callbacks, temporary=not self._keeps
+            )
 
     def _place(self, config: MethodConfig) -> MethodConfig:
         """`config` with the temporary places of a trainer without an output directory."""

@@ -79,6 +79,7 @@ def test_a_trainer_runs_its_method_and_leaves_nothing_on_disk(
     results = trainer.train()
     assert results is trainer.results and results["method"] == trainer_class.__name__.removesuffix("Trainer").lower()
     assert results["grader"] == judge().fingerprint and results["splits"]["train"]["questions"] == 12
+    assert results["verdict"][1].startswith("Not saved yet: trainer.save_model(")
     assert trainer.evaluate()["eval_gold_accuracy"] == results["splits"]["heldout"]["gold_accuracy"]
     del trainer
     assert list(tmp_path.iterdir()) == [scratch] and not ours(scratch)

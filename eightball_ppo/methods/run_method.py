@@ -45,6 +45,7 @@ def run_method(
     train: Questions | None = None,
     evaluation: Questions | None = None,
     callbacks: Sequence[TrainerCallback] = (),
+    temporary: bool = False,
 ) -> Path:
     """Trains the policy of `config` into `config.output_dir`, and the default reference and reward model if missing.
 
@@ -56,6 +57,7 @@ def run_method(
         evaluation: The questions to measure on, instead of those of `config` or of a part cut from `train`. Their
             labels, if they have some, are gold.
         callbacks: Added to the trainer, behind ours.
+        temporary: Whether the caller will remove the run, so that the verdict must not name its directory.
 
     Returns:
         The directory of the finished run.
@@ -86,7 +88,7 @@ def run_method(
     point = find_resume_point(config, name) if isinstance(config, CheckpointedConfig) else None
     task = load_task(config, questions, given._replace(model=reference))
     check_questions(config, len(task.questions["train"]))  # without those that have no complete grade
-    task = replace(task, resume=resume_context_for_task(task, point), callbacks=tuple(callbacks))
+    task = replace(task, resume=resume_context_for_task(task, point), callbacks=tuple(callbacks), temporary=temporary)
     with Run(task.recorded_config or config, name, task.resume.progress) as run:
         policy = load_part(name, spec.fit)(task, run)
         if not isinstance(policy, nn.Module):
@@ -174,6 +176,9 @@ def _change(task: Task[Any], after_NK: Tensor) -> verdict.Change:
 def _verdict(task: Task[Any], change: verdict.Change) -> list[str]:
     """The three sentences at the end of a run."""
     config = task.config
+    if task.temporary:
+        saved, follow = "Not saved yet: trainer.save_model(DIRECTORY) keeps it", "Next: trainer.predict(TEXTS)"
+        return [verdict.change_sentence(change), saved, follow]
     command = verdict.predict_command(config.output_dir, task.questions["heldout"].texts)
     if change.verdict == "worse" and config.grade_table is None:
         command = ("audit", "--grader", config.grader, *verdict.dataset_flags(config))

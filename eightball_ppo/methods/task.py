@@ -66,6 +66,7 @@ class Task(Generic[C]):
         metric_subset: The training questions that `exact_metrics` measures during training; None for all of them.
         resume: How the training is stopped and resumed.
         callbacks: Of the caller, for the trainer.
+        temporary: Whether the caller will remove the run.
     """
 
     labels: LabelSet
@@ -85,6 +86,7 @@ class Task(Generic[C]):
     metric_subset: MetricSubset | None = None
     resume: ResumeContext = field(default_factory=lambda: ResumeContext({}))
     callbacks: tuple[TrainerCallback, ...] = ()
+    temporary: bool = False
 
     @property
     def beta(self) -> float:
