@@ -20,7 +20,6 @@ ENCODER = ["--sft_model_path", "{encoder}"]
 METHOD_OPTIONS = {
     "ppo": [
         ("--learning_rate 0.012", "--learning_rate 0.012: too high for all weights of a Bert", True),
-        ("--value_learning_rate 0.012", "--value_learning_rate 0.012: too high for all weights of a Bert", True),
         ("--use_peft --learning_rate 0.02", "--learning_rate 0.02: too high for adapters on a Bert", True),
         ("--use_peft --lora_target_modules qkw", "--lora_target_modules qkw", False),
         ("--per_device_train_batch_size 500 --repeats_per_epoch 2", "fill at most 120", False),

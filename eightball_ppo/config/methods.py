@@ -56,7 +56,6 @@ class PPOConfig(RolloutConfig):
 
     by_classifier: ClassVar[Mapping[str, ByClassifier]] = {
         "learning_rate": ByClassifier(0.012, 0.001, 5e-5, 0.001),
-        "value_learning_rate": ByClassifier(0.0012, 0.0012, 1e-4, 0.0012),
         "num_ppo_epochs": ByClassifier(4, 4, 2, 2),
         "cliprange": ByClassifier(0.1, 0.1, 0.2, 0.2),
         "stop_optimum_fraction": STOP_OPTIMUM_FRACTION,
@@ -71,7 +70,7 @@ class PPOConfig(RolloutConfig):
     learning_rate: float | None = option(
         None, "Peak; default 0.012, LoRA 0.001, encoder 5e-5, / max(1, beta).", NOT_NEGATIVE
     )
-    value_learning_rate: float | None = option(None, "Peak, value model; default 0.0012, encoder 1e-4.", NOT_NEGATIVE)
+    value_learning_rate: float = option(0.0012, "Peak learning rate of the value model.", NOT_NEGATIVE)
     lr_scheduler_type: Schedule = option("linear", "Shape of the learning rates over updates.")
     warmup_steps: int = option(0, "Updates of linear warm-up; the first of them learns nothing.")
     weight_decay: float = option(0.0, "AdamW's decoupled weight decay.", NOT_NEGATIVE)
