@@ -56,7 +56,7 @@ class PPOConfig(RolloutConfig):
 
     by_classifier: ClassVar[Mapping[str, ByClassifier]] = {
         "learning_rate": ByClassifier(0.012, 0.001, 5e-5, 0.001),
-        "num_ppo_epochs": ByClassifier(4, 4, 2, 2),
+        "num_ppo_epochs": ByClassifier(4, 4, 1, 2),
         "cliprange": ByClassifier(0.1, 0.1, 0.2, 0.2),
         "stop_optimum_fraction": STOP_OPTIMUM_FRACTION,
     }
@@ -66,7 +66,7 @@ class PPOConfig(RolloutConfig):
     per_device_train_batch_size: int | None = option(None, "Episodes per update; default: one pass, 1200 at most.")
     baseline: Literal["value", "exact"] = option("value", "value: a value model; exact: the policy's exact value.")
     num_mini_batches: int = option(8, "Minibatches, so optimizer steps, per PPO epoch.", AT_LEAST_1)
-    num_ppo_epochs: int | None = option(None, "Passes over each batch; default 4, encoder 2.", AT_LEAST_1)
+    num_ppo_epochs: int | None = option(None, "Passes over each batch; default 4, encoder 1, its adapters 2.", AT_LEAST_1)
     learning_rate: float | None = option(
         None, "Peak; default 0.012, LoRA 0.001, encoder 5e-5, / max(1, beta).", NOT_NEGATIVE
     )
