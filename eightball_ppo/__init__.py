@@ -1,6 +1,6 @@
 """Trains a small text classifier on a bigger model's grades by PPO and compares it with distillation.
 
-The names of `__all__` are the Python API; each is imported when it is first used, so that `import eightball_ppo` takes
+The names of `_MODULES` are the Python API; each is imported when it is first used, so that `import eightball_ppo` takes
 milliseconds and imports no torch.
 """
 
@@ -35,7 +35,6 @@ _MODULES = {
 }
 _MODULE_OF = {name: module for module, names in _MODULES.items() for name in names}
 
-__all__ = [*_MODULE_OF]
 __version__ = "0.1.0"
 
 auto_registration.install()
@@ -49,4 +48,4 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+    return sorted({*globals(), *_MODULE_OF})

@@ -160,6 +160,7 @@ def test_labels_cut_from_the_training_file_blame_no_grader(
     assert not [line for line in record["failed_checks"] if "kappa" in line]
 
 
+@pytest.mark.slow
 def test_grader_that_failed_its_audit_is_refused_unless_allowed(
     tmp_path: Path, small_data: Path, sft_run: Path, reward_run: Path, audit: Callable[..., Audited]
 ) -> None:

@@ -95,7 +95,7 @@ def test_workers_end_with_their_killed_parent_and_the_next_call_makes_the_missin
 
 
 def test_a_second_terminal_is_refused_and_ctrl_c_ends_all_processes(tmp_path: Path, compare: Compare) -> None:
-    settings = {**compare.options, "methods": ["exact", "sft"], "method_options": "exact.num_train_epochs=300"}
+    settings = {**compare.options, "methods": ["exact", "sft"], "method_options": "exact.num_train_epochs=30000"}
     argv = flags("D", **settings)
     process = started(argv, tmp_path / "D", stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     command = [sys.executable, str(REPOSITORY / "scripts" / "compare.py"), *argv]

@@ -113,8 +113,9 @@ def test_classifier_and_grader_need_the_same_two_or_more_labels(
 def test_two_labels_and_a_thousand(num_labels: int, tmp_path: Path, capsys: CaptureFixture[str]) -> None:
     names = [f"intent {i}" for i in range(num_labels)]
     rows = [{"question": f"Is it number {i}?", "answer": names[i % num_labels]} for i in range(max(40, num_labels))]
-    for split in ("sft", "heldout"):
-        pd.DataFrame(rows).to_parquet(tmp_path / f"{split}.parquet")
+    pd.DataFrame(rows).to_parquet(tmp_path / "sft.parquet")
+    others = [{**row, "question": row["question"].replace("Is", "Was")} for row in rows]
+    pd.DataFrame(others).to_parquet(tmp_path / "heldout.parquet")
     (tmp_path / "rl.jsonl").write_text("".join(json.dumps({"question": row["question"]}) + "\n" for row in rows[:60]))
     shared: dict[str, Any] = {"dataset_name": str(tmp_path), "disable_tqdm": True}
     sft.train(SFTConfig(output_dir="sft", num_train_epochs=1, per_device_train_batch_size=64, **shared))

@@ -147,7 +147,7 @@ def test_own_data_recipe_trains_every_stage(tmp_path: Path) -> None:
     """Its own sections and data, a tiny encoder in place of the MiniLM, and one short pass each."""
     encoder = str(encoders.save("bert", tmp_path / "encoder", tuple(f"of another head {i}" for i in range(5))))
     content = yaml.safe_load((REPOSITORY / "recipes" / "own_data.yaml").read_text())
-    content |= {"dataset_name": str(REPOSITORY / content["dataset_name"]), "disable_tqdm": True, "seed": 3}
+    content |= {"disable_tqdm": True, "seed": 3}
     content |= {"allow_weak_grader": True, "dataset_train_split": "rl"}  # said, and yet not the split of all stages
     for name, epochs in (("sft", 1.0), ("reward", 2.0)):
         content[name] |= {"model_name_or_path": encoder, "num_train_epochs": epochs}

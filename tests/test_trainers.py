@@ -249,8 +249,8 @@ def test_twice_in_a_cell_of_a_notebook_gives_the_same_result_and_leaves_no_handl
 
 
 def test_every_name_of_the_api_can_be_imported_and_is_not_shadowed_by_a_subpackage() -> None:
-    for name in eightball_ppo.__all__:
+    for name in eightball_ppo._MODULE_OF:
         assert getattr(eightball_ppo, name).__name__ == name
-    assert set(eightball_ppo.__all__) <= set(dir(eightball_ppo))
+    assert set(eightball_ppo._MODULE_OF) <= set(dir(eightball_ppo))
     with pytest.raises(AttributeError, match="has no attribute 'PPO'"):
         _ = eightball_ppo.PPO

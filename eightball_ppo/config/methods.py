@@ -66,7 +66,9 @@ class PPOConfig(RolloutConfig):
     per_device_train_batch_size: int | None = option(None, "Episodes per update; default: one pass, 1200 at most.")
     baseline: Literal["value", "exact"] = option("value", "value: a value model; exact: the policy's exact value.")
     num_mini_batches: int = option(8, "Minibatches, so optimizer steps, per PPO epoch.", AT_LEAST_1)
-    num_ppo_epochs: int | None = option(None, "Passes over each batch; default 4, encoder 1, its adapters 2.", AT_LEAST_1)
+    num_ppo_epochs: int | None = option(
+        None, "Passes over each batch; default 4, encoder 1, its adapters 2.", AT_LEAST_1
+    )
     learning_rate: float | None = option(
         None, "Peak; default 0.012, LoRA 0.001, encoder 5e-5, / max(1, beta).", NOT_NEGATIVE
     )
