@@ -124,7 +124,7 @@ def main() -> None:
     parser.add_argument("--total_episodes", type=int, default=48_000)
     options = vars(parser.parse_args())
     with tempfile.TemporaryDirectory() as directory:  # first, because it trains runs/sft if that is missing
-        script = [sys.executable, Path(__file__).parents[1] / "scripts/ppo.py", f"--output_dir={directory}/run"]
+        script = [sys.executable, f"{Path(__file__).parents[1]}/scripts/ppo.py", f"--output_dir={directory}/run"]
         subprocess.run([*script, *(f"--{k}={v}" for k, v in options.items())], check=True, stdout=subprocess.DEVNULL)
         theirs = json.loads(Path(directory, "run", "results.json").read_text())["splits"]
 
