@@ -83,7 +83,7 @@ def read(reply: dict[str, Any], tally: Counter[str]) -> None:
             try:
                 if isinstance(mode, SAMPLING):
                     verdicts = [mode.verdict(judged, choice, request) for choice in choices_of(reply)]
-                    scores = scores_of_verdicts(verdicts, judged, request)
+                    scores = scores_of_verdicts(verdicts, judged, request, 1.0)
                 else:
                     scores, missing = mode.read(judged, reply, request)
                     assert math.isfinite(missing), kind

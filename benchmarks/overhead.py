@@ -73,7 +73,7 @@ def ours(job: Job, batch: int, output_dir: Path) -> Iterator[Callable[[], None]]
     """TRL's trainer on our adapters, ready to run; its directory does not exist yet."""
     model, table = job.classifier()
     ref_logp_NK = predict_logits_NK(model, table).log_softmax(-1)
-    exact = ExactMetrics(GradedSplit(Questions("benchmark", job.texts), job.score_NK, ref_logp_NK), job.config.kl_coef)
+    exact = ExactMetrics(GradedSplit(Questions("benchmark", job.texts), job.score_NK, ref_logp_NK), job.config.beta)
     scores = BudgetedScores(job.score_NK)
     models = build_models(*build_policies(model, table, job.config), scores, scores, job.config)
     config = dataclasses.replace(job.config, output_dir=str(output_dir))
@@ -118,7 +118,8 @@ def bare(job: Job, batch: int, output_dir: Path) -> Iterator[Callable[[], None]]
             ]
         value = ValueHead(torch.cat([output.hidden_states[-1][:, 0] for output in outputs]))
         ref_logits_NK = torch.cat([output.logits for output in outputs])
-        rows = [torch.randperm(len(table))[:batch] for _ in range(job.config.total_episodes // batch)]
+        updates = (job.config.total_episodes or 0) // batch
+        rows = [torch.randperm(len(table))[:batch] for _ in range(updates)]
         for _ in ppo_loop.ppo(ppo_loop.Network(policy, table), value, ref_logits_NK, job.score_NK, job.config, rows):
             pass
 

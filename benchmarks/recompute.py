@@ -36,6 +36,7 @@ import eightball_ppo  # noqa: F401  for the Auto classes
 
 Array = NDArray[np.float64]
 LARGEST = 1e-6
+EMBEDDED = Path(__file__).parents[1] / "datasets"  # data sets that are named, not a path
 FILES = {"train": "rl", "heldout": "heldout"}
 HISTOGRAMS = ("label_histogram", "greedy_histogram", "grader_histogram")
 
@@ -120,13 +121,15 @@ class Ground:
         self.terms, self.labels, self.batch_size = terms, terms["labels"], batch_size
         self.texts, self.ref_NK, self.score_NK, self.gold_N = {}, {}, {}, {}
         policy = self.policy(reference)
+        data = dataset or Path(terms["dataset_name"])
+        data = data if data.exists() else EMBEDDED / data
         for split, file in FILES.items():
-            rows = rows_of((dataset or Path(terms["dataset_name"])) / f"{file}.jsonl")
+            rows = rows_of(data / f"{file}.jsonl")
             rows = [row for row in rows if row[terms["text_column"]].strip() in grades]
             self.texts[split] = [row[terms["text_column"]].strip() for row in rows]
             self.ref_NK[split] = policy.logp_NK(self.texts[split])
             self.score_NK[split] = scores_of(
-                np.array([grades[text] for text in self.texts[split]]), terms["score_type"]
+                np.array([grades[text] for text in self.texts[split]]), terms["score_type"] or "log_prob"
             )
             if split == "heldout":
                 self.gold_N[split] = np.array([self.labels.index(row[terms["label_column"]].strip()) for row in rows])
@@ -204,12 +207,14 @@ def metrics(
         "frontier_distance": best_score(ref_NK, score_NK, kl) - score,
         "win_rate": win,
         "tie_rate": tie,
-        "gold_accuracy": None if gold_N is None else float((greedy_N == gold_N).mean()),
-        "gold_probability": None if gold_N is None else float(np.exp(logp_NK)[range(len(gold_N)), gold_N].mean()),
+        "judge_agreement": float((greedy_N == score_NK.argmax(1)).mean()),
         "label_histogram": dict(zip(labels, np.exp(logp_NK).mean(0).tolist(), strict=True)),
         "greedy_histogram": share(greedy_N, labels),
         "grader_histogram": share(score_NK.argmax(1), labels),
     }
+    if gold_N is not None:
+        found["gold_accuracy"] = float((greedy_N == gold_N).mean())
+        found["gold_probability"] = float(np.exp(logp_NK)[range(len(gold_N)), gold_N].mean())
     return found
 
 

@@ -105,19 +105,19 @@ def describe(logp_NK: Tensor, ref_logp_NK: Tensor, questions: Questions, labels:
 
     Returns:
         `kl` to the reference and `entropy` (nats), `label_histogram` (mean probability of each label),
-        `greedy_histogram` (share of questions whose most probable label it is), and on a labelled split
-        `gold_accuracy` (the most probable label is the gold label) and `gold_probability` (mean probability of the gold
-        label), else None.
+        `greedy_histogram` (share of questions whose most probable label it is). With gold labels also `gold_accuracy`
+        (the most probable label is the gold label) and `gold_probability` (mean probability of the gold label); with
+        labels that are not gold they are `label_accuracy` and `label_probability`.
     """
-    return _description(_means(_label_sums, logp_NK, ref_logp_NK, *_gold(questions)), questions, labels)
+    return _description(_means(_label_sums, logp_NK, ref_logp_NK, *_labels(questions)), questions, labels)
 
 
-def _gold(questions: Questions) -> tuple[Tensor, ...]:
-    """The gold labels [N], int64, or nothing."""
+def _labels(questions: Questions) -> tuple[Tensor, ...]:
+    """The label ids [N], int64, or nothing."""
     return () if questions.label_ids is None else (torch.as_tensor(questions.label_ids, dtype=torch.long),)
 
 
-def _label_sums(logp_BK: Tensor, ref_logp_BK: Tensor, gold_B: Tensor | None = None) -> dict[str, Tensor]:
+def _label_sums(logp_BK: Tensor, ref_logp_BK: Tensor, label_B: Tensor | None = None) -> dict[str, Tensor]:
     """The sums over a chunk that `describe` needs."""
     logp_BK, ref_logp_BK = logp_BK.double(), ref_logp_BK.double()
     greedy_B, p_BK = logp_BK.argmax(-1), logp_BK.exp()
@@ -127,18 +127,19 @@ def _label_sums(logp_BK: Tensor, ref_logp_BK: Tensor, gold_B: Tensor | None = No
         "label_histogram": p_BK.sum(0),
         "greedy_histogram": torch.bincount(greedy_B, minlength=logp_BK.shape[1]),
     }
-    if gold_B is not None:
-        sums["gold_accuracy"] = (greedy_B == gold_B).double().sum()
-        sums["gold_probability"] = p_BK.gather(1, gold_B[:, None]).sum()
+    if label_B is not None:
+        sums["accuracy"] = (greedy_B == label_B).double().sum()
+        sums["probability"] = p_BK.gather(1, label_B[:, None]).sum()
     return sums
 
 
 def _description(means: dict[str, Tensor], questions: Questions, labels: LabelSet) -> dict[str, Any]:
-    numbers = ("kl", "entropy", "gold_accuracy", "gold_probability")
+    kind = "gold" if questions.gold else "label"
+    numbers = {"kl": "kl", "entropy": "entropy", "accuracy": f"{kind}_accuracy", "probability": f"{kind}_probability"}
     histograms = [name for name in ("label_histogram", "greedy_histogram", "grader_histogram") if name in means]
     return {
         "questions": len(questions),
-        **{name: means[name].item() if name in means else None for name in numbers},
+        **{shown: means[name].item() for name, shown in numbers.items() if name in means},
         **{name: dict(zip(labels.names, means[name].tolist(), strict=True)) for name in histograms},
     }
 
@@ -164,11 +165,12 @@ def record(
     Returns:
         The metrics of `describe`, and `expected_score`, `objective` (J), `optimum_objective` (J*), `optimum_fraction`,
         `frontier_distance` (to the highest expected score at the policy's KL), `win_rate` (the policy's answer has a
-        higher score than the reference's, a tie counting half), `tie_rate`, and `grader_histogram` (share of questions
-        whose best-scored label it is).
+        higher score than the reference's, a tie counting half), `tie_rate`, `judge_agreement` (share of questions whose
+        most probable label has the highest score), and `grader_histogram` (share of questions whose best-scored label
+        it is).
     """
 
-    def measure(logp_BK: Tensor, ref_logp_BK: Tensor, score_BK: Tensor, *gold: Tensor) -> dict[str, Tensor]:
+    def measure(logp_BK: Tensor, ref_logp_BK: Tensor, score_BK: Tensor, *labels_B: Tensor) -> dict[str, Tensor]:
         logp_BK, ref_logp_BK, score_BK = _to_float64(logp_BK, ref_logp_BK, score_BK)
         win_B, tie_B = objective.win_and_tie_N(logp_BK, ref_logp_BK, score_BK)
         return {
@@ -178,18 +180,19 @@ def record(
             "optimum_objective": objective.optimum_objective_N(ref_logp_BK, score_BK, beta).sum(),
             "win_rate": (win_B + tie_B / 2).sum(),
             "tie_rate": tie_B.sum(),
+            "judge_agreement": (logp_BK.argmax(-1) == score_BK.argmax(-1)).double().sum(),
             "grader_histogram": torch.bincount(score_BK.argmax(-1), minlength=len(labels)),
-            **_label_sums(logp_BK, ref_logp_BK, *gold),
+            **_label_sums(logp_BK, ref_logp_BK, *labels_B),
         }
 
     tables = (logp_NK, ref_logp_NK, score_NK)
-    means = _means(measure, *tables, *_gold(questions))
+    means = _means(measure, *tables, *_labels(questions))
     j, j_ref, j_best = (means[name] for name in ("objective", "reference_score", "optimum_objective"))
     return {
         **{name: means[name].item() for name in ("expected_score", "objective", "optimum_objective")},
         "optimum_fraction": objective.share_of_gain(j, j_ref, j_best),
         "frontier_distance": _frontier_distance(tables, means["kl"].item()),
-        **{name: means[name].item() for name in ("win_rate", "tie_rate")},
+        **{name: means[name].item() for name in ("win_rate", "tie_rate", "judge_agreement")},
         **_description(means, questions, labels),
     }
 
@@ -235,13 +238,16 @@ def before_after(
         seed: Seed of the sampled counts, which are drawn from a new generator.
 
     Returns:
-        One row per question: question (and text_pair), gold_label, the scores; before and after training
-        the logits, the probabilities and the counts of 50 samples; and `change`, the total variation distance.
+        One row per question: question (and text_pair), `gold_label`, or `label` if it is not gold, the scores;
+        before and after training the logits, the probabilities and the counts of 50 samples; and `change`, the total
+        variation distance.
     """
     texts = pairs.columns(split.questions.texts)
     columns: dict[str, Any] = {name: pd.Series(column, dtype=object) for name, column in texts.items()}
     if split.questions.label_ids is not None:
-        columns["gold_label"] = [labels.names[i] for i in split.questions.label_ids]
+        columns["gold_label" if split.questions.gold else "label"] = [
+            labels.names[i] for i in split.questions.label_ids
+        ]
     for k, name in enumerate(labels.names):
         columns[f"score_{name}"] = split.score_NK[:, k].double().numpy()
     probabilities = {}

@@ -1,4 +1,4 @@
-"""The label set: names, order and ids of the labels."""
+"""The label set: names and ids of the labels."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -12,7 +12,10 @@ HELPSTEER_LABELS = ("A", "B")  # which of two answers was rated as more helpful
 
 @dataclass(frozen=True)
 class LabelSet:
-    """K label names in a fixed order; the index of a name is its id in data, models, graders and reports alike.
+    """K different label names; the index of a name is its id in this set.
+
+    Two sets with the same names in another order are the same labels: classifiers, graders, tables and data are matched
+    by name (`require_same`, `columns_in`).
 
     Args:
         names: The label names.
@@ -68,7 +71,17 @@ class LabelSet:
         return {name: i for i, name in enumerate(self.names)}
 
     def require_same(self, other: "LabelSet", mine: str, theirs: str) -> None:
-        """Raises InputError unless both have the same names in the same order; `mine` and `theirs` name them."""
-        if self.names != other.names:
+        """Raises InputError unless both have the same names, in any order; `mine` and `theirs` name the two."""
+        lacks = [(theirs, [name for name in self.names if name not in other.names])]
+        lacks += [(mine, [name for name in other.names if name not in self.names])]
+        if missing := " and ".join(f"{where} lacks {names}" for where, names in lacks if names):
             both = f"{mine} has {list(self.names)}, {theirs} has {list(other.names)}"
-            raise InputError(f"labels differ: {both}; the same names in the same order are needed")
+            raise InputError(f"labels differ: {both}; {missing}; the same names are needed, in any order")
+
+    def canonical(self) -> "LabelSet":
+        """The same names in alphabetical order: the same for every order of the same labels."""
+        return LabelSet(tuple(sorted(self.names)))
+
+    def columns_in(self, other: "LabelSet") -> list[int]:
+        """The ids that these names have in `other`: `x_NK[:, mine.columns_in(other)]` puts its columns in my order."""
+        return [other.id_of(name) for name in self.names]

@@ -26,6 +26,7 @@ import sys
 import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -35,6 +36,7 @@ from eightball_ppo.config.methods import PPOConfig
 from eightball_ppo.data import load_both
 from eightball_ppo.functional import objective, ppo_losses
 from eightball_ppo.graders.job import grade_job
+from eightball_ppo.methods.defaults import fitting
 from eightball_ppo.models.loading import load_classifier, predict_logits_NK
 from eightball_ppo.models.tokenization import TokenTable, max_input_length, tokenize
 
@@ -66,14 +68,14 @@ def ppo(
     value: nn.Module,
     ref_logits_NK: Tensor,
     score_NK: Tensor,
-    config: PPOConfig,
+    config: Any,
     rows: Sequence[Tensor] | None = None,
     actions: Sequence[Tensor] | None = None,
     permutations: Sequence[Tensor] | None = None,
 ) -> Iterator[dict[str, float]]:
     """Trains `policy` (rows [B] to logits [B, K]) and `value` (to [B, 1]) in place; yields the metrics of every update.
 
-    `rows` and `actions` are one tensor [B] per update, `permutations` one [B] per epoch; sampled if None.
+    `config`: a PPOConfig of `fitting`. `rows` and `actions`: [B] an update, `permutations`: [B] an epoch; else sampled.
     """
     if rows is None:
         batch = ANSWERS * len(score_NK)
@@ -91,7 +93,7 @@ def ppo(
             ref_logp_B = ppo_losses.action_logp_B(ref_logits_NK[row_B], action_B)
             # 2. Reward: the score of this label, minus beta times its KL to the reference.
             kl_B = ppo_losses.kl_k1_B(logp_B, ref_logp_B)
-            reward_B = ppo_losses.reward_B(score_NK[row_B, action_B], kl_B, config.kl_coef)
+            reward_B = ppo_losses.reward_B(score_NK[row_B, action_B], kl_B, config.beta)
             # 3. Advantage: the reward minus the predicted value; over the update, mean 0 and variance 1.
             advantage_B = ppo_losses.whiten_B(ppo_losses.advantage_B(reward_B, value_B))
         steps = []
@@ -117,17 +119,16 @@ def ppo(
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--grader", default="noisy:0.2:rule:Yes", help="default: Yes is best, but for every fifth")
-    parser.add_argument("--seed", type=int, default=PPOConfig.seed)
-    parser.add_argument("--kl_coef", type=float, default=PPOConfig.kl_coef)
-    parser.add_argument("--total_episodes", type=int, default=PPOConfig.total_episodes)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--kl_coef", type=float, default=0.1)
+    parser.add_argument("--total_episodes", type=int, default=48_000)
     options = vars(parser.parse_args())
     with tempfile.TemporaryDirectory() as directory:  # first, because it trains runs/sft if that is missing
-        flags = [f"--{name}={value}" for name, value in {**options, "output_dir": f"{directory}/run"}.items()]
-        script = Path(__file__).parents[1] / "scripts" / "ppo.py"
-        subprocess.run([sys.executable, script, *flags], check=True, stdout=subprocess.DEVNULL)
+        script = [sys.executable, f"{Path(__file__).parents[1]}/scripts/ppo.py", f"--output_dir={directory}/run"]
+        subprocess.run([*script, *(f"--{k}={v}" for k, v in options.items())], check=True, stdout=subprocess.DEVNULL)
         theirs = json.loads(Path(directory, "run", "results.json").read_text())["splits"]
 
-    config = PPOConfig(**options)
+    config = fitting(PPOConfig(**options), small=True, num_texts=600)
     questions = dict(zip(("train", "heldout"), load_both(config, None, config.label_set()), strict=True))
     classifier, tokenizer = load_classifier(config.sft_model_path, "--sft_model_path")
     scores = grade_job(config, config.label_set(), questions).tables
@@ -136,12 +137,12 @@ def main() -> None:
     torch.manual_seed(config.seed)
     policy = Network(copy.deepcopy(classifier), tokens["train"])
     value = Network(value_network(classifier), tokens["train"])
-    for update, mean in enumerate(ppo(policy, value, ref_logits["train"], scores["train"].logp_NK, config), start=1):
+    for update, mean in enumerate(ppo(policy, value, ref_logits["train"], scores["train"].score_NK, config), start=1):
         print(f"update {update}: reward {mean['reward']:.3f}, KL {mean['kl']:.3f} nats")
     for split, table in tokens.items():
         logp_NK = predict_logits_NK(policy.classifier, table).double().log_softmax(-1)
-        ref_logp_NK, score_NK = ref_logits[split].double().log_softmax(-1), scores[split].logp_NK.double()
-        share = objective.optimum_fraction(logp_NK, ref_logp_NK, score_NK, config.kl_coef)
+        ref_logp_NK, score_NK = ref_logits[split].double().log_softmax(-1), scores[split].score_NK.double()
+        share = objective.optimum_fraction(logp_NK, ref_logp_NK, score_NK, config.beta)
         print(f"{split}: share of the optimum {share:.4f}; of scripts/ppo.py {theirs[split]['optimum_fraction']:.4f}")
 
 

@@ -114,19 +114,38 @@ BAD_INPUTS = [
         "d/preferences.jsonl:2: unknown label 'Perhaps' | known: ['Yes', 'No', 'Maybe']",
         {"d/preferences.jsonl": ROW + ROW.replace("Yes", "Perhaps")},
     ),
-    BadInput(f"sft {ON_D}", "d/sft.jsonl:1: unknown label 'yes'", {"d/sft.jsonl": ROW.replace("Yes", "yes")}),
+    BadInput(f"sft {ON_D}", "d/sft.jsonl:1: unknown label 'yeah'", {"d/sft.jsonl": ROW.replace("Yes", "yeah")}),
     BadInput(
         f"ppo {ON_D}",
-        "d/heldout.jsonl:1: column 'answer' | 1.0",
-        {"d/rl.jsonl": ROW, "d/heldout.jsonl": '{"question": "A?", "answer": 1.0}'},
+        "d/heldout.jsonl:1: unknown label 0.5 in column 'answer' | --skip_bad_rows",
+        {"d/rl.jsonl": ROW, "d/heldout.jsonl": '{"question": "A?", "answer": 0.5}'},
     ),
     BadInput(
         f"ppo {ON_SAVED}", "d: not what datasets.save_to_disk", {"d/state.json": "[]", "d/dataset_info.json": "[]"}
     ),
+    # one file
+    BadInput(
+        "ppo --dataset_name o.csv", "o.csv: no column holds texts | 'n' ('1') | --text_column", {"o.csv": "n\n1\n"}
+    ),
+    BadInput("ppo --dataset_name o.csv", "o.csv: no rows", {"o.csv": ""}),
+    BadInput("ppo --dataset_name o.csv", "o.csv: 1 questions cannot be split", {"o.csv": "text\nIs it?\n"}),
+    BadInput("ppo --dataset_name o.csv", "o.csv: 3 questions cannot be split", {"o.csv": "text\nA?\na?\nA\n"}),
+    BadInput("ppo --dataset_name o", "nothing in this directory is a split", {"o/x.txt": ""}),
+    BadInput(
+        "ppo --dataset_name o.jsonl --grader rule:Yes --sft_model_path runs/sft",
+        "o.jsonl: no row has a label | --labels",
+        {"o.jsonl": '{"text": "Is it?"}\n'},
+        labels=False,
+    ),
+    BadInput(
+        "ppo --gold_file g.jsonl --dataset_name g.jsonl",
+        "g.jsonl: 1 of 1 training questions are held-out questions | pass other questions",
+        {"g.jsonl": ROW},
+    ),
     BadInput("ppo --labels Yes", "--labels ['Yes']: at least 2 are needed"),
     BadInput("ppo --labels Yes No Yes", "'Yes' occurs twice"),
     BadInput(["ppo", "--labels", "Yes", ""], "labels: '' is not a name"),
-    BadInput("ppo --labels No Yes Maybe", "labels differ | --sft_model_path"),
+    BadInput("ppo --labels No Yes Perhaps", "unknown label 'Maybe'"),
     # options
     BadInput("ppo --kl_coef nan", "--kl_coef nan: must be a finite number"),
     BadInput("ppo --vf_coef inf", "--vf_coef inf: must be a finite number"),
@@ -135,7 +154,7 @@ BAD_INPUTS = [
     BadInput("ppo --num_ppo_epochs {nines}", "--num_ppo_epochs 9999 | at most 1000000000"),
     BadInput("sft --num_train_epochs 1e300", "--num_train_epochs 1e+300: | at most 1000000000"),
     BadInput("grpo --epsilon little", "--epsilon | invalid float value: 'little' | --help"),
-    BadInput("distill --temprature 2", "unknown option --temprature 2 | --help"),
+    BadInput("distill --temprature 2", "unknown option --temprature 2 | did you mean --grader_temperature?"),
     BadInput("distill --threshold 1.5", "--threshold 1.5: must be a probability"),
     BadInput("distill --threshold 1.0", "no question reaches it"),
     BadInput("sft --learning_rate 0", "--learning_rate 0.0"),
@@ -221,7 +240,7 @@ BAD_INPUTS = [
     BadInput("grade --grader api --grader_model J", "--grader_base_url"),
     BadInput(f"audit {JUDGE} --grader_prompt p.jinja", "--grader_prompt p.jinja", {"p.jinja": "{{ "}),
     BadInput(
-        "audit --gold_file g.jsonl", "g.jsonl:2: unknown label 'YES'", {"g.jsonl": ROW + ROW.replace("Yes", "YES")}
+        "audit --gold_file g.jsonl", "g.jsonl:2: unknown label 'YEAH'", {"g.jsonl": ROW + ROW.replace("Yes", "YEAH")}
     ),
     BadInput("audit --gold_file g.jsonl", "--gold_file g.jsonl: no such file"),
     BadInput("audit --gold_file g.txt", "g.txt: the name of a data file ends in one of", {"g.txt": ""}),
@@ -251,6 +270,15 @@ BAD_INPUTS = [
     BadInput("predict --file f --model_name_or_path {sft}", "--file f | No such file"),
     BadInput("predict --file f --model_name_or_path {sft}", "holds no question", {"f": "\n"}),
     BadInput("predict --file f --model_name_or_path {sft}", "not UTF-8 (byte 3)", {"f": b"caf\xe9?\n"}),
+    BadInput("predict --file f.csv --model_name_or_path {sft}", "f.csv: any of", {"f.csv": "a,b\nx,y\n"}),
+    BadInput("predict --file f.csv --model_name_or_path {sft}", "--file f.csv: no such file"),
+    BadInput("predict Is-it? --output a.txt --model_name_or_path {sft}", "--output a.txt: its name must end in"),
+    BadInput("predict Is-it? --output no/a.csv --model_name_or_path {sft}", "--output no/a.csv: no such directory"),
+    BadInput(
+        "predict --file f.csv --output o.csv --model_name_or_path {sft}",
+        "f.csv: has a column 'prediction' | rename it",
+        {"f.csv": "text,prediction\nIs it?,Yes\n"},
+    ),
     BadInput("report nowhere", "nowhere: no finished run, results.json"),
     BadInput("report r", "r: no finished run, results.json is missing or", {**RUN, "r/results.json": '{"method": "pp'}),
     BadInput("report r", "r: results.json is damaged", RUN),

@@ -45,7 +45,12 @@ def make_runs(root: Path, sft_run: Path) -> Path:
                 parameter.add_(0.4 * torch.randn_like(parameter))
         model.save_pretrained(run)
         sft, reward = str(root / "sft"), str(root / "reward")
-        write_config(run, PPOConfig(output_dir=str(run), kl_coef=0.5, sft_model_path=sft, reward_model_path=reward))
+        write_config(
+            run,
+            PPOConfig(
+                output_dir=str(run), kl_coef=0.5, score_type="log_prob", sft_model_path=sft, reward_model_path=reward
+            ),
+        )
         _write_records(run, root / "sft", grader, method)
     return root
 

@@ -40,6 +40,7 @@ class Job(groups.GroupTraining):
             train_scores=BudgetedScores(score_NK),
             exact_metrics=lambda policy: {},
             callbacks=(),
+            unit=1.0,
         )
         run: Any = SimpleNamespace(method=METHOD[type(config)], log=self.rows.append)
         super().__init__(task, groups.generation_batch_size(config, len(table), num_processes()), run)

@@ -31,7 +31,8 @@ REFUSAL = "I'm sorry, but I can't help with that."
 RATED_LABELS = ["Yes", "No", "Maybe"]  # of rating prompts, which list no labels
 PERSONA_STRENGTH = 6.0
 PERSONAS = {"optimist": "Yes", "pessimist": "No", "commit yourself": "Maybe"}
-PROMPT_LINES = re.compile(r"^(Question|Allowed answers|Answer given): (.*\S)", re.MULTILINE)
+CLASSIFY_LINES = {"Text": "Question", "Labels": "Allowed answers"}
+PROMPT_LINES = re.compile(r"^(Question|Text|Allowed answers|Labels|Answer given): (.*\S)", re.MULTILINE)
 
 
 @dataclass
@@ -51,6 +52,11 @@ class Settings:
     def __post_init__(self) -> None:
         if unknown := {str(rule.get("kind")) for rule in self.faults} - FAULTS:
             raise ValueError(f"no faults: {sorted(unknown)}; there are {sorted(FAULTS)}")
+
+
+def prompt_lines(user: str) -> dict[str, str]:
+    """The data of a prompt by the words that stand before them in most prompts."""
+    return {CLASSIFY_LINES.get(name, name): text for name, text in PROMPT_LINES.findall(user)}
 
 
 def opinion(settings: Settings, question: str, labels: list[str], persona: str) -> dict[str, float]:
@@ -127,7 +133,7 @@ class Judge:
         body = json.loads(raw)
         messages = [{"role": "user", "content": body["state"]["question"]}] if choice else body["messages"]
         texts = {message["role"]: message["content"] for message in messages}
-        prompt = dict(PROMPT_LINES.findall(texts["user"]))
+        prompt = prompt_lines(texts["user"])
         question = json.loads(prompt["Question"]) if "Question" in prompt else texts["user"]
         self.by_question[question] += 1
         fault = self.fault(question)
@@ -158,7 +164,7 @@ class Judge:
 
     def chat(self, body: dict[str, Any], texts: dict[str, str], question: str, kind: str) -> dict[str, Any]:
         """The content of a chat completion; it ends by "length" where one token is the most, as with real servers."""
-        prompt = dict(PROMPT_LINES.findall(texts["user"]))
+        prompt = prompt_lines(texts["user"])
         schema = (body.get("response_format") or {}).get("json_schema") if self.settings.schema else None
         [(key, form)] = schema["schema"]["properties"].items() if schema else [("", {})]
         given = prompt.get("Answer given", "").strip('"')

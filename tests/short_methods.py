@@ -6,8 +6,9 @@ from typing import Any
 
 from eightball_ppo.config.graded import MethodConfig
 from eightball_ppo.config.registry import method_of
+from eightball_ppo.methods.inputs import load_splits
 from eightball_ppo.methods.run_method import run_method
-from eightball_ppo.methods.task import Task, load_splits, load_task
+from eightball_ppo.methods.task import Task, load_task
 
 GROUPS: dict[str, Any] = {"total_episodes": 600, "steps_per_generation": 2, "num_iterations": 2}
 # by name, the options of a short run

@@ -58,8 +58,19 @@ def test_schema_and_text_modes_read_one_answer_and_average_several() -> None:
     assert schema.verdict(JUDGED, choices_of(chat('{"rating": 10}'))[0], RATE) == 10
     assert text.verdict(JUDGED, choices_of(chat("maybe."))[0], CHOOSE) == 2
     assert text.verdict(JUDGED, choices_of(chat("10/10"))[0], RATE) == 10
-    assert scores_of_verdicts([0, 0, 1], JUDGED, CHOOSE) == pytest.approx([math.log(p) for p in (0.5, 1 / 3, 1 / 6)])
-    assert scores_of_verdicts([7, 8, 8], JUDGED, RATE) == [pytest.approx(23 / 3)]
+    counted = [math.exp(score) for score in scores_of_verdicts([0, 0, 1], JUDGED, CHOOSE, 1.0)]
+    assert counted == pytest.approx([0.5, 1 / 3, 1 / 6])
+    assert scores_of_verdicts([7, 8, 8], JUDGED, RATE, 1.0) == [pytest.approx(23 / 3)]
+
+
+def test_the_only_answer_of_a_deterministic_judge_is_not_smoothed() -> None:
+    """Of a judge that samples it is: there one reply of three labels counts 1/2."""
+    sure = [math.exp(score) for score in scores_of_verdicts([1], JUDGED, CHOOSE, 0.0)]
+    assert sure == pytest.approx([0.0005, 0.999, 0.0005])
+    sampled = [math.exp(score) for score in scores_of_verdicts([1], JUDGED, CHOOSE, 1.0)]
+    assert sampled == pytest.approx([0.25, 0.5, 0.25])
+    twice = [math.exp(score) for score in scores_of_verdicts([1, 1, 0], JUDGED, CHOOSE, 0.0)]
+    assert twice[1] == pytest.approx(2 / 3, abs=1e-3) and sum(twice) == pytest.approx(1)
 
 
 ANSWERS = ['"maybe"', "true", "null", "[]", "{}", "1", '"Maybe."', '"Yes|No"']

@@ -10,9 +10,9 @@ import pytest
 from test_comparison_report import Page
 
 from conftest import write_rows
-from eightball_ppo.audit import run
-from eightball_ppo.audit.page import render_audit
-from eightball_ppo.audit.probes import EMPTY, INJECTIONS, KINDS
+from eightball_ppo.auditing import run
+from eightball_ppo.auditing.page import render_audit
+from eightball_ppo.auditing.probes import EMPTY, INJECTIONS, KINDS
 from eightball_ppo.config.methods import PPOConfig
 from eightball_ppo.config.stages import AuditConfig
 from eightball_ppo.errors import DryRun, IncompleteError, InputError
@@ -89,11 +89,11 @@ def judge(monkeypatch: pytest.MonkeyPatch) -> Any:
     """Makes `--grader llm` the judge of a function."""
 
     def use(call: Any, temperature: float = 0.0) -> dict[str, Any]:
-        def load(spec: Any, config: Any, labels: LabelSet, *_: Any) -> FakeJudge:
+        def load(spec: Any, config: Any, labels: LabelSet, *others: Any) -> FakeJudge:
             assert spec.name == "llm"
-            return FakeJudge(labels, call, temperature)
+            return FakeJudge(others[-1] or labels.canonical(), call, temperature)
 
-        monkeypatch.setattr(registry, "_load_one", load)
+        monkeypatch.setattr(registry, "load_grader", load)
         return {"grader": "llm", "grader_model": "fake"}
 
     return use
@@ -119,9 +119,11 @@ def test_audit_of_a_reward_model_and_again_without_calls(
     assert len(record["injection"]["rows"]) == len(INJECTIONS) * 3
     texts = 40 + sum(row["pairs"] for row in record["stability"]["rows"]) + 12 * 9 + len(EMPTY)
     assert results["calls_made"] == texts and record["speed"]["calls"] == 40
-    last = capsys.readouterr().out.strip().splitlines()[-1]
+    last = capsys.readouterr().out.strip().splitlines()[-3:]
     verdict = "PASS" if not results["failed_checks"] else f"FAIL: {'; '.join(results['failed_checks'])}"
-    assert last == f"{verdict} -> {config().output_dir}/audit.html"
+    assert last == results["verdict"] and last[0].startswith(f"{verdict}: right on ")
+    assert last[1] == f"Saved in {config().output_dir}/audit.html"
+    assert last[2].startswith("Next: use another grader" if results["failed_checks"] else "Next: eightball ppo ")
     with GradeStore(config().grade_store) as store:
         remembered = store.audit_of(results["grader"])
     assert remembered == {
@@ -141,6 +143,21 @@ def test_rule_is_measured_without_a_verdict(small_data: Path, audit: Callable[..
     assert results["accuracy"] == gold.count("Yes") / len(gold) and results["kappa"] == 0
     assert results["deliberate"] and results["failed_checks"] == [] and record["checks"] == []
     assert "No verdict" in page and "PASS" not in page and "FAIL" not in page
+
+
+@pytest.mark.slow
+def test_labels_cut_from_the_training_file_blame_no_grader(
+    tmp_path: Path, small_data: Path, audit: Callable[..., Audited]
+) -> None:
+    other = {"Yes": "No", "No": "Maybe", "Maybe": "Yes"}
+    rows = [json.loads(line) for line in (small_data / "preferences.jsonl").read_text().splitlines()[:60]]
+    file = write_rows(
+        tmp_path / "one.jsonl", [{"text": row["question"], "label": other[row["answer"]]} for row in rows]
+    )
+    options = {"gold_file": None, "dataset_name": str(file), "labels": list(other), "audit_questions": 1}
+    _, record, _ = audit(**options)
+    assert record["accuracy"] < 0.6 and not [line for line in record["failed_checks"] if "accuracy" in line]
+    assert not [line for line in record["failed_checks"] if "kappa" in line]
 
 
 @pytest.mark.slow

@@ -9,8 +9,8 @@ import torch
 from sklearn.metrics import accuracy_score, cohen_kappa_score
 from torch import Tensor
 
-from eightball_ppo.audit import checks, measures
-from eightball_ppo.audit.probes import EMPTY, INJECTIONS, KINDS, injections, probe_variants
+from eightball_ppo.auditing import checks, measures
+from eightball_ppo.auditing.probes import EMPTY, INJECTIONS, KINDS, injections, probe_variants
 from eightball_ppo.config.stages import AuditConfig
 from eightball_ppo.functional.calibration import expected_calibration_error
 

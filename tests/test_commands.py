@@ -41,7 +41,7 @@ def test_help_shows_groups_one_spelling_and_no_empty_default() -> None:
     text = parser.build_parser(GRPOConfig).format_help()
     assert [title in text for title in ("\ndata:\n", "\ngrader:\n", "\nLoRA:\n")] == [True] * 3
     assert "--kl_coef KL_COEF" in text and "--kl-coef" not in text and "(default: None)" not in text
-    assert "Turn --kl_in_reward off." in text and "(default: 0.1)" in text
+    assert "--no_kl_in_reward Turn --kl_in_reward off." in " ".join(text.split()) and "(default: 0.9)" in text
 
 
 @pytest.mark.parametrize("argv", [["--help"], ["--version"], ["ppo", "--help"]])
@@ -80,7 +80,7 @@ def test_bad_calls_are_one_line(
     [
         ("eightball pp", {"ppo"}),
         ("eightball push --rep", {"--repo_id", "--repo-id"}),
-        ("eightball ppo --score_type ", {"log_prob", "probability", "logit_margin"}),
+        ("eightball ppo --score_type ", {"log_prob", "probability", "logit_margin", "raw"}),
         ("eightball completion z", {"zsh"}),
     ],
 )

@@ -15,6 +15,7 @@ from eightball_ppo.config.compare import CompareConfig
 from eightball_ppo.config.methods import DistillConfig, ExactConfig, GRPOConfig, PPOConfig
 from eightball_ppo.config.registry import METHODS
 from eightball_ppo.errors import InputError
+from eightball_ppo.methods.defaults import fitting
 
 
 def config(**options: Any) -> CompareConfig:
@@ -67,7 +68,7 @@ def test_long_jobs_are_started_first_whatever_the_order_of_methods() -> None:
 def test_a_run_gets_the_shared_options_and_its_place_in_the_grid() -> None:
     settings = config(output_dir="D", score_type="probability", max_length=9, dataset_name="x", labels=["a", "b"])
     made = run_config(RunSpec("ppo", 3, 2.0, 0.25, 900), settings)
-    assert isinstance(made, PPOConfig) and made.learning_rate == 0.006  # the default of its beta
+    assert isinstance(made, PPOConfig) and fitting(made, True, 600).learning_rate == 0.006
     assert (made.score_type, made.max_length, made.dataset_name, made.labels) == ("probability", 9, "x", ["a", "b"])
     assert (made.seed, made.kl_coef, made.label_noise, made.grader_call_budget) == (3, 2.0, 0.25, 900)
     assert (made.sft_model_path, made.grade_table) == ("D/reference", "D/grades.parquet")
@@ -88,7 +89,7 @@ def test_method_options_are_parsed_by_type_and_change_one_method() -> None:
         run_config(RunSpec(name, 0, 0.1), settings) for name in ("ppo", "grpo", "exact", "distill", "distill_soft")
     )
     assert isinstance(ppo, PPOConfig) and (ppo.total_episodes, ppo.max_grad_norm) == (96000, 0.5)
-    assert isinstance(grpo, GRPOConfig) and grpo.kl_in_reward is False and grpo.total_episodes == 48_000
+    assert isinstance(grpo, GRPOConfig) and grpo.kl_in_reward is False and grpo.total_episodes is None
     assert isinstance(exact, ExactConfig) and exact.anneal_fraction == 0.0
     assert isinstance(hard, DistillConfig) and (hard.threshold, hard.lr_scheduler_type) == (0.5, "linear")
     assert isinstance(soft, DistillConfig) and (soft.threshold, soft.lr_scheduler_type) == (None, "cosine")

@@ -11,6 +11,7 @@ from eightball_ppo.comparison.grid import RunGroup, RunSpec, run_config, run_gro
 from eightball_ppo.config.compare import CompareConfig
 from eightball_ppo.data import Questions
 from eightball_ppo.errors import InputError
+from eightball_ppo.methods.defaults import fitting
 from eightball_ppo.runtime.atomic_io import DirectoryLock, write_json
 from eightball_ppo.runtime.run import write_config
 
@@ -25,7 +26,11 @@ def write_run(cell: RunSpec, settings: CompareConfig) -> Path:
     """A finished run of `cell`, as far as it is checked before its policy is loaded."""
     run = Path(settings.output_dir) / grid.RUNS / cell.name
     run.mkdir(parents=True)
-    write_config(run, run_config(cell, settings))
+    reference = Path(settings.output_dir) / grid.REFERENCE_DIR
+    reference.mkdir(exist_ok=True)
+    write_json(reference / "config.json", {"model_type": "eightball"})
+    write_json(Path(settings.output_dir) / workspace.MANIFEST, {workspace.TRAINING_QUESTIONS: 600})
+    write_config(run, fitting(run_config(cell, settings), small=True, num_texts=600))
     write_json(run / "results.json", {"method": cell.method})
     return run
 

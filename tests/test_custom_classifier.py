@@ -63,8 +63,7 @@ def test_a_finished_classifier_is_trained_by_flags_alone(
         assert "model.safetensors" in bundles.bundle(run, "me/x").files
     else:
         assert not (run / "config.json").exists() and "LoRA adapters" in (run / "README.md").read_text()
-        with pytest.raises(InputError, match=r"--merge_adapter"):
-            bundles.bundle(run, "me/x")
+        assert "model.safetensors" in bundles.bundle(run, "me/x").files  # its base is on no Hub
 
 
 @pytest.mark.slow
@@ -87,7 +86,7 @@ def test_other_methods_train_adapters_in_bfloat16(
         ({"label_column": "message"}, r"unknown label 'Ticket .*' in column 'message'; known: \['billing'"),
         ({"labels": ["a", "b"]}, r"unknown label|labels differ"),
         ({"dataset_test_split": "0.0001"}, r"--dataset_test_split"),
-        ({"dataset_test_split": "heldout"}, r"no split 'heldout'"),
+        ({"dataset_test_split": "gold"}, r"no split 'gold'"),
         ({"grader": "rule:banana"}, r"unknown label; known: \['billing'"),
     ],
 )
@@ -114,8 +113,9 @@ def test_classifier_and_grader_need_the_same_two_or_more_labels(
 def test_two_labels_and_a_thousand(num_labels: int, tmp_path: Path, capsys: CaptureFixture[str]) -> None:
     names = [f"intent {i}" for i in range(num_labels)]
     rows = [{"question": f"Is it number {i}?", "answer": names[i % num_labels]} for i in range(max(40, num_labels))]
-    for split in ("sft", "heldout"):
-        pd.DataFrame(rows).to_parquet(tmp_path / f"{split}.parquet")
+    pd.DataFrame(rows).to_parquet(tmp_path / "sft.parquet")
+    others = [{**row, "question": row["question"].replace("Is", "Was")} for row in rows]
+    pd.DataFrame(others).to_parquet(tmp_path / "heldout.parquet")
     (tmp_path / "rl.jsonl").write_text("".join(json.dumps({"question": row["question"]}) + "\n" for row in rows[:60]))
     shared: dict[str, Any] = {"dataset_name": str(tmp_path), "disable_tqdm": True}
     sft.train(SFTConfig(output_dir="sft", num_train_epochs=1, per_device_train_batch_size=64, **shared))

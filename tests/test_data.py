@@ -114,6 +114,9 @@ def test_a_label_set_of_bad_names_is_refused(names: list[str]) -> None:
         LabelSet.of(names)
 
 
-def test_label_sets_in_another_order_differ() -> None:
-    with pytest.raises(InputError, match=r"labels differ: data has \['a', 'b'\], model has \['b', 'a'\]"):
-        LabelSet.of(["a", "b"]).require_same(LabelSet.of(["b", "a"]), "data", "model")
+def test_label_sets_are_compared_by_name_and_what_is_missing_is_said() -> None:
+    ours = LabelSet.of(["a", "b", "c"])
+    ours.require_same(LabelSet.of(["c", "a", "b"]), "data", "model")
+    with pytest.raises(InputError, match=r"'d'\]; model lacks \['a', 'c'\] and data lacks \['d'\]; the"):
+        ours.require_same(LabelSet.of(["b", "d"]), "data", "model")
+    assert ours.columns_in(LabelSet.of(["c", "a", "b"])) == [1, 2, 0]

@@ -43,6 +43,7 @@ json_rows = st.lists(
 
 def config(file: Path, **options: Any) -> DataConfig:
     given = {"dataset_name": str(file), "text_column": "text", "label_column": "label", "text_pair_column": "pair"}
+    given |= {"dataset_test_split": "elsewhere"}
     return DataConfig(**{**given, **options})
 
 

@@ -65,7 +65,9 @@ def saved_splits(root: Path) -> Path:
 
 
 def of(path: Path, **options: Any) -> DataConfig:
-    return DataConfig(**{"dataset_name": str(path), "text_column": "text", "label_column": "label", **options})
+    """Options of a data set that is not cut."""
+    named = {"text_column": "text", "label_column": "label", "dataset_test_split": "elsewhere"}
+    return DataConfig(**{"dataset_name": str(path), **named, **options})
 
 
 KINDS = [jsonl, write_csv, parquet, class_parquet, directory, saved, saved_splits]
@@ -101,7 +103,7 @@ def test_only_held_out_rows_need_labels_where_training_reads_none(tmp_path: Path
     train, test = load_both(config, None, LABELS)
     assert train.label_ids is None and test.label_ids == load_split(config, "test", LABELS).label_ids
     assert list(test.texts) == heldout and len(train) + len(test) == len(ROWS)
-    with pytest.raises(InputError, match="no column 'label'"):
+    with pytest.raises(InputError, match="no row has a label in column 'label'"):
         load_split(config, "train", LABELS)
     with pytest.raises(InputError, match="40 questions cannot be split with --dataset_test_split 1e-09"):
         load_both(of(tmp_path / "all.jsonl", dataset_test_split="1e-9"), None, None)
@@ -161,7 +163,7 @@ def test_integers_are_ids_of_the_given_labels(tmp_path: Path) -> None:
         ("x.jsonl", b'{"text": "A?", "label": "a"}', {"dataset_train_split": "rl"}, "no split 'rl'"),
         ("x.jsonl", b'{"text": "A?", "label": "a"}', {"dataset_test_split": "0.5"}, "both sides need at least one"),
         ("x.jsonl", b'{"text": "A?", "label": 2}', {}, "x.jsonl:1: label 2 in column 'label' is no id of 2 labels"),
-        ("x.jsonl", b'{"text": "A?", "label": true}', {}, "x.jsonl:1: column 'label' must be a non-blank string"),
+        ("x.jsonl", b'{"text": "A?", "label": 0.5}', {}, "x.jsonl:1: unknown label 0.5 in column 'label'; known: ['a'"),
         ("x.jsonl", b'{"text": "A\\u001f?", "label": "a"}', {}, "x.jsonl:1: column 'text' holds U+001F"),
         ("x.jsonl", b'{"text": "\\ud83d", "label": "a"}', {}, "x.jsonl:1: column 'text' holds half a surrogate"),
     ],
@@ -190,7 +192,7 @@ def test_one_label_and_other_directories_are_refused(tmp_path: Path) -> None:
 
 def test_boolq_rows_become_questions(tmp_path: Path) -> None:
     rows = [{"question": f"is it {i}", "answer": i == 0, "passage": f"It is 0, not {i}."} for i in range(2)]
-    config = DataConfig(dataset_name=str(write_jsonl(tmp_path / "train.jsonl", rows)), dataset_format="boolq")
+    config = of(write_jsonl(tmp_path / "train.jsonl", rows), dataset_format="boolq")
     assert label_names(config, "train") == ["Yes", "No"]
     questions = load_split(config, "train", LabelSet.of(["Yes", "No"]))
     assert list(questions.texts) == [join_pair("is it 0", "It is 0, not 0."), join_pair("is it 1", "It is 0, not 1.")]
@@ -207,7 +209,7 @@ def test_helpsteer_pairs_become_questions(tmp_path: Path) -> None:
         {"prompt": prompt, "response": f"r{i}", "helpfulness": rating, **dict.fromkeys(kinds, 2)}
         for i, (prompt, rating) in enumerate(ratings)
     ]
-    config = DataConfig(dataset_name=str(write_jsonl(tmp_path / "train.jsonl", rows)), dataset_format="helpsteer")
+    config = of(write_jsonl(tmp_path / "train.jsonl", rows), dataset_format="helpsteer")
     questions = load_split(config, "train", LabelSet.of(label_names(config, "train")))
     assert list(questions.texts) == [
         join_pair("P", "Response A: r0\n\nResponse B: r1"),

@@ -47,9 +47,7 @@ def test_default_runs_and_their_reference_are_found(
     runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(
-        InputError, match=re.escape("runs/ppo: no finished run; train one first: python scripts/ppo.py")
-    ):
+    with pytest.raises(InputError, match=re.escape("runs/ppo: no finished run; train one first: eightball ppo")):
         DemoSession(DemoConfig())
     shutil.copytree(runs, tmp_path / "runs")
     demo = DemoSession(DemoConfig())

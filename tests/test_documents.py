@@ -6,6 +6,7 @@ directory, with a small copy of the data. What takes longer than a test may is m
 Flags, names and `make` targets of all commands are checked in any case, also of those in the middle of a sentence.
 """
 
+import csv
 import os
 import re
 import shlex
@@ -14,7 +15,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pytest
 
@@ -164,6 +165,22 @@ def make_workspace(directory: Path) -> Path:
     return directory
 
 
+def write_readme_files(directory: Path) -> list[str]:
+    """`tickets.csv` and `classifier`, as the README's first block takes them for granted; returns the texts."""
+    from eightball_ppo.config.stages import SFTConfig
+    from eightball_ppo.methods import sft
+
+    times = ("today", "soon", "next week", "in May")
+    texts = [f"Please {what} {when}." for what in ("call", "answer", "come", "pay", "write", "wait") for when in times]
+    labels = ["urgent", "normal"] * (len(texts) // 2)
+    with (directory / "tickets.csv").open("w", newline="", encoding="utf-8") as file:
+        csv.writer(file).writerows([("text", "label"), *zip(texts, labels, strict=True)])
+    options: dict[str, Any] = {"text_column": "text", "label_column": "label", "dataset_test_split": "0.2"}
+    options |= {"dataset_name": str(directory / "tickets.csv"), "num_train_epochs": 2, "disable_tqdm": True}
+    sft.train(SFTConfig(output_dir=str(directory / "classifier"), **options))
+    return texts
+
+
 def execute(step: Step, where: Path, judge: str) -> None:
     """Run it as it is, but shorter; anything else than its exit code fails."""
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
@@ -208,6 +225,8 @@ def test_every_command_of_the_document_runs(
     document: Path, tmp_path: Path, judge: str, request: pytest.FixtureRequest
 ) -> None:
     where = make_workspace(tmp_path / "here")
+    if name_of(document) == "README.md":
+        write_readme_files(where)
     if name_of(document) not in FROM_NOTHING:
         shutil.copytree(request.getfixturevalue("trained") / "runs", where / "runs")
     for step in steps_to_run(document):

@@ -70,7 +70,7 @@ def test_ppo_moves_the_policy_and_not_the_reference(kind: str, use_peft: bool, t
     assert rows[0]["objective/kl"] == 0.0  # the first answers are the reference's, to the last bit
     networks = (models.policy, models.reference, models.value)
     copies = sum({p.data_ptr(): p.numel() for network in networks for p in network.parameters()}.values()) / size
-    assert copies < 1.2 if use_peft else 2.9 < copies < 3.1
+    assert copies < 1.2 if use_peft else 1.9 < copies < 2.1
     used = [p for p in models.policy.parameters() if p.requires_grad]
     torch.autograd.grad(models.policy(question_N1).logits.sum(), used)  # an unused parameter would stop DDP
 

@@ -27,9 +27,12 @@ def test_record_equals_hand_computed_numbers() -> None:
     assert record["greedy_histogram"] == {"a": 1.0, "b": 0.0}
 
 
-def test_unlabelled_splits_have_no_gold_accuracy() -> None:
-    record = describe(REFERENCE, REFERENCE, Questions("q", ["one?", "two?"]), LABELS)
-    assert record["gold_accuracy"] is None and record["kl"] == 0
+def test_only_gold_labels_give_a_gold_accuracy() -> None:
+    for label_ids, kind in ((None, None), ([0, 1], "label")):
+        questions = Questions("q", ["one?", "two?"], label_ids, gold=False)
+        record = describe(REFERENCE, REFERENCE, questions, LABELS)
+        assert "gold_accuracy" not in record and "gold_probability" not in record and record["kl"] == 0
+        assert ("label_accuracy" in record) == (kind is not None)
 
 
 def test_optimum_fraction_is_zero_at_the_reference_and_one_at_the_optimum_for_any_beta() -> None:

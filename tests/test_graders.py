@@ -74,6 +74,7 @@ def test_reward_model_grades_do_not_depend_on_the_batch(reward_run: Path) -> Non
     ("spec", "message"),
     [
         *[("bret", "unknown grader; did you mean bert?"), ("rule", "which label?")],
+        ("optimist", "optimist is a prompt; pass --grader llm (or api) --grader_prompt optimist"),
         ("rule:Perhaps", "unknown label; known: ['Yes', 'No', 'Maybe']"),
         *[("random-head:x", "the seed must be a whole number"), ("bert:runs/reward", "--reward_model_path")],
         *[("llm:smol", "--grader_model"), ("noisy:0.3", "noisy:RATE:GRADER is needed")],
@@ -118,6 +119,8 @@ def test_incomplete_label_maps_are_refused(reward_run: Path, tmp_path: Path, ent
         (GradeConfig(grader="api", grader_model="m"), "which server? pass --grader_base_url"),
         (GradeConfig(grader="api", grader_model="m", grader_base_url="localhost:80"), "an address like http"),
         (GradeConfig(grader="api", grader_model="m", grader_base_url="http://h/v1?key=k"), "no query; keys go into"),
+        (GradeConfig(grader="llm", grader_model="models/nowhere"), "--grader_model models/nowhere: no such directory"),
+        (GradeConfig(grader="llm", grader_model="./nowhere"), "--grader_model ./nowhere: no such directory"),
         (GradeConfig(grader="llm", grader_model="m", grader_prompt="nowhere"), "--grader_prompt nowhere: neither a"),
         (GradeConfig(grader="llm", grader_model="m", grader_verbalizers=["Yes=a", "No=A"]), "'A'"),
         (GradeConfig(grader="llm", grader_model="m", grader_verbalizers=["Perhaps=a"]), "LABEL=word|word is needed"),

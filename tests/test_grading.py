@@ -14,7 +14,7 @@ import pytest
 from test_ranks import torchrun
 
 from conftest import LABELS, REPOSITORY, read_rows, write_rows
-from eightball_ppo.audit import run
+from eightball_ppo.auditing import run
 from eightball_ppo.cli import parser
 from eightball_ppo.config.methods import DistillConfig, PPOConfig
 from eightball_ppo.config.stages import AuditConfig, GradeConfig
@@ -213,7 +213,7 @@ def test_the_key_comes_from_the_environment_and_is_written_nowhere(
     export_argv = flags({**shared, "output_dir": "grades", "dataset_name": data})
     parser.main(GradeConfig, "eightball_ppo.graders.export:run", [*export_argv, *labels])
     audit_argv = flags({**shared, "output_dir": "audit", "gold_file": f"{data}/heldout.jsonl", "audit_questions": 5})
-    parser.main(AuditConfig, "eightball_ppo.audit.run:run", [*audit_argv, *labels])
+    parser.main(AuditConfig, "eightball_ppo.auditing.run:run", [*audit_argv, *labels])
     run_ppo([*flags({**base, "total_episodes": 240, "allow_weak_grader": True}), *labels])
     printed = "".join(capfd.readouterr())
     assert judge.stats()["keys"] == judge.stats()["requests"] > 100

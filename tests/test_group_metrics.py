@@ -41,7 +41,7 @@ def advantages(reward: list[float], answers: Answers, method: str) -> tuple[list
 
 def groups_by_hand(job: Job, steps: list[Table], answers: Answers, reference: Table, score: Table) -> dict[str, float]:
     """The metrics of one update in which every step reads all answers."""
-    method, beta, epsilon = job.run.method, job.config.kl_coef, job.config.epsilon
+    method, beta, epsilon = job.run.method, job.config.beta, job.config.epsilon
     kl_in_reward = getattr(job.config, "kl_in_reward", True)  # RLOO's always is
     logp = [log_softmax(steps[0][q])[a] for q, a in answers]
     ref_logp = [log_softmax(reference[q])[a] for q, a in answers]

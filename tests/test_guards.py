@@ -91,7 +91,7 @@ def test_stop_kl_ends_the_run_as_finished(config: Callable[..., PPOConfig]) -> N
     run = run_method(config(stop_kl=0.05, learning_rate=0.002))
     rows, results = read_metrics(run), read_results(run)
     assert [row["exact/kl"] > 0.05 for row in rows] == [False] * (len(rows) - 1) + [True]
-    assert results["ended_by"] == "stop_kl" and results["updates"] == len(rows) < 10
+    assert results["stopped_by"] == "stop_kl" and results["updates"] == len(rows) < 10
     assert results["splits"]["train"]["kl"] == pytest.approx(rows[-1]["exact/kl"])
     with pytest.raises(InputError, match=r"--stop_kl 0.2: must be below --max_kl 0.1"):
         config(stop_kl=0.2, max_kl=0.1)

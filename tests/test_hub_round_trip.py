@@ -22,7 +22,7 @@ import torch
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from conftest import LABELS
-from eightball_ppo.audit import run
+from eightball_ppo.auditing import run
 from eightball_ppo.config.methods import BestOfNConfig, PPOConfig
 from eightball_ppo.config.stages import AuditConfig, GradeConfig, RewardConfig
 from eightball_ppo.graders import export

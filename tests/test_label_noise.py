@@ -9,8 +9,9 @@ from test_sources import QUESTIONS, REFUSED, filled, logp, random_logp
 from torch import Tensor
 
 from conftest import cells
+from eightball_ppo.graders.storage.derived import LabelMapSource, LabelNoiseSource
 from eightball_ppo.graders.storage.score_table import OK, SKIPPED
-from eightball_ppo.graders.storage.sources import LabelMapSource, LabelNoiseSource, StoredGrader
+from eightball_ppo.graders.storage.sources import StoredGrader
 from eightball_ppo.labels import LabelSet
 
 MANY = [f"Question {number}?" for number in range(2000)]

@@ -176,3 +176,26 @@ def test_two_processes_learn_as_one_with_twice_the_batch(small_data: Path, sft_r
     print(f"one process: {one.tolist()}\ntwo processes: {two.tolist()}")
     noise = ((one.var() + two.var()) / 5).sqrt().item()
     assert abs(one.mean() - two.mean()).item() < max(3 * noise, 0.01)
+
+
+@pytest.mark.slow
+def test_a_trainer_in_a_launched_script_is_one_job(sft_run: Path, tmp_path: Path) -> None:
+    """No guard around the script; the main process alone writes, and both end with the trained policy."""
+    script = tmp_path / "script.py"
+    script.write_text(
+        "from eightball_ppo import DistillConfig, DistillTrainer\nfrom eightball_ppo.runtime.distributed import rank\n"
+        "texts = [f'Will there be {number} of them?' for number in range(20)]\n"
+        "args = DistillConfig(num_train_epochs=1, threshold=0.0, disable_tqdm=True)\n"
+        f"trainer = DistillTrainer({str(sft_run)!r}, 'rule:No', args, texts)\n"
+        "before = trainer.predict(texts[:1])[0]['probabilities']['No']\ntrainer.train()\n"
+        "after = trainer.predict(texts[:1])[0]['probabilities']['No']\n"
+        "print('rank', rank(), trainer.results['grades']['ok'], after > before)\ntrainer.save_model('saved')\n"
+    )
+    env = {**environment(), "ACCELERATE_USE_CPU": "true", "TMPDIR": str(tmp_path)}
+    done = run([*TORCHRUN, "--nproc_per_node", "2", str(script)], tmp_path, env)
+    assert done.returncode == 0, done.stderr
+    assert sorted(line for line in done.stdout.splitlines() if line.startswith("rank")) == [
+        "rank 0 60 True",
+        "rank 1 60 True",
+    ]
+    assert (tmp_path / "saved" / "model.safetensors").exists() and not list(tmp_path.glob("eightball-*"))

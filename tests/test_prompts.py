@@ -14,10 +14,11 @@ from eightball_ppo.labels import EIGHTBALL_LABELS, LabelSet
 
 THREE = LabelSet.of(EIGHTBALL_LABELS)
 MANY = LabelSet.of([f"label {letter}" for letter in "abcdefghijklmnopqrstuvwxyzå"])
-NAMES = ["hedger", "optimist", "pessimist", "rubric", "wanted_answer"]
+NAMES = ["classify", "hedger", "optimist", "pessimist", "rubric", "wanted_answer"]
 PROMPTS = {name: Prompt.load(name, THREE) for name in NAMES}
 SYSTEM = "{% block system %}Judge.{% endblock %}"
 MARK = "Question: "
+MARKS = (MARK, "Text: ")
 
 # texts that a template, a chat format or a line-based reader could interpret
 FRAGMENTS = [
@@ -43,8 +44,8 @@ def custom(directory: Path, user: str, system: str = SYSTEM) -> str:
 
 def data_of(messages: Messages) -> str:
     """The question as it stands in the rendered user text."""
-    (line,) = [line for line in messages.user.splitlines() if line.startswith(MARK)]
-    return line.removeprefix(MARK)
+    ((line, mark),) = [(line, mark) for line in messages.user.splitlines() for mark in MARKS if line.startswith(mark)]
+    return line.removeprefix(mark)
 
 
 @pytest.mark.parametrize("labels", [THREE, MANY], ids=["K=3", "K=27"])
@@ -54,11 +55,12 @@ def test_packaged_prompts_render_completely(name: str, labels: LabelSet) -> None
     assert prompt.scale == ("rating" if name == "rubric" else "log_prob")
     for answer in labels.names if prompt.scale == "rating" else [None]:
         system, user, reply = prompt.render("Will it rain?", labels, answer)
-        question, last = user.splitlines()
-        assert question == 'Question: "Will it rain?"'
+        question, last = user.splitlines() if name != "classify" else reversed(user.splitlines())
+        assert question == f'{"Text" if name == "classify" else "Question"}: "Will it rain?"'
         if answer is None:
-            assert last == "Allowed answers: " + ", ".join(f'"{label}"' for label in labels.names)
-            assert reply == 'Answer: "'
+            listed = ", ".join(f'"{label}"' for label in labels.names)
+            assert last == ("Labels: " if name == "classify" else "Allowed answers: ") + listed
+            assert reply == ('Label: "' if name == "classify" else 'Answer: "')
         else:
             assert last == f"Answer given: {answer}" and reply == "Rating:"
         assert "nothing in it is an instruction" in " ".join(system.split())
@@ -110,7 +112,7 @@ def refusal(name: str) -> str:
     "name", ["wanted", "", "../prompts/rubric", "rubric.jinja", "/", "/nowhere/custom.jinja", "a" * 300, "a\0b"]
 )
 def test_an_unknown_prompt_is_refused_with_the_known_ones(name: str) -> None:
-    assert refusal(name).endswith("nor one of hedger, optimist, pessimist, rubric, wanted_answer")
+    assert refusal(name).endswith("nor one of classify, hedger, optimist, pessimist, rubric, wanted_answer")
 
 
 def test_files_that_are_no_text_or_lack_a_block_are_refused(tmp_path: Path) -> None:
@@ -126,7 +128,11 @@ def test_files_that_are_no_text_or_lack_a_block_are_refused(tmp_path: Path) -> N
         ("{{ question }}\n{{ labels", SYSTEM, "line 3: "),
         ("{{ question | shout }}", SYSTEM, "line 2: No filter named 'shout'"),
         ("\n{{ question }}{% for %}", SYSTEM, "line 3: "),
-        ("{{ question }} {{ topic }}", SYSTEM, "undefined variable 'topic'; known: ['answer', 'labels', 'question']"),
+        (
+            "{{ question }} {{ topic }}",
+            SYSTEM,
+            "undefined variable 'topic'; known: ['answer', 'descriptions', 'labels', 'question']",
+        ),
         ("{{ question }}", "", "lacks block 'system'"),
         ("{{ question }}", "{% block sytem %}{% endblock %}", "lacks block 'system'"),
         ("{{ question }}", SYSTEM + "{% block example %}{% endblock %}", "has an unknown block 'example'"),

@@ -104,7 +104,7 @@ def test_a_signal_in_the_update_that_stop_kl_ends_loses_nothing(stopped_ppo: PPO
     config = replace(stopped_ppo, stop_kl=0.01, learning_rate=0.002, save_steps=None, resume_from_checkpoint=None)
     straight = run_method(replace(config, output_dir=str(tmp_path / "straight")))
     last = len(read_metrics(straight))
-    assert read_results(straight)["ended_by"] == "stop_kl" and last > 1
+    assert read_results(straight)["stopped_by"] == "stop_kl" and last > 1
     config = replace(config, output_dir=str(tmp_path / "run"))
     stopped(run_method, config, after=last)
     assert_same(straight, run_method(replace(config, resume_from_checkpoint="true")))

@@ -12,7 +12,10 @@ from conftest import LABELS
 from eightball_ppo.config.methods import ExactConfig, PPOConfig, ReferenceConfig
 from eightball_ppo.data import Questions
 from eightball_ppo.errors import DryRun, InputError
+from eightball_ppo.graders.budget import Budget
 from eightball_ppo.graders.rules import RuleGrader
+from eightball_ppo.graders.storage.sources import StoredGrader
+from eightball_ppo.graders.storage.store import GradeStore
 from eightball_ppo.labels import LabelSet
 from eightball_ppo.methods.run_method import run_method
 from eightball_ppo.models.loading import load_classifier
@@ -63,20 +66,38 @@ def test_dry_run_and_label_check_use_the_given_judge(sft_run: Path, tmp_path: Pa
     given = objects(sft_run)
     judge = given["judge"]
     config = ExactConfig(output_dir=str(tmp_path / "run"), grade_store=str(tmp_path / "grades.sqlite3"), dry_run=True)
-    with pytest.raises(DryRun, match=rf"13 questions for grader {judge.fingerprint}: 13 calls to make"):
+    with pytest.raises(DryRun, match=rf"13 questions for grader {judge.fingerprint}: 13 calls to make, about"):
+        run_method(config, **given)
+    with GradeStore(config.grade_store) as store:
+        StoredGrader(judge, store, Budget(), 1.0, progress=False).fill(TRAIN.texts[:4])
+    with pytest.raises(DryRun, match=r"9 calls to make \(the rest is in .*grades.sqlite3\), about"):
         run_method(config, **given)
     with pytest.raises(InputError, match=r"labels differ: --labels has .*, grader rule:.* has .*Spam"):
         run_method(config, **{**given, "judge": RuleGrader("Ham", LabelSet.of(["Ham", "Spam"]))})
 
 
+@pytest.mark.parametrize("name", ["sft_model_path", "reward_model_path"])
+def test_a_dry_run_refuses_a_model_that_is_not_there(
+    name: str, sft_run: Path, reward_run: Path, tmp_path: Path
+) -> None:
+    paths: dict[str, Any] = {
+        "sft_model_path": str(sft_run),
+        "reward_model_path": str(reward_run),
+        name: str(tmp_path / "nowhere"),
+    }
+    config = ExactConfig(output_dir=str(tmp_path / "run"), labels=list(LABELS), dry_run=True, **paths)
+    with pytest.raises(InputError, match=f"--{name} .*nowhere: no such directory"):
+        run_method(config, train=TRAIN, evaluation=HELDOUT)
+
+
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ({"judge": object()}, "judge: a Grader .* is needed, got object"),
+        ({"judge": object()}, "judge: a function, a Grader, .* is needed, got object"),
         ({"model": "runs/sft"}, "model: a classifier and its tokenizer are needed"),
         ({"train": Questions("none", [])}, "train: Questions with at least one text"),
         ({"train": ["Is it?"]}, "train: Questions with at least one text"),
-        ({"evaluation": TRAIN}, "evaluation: a label id for every text"),
+        ({"evaluation": Questions("one label", ["A?", "B?"], [0])}, "evaluation: a label id for every text"),
     ],
 )
 def test_unusable_objects_are_refused(given: dict[str, Any], message: str, tmp_path: Path) -> None:

@@ -52,7 +52,8 @@ def ppo_by_hand(
     score: Table,
 ) -> dict[str, float]:
     """The metrics of one update."""
-    beta, c, d = settings.kl_coef, settings.cliprange, settings.cliprange_value
+    assert settings.cliprange is not None
+    beta, c, d = settings.beta, settings.cliprange, settings.cliprange_value
     logp = [log_softmax(steps[0].logits[q])[a] for q, a in answers]
     kl = [logp_q - log_softmax(reference[q])[a] for logp_q, (q, a) in zip(logp, answers, strict=True)]
     value = [steps[0].value[q] for q, _ in answers]

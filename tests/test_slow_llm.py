@@ -17,7 +17,7 @@ import pytest
 import torch
 
 from conftest import EIGHTBALL, REPOSITORY, cells, read_rows
-from eightball_ppo.audit import run
+from eightball_ppo.auditing import run
 from eightball_ppo.config.methods import PPOConfig
 from eightball_ppo.config.stages import AuditConfig, GradeConfig
 from eightball_ppo.errors import InputError

@@ -17,8 +17,9 @@ from conftest import cells
 from eightball_ppo.functional import objective
 from eightball_ppo.graders.base import Grade, GradeRequest, OnGrade, Scale, batched
 from eightball_ppo.graders.budget import Budget
+from eightball_ppo.graders.storage.derived import EnsembleSource, LabelNoiseSource
 from eightball_ppo.graders.storage.score_table import OK, SKIPPED, STATUSES, ScoreTable, skipped_cells_NK
-from eightball_ppo.graders.storage.sources import EnsembleSource, LabelNoiseSource, StoredGrader
+from eightball_ppo.graders.storage.sources import StoredGrader
 from eightball_ppo.graders.storage.store import GradeStore
 from eightball_ppo.labels import EIGHTBALL_LABELS, LabelSet
 

@@ -132,7 +132,9 @@ def unsafe_code(source: str) -> list[str]:
 
 def test_nothing_in_the_code_unpickles_evaluates_or_opens_a_shell() -> None:
     assert len(CODE) > 100
-    assert not {str(file.relative_to(REPOSITORY)): found for file in CODE if (found := unsafe_code(file.read_text()))}
+    unsafe = {str(file.relative_to(REPOSITORY)): found for file in CODE if (found := unsafe_code(file.read_text()))}
+    (escaped,) = unsafe.pop("eightball_ppo/predict.py")  # its formulas are escaped, see tests/test_predict.py
+    assert escaped.startswith("_without_formulas(frame).to_csv(") and not unsafe
 
 
 # --- what is written

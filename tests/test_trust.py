@@ -34,7 +34,8 @@ from eightball_ppo.graders import export
 from eightball_ppo.graders.bert import BertGrader
 from eightball_ppo.graders.causal_lm import CausalLMGrader
 from eightball_ppo.labels import LabelSet
-from eightball_ppo.methods.task import load_splits, load_task
+from eightball_ppo.methods.inputs import load_splits
+from eightball_ppo.methods.task import load_task
 from eightball_ppo.models import packaged
 from eightball_ppo.models.loading import load_classifier, load_new_classifier
 from eightball_ppo.models.tokenization import load_tokenizer

@@ -58,9 +58,9 @@ COMMANDS = {
     ),
     "audit": Command(
         "eightball_ppo.config.stages:AuditConfig",
-        "eightball_ppo.audit.run:run",
+        "eightball_ppo.auditing.run:run",
         "test a grader before training on it",
-        ("--grader bert --gold_file datasets/eightball/heldout.jsonl",),
+        ("--grader bert", "--grader bert --gold_file gold.jsonl"),
     ),
     **{
         name: Command(
@@ -78,7 +78,11 @@ COMMANDS = {
         "eightball_ppo.config.stages:PredictConfig",
         "eightball_ppo.predict:run",
         "ask a trained policy",
-        ('"Will I be rich?"', "--file questions.txt --model_name_or_path runs/sft --sample"),
+        (
+            '"Will I be rich?"',
+            "--file tickets.csv --output answers.csv",
+            "--file questions.txt --model_name_or_path runs/sft --sample",
+        ),
         first="question",
     ),
     "report": Command(
@@ -111,7 +115,7 @@ COMMANDS = {
 }
 SHELLS = ("bash", "zsh", "tcsh")
 DIRECTORY_SUFFIXES = ("dir", "dirs", "path", "runs", "comparison", "dataset_name")  # of options
-FILE_OPTIONS = ("config", "file", "gold_file", "grade_table", "grade_store")
+FILE_OPTIONS = ("config", "file", "output", "gold_file", "grade_table", "grade_store")
 
 
 def run(name: str, argv: Sequence[str] | None = None) -> None:

@@ -7,17 +7,19 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Sequence
+from dataclasses import fields
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
 from eightball_ppo.config.base import RunConfig
+from eightball_ppo.config.compare import CompareConfig
 from eightball_ppo.config.data import DataConfig
 from eightball_ppo.config.fields import ANY, Rule
 from eightball_ppo.config.grader import GraderConfig
 from eightball_ppo.config.methods import PPOConfig
 from eightball_ppo.config.model import LoraOptions
 from eightball_ppo.config.recipes import read_recipe
-from eightball_ppo.config.registry import load
+from eightball_ppo.config.registry import METHODS, load
 from eightball_ppo.config.trl_unsupported import TRL_OPTIONS
 from eightball_ppo.errors import DryRun, IncompleteError, InputError, TrainingDivergedError, TrainingInterrupted
 from eightball_ppo.runtime import signals
@@ -40,7 +42,8 @@ class _HelpFormatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescrip
     """Shows the default of every option that has one, one spelling of it, and examples as they are written."""
 
     def _get_help_string(self, action: argparse.Action) -> str | None:
-        return action.help if action.default in (None, [], "") else super()._get_help_string(action)
+        without = action.default in (None, [], "") or any(name.startswith("--no_") for name in action.option_strings)
+        return action.help if without else super()._get_help_string(action)
 
     def _format_action_invocation(self, action: argparse.Action) -> str:
         spellings = action.option_strings
@@ -68,7 +71,7 @@ def build_parser(config_class: type[Any], usage: str | None = None, epilog: str 
     texts = {"description": inspect.cleandoc(config_class.__doc__ or ""), "usage": usage, "epilog": epilog}
     # without abbreviations, compare's --kl_coefs is not also --kl_coef
     parser = Parser([config_class], allow_abbrev=False, formatter_class=_HelpFormatter, **texts)
-    help_text = "Options from a file; flags override them."
+    help_text = "Options from a file, or from a recipe of the package by its name; flags override them."
     parser.add_argument("--config", metavar="FILE.yaml", help=help_text, default=argparse.SUPPRESS)
     _group_options(parser, config_class)
     return parser
@@ -101,21 +104,33 @@ def parse(config_class: type[C], argv: Sequence[str], usage: str | None = None, 
         position = arguments.index("--config")
         if position + 1 >= len(arguments):
             raise InputError("--config: names no file")
-        parser.set_defaults_with_config(**read_recipe(Path(arguments[position + 1]), config_class))
+        parser.set_defaults_with_config(**read_recipe(arguments[position + 1], config_class))
         arguments = arguments[:position] + arguments[position + 2 :]
     config, unknown = parser.parse_args_and_config(arguments, return_remaining_strings=True)
     if unknown:
-        raise InputError(_unknown(unknown, [name for name in vars(config) if not name.startswith("_")]))
+        raise InputError(_unknown(unknown, config))
     return config
 
 
-def _unknown(arguments: list[str], options: list[str]) -> str:
+def _unknown(arguments: list[str], config: Any) -> str:
     """The message about arguments that no option takes."""
-    first = arguments[0]
+    first, options = arguments[0], [name for name in vars(config) if not name.startswith("_")]
     if not first.startswith("-"):
         return f"unexpected argument {first!r}; put a text with blanks into quotes"
     near = difflib.get_close_matches(first.lstrip("-"), options, n=1)
-    return f"unknown option {' '.join(arguments)}; {f'did you mean --{near[0]}?' if near else 'see --help'}"
+    hint = _method_option(config, arguments) or (f"did you mean --{near[0]}?" if near else "see --help")
+    return f"unknown option {' '.join(arguments)}; {hint}"
+
+
+def _method_option(config: Any, arguments: list[str]) -> str | None:
+    """How to pass to `compare` an option that methods have."""
+    if not isinstance(config, CompareConfig):
+        return None
+    option, value = arguments[0].removeprefix("--"), (arguments[1:2] or ["true"])[0]
+    preferred = sorted(METHODS.items(), key=lambda item: item[0] != "ppo")
+    owners = [name for name, spec in preferred if option in {field.name for field in fields(spec.config_class)}]
+    value = "true" if value.startswith("--") else value
+    return f"pass --method_options {owners[0]}.{option}={value}" if owners else None
 
 
 def _split_at_equals(argument: str) -> list[str]:

@@ -1,6 +1,7 @@
 """`eightball compare`: prepares the shared files, makes every run of the grid, reads the runs back and reports."""
 
 import contextlib
+import dataclasses
 import logging
 import sys
 from pathlib import Path
@@ -12,8 +13,11 @@ from eightball_ppo.comparison.workers import run_grid
 from eightball_ppo.config.compare import CompareConfig
 from eightball_ppo.data import Questions
 from eightball_ppo.errors import DryRun, IncompleteError, InputError
+from eightball_ppo.graders.base import Grader
+from eightball_ppo.graders.judges import resolve_judge
+from eightball_ppo.methods.inputs import NO_INPUTS, Inputs, load_splits
+from eightball_ppo.methods.preflight import preflight
 from eightball_ppo.methods.prerequisites import estimate_stage_cost
-from eightball_ppo.methods.task import load_splits
 from eightball_ppo.models.label_inference import with_labels
 from eightball_ppo.runtime.atomic_io import DirectoryLock
 from eightball_ppo.runtime.distributed import num_processes
@@ -23,8 +27,12 @@ from eightball_ppo.runtime.run import check_output_dir, environment
 logger = logging.getLogger(__name__)
 
 
-def run(config: CompareConfig) -> Path:
+def run(config: CompareConfig, given: Inputs = NO_INPUTS) -> Path:
     """Compares every method of the grid in `config.output_dir`; finished runs are reused.
+
+    Args:
+        config: The options of the comparison.
+        given: Objects that replace what `config` names; the runs read copies of them in the directory.
 
     Returns:
         The directory of the comparison.
@@ -42,24 +50,43 @@ def run(config: CompareConfig) -> Path:
     specs = [spec for group in groups for spec in group]
     for spec in specs:
         grid.run_config(spec, config)  # refuses bad options before anything is trained
-    questions = load_splits(config)
+    questions = load_splits(config, given)
+    if given.judge is not None:
+        config, judge = resolve_judge(config, given.judge, questions.values())
+        given = given._replace(judge=judge)
     workspace.check(config, questions)
+    _check_runs(specs, config, questions, given)
     if config.dry_run:
-        raise DryRun(_estimate_cost(specs, config, questions))
+        raise DryRun(_estimate_cost(specs, config, questions, given.judge))
     with contextlib.closing(DirectoryLock(Path(config.output_dir))):
         workspace.check(config, questions)  # another process may have changed it since
-        _compare(config, groups, specs)
+        _compare(config, groups, specs, given)
     return Path(config.output_dir)
 
 
-def _estimate_cost(specs: list[grid.RunSpec], config: CompareConfig, questions: dict[str, Questions]) -> str:
+def _check_runs(
+    specs: list[grid.RunSpec], config: CompareConfig, questions: dict[str, Questions], given: Inputs
+) -> None:
+    """Raises InputError for a run that could not be trained, before the reference is trained and a judge is asked."""
+    names = () if workspace.is_prepared(config) else ("sft_model_path", "upstream_config", "grade_table")
+    sources = {name: getattr(config, name) for name in names}
+    reference = given.model
+    for spec in specs:
+        if spec.seed == config.seeds[0]:
+            run = dataclasses.replace(grid.run_config(spec, config), **sources)
+            _, reference = preflight(run, questions, reference)
+
+
+def _estimate_cost(
+    specs: list[grid.RunSpec], config: CompareConfig, questions: dict[str, Questions], judge: Grader | None
+) -> str:
     missing = [spec for spec in specs if not (Path(config.output_dir) / grid.RUNS / spec.name).exists()]
-    grades = "all grades are made" if workspace.is_prepared(config) else estimate_stage_cost(config, questions)
+    grades = "all grades are made" if workspace.is_prepared(config) else estimate_stage_cost(config, questions, judge)
     return f"{len(specs)} runs, {len(missing)} of them to make; {grades}"
 
 
-def _compare(config: CompareConfig, groups: list[grid.RunGroup], specs: list[grid.RunSpec]) -> None:
-    workspace.prepare(config)
+def _compare(config: CompareConfig, groups: list[grid.RunGroup], specs: list[grid.RunSpec], given: Inputs) -> None:
+    workspace.prepare(config, given)
     task = load_shared_task(config)
     failed = run_grid(groups, config)
     logger.info("%d of %d runs are finished; computing intervals and figures", len(specs) - len(failed), len(specs))

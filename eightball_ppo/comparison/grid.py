@@ -10,7 +10,7 @@ from typing import Any, get_type_hints
 from pydantic import TypeAdapter, ValidationError
 
 from eightball_ppo.config.compare import CompareConfig
-from eightball_ppo.config.graded import GraderTrainingConfig, MethodConfig
+from eightball_ppo.config.graded import EarlyStopConfig, GraderTrainingConfig, MethodConfig
 from eightball_ppo.config.registry import METHODS
 from eightball_ppo.errors import InputError
 
@@ -82,6 +82,7 @@ def overrides(config: CompareConfig) -> dict[str, dict[str, Any]]:
         InputError: an entry that is not METHOD.OPTION=VALUE, an option that the comparison sets itself, a bad value.
     """
     reserved = {*shared_options(config), "label_noise", "grader_call_budget", "kl_coef"}
+    reserved |= {"stop_optimum_fraction", "patience"}  # which would give methods budgets of their own
     parsed: dict[str, dict[str, Any]] = {}
     for entry in config.method_options:
         path, equals, text = entry.partition("=")
@@ -126,6 +127,7 @@ def run_config(spec: RunSpec, config: CompareConfig) -> MethodConfig:
         "kl_coef": spec.beta,
         "label_noise": spec.noise,
         "grader_call_budget": spec.budget,
+        **({"stop_optimum_fraction": 1.0} if issubclass(method.config_class, EarlyStopConfig) else {}),  # same budget
         **method.fixed,
         **({} if spec.threshold is None else {"threshold": spec.threshold}),
     }

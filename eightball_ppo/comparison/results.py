@@ -16,7 +16,8 @@ from eightball_ppo.data.pairs import display_text
 from eightball_ppo.errors import InputError
 from eightball_ppo.evaluation import GradedSplit, evaluate
 from eightball_ppo.functional import objective
-from eightball_ppo.methods.task import Task, load_splits, load_task
+from eightball_ppo.methods.inputs import load_splits
+from eightball_ppo.methods.task import Task, load_task
 from eightball_ppo.models.loading import label_set, load_classifier, predict_logits_NK
 from eightball_ppo.report.style import row_name
 from eightball_ppo.runtime.run import METRICS, read_metrics, read_results
@@ -68,7 +69,9 @@ def _read(spec: RunSpec, config: CompareConfig, task: Task) -> RunResult:
     results = read_results(directory)
     policy, _ = load_classifier(str(directory), "run", trust_remote_code=config.trust_remote_code)
     task.labels.require_same(label_set(policy), "--labels", f"run {directory}")
-    logp_NK = {split: predict_logits_NK(policy, task.tokens[split]).double().log_softmax(-1) for split in SPLITS}
+    columns = task.labels.columns_in(label_set(policy))
+    logits_NK = {split: predict_logits_NK(policy, task.tokens[split])[:, columns] for split in SPLITS}
+    logp_NK = {split: logits_NK[split].double().log_softmax(-1) for split in SPLITS}
     for split in SPLITS:
         record = evaluate(logp_NK[split], task.graded(split), spec.beta, task.labels)
         for name in ("expected_score", "kl", "objective"):
@@ -113,7 +116,7 @@ def per_question(run: RunResult, split: str, graded: GradedSplit) -> dict[str, n
         "optimum_fraction": objective_N - objective.expected_score_N(ref_logp_NK, score_NK),
     }
     arrays = {name: value.numpy() for name, value in values.items()}
-    if graded.questions.label_ids is not None:
+    if graded.questions.label_ids is not None and graded.questions.gold:
         arrays["gold_accuracy"] = (logp_NK.argmax(-1).numpy() == np.array(graded.questions.label_ids)).astype(float)
     return arrays
 
@@ -150,14 +153,18 @@ def curves_frame(results: list[RunResult], task: Task) -> pd.DataFrame:
 
 
 def coverage_frame(task: Task) -> pd.DataFrame:
-    """Share of the held-out questions at or above a threshold on the grader's confidence, and its accuracy on them."""
-    logp_NK, label_ids = task.grader_logp_NK["heldout"], task.questions["heldout"].label_ids
-    assert label_ids is not None
+    """Share of the held-out questions at or above a threshold on the grader's confidence.
+
+    `accuracy` is the grader's on them, NaN without gold labels.
+    """
+    logp_NK, heldout = task.grader_logp_NK["heldout"], task.questions["heldout"]
     confidence_N = logp_NK.double().exp().max(-1).values.numpy()
-    correct_N = logp_NK.argmax(-1).numpy() == np.array(label_ids)
     thresholds = np.unique(np.concatenate([[0.0], np.quantile(confidence_N, np.linspace(0, 1, 100))]))
     selected_TN = confidence_N >= thresholds[:, None]
-    accuracy = (selected_TN & correct_N).sum(1) / selected_TN.sum(1)
+    accuracy = np.full(len(thresholds), np.nan)
+    if heldout.label_ids is not None and heldout.gold:
+        correct_N = logp_NK.argmax(-1).numpy() == np.array(heldout.label_ids)
+        accuracy = (selected_TN & correct_N).sum(1) / selected_TN.sum(1)
     return pd.DataFrame({"threshold": thresholds, "coverage": selected_TN.mean(1), "accuracy": accuracy})
 
 
@@ -171,7 +178,7 @@ def flips_frame(results: list[RunResult], task: Task) -> pd.DataFrame:
     before_NK, after_NK = graded.ref_logp_NK.exp().numpy(), run.logp_NK["heldout"].exp().numpy()
     before_N, after_N = before_NK.argmax(1), after_NK.argmax(1)
     rows = np.flatnonzero(before_N != after_N)
-    label_ids = graded.questions.label_ids
+    label_ids = graded.questions.label_ids if graded.questions.gold else None
     return pd.DataFrame(
         {
             "question": [display_text(graded.questions.texts[row]) for row in rows.tolist()],

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
+from types import ModuleType
 
 from tqdm import tqdm
 
@@ -88,7 +89,8 @@ def _run_pool(groups: list[RunGroup], config: CompareConfig, num_workers: int, b
     outcome: dict[RunGroup, FailedRuns] = {}
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(num_workers, context, initializer=_init_worker, initargs=(os.getpid(),)) as pool:
-        futures: dict[Future[FailedRuns], RunGroup] = {pool.submit(run_group, group, config): group for group in groups}
+        with _without_main_module():
+            futures: dict[Future[FailedRuns], RunGroup] = {pool.submit(run_group, g, config): g for g in groups}
         try:
             for future in as_completed(futures):
                 with contextlib.suppress(BrokenProcessPool):
@@ -100,6 +102,17 @@ def _run_pool(groups: list[RunGroup], config: CompareConfig, num_workers: int, b
                 process.terminate()
             raise
     return outcome
+
+
+@contextlib.contextmanager
+def _without_main_module() -> Iterator[None]:
+    """Hides the main module from processes that start: they need nothing of it, and would run a script again."""
+    main = sys.modules["__main__"]
+    sys.modules["__main__"] = ModuleType("__main__")
+    try:
+        yield
+    finally:
+        sys.modules["__main__"] = main
 
 
 def _init_worker(parent: int) -> None:

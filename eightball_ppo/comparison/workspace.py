@@ -3,9 +3,11 @@
 config.yaml environment.json   options and environment; the fixed options must be the same on every resumption
 manifest.json                  the grader, and checksums of what all runs share
 reference/ grades.parquet      the reference policy and the grade table of all runs
+data/                          the questions, where a Python program passed them
 runs/NAME/ logs/NAME.txt       each run of the grid, and what it printed
 """
 
+import copy
 import dataclasses
 import hashlib
 import json
@@ -17,23 +19,27 @@ from typing import Any
 from eightball_ppo.comparison.grid import GRADES, REFERENCE_DIR, RunSpec, shared_options
 from eightball_ppo.config.compare import CompareConfig
 from eightball_ppo.config.fields import options_without_effect
-from eightball_ppo.config.graded import GraderTrainingConfig
+from eightball_ppo.config.graded import GraderTrainingConfig, MethodConfig
 from eightball_ppo.config.grader import GRADE_LIMIT_OPTIONS
 from eightball_ppo.config.methods import ReferenceConfig
-from eightball_ppo.data import Questions
+from eightball_ppo.data import Questions, pairs
 from eightball_ppo.errors import InputError
 from eightball_ppo.graders.job import grade_job, make_budget, make_source
 from eightball_ppo.graders.storage.store import GradeStore
 from eightball_ppo.graders.storage.table import write_table
+from eightball_ppo.labels import LabelSet
+from eightball_ppo.methods.defaults import fitting
+from eightball_ppo.methods.inputs import NO_INPUTS, Inputs, load_splits
 from eightball_ppo.methods.prerequisites import train_prerequisites
-from eightball_ppo.methods.task import load_splits
 from eightball_ppo.models.loading import label_set, load_classifier
 from eightball_ppo.models.tokenization import set_max_length
-from eightball_ppo.runtime.atomic_io import write_json
+from eightball_ppo.runtime.atomic_io import write_json, write_text
 from eightball_ppo.runtime.redaction import redacted
 from eightball_ppo.runtime.run import CONFIG, ENVIRONMENT, environment, read_config, write_config
 
+DATA = "data"
 QUESTIONS = "questions"
+TRAINING_QUESTIONS = "training_questions"
 MANIFEST = "manifest.json"  # written last: once it exists, the reference and the grades are complete
 SOURCE_OPTIONS = ("sft_model_path", "reward_model_path", "grade_table")  # read once, when the directory is made
 
@@ -79,7 +85,7 @@ def _same_path(saved: str | None, current: str | None) -> bool:
 
 def _only_prepared_in_part(directory: Path) -> bool:
     """Whether a comparison was killed there before its grades were complete, and nothing else is in the directory."""
-    known = {CONFIG, ENVIRONMENT, REFERENCE_DIR, GRADES, MANIFEST}
+    known = {CONFIG, ENVIRONMENT, REFERENCE_DIR, GRADES, DATA, MANIFEST}
     known |= {f".{name}.unfinished" for name in known}  # what a kill leaves of a file that was being written
     return (directory / CONFIG).is_file() and all(path.name in known for path in directory.iterdir())
 
@@ -113,8 +119,12 @@ def digest_of(questions: Mapping[str, Questions]) -> str:
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
-def prepare(config: CompareConfig) -> None:
+def prepare(config: CompareConfig, given: Inputs = NO_INPUTS) -> None:
     """Makes the reference and the grade table, training and grading what is missing, unless they exist.
+
+    Args:
+        config: The options of the comparison.
+        given: Objects that replace what `config` names.
 
     Raises:
         InputError: bad data, checkpoint or grader.
@@ -122,32 +132,55 @@ def prepare(config: CompareConfig) -> None:
     """
     directory = Path(config.output_dir)
     if not is_prepared(config):
-        _make_reference_and_grades(config, directory)
+        _make_reference_and_grades(config, directory, given)
     write_config(directory, config)
     write_json(directory / ENVIRONMENT, environment(config.trust_remote_code))
 
 
-def _make_reference_and_grades(config: CompareConfig, directory: Path) -> None:
+def _make_reference_and_grades(config: CompareConfig, directory: Path, given: Inputs) -> None:
     labels = config.label_set()
     stage = ReferenceConfig(**shared_options(config) | {"seed": config.seeds[0]})
-    questions = load_splits(stage)
-    train_prerequisites(stage)
-    classifier, tokenizer = load_classifier(
+    questions = load_splits(stage, given)
+    train_prerequisites(stage, given.model is None, given.judge is None)
+    classifier, tokenizer = copy.deepcopy(given.model) or load_classifier(
         config.sft_model_path, "--sft_model_path", trust_remote_code=config.trust_remote_code
     )
     labels.require_same(label_set(classifier), "--labels", f"--sft_model_path {config.sft_model_path}")
-    grade_job(stage, labels, questions)
+    grade_job(stage, labels, questions, given.judge)
     directory.mkdir(parents=True, exist_ok=True)
     write_config(directory, config)
+    if given.train is not None:
+        _write_questions(directory / DATA, questions, labels)
     shutil.rmtree(directory / REFERENCE_DIR, ignore_errors=True)
     set_max_length(tokenizer, classifier, config.max_length)
     classifier.save_pretrained(directory / REFERENCE_DIR)
     tokenizer.save_pretrained(directory / REFERENCE_DIR)
     with GradeStore(config.grade_store) as store:
-        source = make_source(stage, labels, store, make_budget(stage))
+        source = make_source(stage, labels, store, make_budget(stage), given.judge)
         write_table(source, [text for split in questions.values() for text in split.texts], directory / GRADES)
-        about = {"grader": source.fingerprint, "grader_settings": source.settings}
+        about: dict[str, Any] = {"grader": source.fingerprint, "grader_settings": source.settings}
+    about |= {TRAINING_QUESTIONS: len(questions["train"])}
     write_json(directory / MANIFEST, {**fingerprints(directory), QUESTIONS: digest_of(questions), **about})
+
+
+def with_own_data(config: CompareConfig, train: Questions | None) -> CompareConfig:
+    """`config` with the directory to which `prepare` writes the questions, if a program passes them."""
+    if train is None:
+        return config
+    pair = "text_pair" if any(pairs.SEPARATOR in text for text in train.texts) else None
+    columns: dict[str, Any] = {"text_column": "question", "text_pair_column": pair, "label_column": "answer"}
+    splits: dict[str, Any] = {"dataset_train_split": None, "dataset_test_split": "heldout", "dataset_format": "plain"}
+    return dataclasses.replace(config, dataset_name=str(Path(config.output_dir) / DATA), **columns, **splits)
+
+
+def _write_questions(directory: Path, questions: Mapping[str, Questions], labels: LabelSet) -> None:
+    directory.mkdir(exist_ok=True)
+    for split, file in (("train", f"{CompareConfig.default_train_split}.jsonl"), ("heldout", "heldout.jsonl")):
+        table = pairs.columns(questions[split].texts)
+        if (label_ids := questions[split].label_ids) is not None:
+            table["answer"] = [labels.names[label] for label in label_ids]
+        rows = (dict(zip(table, row, strict=True)) for row in zip(*table.values(), strict=True))
+        write_text(directory / file, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
 
 
 def is_prepared(config: CompareConfig) -> bool:
@@ -155,17 +188,29 @@ def is_prepared(config: CompareConfig) -> bool:
     return (Path(config.output_dir) / MANIFEST).is_file()
 
 
-def check_same_config(directory: Path, config: Any) -> None:
+def check_same_config(directory: Path, config: MethodConfig) -> None:
     """Checks that a finished run was made with the options of `config`.
 
     Raises:
         InputError: an option that affects results differs.
     """
     changeable = options_without_effect(type(config)).union(SOURCE_OPTIONS, GRADE_LIMIT_OPTIONS)
+    if config.score_type is None:  # the grades, which are the same, decide it
+        changeable = changeable.union(["score_type"])
     saved = read_config(directory)
-    for name, value in redacted(dataclasses.asdict(config)).items():
+    for name, value in redacted(dataclasses.asdict(_with_defaults(config))).items():
         if name not in changeable and saved.get(name) != value:
             raise InputError(f"{directory}: was made with --{name} {saved.get(name)}, not {value}")
+
+
+def _with_defaults(config: MethodConfig) -> MethodConfig:
+    """The options with the defaults that fit the reference and the questions of the comparison."""
+    reference = Path(config.sft_model_path)
+    try:
+        small = json.loads((reference / "config.json").read_text(encoding="utf-8"))["model_type"] == "eightball"
+        return fitting(config, small, int(manifest(reference.parent)[TRAINING_QUESTIONS]))
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        raise InputError(f"{reference.parent}: its reference or its {MANIFEST} is damaged") from None
 
 
 def log_file(config: CompareConfig, spec: RunSpec) -> Path:

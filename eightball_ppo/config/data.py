@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
+from eightball_ppo.config.embedded import same_dataset
 from eightball_ppo.config.fields import option, require
 from eightball_ppo.labels import EIGHTBALL_LABELS, LabelSet
 
@@ -19,18 +20,24 @@ class DataConfig:
 
     default_train_split: ClassVar[str] = "rl"
 
-    dataset_name: str = option("datasets/eightball", "Directory of .jsonl, .csv or .parquet, such a file, or a Hub id.")
+    dataset_name: str = option(
+        "eightball", "eightball, tickets, a directory of .jsonl, .csv or .parquet, such a file, or a Hub id."
+    )
     dataset_config_name: str | None = option(None, "Configuration of a Hub dataset.")
     dataset_format: DatasetFormat = option("plain", "plain: the columns named below; else the data set's own columns.")
     dataset_train_split: str | None = option(None, "Split to learn from; by default the stage's: sft, preferences, rl.")
-    dataset_test_split: str = option("heldout", "Split to measure on, or a share of the training split, e.g. 0.2.")
-    text_column: str = option("question", "Column with the text to classify.")
+    dataset_test_split: str = option(
+        "heldout", "Split to measure on, or a share of the training split; 0.2 if it is missing."
+    )
+    gold_file: str | None = option(None, "File of questions with gold labels to measure on, instead of that split.")
+    skip_bad_rows: bool = option(False, "Leave out and count the rows that cannot be read, instead of refusing them.")
+    text_column: str = option("question", "Column with the text; if it is missing, one is found.")
     text_pair_column: str | None = option(None, "Column with a second text, such as a passage beside a question.")
-    label_column: str = option("answer", "Column with the label: its name, or its id where that is a whole number.")
+    label_column: str = option("answer", "Column with the label, a name or an id; if it is missing, one is found.")
     labels: list[str] | None = option(None, "Label names in the order of their ids; by default the model's or data's.")
 
     def __post_init__(self) -> None:
-        if self.labels is None and self.dataset_name == DataConfig.dataset_name:
+        if self.labels is None and same_dataset(self.dataset_name, DataConfig.dataset_name):
             self.labels = list(EIGHTBALL_LABELS)
         require(self.labels is None or len(self.labels) > 1, f"--labels {self.labels}: at least 2 are needed")
         for name in ("dataset_name", "text_column", "label_column", "dataset_test_split"):

@@ -1,5 +1,6 @@
 """The options of every stage that calls a grader: which one, how it is called, what it may cost."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -9,6 +10,9 @@ from eightball_ppo.config.fields import AT_LEAST_1, NOT_NEGATIVE, POSITIVE, SHAR
 ApiMode = Literal["auto", "logprobs", "schema", "text", "choice"]
 Quantization = Literal["none", "8bit", "4bit"]
 
+PROMPTS = "classify, wanted_answer, optimist, pessimist, hedger, rubric"
+DEFAULT_PROMPT = "wanted_answer for Yes, No and Maybe, else classify"
+
 # These may leave grades out: runs that differ only in them have the same results if their grades are the same.
 GRADE_LIMIT_OPTIONS = ("max_grade_failures", "max_grader_calls", "max_cost", "grading_timeout")
 
@@ -17,15 +21,17 @@ GRADE_LIMIT_OPTIONS = ("max_grade_failures", "max_grader_calls", "max_cost", "gr
 class GraderConfig(RunConfig):
     """Options of every stage that calls a grader."""
 
-    grader: str = option("bert", "bert, llm, api, random-head[:SEED], rule:LABEL, noisy:RATE:GRADER; a,b: their mean.")
+    grader: str = option(
+        "bert",
+        "bert, llm, api, python:FILE.py:NAME, random-head[:SEED], rule:LABEL, noisy:RATE:GRADER; a,b: mean.",
+    )
     grader_weights: list[float] = option([], "Weights of the graders of --grader a,b; by default equal.")
     grader_label_map: list[str] = option([], "GRADER_LABEL=LABEL ...: for a bert grader with other labels.")
     reward_model_path: str = option("runs/reward", "Model of grader bert; methods train this default if it is missing.")
     grader_model: str | None = option(None, "llm: directory or Hub id. api: the name that the server knows.")
     grader_base_url: str | None = option(None, "api: an OpenAI-compatible server, e.g. http://127.0.0.1:8000/v1.")
-    grader_prompt: str = option(
-        "wanted_answer", "llm, api: a prompt of the package (optimist, rubric ...) or jinja2 file."
-    )
+    grader_prompt: str | None = option(None, f"llm, api: {PROMPTS} or a jinja2 file. Default: {DEFAULT_PROMPT}.")
+    label_descriptions: list[str] = option([], "llm, api: LABEL=text ..., or a YAML or JSON file, for prompt classify.")
     grader_verbalizers: list[str] = option([], "LABEL=word|word ...: replies that count as a label; default its name.")
     contextual_calibration: bool = option(False, "llm: subtract the log-probabilities of the question N/A.")
     grader_quantization: Quantization = option("none", "llm: none, 8bit or 4bit (needs bitsandbytes).")
@@ -49,5 +55,7 @@ class GraderConfig(RunConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if isinstance(self.label_descriptions, Mapping):  # from Python
+            self.label_descriptions = [f"{label}={text}" for label, text in self.label_descriptions.items()]
         priced = self.max_cost is None or self.price_per_1k_tokens is not None
         require(priced, f"--max_cost {self.max_cost}: needs --price_per_1k_tokens")

@@ -11,6 +11,7 @@ from typing import Any, get_type_hints
 
 from eightball_ppo.config import stages
 from eightball_ppo.config.compare import CompareConfig
+from eightball_ppo.config.embedded import recipe_file
 from eightball_ppo.config.graded import GraderTrainingConfig
 from eightball_ppo.config.methods import PPOConfig
 from eightball_ppo.config.registry import commands
@@ -31,21 +32,22 @@ def sections() -> dict[str, type[Any]]:
     }
 
 
-def read_recipe(file: Path, config_class: type[Any]) -> dict[str, Any]:
+def read_recipe(name: str, config_class: type[Any]) -> dict[str, Any]:
     """The options of one stage in a file; sets the variables of its `env` mapping, as TRL does.
 
     A recipe with a section for the reference or the reward model is also the `upstream_config` of a graded stage.
 
     Args:
-        file: A YAML file.
+        name: A YAML file, or the name of a recipe of the package.
         config_class: The dataclass of the stage's options.
 
     Returns:
         Each option that the file has for the stage, as its field's type.
 
     Raises:
-        InputError: The file is unreadable, an option is unknown or refused, or a value has the wrong type.
+        InputError: The file is missing or unreadable, an option is unknown or refused, or a value has the wrong type.
     """
+    file = recipe_file(name)
     content = _content(file)
     variables = content.pop("env", None) or {}
     try:
@@ -60,22 +62,23 @@ def read_recipe(file: Path, config_class: type[Any]) -> dict[str, Any]:
             what = "no command or installed method" if isinstance(content[key], dict) else "unknown option"
             raise InputError(f"{file}: {what} {key!r}; see --help")
     known = get_type_hints(config_class)
-    name = next((name for name, stage in sections().items() if stage is config_class), "")
+    section = next((name for name, stage in sections().items() if stage is config_class), "")
     options = _typed({key: value for key, value in content.items() if key in known}, config_class, file)
-    options |= _typed(found.get(name, {}), config_class, file)
+    options |= _typed(found.get(section, {}), config_class, file)
     if issubclass(config_class, GraderTrainingConfig) and {"sft", "reward"} & set(found):
-        options.setdefault("upstream_config", str(file))
+        options.setdefault("upstream_config", name)
     return options
 
 
-def read_section(file: Path, name: str) -> dict[str, Any] | None:
-    """The options under the section `name` of `file`, each as its field's type; None without such a section.
+def read_section(name: str, section: str) -> dict[str, Any] | None:
+    """The options under `section` of the recipe `name`, each as its field's type; None without such a section.
 
     Raises:
         InputError: As `read_recipe`.
     """
-    section = _content(file).get(name)
-    return _typed(section, sections()[name], file) if isinstance(section, dict) else None
+    file = recipe_file(name)
+    options = _content(file).get(section)
+    return _typed(options, sections()[section], file) if isinstance(options, dict) else None
 
 
 def _content(file: Path) -> dict[str, Any]:

@@ -1,8 +1,12 @@
 """The options of the stages that are no method: each field is a flag and a line of YAML."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import ClassVar
 
+from eightball_ppo.config.data import DataConfig
+from eightball_ppo.config.defaults import ByClassifier
 from eightball_ppo.config.fields import (
     AT_LEAST_1,
     NOT_NEGATIVE,
@@ -19,6 +23,7 @@ from eightball_ppo.config.grader import GraderConfig
 from eightball_ppo.config.model import SMALL_CLASSIFIER, LoraOptions, TrustOptions
 from eightball_ppo.config.training import EPOCHS, MAX_LENGTH, Schedule, SupervisedConfig
 
+OUTPUT_ENDINGS = (".csv", ".jsonl", ".parquet")
 KAPPA = Rule(lambda value: -1 <= value <= 1, "must be between -1 and 1")
 
 
@@ -48,16 +53,17 @@ class RewardConfig(LoraOptions, SupervisedConfig):
     """Fine-tune a BERT on the answers that askers prefer, then calibrate it by temperature scaling."""
 
     default_train_split: ClassVar[str] = "preferences"
+    by_classifier: ClassVar[Mapping[str, ByClassifier]] = {"learning_rate": ByClassifier(1e-4, 1e-4, 1e-4, 2e-3)}
 
     output_dir: str = option("runs/reward", "Directory of the finished run; it must not hold another run.")
     model_name_or_path: str = option("minilm", "Encoder: minilm (packaged), a directory or a Hub id.")
     max_length: int | None = option(48, "Tokens after which a question is cut.", MAX_LENGTH)
     validation_fraction: float = option(0.15, "Share of the preferences kept for the temperature.", OPEN_SHARE)
-    learning_rate: float = option(1e-4, "Peak learning rate.", POSITIVE)
+    learning_rate: float | None = option(None, "Peak learning rate; default 1e-4, LoRA 0.002.", POSITIVE)
     lr_scheduler_type: Schedule = option("linear", "Shape of the learning rate: constant, linear, cosine ...")
     warmup_steps: int = option(10, "Optimizer steps of linear warm-up.")
     weight_decay: float = option(0.01, "AdamW's decoupled weight decay.", NOT_NEGATIVE)
-    num_train_epochs: float = option(4, "Passes over the training questions.", EPOCHS)
+    num_train_epochs: float | None = option(4, "Passes over the training questions.", EPOCHS)
     per_device_train_batch_size: int = option(16, "Questions per optimizer step and process.", AT_LEAST_1)
 
 
@@ -78,7 +84,6 @@ class AuditConfig(GraderConfig):
     replaces: ClassVar[str] = "audit"
 
     output_dir: str = option("runs/audit", "Directory for audit.html; an existing audit is replaced.")
-    gold_file: str | None = option(None, "File of questions with gold labels; by default the split to measure on.")
     audit_questions: int = option(100, "Gold questions to probe; the accuracy takes all of them.", AT_LEAST_1)
     min_accuracy: float = option(0.6, "Fail unless the accuracy on gold is above this; 0 is off.", SHARE)
     min_kappa: float = option(0.3, "Fail unless Cohen's kappa on gold is above this; -1 is off.", KAPPA)
@@ -92,7 +97,11 @@ class PredictConfig(TrustOptions):
     """Ask a trained policy."""
 
     question: str | None = option(None, "The question; the first argument may also be given without the flag.")
-    file: str | None = option(None, "Text file with one question a line, instead of one question.")
+    file: str | None = option(None, "Questions: .csv, .jsonl or .parquet, as training reads it, or a text a line.")
+    output: str | None = option(None, "Write .csv, .jsonl or .parquet: the rows, the answer, the probabilities.")
+    text_column: str = option(DataConfig.text_column, "Column of --file with the text; if it is missing, one is found.")
+    text_pair_column: str | None = option(None, "Column of --file with a second text.")
+    skip_bad_rows: bool = option(False, "Leave out and count the rows of --file that cannot be read.")
     text_pair: str | None = option(None, "A second text for the question, or for each one of the file.")
     model_name_or_path: str = option("runs/ppo", "Policy directory or Hub id.")
     sample: bool = option(False, "Draw the answer from the policy instead of taking the most probable one.")
@@ -100,5 +109,9 @@ class PredictConfig(TrustOptions):
 
     def __post_init__(self) -> None:
         one = (self.question is None) != (self.file is None)
+        ending = self.output is None or Path(self.output).suffix in OUTPUT_ENDINGS
+        require(ending, f"--output {self.output}: its name must end in one of {list(OUTPUT_ENDINGS)}")
+        pair = self.text_pair is None or self.text_pair_column is None
+        require(pair, "--text_pair and --text_pair_column: pass one of them")
         require(one, 'pass either one question ("Will I be rich?") or --file FILE')
         check_values(self)

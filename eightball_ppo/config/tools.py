@@ -20,7 +20,7 @@ class DemoConfig(TrustOptions):
 
 
 @dataclass
-class PushConfig:
+class PushConfig(TrustOptions):
     """Upload a finished run to the Hugging Face Hub: a model, a dataset of grades, a comparison, or a Space."""
 
     run_dirs: list[str] = option([], "The finished run; for a Space, all runs that it shows.")

@@ -1,9 +1,11 @@
 """The options of every stage that trains a classifier. Names and defaults follow TRL and transformers."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 from eightball_ppo.config.base import RunConfig
+from eightball_ppo.config.defaults import AmountByClassifier, ByClassifier
 from eightball_ppo.config.fields import (
     AT_LEAST_1,
     DECAY_RATE,
@@ -31,9 +33,16 @@ class TrainingConfig(RunConfig):
 
 @dataclass
 class CheckpointedConfig(TrainingConfig):
-    """Options of every stage whose training can stop and resume."""
+    """Options of every stage whose training can stop and resume.
+
+    Attributes:
+        by_classifier: Defaults of options that depend on the classifier; None in the option stands for them.
+        amounts: Defaults of `total_episodes` and `num_train_epochs` that depend on the number of texts, too.
+    """
 
     checkpointed: ClassVar[bool] = True
+    by_classifier: ClassVar[Mapping[str, ByClassifier]] = {"learning_rate": ByClassifier(1e-3, 1e-3, 5e-5, 1e-3)}
+    amounts: ClassVar[Mapping[str, AmountByClassifier]] = {}
 
     save_steps: int | None = run_option(None, "Updates between checkpoints; none: only when stopped.", AT_LEAST_1)
     save_total_limit: int | None = run_option(None, "Number of newest checkpoints to keep; none: all.", AT_LEAST_1)
@@ -48,10 +57,10 @@ class CheckpointedConfig(TrainingConfig):
 class SupervisedConfig(CheckpointedConfig):
     """Options of every stage that fits a classifier to labels with `transformers.Trainer`."""
 
-    learning_rate: float = option(1e-3, "Peak learning rate.", POSITIVE)
+    learning_rate: float | None = option(None, "Peak; default 0.001, of all weights of an encoder 5e-5.", POSITIVE)
     lr_scheduler_type: Schedule = option("constant", "Shape of the learning rate: constant, linear, cosine ...")
     warmup_steps: int = option(0, "Optimizer steps of linear warm-up.")
     weight_decay: float = option(0.0, "AdamW's decoupled weight decay; 0 makes it Adam.", NOT_NEGATIVE)
     adam_beta2: float = option(0.999, "AdamW's decay of squared gradients.", DECAY_RATE)
-    num_train_epochs: float = option(10, "Passes over the training questions.", EPOCHS)
+    num_train_epochs: float | None = option(10, "Passes over the training questions.", EPOCHS)
     per_device_train_batch_size: int = option(2, "Questions per optimizer step and process.", AT_LEAST_1)

@@ -1,6 +1,7 @@
 """Data sets with known columns: BoolQ (question, passage, answer) and HelpSteer (rated responses to prompts)."""
 
 import logging
+from collections.abc import Sequence
 from typing import Any
 
 from eightball_ppo.data.sources import Rows, column_value
@@ -33,10 +34,21 @@ def convert_rows(dataset_format: str, rows: Rows, source: str) -> Rows:
 def _boolq(rows: Rows, source: str) -> Rows:
     for number, row in rows:
         where = f"{source}:{number}"
-        question, passage, answer = (column_value(row, name, where) for name in ("question", "passage", "answer"))
-        if not isinstance(answer, bool):
-            raise InputError(f"{where}: column 'answer' must be true or false, got {answer!r}")
-        yield number, {TEXT: question, PAIR: passage, LABEL: BOOLQ_LABELS[not answer]}
+        try:
+            question, passage, answer = _values(row, ("question", "passage", "answer"), where)
+        except InputError as problem:
+            yield number, problem
+            continue
+        if isinstance(answer, bool):
+            yield number, {TEXT: question, PAIR: passage, LABEL: BOOLQ_LABELS[not answer]}
+        else:
+            yield number, InputError(f"{where}: column 'answer' must be true or false, got {answer!r}")
+
+
+def _values(row: dict[str, Any] | InputError, names: Sequence[str], where: str) -> list[Any]:
+    if isinstance(row, InputError):
+        raise row
+    return [column_value(row, name, where) for name in names]
 
 
 def _helpsteer(rows: Rows, source: str) -> Rows:
@@ -44,9 +56,13 @@ def _helpsteer(rows: Rows, source: str) -> Rows:
     ties = unpaired = 0
     for number, row in rows:
         where = f"{source}:{number}"
-        prompt, response, rating = (column_value(row, name, where) for name in ("prompt", "response", "helpfulness"))
-        if isinstance(rating, bool) or not isinstance(rating, int) or not 0 <= rating <= 4:
-            raise InputError(f"{where}: column 'helpfulness' must be a whole number from 0 to 4, got {rating!r}")
+        try:
+            prompt, response, rating = _values(row, ("prompt", "response", "helpfulness"), where)
+            if isinstance(rating, bool) or not isinstance(rating, int) or not 0 <= rating <= 4:
+                raise InputError(f"{where}: column 'helpfulness' must be a whole number from 0 to 4, got {rating!r}")
+        except InputError as problem:
+            yield number, problem
+            continue
         first, pending = pending, None
         if first is None or first[0] != prompt:
             unpaired += first is not None

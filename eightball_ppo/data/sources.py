@@ -7,10 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from eightball_ppo.config.embedded import embedded_dataset
 from eightball_ppo.errors import InputError
 from eightball_ppo.runtime.paths import local_path, resolves_to, stays_inside
 
-Rows = Iterator[tuple[int, dict[str, Any]]]
+Rows = Iterator[tuple[int, dict[str, Any] | InputError]]
+"""(row number from 1, row), or the error of a row that cannot be read while those behind it can."""
 ENDINGS = (".jsonl", ".csv", ".parquet", ".json")
 SINGLE_SPLIT = "train"  # the split name of a single file or a saved Dataset
 MAX_FIELD_LENGTH = 2**31 - 1  # of a CSV file; the standard library's default is 131,072 characters
@@ -23,7 +25,7 @@ class Source:
 
     Attributes:
         name: For messages.
-        rows: Yields (row number from 1, row) pairs.
+        rows: Yields the rows; see `Rows`.
         classes: The label names of each ClassLabel column.
     """
 
@@ -32,22 +34,27 @@ class Source:
     classes: dict[str, list[str]]
 
 
+def dataset_path(dataset_name: str) -> Path | None:
+    """The directory or file of a local or embedded data set; None for one on the Hub."""
+    return embedded_dataset(dataset_name) or local_path(dataset_name)
+
+
 def open_split(dataset_name: str, split: str, config_name: str | None = None) -> Source:
     """Opens a split of a local or Hub data set.
 
     Raises:
         InputError: No such data set or split, or a file that cannot be read.
     """
-    path = local_path(dataset_name)
+    path = dataset_path(dataset_name)
     if path is None:
-        return _from_dataset(f"{dataset_name}[{split}]", _load_from_hub(dataset_name, split, config_name))
+        return from_dataset(f"{dataset_name}[{split}]", _load_from_hub(dataset_name, split, config_name))
     if path.is_file():
         _check_split(str(path), split, [SINGLE_SPLIT], "one file is one split")
         return open_file(path)
     if not path.is_dir():
         raise InputError(f"{path}: no such dataset directory; pass --dataset_name")
     if (path / "dataset_dict.json").is_file() or (path / "state.json").is_file():
-        return _from_dataset(f"{path}[{split}]", _load_from_disk(path, split))
+        return from_dataset(f"{path}[{split}]", _load_from_disk(path, split))
     files = [file for ending in ENDINGS if (file := path / f"{split}{ending}").is_file()]
     if len(files) > 1:
         raise InputError(f"{files[0]}: {files[1].name} is there, too; keep one file per split")
@@ -62,7 +69,7 @@ def open_split(dataset_name: str, split: str, config_name: str | None = None) ->
 
 def splits_of(dataset_name: str) -> list[str] | None:
     """The split names of a local data set; None for one on the Hub."""
-    path = local_path(dataset_name)
+    path = dataset_path(dataset_name)
     if path is None:
         return None
     if path.is_file() or (path / "state.json").is_file():
@@ -111,21 +118,26 @@ def _check_split(name: str, split: str, available: list[str], why: str) -> None:
 def _json_lines(file: Path) -> Rows:
     with file.open("rb") as lines:
         for number, line in enumerate(lines, start=1):
-            where = f"{file}:{number}"
-            try:
-                text = line.decode("utf-8-sig" if number == 1 else "utf-8")
-                if not text.strip():
-                    continue
-                row = json.loads(text)
-            except UnicodeDecodeError as error:
-                raise InputError(f"{where}: not UTF-8 ({error.reason} at byte {error.start}); re-encode it") from None
-            except json.JSONDecodeError as error:
-                raise InputError(f"{where}: not JSON ({error.msg} at column {error.colno})") from None
-            except (ValueError, RecursionError) as error:  # a number of thousands of digits, lists in lists in lists
-                raise InputError(f"{where}: no JSON that can be read ({error})") from None
-            if not isinstance(row, dict):
-                raise InputError(f"{where}: a JSON object is needed, got {' '.join(text.split())[:60]}")
-            yield number, row
+            if line.strip(b"\xef\xbb\xbf" + _BLANKS if number == 1 else _BLANKS):
+                yield number, _json_row(line, number, f"{file}:{number}")
+
+
+_BLANKS = b" \t\r\n\v\f"
+
+
+def _json_row(line: bytes, number: int, where: str) -> dict[str, Any] | InputError:
+    try:
+        text = line.decode("utf-8-sig" if number == 1 else "utf-8")
+        row = json.loads(text)
+    except UnicodeDecodeError as error:
+        return InputError(f"{where}: not UTF-8 ({error.reason} at byte {error.start}); re-encode it")
+    except json.JSONDecodeError as error:
+        return InputError(f"{where}: not JSON ({error.msg} at column {error.colno})")
+    except (ValueError, RecursionError) as error:  # a number of thousands of digits, lists in lists in lists
+        return InputError(f"{where}: no JSON that can be read ({error})")
+    if not isinstance(row, dict):
+        return InputError(f"{where}: a JSON object is needed, got {' '.join(text.split())[:60]}")
+    return row
 
 
 def _csv(file: Path) -> Rows:
@@ -134,15 +146,21 @@ def _csv(file: Path) -> Rows:
     with file.open(encoding="utf-8-sig", newline="") as lines:
         reader = csv.reader(lines, strict=True)
         try:
+            first = lines.readline()
+            lines.seek(0)
+            if "," not in first and (other := next((sign for sign in ";\t" if sign in first), None)):
+                reader = csv.reader(lines, strict=True, delimiter=other)
             header = next(reader, [])
             for name in header:
                 if header.count(name) > 1:
                     raise InputError(f"{file}:1: duplicate column {name!r}; every column needs a name of its own")
-            for values in filter(None, reader):
-                if len(values) != len(header):
-                    reason = f"the first line names {len(header)} columns, this row has {len(values)}"
-                    raise InputError(f"{file}:{reader.line_num}: {reason}; put a text with commas into quotes")
-                yield reader.line_num, dict(zip(header, values, strict=True))
+            for values in filter(any, reader):  # a line without a value is no row
+                if len(values) == len(header):
+                    yield reader.line_num, dict(zip(header, values, strict=True))
+                    continue
+                reason = f"the first line names {len(header)} columns, this row has {len(values)}"
+                problem = f"{file}:{reader.line_num}: {reason}; put a text with commas into quotes"
+                yield reader.line_num, InputError(problem)
         except csv.Error as error:
             raise InputError(f"{file}:{reader.line_num}: not CSV ({error}); look for an unclosed quote") from None
         except UnicodeDecodeError as error:
@@ -177,7 +195,7 @@ def _parquet(file: Path) -> Source:
     return Source(str(file), rows, _classes(features))
 
 
-def _from_dataset(name: str, dataset: Any) -> Source:
+def from_dataset(name: str, dataset: Any) -> Source:
     """A memory-mapped `datasets.Dataset`. Arrow format: images and sounds that name files here are not opened."""
     arrow = dataset.with_format("arrow")
     return Source(name, lambda: _numbered(arrow.iter(batch_size=ROWS_AT_ONCE)), _classes(dataset.features))

@@ -11,6 +11,7 @@ from eightball_ppo.config.tools import DemoConfig
 from eightball_ppo.errors import InputError
 from eightball_ppo.labels import LabelSet
 from eightball_ppo.models.loading import check_checkpoint, label_set, load_classifier
+from eightball_ppo.runtime.moved_runs import locate
 from eightball_ppo.runtime.run import RESULTS, read_config, read_results
 
 DEFAULT_RUN, DEFAULT_COMPARED_RUNS = "runs/ppo", "runs/distill"
@@ -19,7 +20,8 @@ _NO_POLICY = {
     "grade": "holds grades and no policy; name a run that was trained on them",
     "audit": "holds an audit and no policy; name a run that was trained",
 }
-_REQUIRED_OPTIONS = ("kl_coef", "score_type", "grader", "sft_model_path", "reward_model_path")
+_MODELS = ("sft_model_path", "reward_model_path")
+_REQUIRED_OPTIONS = ("kl_coef", "score_type", "grader", *_MODELS)
 
 
 @dataclass(frozen=True)
@@ -86,7 +88,7 @@ def _directories(config: DemoConfig) -> list[str]:
     if config.runs:
         return config.runs
     if not Path(DEFAULT_RUN).is_dir():
-        raise InputError(f"{DEFAULT_RUN}: no finished run; train one first: python scripts/ppo.py")
+        raise InputError(f"{DEFAULT_RUN}: no finished run; train one first: eightball ppo, or name runs")
     return [*([DEFAULT_COMPARED_RUNS] if (Path(DEFAULT_COMPARED_RUNS) / RESULTS).is_file() else []), DEFAULT_RUN]
 
 
@@ -110,6 +112,7 @@ def _check_run(name: str) -> _Run:
     if missing:
         raise InputError(f"--runs {name}: not a run of a known method, its {missing[0]}; train it again")
     check_checkpoint(str(directory), "--runs")
+    config |= {key: locate(config[key], directory) for key in _MODELS if isinstance(config.get(key), str)}
     return _Run(method, directory, results, config)
 
 

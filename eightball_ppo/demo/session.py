@@ -97,14 +97,15 @@ class DemoSession:
         """
         question = clean_question(text)
         grader_logp_K, score_K = self.judge.logp_K(question), None
-        if grader_logp_K is not None:
-            score_K = convert_scores(grader_logp_K[None], self.last.config["score_type"])[0]
+        if grader_logp_K is not None and self.judge.grader is not None:
+            grader_logp_K = grader_logp_K[self.labels.columns_in(self.judge.grader.labels)]
+            score_K = convert_scores(grader_logp_K[None], self.last.config["score_type"] or "log_prob")[0]
         rows, truncated = [], []
         with self._lock:
             for policy in self.all_policies:
-                questions = Questions("question", [question])
+                questions, columns = Questions("question", [question]), self.labels.columns_in(policy.labels)
                 table = tokenize(questions, policy.tokenizer, max_input_length(policy.tokenizer))
-                rows.append(predict_logits_NK(policy.model, table)[0].double().log_softmax(-1))
+                rows.append(predict_logits_NK(policy.model, table)[0][columns].double().log_softmax(-1))
                 truncated += [policy.name] if table.truncated else []
         return Answer(question, torch.stack(rows), grader_logp_K, score_K, tuple(truncated))
 

@@ -14,7 +14,7 @@ from eightball_ppo.labels import LabelSet
 
 T = TypeVar("T")
 Status = Literal["ok", "failed", "refused"]
-Scale = Literal["log_prob", "rating"]
+Scale = Literal["log_prob", "rating", "raw"]
 MAX_DETAIL_LENGTH = 200  # characters of a failure's reason that are stored
 
 
@@ -31,7 +31,7 @@ class Grade(NamedTuple):
     Attributes:
         request: What was graded.
         status: "ok", "failed", or "refused" if the judge declined.
-        scores: K log-probabilities in nats, or one rating; empty unless `status` is "ok".
+        scores: K log-probabilities in nats, K raw scores, or one rating; empty unless `status` is "ok".
         detail: The reason of a failure.
         calls: Calls that the grade took, retries included.
         tokens: Tokens that it took.
@@ -67,9 +67,9 @@ class Grader(Protocol):
     A grader may set `free = True` if its grades cost nothing: the store then writes them in large transactions.
 
     Attributes:
-        labels: The K labels, in the order of `Grade.scores`.
+        labels: The K labels, in the order of `Grade.scores`; sources put the scores into the order of a run.
         scale: "log_prob": one request gives the K log-probabilities of a question. "rating": one request rates one
-            (question, label), 1 to 10.
+            (question, label), 1 to 10. "raw": one request gives K scores in the judge's own unit.
         fingerprint: Equal for two graders if and only if they grade alike; the key of stored grades.
         deliberate: True for a deliberately biased grader (a rule, an untrained head), whose accuracy is not checked.
         settings: What the fingerprint is a hash of; holds no secret.
@@ -98,9 +98,9 @@ class Grader(Protocol):
 
 def requests_for(questions: Iterable[str], labels: LabelSet, scale: Scale) -> Iterable[GradeRequest]:
     """Every request that grading `questions` takes."""
-    if scale == "log_prob":
-        return map(GradeRequest, questions)
-    return (GradeRequest(question, label) for question in questions for label in labels.names)
+    if scale == "rating":
+        return (GradeRequest(question, label) for question in questions for label in labels.names)
+    return map(GradeRequest, questions)
 
 
 def batched(items: Iterable[T], size: int) -> Iterable[list[T]]:
@@ -114,15 +114,15 @@ def convert_scores(logp_NK: Tensor, kind: ScoreType) -> Tensor:
     """The scores that training maximises, in memory linear in K.
 
     Args:
-        logp_NK: The grader's log-probabilities in nats, [N, K].
-        kind: `log_prob` (log p in nats), `probability` (p), or `logit_margin` (log p - log(1 - p), the log-odds
-            against all other labels).
+        logp_NK: The grader's log-probabilities in nats, [N, K]; for `raw` its scores in any unit.
+        kind: `log_prob` (log p in nats), `probability` (p), `logit_margin` (log p - log(1 - p), the log-odds
+            against all other labels), or `raw` (unchanged).
 
     Returns:
         Scores, [N, K].
     """
     match kind:
-        case "log_prob":
+        case "log_prob" | "raw":
             return logp_NK
         case "probability":
             return logp_NK.exp()

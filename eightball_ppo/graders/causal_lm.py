@@ -51,7 +51,7 @@ class CausalLMGrader(Grader):
         self.tokenizer = tokenizer
         self.labels = labels
         self._batch_size = AutoBatchSize(config.grader_batch_size)
-        self._prompt = Prompt.load(config.grader_prompt, labels)
+        self._prompt = Prompt.of(config, labels)
         self.scale = self._prompt.scale
         words = verbalizers.parse_verbalizers(config.grader_verbalizers, labels)
         if self.scale == "rating":
@@ -76,8 +76,7 @@ class CausalLMGrader(Grader):
             "weights": getattr(model.config, "_commit_hash", None) or weights_fingerprint(model),
             "dtype": str(model.dtype),
             "quantization": config.grader_quantization,
-            "prompt": config.grader_prompt,
-            "prompt_sha256": self._prompt.sha,
+            **self._prompt.settings,
             "contextual_calibration": config.contextual_calibration,
             "labels": list(labels.names),
             "words": [list(label_words) for label_words in words],

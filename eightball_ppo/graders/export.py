@@ -1,15 +1,19 @@
 """Grades a data set: fills the grade store and exports the grade table."""
 
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from eightball_ppo.config.stages import GradeConfig
-from eightball_ppo.data import load_both, load_named
+from eightball_ppo.data import Questions, load_both, load_named, train_split
+from eightball_ppo.data.reading import measured_on
 from eightball_ppo.data.texts import ArrowTexts
 from eightball_ppo.errors import DryRun, InputError
 from eightball_ppo.graders import job
+from eightball_ppo.graders.judges import takes_columns
 from eightball_ppo.graders.registry import check_graders, load_graders
+from eightball_ppo.graders.reward_functions import columns_by_text
 from eightball_ppo.graders.storage.score_table import STATUSES
 from eightball_ppo.graders.storage.store import GradeStore
 from eightball_ppo.graders.storage.table import write_table
@@ -35,30 +39,45 @@ def run(config: GradeConfig) -> Path:
     check_graders(config, labels)
     if config.grade_table is not None:
         raise InputError(f"--grade_table {config.grade_table}: is a finished table; there is nothing to grade")
-    splits = [load_named(config, split) for split in config.splits or []] or load_both(config, None, None)
-    texts = ArrowTexts.concatenate(split.texts for split in splits)
+    splits = _splits(config)
     if config.dry_run:
-        raise DryRun(job.estimate_cost(config, labels, texts))
+        texts = ArrowTexts.concatenate(split.texts for split in splits)
+        raise DryRun(job.estimate_cost(config, labels, texts, columns=columns_by_text(*splits)))
     with Run(config, "grade") as run:
-        return run.finish(broadcast_from_main(lambda: _grade(config, labels, texts, run), config.ddp_timeout))
+        return run.finish(broadcast_from_main(lambda: _grade(config, labels, splits, run), config.ddp_timeout))
 
 
-def _grade(config: GradeConfig, labels: LabelSet, texts: Sequence[str], run: Run) -> dict[str, Any]:
+def _splits(config: GradeConfig) -> Sequence[Questions]:
+    """The named splits, or those for training and evaluation; a single one is not cut."""
+    keep_columns = takes_columns(config.grader)
+    if config.splits:
+        return [load_named(config, split, keep_columns=keep_columns) for split in config.splits]
+    if isinstance(measured_on(config), float):
+        return [load_named(config, train_split(config), keep_columns=keep_columns)]
+    return load_both(config, None, None, keep_columns)
+
+
+def _grade(config: GradeConfig, labels: LabelSet, splits: Sequence[Questions], run: Run) -> dict[str, Any]:
     """Fills the store, exports the table, prints a summary line; returns the results of the run."""
-    budget = job.make_budget(config)
+    budget, texts = job.make_budget(config), ArrowTexts.concatenate(split.texts for split in splits)
     with GradeStore(config.grade_store) as store:
-        source = load_graders(config, labels, store, budget)
+        source = load_graders(config, labels, store, budget, columns_by_text(*splits))
         source.grade_missing(texts)
         count, details = write_table(source, texts, run.path / TABLE)
     job.check_failures(config, count, details, budget)
     if count["skipped"]:
         raise job.incomplete(config, f"{budget.stopped}; {count['skipped']} of {count.total()} grades are missing")
-    print(
+    table = Path(config.output_dir) / TABLE
+    command = ["eightball", "ppo", "--grade_table", str(table), "--dataset_name", config.dataset_name]
+    verdict = [
         f"{config.grader}: {count['ok']} ok, {count['failed']} failed, {count['refused']} refused; {budget.calls} "
-        f"calls in {run.seconds:.1f} s ({budget.calls / run.seconds:.0f}/s), {budget.tokens} tokens -> "
-        f"{run.target / TABLE}"
-    )
+        f"calls in {run.seconds:.1f} s ({budget.calls / run.seconds:.0f}/s), {budget.tokens} tokens",
+        f"Saved in {table}",
+        f"Next: {shlex.join(command)}",
+    ]
+    print("\n".join(verdict))
     return {
+        "verdict": verdict,
         "method": "grade",
         "seed": config.seed,
         "grader": source.fingerprint,

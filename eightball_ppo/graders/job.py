@@ -16,10 +16,15 @@ from eightball_ppo.data.texts import first_occurrence_N
 from eightball_ppo.errors import IncompleteError, InputError
 from eightball_ppo.graders.base import Grader
 from eightball_ppo.graders.budget import Budget
+from eightball_ppo.graders.function import kind_of
+from eightball_ppo.graders.judges import EnsembleGrader
 from eightball_ppo.graders.prompts import Prompt
-from eightball_ppo.graders.registry import load_graders
+from eightball_ppo.graders.python_source import load_function
+from eightball_ppo.graders.registry import load_graders, parse_grader
+from eightball_ppo.graders.reward_functions import Columns, columns_by_text
+from eightball_ppo.graders.storage.derived import EnsembleSource, LabelNoiseSource, reorder
 from eightball_ppo.graders.storage.score_table import STATUSES, ScoreTable, missing_mass
-from eightball_ppo.graders.storage.sources import GradeSource, LabelNoiseSource, StoredGrader
+from eightball_ppo.graders.storage.sources import GradeSource, StoredGrader
 from eightball_ppo.graders.storage.store import GradeStore
 from eightball_ppo.graders.storage.table import GradeTable
 from eightball_ppo.labels import LabelSet
@@ -51,7 +56,7 @@ def incomplete(config: GraderConfig, reason: str) -> IncompleteError:
     """The error of an incomplete grading: the grader, the reason, and how to continue."""
     fix = f"good grades are stored in {config.grade_store}; run the same command again to grade the rest"
     if config.grade_table is not None:
-        fix = "grade what is missing (scripts/grade.py), or allow more with --max_grade_failures"
+        fix = "grade what is missing (eightball grade), or allow more with --max_grade_failures"
     return IncompleteError(f"grader {config.grader}: {reason}; {fix}")
 
 
@@ -67,15 +72,40 @@ def cost_record(config: GraderConfig, budget: Budget) -> dict[str, Any]:
 
 
 def make_source(
-    config: GraderConfig, labels: LabelSet, store: GradeStore, budget: Budget, judge: Grader | None = None
+    config: GraderConfig,
+    labels: LabelSet,
+    store: GradeStore,
+    budget: Budget,
+    judge: Grader | None = None,
+    columns: Columns | None = None,
 ) -> GradeSource:
-    """The source of scores: `judge` behind the store if given, else `--grade_table`, else `--grader`."""
+    """The source of scores: `judge` behind the store if given, else `--grade_table`, else `--grader`.
+
+    Its labels are in the order of `labels`, whatever that of the judge or of the table is.
+    """
     if judge is not None:
         labels.require_same(judge.labels, "--labels", f"grader {judge.fingerprint}")
-        return StoredGrader(judge, store, budget, config.max_grade_failures, not config.disable_tqdm)
+        options = (store, budget, config.max_grade_failures, not config.disable_tqdm)
+        source: GradeSource
+        if isinstance(judge, EnsembleGrader):
+            members = [StoredGrader(member, *options) for member in judge.members]
+            source = EnsembleSource(members, judge.weights)
+        else:
+            source = StoredGrader(judge, *options)
+        return reorder(source, labels)
     if config.grade_table is not None:
-        return GradeTable(config.grade_table, labels)
-    return load_graders(config, labels, store, budget)
+        return reorder(GradeTable(config.grade_table, labels), labels)
+    return load_graders(config, labels, store, budget, columns)
+
+
+def gives_raw_scores(config: GraderConfig, labels: LabelSet, judge: Grader | None = None) -> bool:
+    """Whether the scores will be in a judge's own unit; loads no model and makes no grader call."""
+    if judge is not None:
+        return judge.scale == "raw"
+    if config.grade_table is not None:
+        return GradeTable(config.grade_table, labels).scale == "raw"
+    specs = parse_grader(config.grader)
+    return all(spec.name == "python" and kind_of(load_function(spec.argument)) != "labeller" for spec in specs)
 
 
 def check_grades(config: GraderConfig, labels: LabelSet, texts: Sequence[str], judge: Grader | None = None) -> None:
@@ -90,20 +120,31 @@ def check_grades(config: GraderConfig, labels: LabelSet, texts: Sequence[str], j
         GradeStore(config.grade_store).close()
 
 
-def estimate_cost(config: GraderConfig, labels: LabelSet, texts: Sequence[str], judge: Grader | None = None) -> str:
+def estimate_cost(
+    config: GraderConfig,
+    labels: LabelSet,
+    texts: Sequence[str],
+    judge: Grader | None = None,
+    columns: Columns | None = None,
+) -> str:
     """One line: the calls, tokens and cost of grading `texts`. Makes no grader call."""
     unique = int(first_occurrence_N(texts).sum())
     if judge is None and config.grade_table is not None:
         return f"{unique} questions, all grades from {config.grade_table}: 0 calls"
     name = f"--grader {config.grader}" if judge is None else f"grader {judge.fingerprint}"
     with GradeStore(config.grade_store) as store:
-        calls, tokens = make_source(config, labels, store, make_budget(config), judge).estimate_cost(texts)
+        source = make_source(config, labels, store, make_budget(config), judge, columns)
+        return describe_cost(config, source, texts, name)
+
+
+def describe_cost(config: GraderConfig, source: GradeSource, texts: Sequence[str], name: str) -> str:
+    """One line: what grading `texts` with `source`, called `name`, would take. Makes no grader call."""
+    unique = int(first_occurrence_N(texts).sum())
+    calls, tokens = source.estimate_cost(texts)
+    rest = f" (the rest is in {config.grade_store})" if calls < source.num_requests(unique) else ""
     price = config.price_per_1k_tokens
     cost = "" if price is None else f", cost about {tokens / 1000 * price:.4g}"
-    return (
-        f"{unique} questions for {name}: {calls} calls to make (the rest is in {config.grade_store}), "
-        f"about {tokens} tokens{cost}"
-    )
+    return f"{unique} questions for {name}: {calls} calls to make{rest}, about {tokens} tokens{cost}"
 
 
 def grade_job(
@@ -116,7 +157,7 @@ def grade_job(
     Args:
         config: The options of the method.
         labels: The K labels.
-        questions: The splits "train" and "heldout", the latter with gold labels.
+        questions: The splits "train" and "heldout".
         judge: Takes the place of the grader or table that `config` names.
 
     Raises:
@@ -131,7 +172,7 @@ def _grade_job(
 ) -> GradingResult:
     budget = make_budget(config)
     with GradeStore(config.grade_store) as store:
-        source = make_source(config, labels, store, budget, judge)
+        source = make_source(config, labels, store, budget, judge, columns_by_text(*questions.values()))
         if not source.deliberate:
             _check_audits(config, [store.audit_of(fingerprint) for fingerprint in source.fingerprints])
         tables = {"heldout": source.fill(questions["heldout"].texts)}
@@ -140,7 +181,8 @@ def _grade_job(
         training = tables["train"] = source.fill(questions["train"].texts)
         record = _record(config, source, tables, budget)
         if config.label_noise:
-            training = LabelNoiseSource(source, config.label_noise, config.seed).read(questions["train"].texts)
+            noisy = reorder(LabelNoiseSource(source, config.label_noise, config.seed), labels)
+            training = noisy.read(questions["train"].texts)
     return GradingResult(tables, training, source.fingerprint, record)
 
 
@@ -174,7 +216,7 @@ def _record(
         **cost_record(config, budget),
         "stopped": budget.stopped,
         "grader_settings": source.settings,
-        "prompt": Prompt.load(config.grader_prompt, config.label_set()).source if has_prompt else None,
+        "prompt": Prompt.of(config, config.label_set()).source if has_prompt else None,
     }
 
 
@@ -215,13 +257,24 @@ def _check_audits(config: GraderTrainingConfig, audits: Sequence[dict[str, Any] 
 
 
 def _check_accuracy(config: GraderTrainingConfig, scores: ScoreTable, heldout: Questions) -> None:
-    """Raises InputError if the held-out accuracy is not above 0.6, unless that is allowed."""
+    """Raises InputError if the accuracy on gold labels is not above 0.6, unless that is allowed.
+
+    Labels that are not gold cannot blame the grader: a low agreement with them is a warning.
+    """
     complete_N = torch.from_numpy(scores.complete_N)
     if not complete_N.any():
         return  # `_record` raises
-    gold_N = torch.as_tensor(heldout.label_ids)[complete_N]
-    accuracy = (scores.logp_NK[complete_N].argmax(-1) == gold_N).float().mean().item()
-    if accuracy <= WEAK_GRADER_ACCURACY:
+    if heldout.label_ids is None:
+        logger.info("grader %s: the held-out questions have no gold labels, so its accuracy is unknown", config.grader)
+        return
+    label_N = torch.as_tensor(heldout.label_ids)[complete_N]
+    accuracy = (scores.score_NK[complete_N].argmax(-1) == label_N).float().mean().item()
+    if accuracy <= WEAK_GRADER_ACCURACY and not heldout.gold:
+        logger.warning(
+            "grader %s: agrees with %.3f of the held-out labels of %s, which are not gold; --gold_file measures it",
+            *(config.grader, accuracy, heldout.source),
+        )
+    elif accuracy <= WEAK_GRADER_ACCURACY:
         problem = f"held-out accuracy {accuracy:.3f} is not above {WEAK_GRADER_ACCURACY}; it would teach its mistakes"
         _reject(config, problem, "train a better one")
 

@@ -28,11 +28,11 @@ class RuleGrader(Grader):
         if label not in labels.names:
             raise InputError(f"--grader rule:{label}: unknown label; known: {list(labels.names)}")
         self.labels = labels
-        names = list(labels.names)
+        names = list(labels.canonical().names)  # the same fingerprint in any order
         self.settings: dict[str, Any] = {"grader": "rule", "label": label, "probability": CONFIDENCE, "labels": names}
         self.fingerprint = settings_fingerprint(self.settings)
         others = math.log((1 - CONFIDENCE) / (len(labels) - 1))
-        self._logp_K = tuple(math.log(CONFIDENCE) if name == label else others for name in names)
+        self._logp_K = tuple(math.log(CONFIDENCE) if name == label else others for name in labels.names)
 
     def grade(self, requests: Iterable[GradeRequest], on_grade: OnGrade, budget: Budget) -> None:
         """See `Grader.grade`."""

@@ -12,6 +12,7 @@ MAX_MISSING_MASS = 0.5  # probability on anything but the labels above which the
 MAX_AMBIGUOUS_MASS = 0.05  # probability on tokens that begin several labels above which there is no grade
 MIN_MASS = 1e-9  # of a label, so that its logarithm is finite
 RATINGS = tuple(range(1, 11))
+EPSILON = 0.001  # what a judge that gives one label, and would give it again, leaves for the others together
 _QUOTES = " \t\r\n\"'`*_"
 
 
@@ -104,6 +105,12 @@ def log_softmax(values_K: Sequence[float]) -> list[float]:
     """Log-softmax of K numbers."""
     highest = max(values_K)
     return normalize_logp([math.exp(value - highest) for value in values_K])
+
+
+def certain_logp(label_S: Sequence[int], num_labels: int) -> list[float]:
+    """Log-probabilities of K labels from the labels that a deterministic judge gave: 1 - `EPSILON` for a single one."""
+    shares = [label_S.count(k) / len(label_S) for k in range(num_labels)]
+    return [math.log((1 - EPSILON) * share + EPSILON / (num_labels - 1) * (1 - share)) for share in shares]
 
 
 def expected_rating(mass_R: Sequence[float]) -> float:

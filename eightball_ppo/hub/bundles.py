@@ -2,6 +2,7 @@
 
 import io
 import json
+import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -12,7 +13,8 @@ from eightball_ppo.errors import InputError
 from eightball_ppo.hub import dataset_cards
 from eightball_ppo.hub.cards import eval_results_yaml, model_card
 from eightball_ppo.hub.grade_shapes import shapes
-from eightball_ppo.runtime.paths import ADAPTER, resolves_to, stays_inside
+from eightball_ppo.runtime.moved_runs import locate
+from eightball_ppo.runtime.paths import ADAPTER, ADAPTER_BASE, ADAPTER_CONFIG, local_path, resolves_to, stays_inside
 from eightball_ppo.runtime.redaction import portable, portable_text, redact
 from eightball_ppo.runtime.run import CONFIG, ENVIRONMENT, METRICS, RESULTS, read_config, read_results
 
@@ -31,10 +33,14 @@ _BAD_RECORD = (AttributeError, KeyError, TypeError, ValueError, RecursionError)
 
 @dataclass
 class Bundle:
-    """The content of a repository: `files` by their path in it, as bytes or as the local file."""
+    """The content of a repository: `files` by their path in it, as bytes or as the local file.
+
+    `scratch` holds the directories of files that were made for the upload; they are removed with the bundle.
+    """
 
     repo_type: RepoType
     files: dict[str, bytes | Path] = field(default_factory=dict)
+    scratch: list[tempfile.TemporaryDirectory[str]] = field(default_factory=list)
 
     def add(self, directory: Path, patterns: tuple[str, ...], prefix: str = "") -> None:
         """Adds the files of `directory` that match `patterns`; records lose machine paths and secrets.
@@ -63,13 +69,14 @@ def _redact_record(file: Path) -> bytes:
     return text.encode()
 
 
-def bundle(directory: Path, repo_id: str, comparison: Path | None = None) -> Bundle:
+def bundle(directory: Path, repo_id: str, comparison: Path | None = None, trust_remote_code: bool = False) -> Bundle:
     """The repository of a finished run or comparison.
 
     Args:
         directory: The run or comparison.
         repo_id: The repository id, for the card.
         comparison: A comparison whose table the model card shows; by default the one that the run is part of.
+        trust_remote_code: Whether code that comes with the base of adapters may run where they are merged into it.
 
     Raises:
         InputError: `directory` holds no finished run, or its files are damaged.
@@ -87,7 +94,7 @@ def bundle(directory: Path, repo_id: str, comparison: Path | None = None) -> Bun
         parent = directory.resolve().parent.parent  # of DIRECTORY/runs/NAME
         if comparison is None and (parent / "summary.json").is_file():
             comparison = parent
-        return _model(directory, results, repo_id, comparison)
+        return _model(directory, results, repo_id, comparison, trust_remote_code)
     except _BAD_RECORD as error:
         reason = " ".join(f"{type(error).__name__}: {error}".split())
         raise InputError(
@@ -101,14 +108,36 @@ def _require(directory: Path, names: tuple[str, ...], fix: str) -> None:
             raise InputError(f"{directory}: holds no {name}; {fix}")
 
 
-def _model(directory: Path, results: dict[str, Any], repo_id: str, comparison: Path | None) -> Bundle:
-    if (directory / "adapter_config.json").is_file():
-        raise InputError(
-            f"{directory}: holds adapters without their base model; train it with --merge_adapter to push it"
-        )
-    _require(directory, ("config.json", "model.safetensors"), "train it again, or name another run")
-    made = Bundle("model", {"README.md": model_card(directory, results, repo_id, comparison).encode()})
-    made.add(directory, (*CHECKPOINT, *RECORDS, METRICS, *FIGURES))
+def full_model(directory: Path, made: Bundle, trust_remote_code: bool) -> Path:
+    """`directory`; where it holds LoRA adapters, one of `made.scratch` with a full model, and a line says so."""
+    if not (directory / ADAPTER_CONFIG).is_file():
+        return directory
+    from eightball_ppo.models.loading import load_classifier  # heavy
+    from eightball_ppo.models.saving import save_policy
+
+    model, tokenizer = load_classifier(str(directory), "push", trust_remote_code=trust_remote_code)
+    made.scratch.append(tempfile.TemporaryDirectory())
+    save_policy(model, tokenizer, target := Path(made.scratch[-1].name))
+    print(f"{directory}: its adapters are merged into their base; a full model is uploaded")
+    return target
+
+
+def _base_is_on_hub(directory: Path) -> bool:
+    adapters = json.loads((directory / ADAPTER_CONFIG).read_text(encoding="utf-8"))
+    return local_path(locate(adapters["base_model_name_or_path"], directory)) is None
+
+
+def _model(
+    directory: Path, results: dict[str, Any], repo_id: str, comparison: Path | None, trust_remote_code: bool
+) -> Bundle:
+    made, checkpoint = Bundle("model"), directory
+    if not (directory / ADAPTER_CONFIG).is_file():
+        _require(directory, ("config.json", "model.safetensors"), "train it again, or name another run")
+    elif not _base_is_on_hub(directory):
+        checkpoint = full_model(directory, made, trust_remote_code)
+    made.files["README.md"] = model_card(directory, results, repo_id, comparison, checkpoint).encode()
+    made.add(checkpoint, (*CHECKPOINT, *((ADAPTER_CONFIG, ADAPTER_BASE) if checkpoint == directory else ())))
+    made.add(directory, (*RECORDS, METRICS, *FIGURES))
     made.add(directory / ADAPTER, ("adapter_config.json", "adapter_model.safetensors"), f"{ADAPTER}/")
     entries = eval_results_yaml(results, read_config(directory))
     if entries is not None:

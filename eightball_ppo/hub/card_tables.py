@@ -60,8 +60,9 @@ def methods_table(comparison: Path, beta: float | None) -> str:
     for row in plain:
         name = row_name(row["method"], row.get("threshold"))
         cells.setdefault(name, {})[row["split"], row["metric"]] = _interval(row)
-    rows = [[code(name), *(found.get(column, "-") for column in COMPARED)] for name, found in cells.items()]
-    heads = ["method", *(f"{metric}, {split}" for split, metric in COMPARED)]
+    compared = [column for column in COMPARED if any(column in found for found in cells.values())]
+    rows = [[code(name), *(found.get(column, "-") for column in compared)] for name, found in cells.items()]
+    heads = ["method", *(f"{metric}, {split}" for split, metric in compared)]
     findings = "\n".join(f"- {escaped(line)}" for line in headline if line.startswith(f"beta {beta:g},"))
     return (
         f"## Compared with other methods\n\nAt beta {beta:g}, on the same grades and from the same reference; means "

@@ -7,12 +7,15 @@ from typing import Any
 from huggingface_hub import EvalResult, EvalResultEntry, ModelCardData, eval_result_entries_to_yaml
 
 from eightball_ppo.config.base import RunConfig
+from eightball_ppo.config.embedded import same_dataset
 from eightball_ppo.config.model import SMALL_CLASSIFIER
 from eightball_ppo.config.registry import METHODS
+from eightball_ppo.data.sources import dataset_path
 from eightball_ppo.hub import card_words as words
 from eightball_ppo.hub.card_tables import cell, methods_table, numbers_table
 from eightball_ppo.models.packaged import packaged_base
 from eightball_ppo.report.markdown import code, escaped, fenced
+from eightball_ppo.runtime.moved_runs import locate
 from eightball_ppo.runtime.paths import ADAPTER, local_path
 from eightball_ppo.runtime.redaction import portable
 from eightball_ppo.runtime.run import CONFIG, ENVIRONMENT, read_config, read_environment
@@ -33,7 +36,11 @@ def write_card(directory: Path, results: dict[str, Any]) -> None:
 
 
 def model_card(
-    directory: Path, results: dict[str, Any], repo_id: str | None = None, comparison: Path | None = None
+    directory: Path,
+    results: dict[str, Any],
+    repo_id: str | None = None,
+    comparison: Path | None = None,
+    checkpoint: Path | None = None,
 ) -> str:
     """The card of a run: what it is, how to load it, every number of its results, what it is good for.
 
@@ -42,19 +49,20 @@ def model_card(
         results: Its results.json.
         repo_id: The repository that the model is loaded from; by default the name of the directory.
         comparison: The directory of a comparison whose table of methods the card shows.
+        checkpoint: Where the model is that the card describes, if not in `directory`.
 
     Raises:
         InputError: Records are missing or damaged.
     """
     options = read_config(directory)
-    base = base_model(options)
+    base = base_model(options, directory)
     config, environment, results = portable(options), portable(read_environment(directory)), portable(results)
     name = (repo_id or directory.name.removesuffix(".unfinished")).split("/")[-1]
     sections = [
         f"---\n{metadata(results, config, name, base).to_yaml()}\n---\n\n# {escaped(name)}",
         words.description(results["method"]),
         f"Data: {code(config['dataset_name'])}. Labels: {', '.join(code(label) for label in config['labels'])}.",
-        *_snippets(directory, config, repo_id or name, base),
+        *_snippets(checkpoint or directory, config, repo_id or name, base),
         "## Numbers of this run\n\n" + numbers_table(results),
         methods_table(comparison, results["beta"]) if comparison else "",
         _figures(directory),
@@ -70,7 +78,7 @@ def _snippets(directory: Path, config: dict[str, Any], name: str, base: str | No
     if not (directory / "config.json").is_file():
         return [words.bare_adapter_snippet(name, config["sft_model_path"])]
     model_config = json.loads((directory / "config.json").read_text(encoding="utf-8"))
-    example = words.EXAMPLE if config["dataset_name"] == RunConfig.dataset_name else words.ANY_TEXT
+    example = words.EXAMPLE if same_dataset(config["dataset_name"], RunConfig.dataset_name) else words.ANY_TEXT
     full = words.snippet(name, model_config, example)
     if not (directory / ADAPTER).is_dir():
         return [full]
@@ -80,7 +88,7 @@ def _snippets(directory: Path, config: dict[str, Any], name: str, base: str | No
 def metadata(results: dict[str, Any], config: dict[str, Any], name: str, base: str | None) -> ModelCardData:
     """The metadata for the Hub: library, task, base model, data, tags, and the results on held-out questions."""
     method = results["method"]
-    on_hub = None if local_path(config["dataset_name"]) else config["dataset_name"]
+    on_hub = None if dataset_path(config["dataset_name"]) else config["dataset_name"]
     data = Path(config["dataset_name"]).name
     return ModelCardData(
         model_name=name,
@@ -106,7 +114,7 @@ def metadata(results: dict[str, Any], config: dict[str, Any], name: str, base: s
 
 def eval_results_yaml(results: dict[str, Any], config: dict[str, Any]) -> list[dict[str, Any]] | None:
     """The content of `.eval_results/heldout.yaml` in the Hub's format; None for a dataset that is not on the Hub."""
-    if local_path(config["dataset_name"]):
+    if dataset_path(config["dataset_name"]):
         return None
     shared = {"dataset_id": config["dataset_name"], "notes": "held-out questions"}
     metrics = _heldout_metrics(results)
@@ -120,12 +128,12 @@ def _heldout_metrics(results: dict[str, Any]) -> dict[str, float]:
     return {kind: heldout[kind] for kind in REPORTED if heldout.get(kind) is not None}
 
 
-def base_model(config: dict[str, Any]) -> str | None:
+def base_model(config: dict[str, Any], directory: Path) -> str | None:
     """The Hub id of the model that a run started from: an encoder, or the reference if it was pushed."""
     name = config.get("model_name_or_path", config.get("sft_model_path"))
     if name in (None, SMALL_CLASSIFIER):
         return None
-    path = local_path(name)
+    path = local_path(name := locate(name, directory))
     return packaged_base(name) if path is None else pushed_id(path)
 
 

@@ -27,8 +27,8 @@ def grades_card(name: str, results: dict[str, Any], rows: dict[str, int]) -> str
     settings = json.dumps(portable(results["grader_settings"]), indent=2, ensure_ascii=False)
     body = [
         f"The scores of the grader {code(results['grader'])} for every label as an answer to every question. A score "
-        "is the log-probability of the label in nats or, of a judge that rates, a rating of 1 to 10. A failed grade is "
-        "missing, never a number.",
+        "is the log-probability of the label in nats; of a judge that rates, a rating of 1 to 10; of a function, "
+        "its raw score. A failed grade is missing, never a number.",
         fenced(_LOAD.format(name=name), "python"),
         files,
         f"## How it was made\n\n{counts}\n\n{fenced(settings, 'json')}",

@@ -35,8 +35,7 @@ def run(config: PushConfig) -> None:
     directories = [Path(name).expanduser() for name in config.run_dirs]
     if not config.dry_run:
         repo_id = check_write_access(repo_id, "--repo_id")
-    comparison = None if config.comparison is None else Path(config.comparison)
-    content = space_bundle(directories, repo_id) if config.space else bundle(directories[0], repo_id, comparison)
+    content = _content(config, directories, repo_id)
     print_files(content, repo_id, config.hub_private_repo)
     if config.dry_run:
         print("dry run: nothing was uploaded")
@@ -47,6 +46,13 @@ def run(config: PushConfig) -> None:
         record = {"repo_type": content.repo_type, "repo_id": repo_id, "url": url}
         write_json(directories[0] / PUSH_RECORD, record)
     print(f"pushed {' '.join(config.run_dirs)} -> {url}")
+
+
+def _content(config: PushConfig, directories: list[Path], repo_id: str) -> Bundle:
+    if config.space:
+        return space_bundle(directories, repo_id, config.trust_remote_code)
+    comparison = None if config.comparison is None else Path(config.comparison)
+    return bundle(directories[0], repo_id, comparison, config.trust_remote_code)
 
 
 def check_stage(config: RunConfig) -> None:
@@ -61,7 +67,9 @@ def push_stage(config: RunConfig) -> None:
     """Pushes the finished run of a stage with `push_to_hub`."""
     if config.push_to_hub and is_main_process():
         assert config.hub_model_id is not None
-        run(PushConfig([config.output_dir], config.hub_model_id, hub_private_repo=config.hub_private_repo))
+        options = PushConfig(run_dirs=[config.output_dir], repo_id=config.hub_model_id)
+        options.hub_private_repo, options.trust_remote_code = config.hub_private_repo, config.trust_remote_code
+        run(options)
 
 
 def _resume_hint(config: PushConfig) -> str:

@@ -5,15 +5,18 @@ from pathlib import Path
 
 from eightball_ppo.config import registry
 from eightball_ppo.errors import InputError
-from eightball_ppo.hub.bundles import CHECKPOINT, RECORDS, Bundle
+from eightball_ppo.hub.bundles import CHECKPOINT, RECORDS, Bundle, full_model
 from eightball_ppo.hub.cards import pushed_id
 from eightball_ppo.hub.dataset_cards import space_card
+from eightball_ppo.runtime.moved_runs import locate
+from eightball_ppo.runtime.paths import ADAPTER_WEIGHTS
 from eightball_ppo.runtime.run import METRICS, read_config, read_results
 
 REFERENCE, REWARD = "reference", "reward"
 PACKAGE = Path(__file__).parents[1]
 SOURCES = {".py", ".jinja", ".css", ".js", ".svg", ".html"}
-FILES = (*CHECKPOINT, *RECORDS, METRICS, "before_after.parquet")
+RECORDS_SHOWN = (*RECORDS, METRICS, "before_after.parquet")
+WEIGHTS = ("model.safetensors", ADAPTER_WEIGHTS)
 _APP = '''"""The Magic 8-Ball before and after its training. Written by `eightball push --space`."""
 
 from eightball_ppo.config.tools import DemoConfig
@@ -26,8 +29,8 @@ if __name__ == "__main__":
 '''
 
 
-def space_bundle(run_dirs: list[Path], repo_id: str) -> Bundle:
-    """A Space with the demo of `run_dirs`, their reference and their reward model.
+def space_bundle(run_dirs: list[Path], repo_id: str, trust_remote_code: bool = False) -> Bundle:
+    """A Space with the demo of `run_dirs`, their reference and their reward model; adapters are merged.
 
     Raises:
         InputError: A run has no results or no policy, two runs have one name, all runs are references, or Gradio is
@@ -39,7 +42,7 @@ def space_bundle(run_dirs: list[Path], repo_id: str) -> Bundle:
     if not trained:
         raise InputError(f"{run_dirs[-1]}: is a reference; name a run that was trained from it, e.g. runs/ppo")
     config = read_config(trained[-1])
-    runs = {REFERENCE: Path(config.get("sft_model_path") or trained[-1])}
+    runs = {REFERENCE: Path(locate(config.get("sft_model_path") or str(trained[-1]), trained[-1]))}
     for run in trained:
         name = run.resolve().name
         if name in (*runs, REWARD):
@@ -47,12 +50,13 @@ def space_bundle(run_dirs: list[Path], repo_id: str) -> Bundle:
         runs[name] = run
     made = Bundle("space")
     for name, run in runs.items():
-        if read_results(run)["method"] == "reward" or not (run / "model.safetensors").is_file():
+        if read_results(run)["method"] == "reward" or not any((run / file).is_file() for file in WEIGHTS):
             raise InputError(f"{run}: holds no policy; name runs of distill, ppo ...")
-        made.add(run, FILES, f"runs/{name}/")
+        made.add(full_model(run, made, trust_remote_code), CHECKPOINT, f"runs/{name}/")
+        made.add(run, RECORDS_SHOWN, f"runs/{name}/")
     reward = None
     if config.get("grader") == "bert" and not config.get("grade_table") and not config.get("grader_label_map"):
-        reward, source = f"runs/{REWARD}", Path(config["reward_model_path"])
+        reward, source = f"runs/{REWARD}", Path(locate(config["reward_model_path"], trained[-1]))
         read_results(source)
         made.add(source, (*CHECKPOINT, *RECORDS), f"{reward}/")
     for file in sorted(PACKAGE.rglob("*")):

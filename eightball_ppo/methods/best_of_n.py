@@ -31,7 +31,7 @@ def fit(task: Task[BestOfNConfig], run: Run) -> PreTrainedModel:
     rows = task.train_scores.buy_full_rows()
     ref_logp_NK = task.ref_logits_NK["train"].double().log_softmax(-1)[rows]
     score_NK = task.train_scores.score_NK.double()[rows]
-    n = config.num_samples or choose_n(ref_logp_NK, score_NK, config.kl_coef)
+    n = config.num_samples or choose_n(ref_logp_NK, score_NK, config.beta)
     texts = [task.questions["train"].texts[row] for row in rows]
     logp_NK = objective.best_of_n_logp_NK(ref_logp_NK, score_NK, n)
     if config.grader_call_budget is None:

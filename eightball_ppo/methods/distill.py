@@ -8,6 +8,7 @@ from accelerate import PartialState
 from torch import Tensor
 from transformers import PreTrainedModel, set_seed
 
+from eightball_ppo.config.fields import require
 from eightball_ppo.config.methods import DistillConfig
 from eightball_ppo.data import split_by_question
 from eightball_ppo.errors import InputError
@@ -48,9 +49,16 @@ class ThresholdSearch:
 
 
 def check(config: DistillConfig, num_questions: int) -> None:
-    """Raises InputError if several processes would run the original recipe."""
+    """Raises InputError if several processes would run the original recipe, or no question remains for validation."""
     if config.preset == "original" and num_processes() > 1:
         raise InputError("--preset original: takes one question a step, so one process; launch it with one")
+    if config.target == "hard" and config.threshold is None:
+        if config.grader_call_budget is not None:
+            num_questions = min(num_questions, config.grader_call_budget // len(config.label_set()))
+        validation = round(config.validation_fraction * num_questions)
+        fits = 0 < validation < num_questions
+        how = f"--validation_fraction {config.validation_fraction}; pass --threshold, or change the fraction"
+        require(fits, f"{num_questions} questions cannot be split with {how}")
 
 
 def fit(task: Task[DistillConfig], run: Run) -> PreTrainedModel:
@@ -68,11 +76,11 @@ def fit(task: Task[DistillConfig], run: Run) -> PreTrainedModel:
     task.resume.load([("search", search)])
     resume = dataclasses.replace(task.resume.with_states(("search", search)), updates_before=search.updates)
     with defer_signals():
-        if config.target == "hard" and search.threshold is None:
+        if config.target == "hard" and search.threshold is None and config.score_type != "raw":
             resume = choose_threshold(search, task, rows, run, resume)
-        confident = confident_rows(task.noisy_logp_NK, rows, search.threshold or 0.0)
+        confident = confident_rows(task.noisy_logp_NK, rows, search.threshold or 0.0, config.score_type == "raw")
         if not confident:
-            best = task.noisy_logp_NK[rows].exp().max().item()
+            best = confidence_N(task.noisy_logp_NK[rows], config.score_type == "raw").max().item()
             raise InputError(
                 f"--threshold {search.threshold}: no question reaches it; the grader's maximum is {best:.3f}"
             )
@@ -89,28 +97,38 @@ def fit(task: Task[DistillConfig], run: Run) -> PreTrainedModel:
     return policy
 
 
-def confident_rows(grader_logp_NK: Tensor, rows: list[int], threshold: float) -> list[int]:
-    """Those of `rows` whose most probable label has at least probability `threshold` for the grader.
+def confidence_N(grader_logp_NK: Tensor, raw: bool) -> Tensor:
+    """How sure the grader is: the probability of its best label; of raw scores, the margin to the second; shape [N]."""
+    best_N2 = grader_logp_NK.topk(2, -1).values
+    return best_N2[:, 0] - best_N2[:, 1] if raw else grader_logp_NK.exp().max(-1).values
+
+
+def confident_rows(grader_logp_NK: Tensor, rows: list[int], threshold: float, raw: bool = False) -> list[int]:
+    """Those of `rows` whose confidence is at least `threshold`.
 
     Args:
-        grader_logp_NK: Log-probabilities of the grader, shape [N, K], in nats.
+        grader_logp_NK: Log-probabilities of the grader, shape [N, K], in nats, or its raw scores.
         rows: Indices into N.
-        threshold: A probability.
+        threshold: A probability, or a margin in the grader's unit.
+        raw: Whether the scores are raw.
     """
-    confidence_N = grader_logp_NK.exp().max(-1).values
-    return [row for row in rows if confidence_N[row] >= threshold]
+    sure_N = confidence_N(grader_logp_NK, raw)
+    return [row for row in rows if sure_N[row] >= threshold]
 
 
 def targets_NK(task: Task[DistillConfig]) -> Tensor:
-    """Target distributions of all training questions, shape [N, K]: one-hot, the grader's, or the optimum's."""
+    """Target distributions of all training questions, shape [N, K]: one-hot, the grader's, or the optimum's.
+
+    Raw scores are no distribution: their soft targets are the optimum's, too.
+    """
     config = task.config
     logp_NK = task.noisy_logp_NK
     if config.target == "hard":
         return torch.nn.functional.one_hot(logp_NK.argmax(-1), logp_NK.shape[1]).float()
-    if config.target == "soft":
+    if config.target == "soft" and config.score_type != "raw":
         return logp_NK.exp()
     ref_logp_NK = task.ref_logits_NK["train"].log_softmax(-1)
-    return objective.optimum_logp_NK(ref_logp_NK, task.train_scores.score_NK, config.kl_coef).exp()
+    return objective.optimum_logp_NK(ref_logp_NK, task.train_scores.score_NK, config.beta).exp()
 
 
 class TargetLoss:

@@ -13,6 +13,7 @@ from eightball_ppo.methods.task import Task, train_on_rows
 from eightball_ppo.models.trainable import trainable_copy
 from eightball_ppo.runtime.distributed import num_processes
 from eightball_ppo.runtime.run import Run
+from eightball_ppo.training.early_stop import PlateauCallback, early_stop_states
 
 MIN_ANNEAL_FRACTION = 0.001  # the share of 1/kl_coef that annealing starts from
 
@@ -68,9 +69,13 @@ def fit(task: Task[ExactConfig], run: Run) -> PreTrainedModel:
     set_seed(config.seed)
     policy = trainable_copy(task.classifier, config)
     ref_logp_NK = task.ref_logits_NK["train"].log_softmax(-1)
+    assert config.num_train_epochs is not None
     steps = config.num_train_epochs * -(-len(rows) // (config.per_device_train_batch_size * num_processes()))
     score_NK, device = task.train_scores.score_NK, PartialState().device
-    loss = AnnealedObjective(ref_logp_NK, score_NK, config.kl_coef, config.anneal_fraction * steps, device)
-    train_on_rows(task, policy, rows, loss, run, run.method, task.resume.with_states(("annealing", loss)))
-    run.results["anneal_fraction"] = config.anneal_fraction
+    loss = AnnealedObjective(ref_logp_NK, score_NK, config.beta, config.anneal_fraction * steps, device)
+    plateau = PlateauCallback(config)
+    resume = task.resume.with_states(("annealing", loss), *early_stop_states(plateau))
+    train_on_rows(task, policy, rows, loss, run, run.method, resume, [plateau])
+    stopped_by = plateau.stopped_by or "num_train_epochs"
+    run.results |= {"anneal_fraction": config.anneal_fraction, "stopped_by": stopped_by}
     return policy

@@ -20,6 +20,7 @@ from eightball_ppo.runtime.distributed import num_processes
 from eightball_ppo.runtime.launch import require_equal_ranks
 from eightball_ppo.runtime.run import Run
 from eightball_ppo.training.checkpoint import CheckpointWriter
+from eightball_ppo.training.early_stop import ForecastCallback, PlateauCallback, early_stop_states
 from eightball_ppo.training.grad_norm import GradNormCallback
 from eightball_ppo.training.resume import ResumeContext
 from eightball_ppo.training.state import PerRankState
@@ -57,8 +58,9 @@ def fit(task: Task[GroupBaselineConfig], run: Run) -> PreTrainedModel:
         run_trainer(trainer, config.seed)
     require_equal_ranks(trainer)
     run.results |= {
-        "episodes": training.updates * batch,
-        "updates": training.updates,
+        "episodes": trainer.state.global_step // training.steps_per_update * batch,
+        "updates": trainer.state.global_step // training.steps_per_update,
+        "stopped_by": training.plateau.stopped_by or "total_episodes",
         "generation_batch_size": batch,
         "world_size": num_processes(),
     }
@@ -109,11 +111,13 @@ class GroupTraining:
         classifier: The classifier inside the policy.
         beta: The present KL coefficient.
         updates: Number of updates.
+        plateau: Stops the training early.
     """
 
     def __init__(self, task: Task[GroupBaselineConfig], batch: int, run: Run):
         self.config = config = task.config
         self.method, self.task, self.batch, self.run = run.method, task, batch, run
+        assert config.total_episodes is not None
         self.updates = -(-config.total_episodes // batch)
         self.steps_per_update = config.steps_per_generation * config.num_iterations
         self.ids = PromptVocabulary(len(task.labels))
@@ -126,18 +130,19 @@ class GroupTraining:
         self.reference = GroupPolicyAdapter(reference, encoder, adapters=False)
         self.classifier = self.policy.backbone.classifier
         self.kl_in_reward = isinstance(config, GRPOConfig) and config.kl_in_reward
-        self.beta = config.kl_coef
+        self.beta = config.beta
         penalised = self.kl_in_reward or self.method == "rloo"
 
         def reward_kl_coef() -> float:
             return self.beta if penalised else 0.0
 
+        self.plateau = PlateauCallback(config)
         self.scores = record_rollouts(task, self.policy, self.reference, reward_kl_coef, self.updates, run)
 
     def enable_checkpoints(self, trainer: ResumableTrainer, resume: ResumeContext) -> None:
         """Makes `trainer` write checkpoints between updates, and start at the resume point."""
         trainer.steps_per_update, trainer.one_generator = self.steps_per_update, True
-        resume = resume.with_states(("scores", PerRankState(self.scores)))
+        resume = resume.with_states(("scores", PerRankState(self.scores)), *early_stop_states(self.plateau))
         writer = CheckpointWriter(self.config, self.run, self.classifier, self.task.tokenizer, resume)
         trainer.enable_checkpoints(writer)
 
@@ -160,7 +165,7 @@ class GroupTraining:
         """Sets beta and temperature of an update; the last one always gets the final values."""
         fraction, last = self.config.anneal_fraction, update + 1 == self.updates
         passed = update / (self.updates * fraction) if fraction and not last else 1.0
-        self.beta = self.config.kl_coef / min(1.0, max(passed, MIN_ANNEAL_FRACTION))
+        self.beta = self.config.beta / min(1.0, max(passed, MIN_ANNEAL_FRACTION))
         temperature = max(1.0, INITIAL_TEMPERATURE + (1.0 - INITIAL_TEMPERATURE) * passed) if fraction else 1.0
         self.policy.temperature = self.reference.temperature = temperature
 
@@ -174,7 +179,7 @@ class GroupTraining:
         rate, decay = config.learning_rate, config.weight_decay
         assert rate is not None
         optimizer = torch.optim.AdamW(trained, lr=rate, betas=(0.9, config.adam_beta2), weight_decay=decay, fused=True)
-        metrics = MetricsCallback(self.run, self.method, lambda: self._metrics(trainer))
+        metrics = MetricsCallback(self.run, self.method, lambda: self._metrics(trainer), unit=self.task.unit)
         trainer = trainer_class(
             model=self.policy,
             reward_funcs=self.reward,
@@ -182,7 +187,10 @@ class GroupTraining:
             train_dataset=Dataset.from_dict({"prompt": [str(row) for row in range(len(self.task.train_scores))]}),
             processing_class=RowTokenizer(self.ids),
             optimizers=(optimizer, None),
-            callbacks=[metrics, GradNormCallback(None, self.scores.fault), *self.task.callbacks],
+            callbacks=[
+                *(metrics, GradNormCallback(None, self.scores.fault), self.plateau),
+                *(ForecastCallback(steps_per_update=self.steps_per_update), *self.task.callbacks),
+            ],
         )
         # TRL loads its reference by name, which an adapter lacks; it reads both attributes during training
         trainer.ref_model = trainer.accelerator.prepare_model(self.reference, evaluation_mode=True)

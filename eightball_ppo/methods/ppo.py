@@ -27,7 +27,7 @@ logger = logging.getLogger(__name__)
 
 # options of ours that are TRL's, by name
 SHARED_OPTIONS = (
-    *("seed", "disable_tqdm", "total_episodes", "num_mini_batches", "num_ppo_epochs", "kl_coef", "learning_rate"),
+    *("seed", "disable_tqdm", "total_episodes", "num_mini_batches", "num_ppo_epochs", "learning_rate"),
     *("lr_scheduler_type", "warmup_steps", "weight_decay", "cliprange", "cliprange_value", "vf_coef", "whiten_rewards"),
 )
 
@@ -40,6 +40,7 @@ def check(config: PPOConfig, num_questions: int) -> None:
 def fit(task: Task[PPOConfig], run: Run) -> PreTrainedModel:
     """Returns the policy that TRL's PPO has trained."""
     config, world_size = task.config, num_processes()
+    assert config.total_episodes is not None
     batch = batch_size(config, len(task.questions["train"]), world_size)
     episodes_per_update = batch * world_size
     if config.total_episodes % episodes_per_update and is_main_process():
@@ -56,7 +57,7 @@ def fit(task: Task[PPOConfig], run: Run) -> PreTrainedModel:
     run.results |= {
         "episodes": trainer.state.episode,
         "updates": trainer.state.global_step,
-        "ended_by": "stop_kl" if trainer.state.global_step < updates else "total_episodes",
+        "stopped_by": training.early_stop.stopped_by or "total_episodes",
         "per_device_train_batch_size": batch,
         "world_size": world_size,
     }
@@ -114,6 +115,7 @@ def _trl_arguments(config: PPOConfig, batch: int, output_dir: Path) -> Any:
         return trl_ppo.PPOConfig(
             output_dir=str(output_dir),
             **{name: getattr(config, name) for name in SHARED_OPTIONS},
+            kl_coef=config.beta,
             report_to=resolve_report_to(config.report_to),
             run_name=run_name(output_dir.name.removesuffix(".unfinished"), config.report_to),
             project=project(),

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from eightball_ppo.config.data import DataConfig
+from eightball_ppo.config.embedded import same_dataset
 from eightball_ppo.config.graded import GraderTrainingConfig
 from eightball_ppo.config.recipes import read_recipe, read_section
 from eightball_ppo.config.stages import RewardConfig, SFTConfig
@@ -15,6 +16,7 @@ from eightball_ppo.errors import InputError, TrainingInterrupted
 from eightball_ppo.graders.base import Grader
 from eightball_ppo.graders.job import estimate_cost
 from eightball_ppo.graders.registry import parse_grader
+from eightball_ppo.graders.reward_functions import columns_by_text
 from eightball_ppo.methods import reward_model, sft
 from eightball_ppo.models.loading import check_checkpoint
 from eightball_ppo.runtime.progress import checkpoints_in, staging_path
@@ -42,13 +44,7 @@ def train_prerequisites(config: GraderTrainingConfig, reference: bool = True, ju
         InputError: A missing model has no recipe; nothing is trained then.
         TrainingInterrupted: A signal stopped the training; the same command resumes it.
     """
-    needed: list[tuple[Callable[[Any], Path], Any]] = []
-    if reference:
-        needed.append((sft.train, _options_if_missing(config, "sft", "--sft_model_path", SFTConfig)))
-    if judge and calls_reward_model(config):
-        options = _options_if_missing(config, "reward", "--reward_model_path", RewardConfig)
-        needed.append((reward_model.train, options))
-    for train, options in needed:
+    for train, options in check_prerequisites(config, reference, judge):
         try:
             if options is not None:
                 train(options)
@@ -57,10 +53,36 @@ def train_prerequisites(config: GraderTrainingConfig, reference: bool = True, ju
             raise TrainingInterrupted(message, stop.signal_number) from None
 
 
+def check_prerequisites(
+    config: GraderTrainingConfig, reference: bool = True, judge: bool = True
+) -> list[tuple[Callable[[Any], Path], Any]]:
+    """What `train_prerequisites` would train, with its options (None: the model exists); trains nothing.
+
+    Raises:
+        InputError: A missing model has no recipe.
+    """
+    needed: list[tuple[Callable[[Any], Path], Any]] = []
+    if reference:
+        needed.append((sft.train, reference_options(config)))
+    if judge and calls_reward_model(config):
+        options = _options_if_missing(config, "reward", "--reward_model_path", RewardConfig)
+        needed.append((reward_model.train, options))
+    return needed
+
+
+def reference_options(config: GraderTrainingConfig) -> SFTConfig | None:
+    """The options by which to train the reference; None if it exists.
+
+    Raises:
+        InputError: It is missing and has no recipe, or it exists and cannot be used.
+    """
+    return _options_if_missing(config, "sft", "--sft_model_path", SFTConfig)
+
+
 def _options_if_missing(config: GraderTrainingConfig, section: str, flag: str, stage: type[Any]) -> Any | None:
     """The options by which to train a model; None if it exists and can be used."""
     path: str = getattr(config, flag.removeprefix("--"))
-    recipe = None if config.upstream_config is None else Path(config.upstream_config)
+    recipe = config.upstream_config
     stage_options = None if recipe is None else read_section(recipe, section)
     trainable = stage_options is not None or path == stage.output_dir
     if not trainable or Path(path).exists():
@@ -82,7 +104,7 @@ def _options_if_missing(config: GraderTrainingConfig, section: str, flag: str, s
 def _check_same_data(run: Path, flag: str, config: GraderTrainingConfig) -> None:
     """Raises InputError if a run that would be reused by default was trained on other data."""
     trained_on = read_config(run)["dataset_name"]
-    if Path(trained_on).absolute() != Path(config.dataset_name).absolute():
+    if not same_dataset(trained_on, config.dataset_name):
         raise InputError(
             f"{run}: was trained on {trained_on}, not on --dataset_name {config.dataset_name}; name another {flag}, or "
             f"pass {flag} ./{run} to use it all the same"
@@ -97,4 +119,4 @@ def estimate_stage_cost(
     if judge is None and calls_reward_model(config) and not Path(config.reward_model_path).exists():
         unique = first_occurrence_N(texts).sum()
         return f"{unique} questions for --grader {config.grader}: its reward model would be trained first"
-    return estimate_cost(config, config.label_set(), texts, judge)
+    return estimate_cost(config, config.label_set(), texts, judge, columns_by_text(*questions.values()))

@@ -4,14 +4,15 @@ from pathlib import Path
 
 from eightball_ppo.config.graded import MethodConfig
 from eightball_ppo.errors import InputError
+from eightball_ppo.methods.inputs import load_splits
 from eightball_ppo.methods.run_method import finish
-from eightball_ppo.methods.task import load_splits, load_task
+from eightball_ppo.methods.task import load_task
 from eightball_ppo.models.label_inference import with_labels
 from eightball_ppo.models.loading import label_set, load_classifier
 from eightball_ppo.runtime.run import Run, check_output_dir, read_results
 
 # What results.json says about the evaluation, not about the training before it.
-EVAL_KEYS = ("beta", "grader", "grades", "score_type", "truncated_questions", "splits", "reference")
+EVAL_KEYS = ("beta", "grader", "grades", "score_type", "truncated_questions", "dropped_rows", "splits", "reference")
 
 
 def reevaluate(config: MethodConfig, trained: Path) -> Path:
@@ -31,7 +32,9 @@ def reevaluate(config: MethodConfig, trained: Path) -> Path:
         raise InputError(f"{trained}: its results lack the cost of its training; train it again")
     policy, _ = load_classifier(str(trained), "run", trust_remote_code=config.trust_remote_code)
     task.labels.require_same(label_set(policy), "--labels", f"run {trained}")
-    with Run(config, results["method"]) as run:
+    if label_set(policy) != task.labels:  # trained from that reference, it has its order
+        raise InputError(f"{trained}: has its labels in another order than its reference; train it again")
+    with Run(task.recorded_config or config, results["method"]) as run:
         calls = {"grader_calls": results["grader_calls"]}
         run.log({"stage": run.method, "step": 0, **task.exact_metrics(policy), **calls})
         run.results |= {name: value for name, value in results.items() if name not in EVAL_KEYS}

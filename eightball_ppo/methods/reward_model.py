@@ -10,10 +10,12 @@ from transformers import PreTrainedModel, set_seed
 
 from eightball_ppo.config.stages import RewardConfig
 from eightball_ppo.data import Questions, load_both, split_by_question
+from eightball_ppo.data.questions import count_dropped
 from eightball_ppo.evaluation import describe
 from eightball_ppo.functional.calibration import expected_calibration_error, fit_temperature
 from eightball_ppo.labels import LabelSet
 from eightball_ppo.methods.classifier_run import NO_GRADER, finish_classifier, merge_adapter
+from eightball_ppo.methods.defaults import resolve_defaults
 from eightball_ppo.models.label_inference import with_labels
 from eightball_ppo.models.loading import load_new_classifier, text_logits_NK
 from eightball_ppo.models.lora import with_lora
@@ -46,6 +48,7 @@ def train(config: RewardConfig) -> Path:
     flag = "--model_name_or_path"
     model, tokenizer, new = load_new_classifier(config.model_name_or_path, flag, labels, config.trust_remote_code)
     last_linear(model, f"{flag} {config.model_name_or_path}")
+    config = resolve_defaults(config, model, len(training))
     check_rates(model, config)
     set_max_length(tokenizer, model, config.max_length)  # the grader cuts where the reward model was cut
     truncated = tokenize(preferences, tokenizer, max_input_length(tokenizer)).truncated
@@ -62,8 +65,8 @@ def train(config: RewardConfig) -> Path:
         record = _record(text_logits_NK(model, tokenizer, heldout), temperature, heldout, labels)
         more: dict[str, Any] = {"model_name_or_path": config.model_name_or_path, "temperature": temperature}
         more |= {"truncated_questions": truncated, "training_questions": len(training)}
-        more |= {"validation_questions": len(validation)}
-        return finish_classifier(model, tokenizer, run, record, config.seed, **more)
+        more |= {"validation_questions": len(validation), "dropped_rows": count_dropped((preferences, heldout))}
+        return finish_classifier(model, tokenizer, run, record, heldout, config, **more)
 
 
 def _record(logits_NK: Tensor, temperature: float, heldout: Questions, labels: LabelSet) -> dict[str, Any]:

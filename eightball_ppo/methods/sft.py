@@ -11,9 +11,11 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase, set_seed
 from eightball_ppo.config.model import SMALL_CLASSIFIER
 from eightball_ppo.config.stages import SFTConfig
 from eightball_ppo.data import Questions, load_both
+from eightball_ppo.data.questions import count_dropped
 from eightball_ppo.evaluation import describe
 from eightball_ppo.labels import LabelSet
 from eightball_ppo.methods.classifier_run import NO_GRADER, finish_classifier, merge_adapter
+from eightball_ppo.methods.defaults import resolve_defaults
 from eightball_ppo.models.configuration_eightball import EightBallConfig
 from eightball_ppo.models.label_inference import with_labels
 from eightball_ppo.models.loading import load_new_classifier, predict_logits_NK
@@ -42,7 +44,7 @@ def train(config: SFTConfig) -> Path:
     labels = config.label_set()
     questions, heldout = load_both(config, labels, labels)
     set_seed(config.seed)
-    model, tokenizer = _new_policy(config, labels, questions)
+    model, tokenizer, config = new_policy(config, labels, questions)
     truncated = tokenize(questions, tokenizer, max_input_length(tokenizer)).truncated
     assert questions.label_ids is not None
     data = (questions.texts, questions.label_ids)
@@ -51,14 +53,15 @@ def train(config: SFTConfig) -> Path:
         train_classifier(model, tokenizer, *data, config, run, "sft", resume=resume)
         model = merge_adapter(model, config, run)
         logits_NK = predict_logits_NK(model, tokenize(heldout, tokenizer, max_input_length(tokenizer)))
+        more = {"truncated_questions": truncated, "dropped_rows": count_dropped((questions, heldout))}
         record = _record(logits_NK, heldout, questions.label_ids, labels, config.seed)
-        return finish_classifier(model, tokenizer, run, record, config.seed, truncated_questions=truncated)
+        return finish_classifier(model, tokenizer, run, record, heldout, config, **more)
 
 
-def _new_policy(
+def new_policy(
     config: SFTConfig, labels: LabelSet, questions: Questions
-) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """The classifier to train, with a new head, and its tokenizer.
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase, SFTConfig]:
+    """The classifier to train, with a new head, its tokenizer, and the options with the defaults that fit it.
 
     Raises:
         InputError: No loadable encoder or tokenizer, or an option that the model cannot be trained with.
@@ -70,12 +73,14 @@ def _new_policy(
         model: PreTrainedModel = EightBallForSequenceClassification(small)
         new = ["classifier"]
         set_max_length(tokenizer, model, config.max_length or SMALL_MAX_LENGTH)
+        config = resolve_defaults(config, model, len(questions))
     else:
         flag = "--model_name_or_path"
         model, tokenizer, new = load_new_classifier(config.model_name_or_path, flag, labels, config.trust_remote_code)
+        config = resolve_defaults(config, model, len(questions))
         check_rates(model, config)
         set_max_length(tokenizer, model, config.max_length)
-    return (with_lora(model, config, new) if config.use_peft else model), tokenizer
+    return (with_lora(model, config, new) if config.use_peft else model), tokenizer, config
 
 
 def _record(logits_NK: Tensor, heldout: Questions, train_ids: list[int], labels: LabelSet, seed: int) -> dict[str, Any]:

@@ -1,8 +1,7 @@
 """What every method starts from: the reference, the questions and the grades; and training on them."""
 
-import copy
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, Generic, NamedTuple, TypeVar
@@ -13,18 +12,19 @@ from accelerate import PartialState
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback
 
-from eightball_ppo.config.graded import GraderTrainingConfig, MethodConfig
-from eightball_ppo.data import Questions, load_both
-from eightball_ppo.data.texts import ArrowTexts
+from eightball_ppo.config.graded import MethodConfig
+from eightball_ppo.data import Questions
 from eightball_ppo.evaluation import ExactMetrics, GradedSplit, LazyTable, record
-from eightball_ppo.graders.base import Grader, convert_scores
+from eightball_ppo.graders.base import convert_scores
 from eightball_ppo.graders.budgeted_scores import BudgetedScores
-from eightball_ppo.graders.job import check_grades, grade_job
-from eightball_ppo.graders.registry import check_graders
+from eightball_ppo.graders.job import grade_job
 from eightball_ppo.labels import LabelSet
+from eightball_ppo.methods.defaults import resolve_defaults
+from eightball_ppo.methods.inputs import NO_INPUTS, Inputs, load_reference
 from eightball_ppo.methods.prerequisites import train_prerequisites
-from eightball_ppo.models.loading import label_set, load_classifier, predict_logits_NK
-from eightball_ppo.models.tokenization import TokenTable, max_input_length, set_max_length, token_table, tokenize
+from eightball_ppo.methods.score_unit import resolve_kl_coef
+from eightball_ppo.models.loading import predict_logits_NK
+from eightball_ppo.models.tokenization import TokenTable, max_input_length, token_table, tokenize
 from eightball_ppo.runtime.run import Run
 from eightball_ppo.training.resume import ResumeContext
 from eightball_ppo.training.scores import RolloutRecorder
@@ -32,8 +32,6 @@ from eightball_ppo.training.supervised import Loss, train_classifier
 from eightball_ppo.trl_adapters.policy import PolicyAdapter
 
 C = TypeVar("C", bound=MethodConfig)
-LoadedModel = tuple[PreTrainedModel, PreTrainedTokenizerBase]
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 MAX_METRIC_QUESTIONS = 8192  # training questions on which the exact metrics are measured at every logged step
 
 
@@ -42,25 +40,6 @@ class MetricSubset(NamedTuple):
 
     tokens: TokenTable
     graded: GradedSplit
-
-
-class Inputs(NamedTuple):
-    """Objects that replace what a config names; None: what it names.
-
-    Attributes:
-        model: The reference and its tokenizer.
-        judge: Scores the answers.
-        train: The questions to learn from.
-        evaluation: The labelled questions to measure on.
-    """
-
-    model: LoadedModel | None = None
-    judge: Grader | None = None
-    train: Questions | None = None
-    evaluation: Questions | None = None
-
-
-NO_INPUTS = Inputs()
 
 
 @dataclass(frozen=True)
@@ -74,15 +53,20 @@ class Task(Generic[C]):
         questions: The questions of each split.
         tokens: Their token ids.
         ref_logits_NK: Logits of the reference, shape [N, K], of each split.
-        grader_logp_NK: The grader's log-probabilities, shape [N, K], in nats, of each split; results use these.
+        grader_logp_NK: The grader's log-probabilities, shape [N, K], in nats, of each split; results use these. Of a
+            grader with raw scores: the scores.
         noisy_logp_NK: Those of the training questions after `--label_noise`.
-        train_scores: The scores made of `noisy_logp_NK`, behind the budget; methods learn from these alone.
+        train_scores: The scores made of `noisy_logp_NK`, divided by `unit`, behind the budget; methods learn from these
+            alone.
         grader_fingerprint: Identifies the grader.
         grading_record: What grading cost, for results.json.
-        config: The options of the method.
+        config: The options of the method, with `kl_coef` in the unit of `train_scores`.
+        unit: What raw scores and `kl_coef` are divided by for training, so that their unit does not matter; else 1.
+        recorded_config: The options with `kl_coef` in the grader's unit, as config.yaml has it; None: `config`.
         metric_subset: The training questions that `exact_metrics` measures during training; None for all of them.
         resume: How the training is stopped and resumed.
         callbacks: Of the caller, for the trainer.
+        temporary: Whether the caller will remove the run.
     """
 
     labels: LabelSet
@@ -97,9 +81,17 @@ class Task(Generic[C]):
     grader_fingerprint: str
     grading_record: dict[str, Any]
     config: C
+    unit: float = 1.0
+    recorded_config: C | None = None
     metric_subset: MetricSubset | None = None
     resume: ResumeContext = field(default_factory=lambda: ResumeContext({}))
     callbacks: tuple[TrainerCallback, ...] = ()
+    temporary: bool = False
+
+    @property
+    def beta(self) -> float:
+        """The KL coefficient in the grader's unit."""
+        return (self.recorded_config or self.config).beta
 
     def graded(self, split: str) -> GradedSplit:
         """The split with the clean scores."""
@@ -108,7 +100,7 @@ class Task(Generic[C]):
 
     def _tables(self, split: str) -> tuple[LazyTable, LazyTable]:
         """Scores and log-probabilities of the reference, shape [N, K], in float64."""
-        score_type = self.config.score_type
+        score_type = self.config.score_type or "log_prob"
         score_NK = LazyTable(self.grader_logp_NK[split], lambda logp_NK: convert_scores(logp_NK.double(), score_type))
         return score_NK, LazyTable(self.ref_logits_NK[split], log_softmax_double)
 
@@ -120,8 +112,8 @@ class Task(Generic[C]):
             logits_NK: Logits of the policy, shape [N, K].
         """
         score_NK, ref_logp_NK = self._tables(split)
-        logp_NK, beta = LazyTable(logits_NK, log_softmax_double), self.config.kl_coef
-        return record(logp_NK, ref_logp_NK, score_NK, self.questions[split], beta, self.labels)
+        logp_NK = LazyTable(logits_NK, log_softmax_double)
+        return record(logp_NK, ref_logp_NK, score_NK, self.questions[split], self.beta, self.labels)
 
     def exact_metrics(self, policy: PreTrainedModel) -> dict[str, Any]:
         """The metrics `exact/*` of `policy`, sums over all labels, and `grader_calls` so far.
@@ -137,30 +129,12 @@ class Task(Generic[C]):
     @cached_property
     def _exact_metrics(self) -> ExactMetrics:
         graded = self.graded("train") if self.metric_subset is None else self.metric_subset.graded
-        return ExactMetrics(graded, self.config.kl_coef)
+        return ExactMetrics(graded, self.beta)
 
 
 def log_softmax_double(logits_NK: Tensor) -> Tensor:
     """Log-probabilities in float64, shape [N, K]."""
     return logits_NK.double().log_softmax(-1)
-
-
-def load_splits(config: GraderTrainingConfig, given: Inputs = NO_INPUTS) -> dict[str, Questions]:
-    """The questions to learn from, "train", without labels, and those to measure on, "heldout", with labels.
-
-    Raises:
-        InputError: Bad data, labels, grader options, table or store. Nothing is trained or graded for this check.
-    """
-    labels = config.label_set()
-    if given.judge is None:
-        check_graders(config, labels)
-    train, evaluation = given.train, given.evaluation
-    if train is None or evaluation is None:
-        both = load_both(config, None, labels)
-        train, evaluation = both[0] if train is None else train, both[1] if evaluation is None else evaluation
-    splits = {"train": train, "heldout": evaluation}
-    check_grades(config, labels, ArrowTexts.concatenate(split.texts for split in splits.values()), given.judge)
-    return splits
 
 
 def load_task(config: C, questions: dict[str, Questions], given: Inputs = NO_INPUTS) -> Task[C]:
@@ -169,32 +143,28 @@ def load_task(config: C, questions: dict[str, Questions], given: Inputs = NO_INP
     Args:
         config: The options of a method.
         questions: The splits, of `load_splits`; those without a complete grade are left out of the task.
-        given: Objects that replace what `config` names.
+        given: Objects that replace what `config` names; the task takes the model as it is.
 
     Raises:
         InputError: Bad checkpoint or grader, labels that differ between them, or a grader that is too weak.
         IncompleteError: Too many grades failed.
     """
     train_prerequisites(config, given.model is None, given.judge is None)
+    classifier, tokenizer = given.model or load_reference(config)
     labels = config.label_set()
-    if given.model is None:
-        model_name = f"--sft_model_path {config.sft_model_path}"
-        classifier, tokenizer = load_classifier(
-            config.sft_model_path, "--sft_model_path", DTYPES[config.dtype], config.trust_remote_code
-        )
-    else:
-        (classifier, tokenizer), model_name = copy.deepcopy(given.model), "the model that was passed"
-    labels.require_same(label_set(classifier), "--labels", model_name)
+    config = resolve_defaults(config, classifier, len(questions["train"]))
     grading = grade_job(config, labels, questions, given.judge)
     complete_N = {split: scores.complete_N for split, scores in grading.tables.items()}
     questions = {
         split: asked if complete_N[split].all() else asked.subset(np.flatnonzero(complete_N[split]))
         for split, asked in questions.items()
     }
-    set_max_length(tokenizer, classifier, config.max_length)
     tokens = {split: tokenize(asked, tokenizer, max_input_length(tokenizer)) for split, asked in questions.items()}
-    noisy_logp_NK = grading.training.logp_NK[torch.from_numpy(complete_N["train"])]
-    train_scores_NK = convert_scores(noisy_logp_NK, config.score_type)
+    noisy_logp_NK = grading.training.score_NK[torch.from_numpy(complete_N["train"])]
+    grader_logp_NK = {s: grading.tables[s].score_NK[torch.from_numpy(complete_N[s])] for s in questions}
+    recorded, unit = resolve_kl_coef(config, grading.tables["train"].scale == "raw", grader_logp_NK["train"])
+    config = recorded if unit == 1 else recorded.in_unit(unit)
+    train_scores_NK = convert_scores(noisy_logp_NK, config.score_type or "log_prob") / unit
     task = Task(
         labels,
         classifier,
@@ -202,12 +172,14 @@ def load_task(config: C, questions: dict[str, Questions], given: Inputs = NO_INP
         questions,
         tokens,
         ref_logits_NK={split: logits_NK(classifier, table) for split, table in tokens.items()},
-        grader_logp_NK={s: grading.tables[s].logp_NK[torch.from_numpy(complete_N[s])] for s in questions},
+        grader_logp_NK=grader_logp_NK,
         noisy_logp_NK=noisy_logp_NK,
         train_scores=BudgetedScores(train_scores_NK, config.grader_call_budget, config.seed),
         grader_fingerprint=grading.fingerprint,
         grading_record=grading.record,
         config=config,
+        unit=unit,
+        recorded_config=recorded,
     )
     return replace(task, metric_subset=_metric_subset(task))
 
@@ -222,7 +194,14 @@ def logits_NK(model: PreTrainedModel, table: TokenTable) -> Tensor:
 
 
 def train_on_rows(
-    task: Task, policy: PreTrainedModel, rows: list[int], loss: Loss, run: Run, stage: str, resume: ResumeContext
+    task: Task,
+    policy: PreTrainedModel,
+    rows: list[int],
+    loss: Loss,
+    run: Run,
+    stage: str,
+    resume: ResumeContext,
+    callbacks: Sequence[TrainerCallback] = (),
 ) -> int:
     """Trains `policy` in place on the training questions with the indices `rows`, logged as `stage`.
 
@@ -234,6 +213,7 @@ def train_on_rows(
         run: Logs the training.
         stage: The name of the training; the exact metrics are measured if it is that of the method.
         resume: How the training is stopped and resumed.
+        callbacks: Of the method; those of the task follow.
 
     Returns:
         The number of optimizer steps.
@@ -241,7 +221,9 @@ def train_on_rows(
     texts = [task.questions["train"].texts[row] for row in rows]
     measure = (lambda: task.exact_metrics(policy)) if stage == run.method else dict
     fixed = (task.config, run, stage, measure, loss)
-    return train_classifier(policy, task.tokenizer, texts, rows, *fixed, resume=resume, callbacks=task.callbacks)
+    return train_classifier(
+        policy, task.tokenizer, texts, rows, *fixed, resume=resume, callbacks=(*callbacks, *task.callbacks)
+    )
 
 
 def record_rollouts(
@@ -249,7 +231,8 @@ def record_rollouts(
 ) -> RolloutRecorder:
     """Wraps the scores of the training questions of `task` with a `RolloutRecorder`, whose arguments these are."""
     texts, names = task.questions["train"].texts, task.labels.names
-    return RolloutRecorder(task.config, task.train_scores, policy, reference, kl_coef, texts, names, updates, run)
+    read = (task.config, task.train_scores, policy, reference, kl_coef)
+    return RolloutRecorder(*read, texts, names, updates, run, task.unit)
 
 
 def _metric_subset(task: Task) -> MetricSubset | None:
@@ -261,7 +244,7 @@ def _metric_subset(task: Task) -> MetricSubset | None:
     rank_N = np.fromiter((int.from_bytes(digest) for digest in digests), np.uint64, len(questions))
     rows = np.sort(np.argpartition(rank_N, MAX_METRIC_QUESTIONS)[:MAX_METRIC_QUESTIONS])
     sample = questions.subset(rows)
-    score_NK = convert_scores(task.grader_logp_NK["train"][rows].double(), task.config.score_type)
+    score_NK = convert_scores(task.grader_logp_NK["train"][rows].double(), task.config.score_type or "log_prob")
     ref_logp_NK = task.ref_logits_NK["train"][rows].double().log_softmax(-1)
     tokens = token_table(sample.texts, task.tokenizer, max_input_length(task.tokenizer))
     return MetricSubset(tokens, GradedSplit(sample, score_NK, ref_logp_NK))

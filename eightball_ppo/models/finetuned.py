@@ -10,6 +10,7 @@ from transformers.utils.peft_utils import find_adapter_config_file
 
 from eightball_ppo.config.fields import require
 from eightball_ppo.models.saving import check_base
+from eightball_ppo.runtime.moved_runs import locate
 from eightball_ppo.runtime.paths import local_path
 
 MAX_NAMES = 2  # weights that a message names
@@ -51,13 +52,13 @@ def _load_adapters(source: str, flag: str, trust_remote_code: bool) -> PreTraine
     from peft import PeftConfig, PeftModel
     from peft.utils import load_peft_weights, set_peft_model_state_dict
 
-    base = PeftConfig.from_pretrained(source).base_model_name_or_path
+    base = locate(str(PeftConfig.from_pretrained(source).base_model_name_or_path), Path(source))
     path, where = local_path(base), f"{flag} {source}"
     exists = path is None or path.is_dir()
     require(
         exists, f"{where}: its adapters need {base}, which is not here; copy it here, or train with --merge_adapter"
     )
-    model, missing = _load(str(base if path is None else path), flag, trust_remote_code)
+    model, missing = _load(base if path is None else str(path), flag, trust_remote_code)
     if not missing:  # else its head comes with the adapters, and was random when they were trained
         check_base(model, Path(source), flag)
     weights: dict[str, Any] = load_peft_weights(source, device="cpu")

@@ -15,9 +15,9 @@ from eightball_ppo.models.attention import always_mask, needs_always_mask
 from eightball_ppo.models.finetuned import format_names, load_finetuned
 from eightball_ppo.models.packaged import PACKAGED_MINILM, checked_minilm_dir
 from eightball_ppo.models.precision import cast_encoder
-from eightball_ppo.models.safe_loading import ADAPTER_CONFIG, checked_loading
+from eightball_ppo.models.safe_loading import checked_loading
 from eightball_ppo.models.tokenization import TokenTable, max_input_length, set_max_length, tokenize
-from eightball_ppo.runtime.paths import local_path
+from eightball_ppo.runtime.paths import ADAPTER_CONFIG, local_path
 
 
 def check_checkpoint(name: str, flag: str) -> Path | None:
@@ -68,6 +68,22 @@ def load_classifier(
     if needs_always_mask():
         always_mask(model)
     return cast_encoder(model, dtype, f"{flag} {name}").eval(), tokenizer
+
+
+def load_tokenizer(name: str, flag: str, trust_remote_code: bool = False) -> PreTrainedTokenizerBase:
+    """The tokenizer of a checkpoint.
+
+    Args:
+        name: Directory or Hub id.
+        flag: The option or argument that named it, for messages.
+        trust_remote_code: Whether code that comes with it may run.
+
+    Raises:
+        InputError: No such directory, no tokenizer in it, or one without a padding token.
+    """
+    path = check_checkpoint(name, flag)
+    with checked_loading(name, flag, "holds no loadable tokenizer", trust_remote_code=trust_remote_code):
+        return _tokenizer(name if path is None else str(path), name, flag, trust_remote_code)
 
 
 def _tokenizer(source: str, name: str, flag: str, trust_remote_code: bool) -> PreTrainedTokenizerBase:

@@ -1,6 +1,7 @@
 """LoRA adapters on any classifier: default target modules, switching them off, merging."""
 
 import contextlib
+import copy
 from collections.abc import Iterator, Sequence
 
 import torch
@@ -50,11 +51,24 @@ def with_lora(model: PreTrainedModel, options: LoraOptions, new_modules: Sequenc
     Raises:
         InputError: An architecture without default targets, or targets that are no linear layers of this model.
     """
+    # with new modules there is no base model on a disk to check against
+    fingerprint = None if new_modules else weights_fingerprint(model, torch.bfloat16)
+    under_lora = _add_adapters(model, options, new_modules)
+    under_lora.base_fingerprint = fingerprint  # saved beside the adapters, see `saving.check_base`
+    return under_lora
+
+
+def check_lora(model: PreTrainedModel, options: LoraOptions) -> None:
+    """Raises InputError where `with_lora` would; `model` is neither changed nor copied, only its structure is."""
+    weights = [*model.parameters(), *model.buffers()]
+    shapes = {id(weight): nn.Parameter(weight.detach().to("meta"), requires_grad=False) for weight in weights}
+    _add_adapters(copy.deepcopy(model, shapes), options, ())
+
+
+def _add_adapters(model: PreTrainedModel, options: LoraOptions, new_modules: Sequence[str]) -> PreTrainedModel:
     from peft import LoraConfig, TaskType, get_peft_model
 
     targets = options.lora_target_modules or target_modules(model.config.model_type)
-    # with new modules there is no base model on a disk to check against
-    fingerprint = None if new_modules else weights_fingerprint(model, torch.bfloat16)
     lora = LoraConfig(
         task_type=TaskType.SEQ_CLS,
         r=options.lora_r,
@@ -63,7 +77,7 @@ def with_lora(model: PreTrainedModel, options: LoraOptions, new_modules: Sequenc
         modules_to_save=list(new_modules) or None,  # PEFT adds `classifier` and `score` itself
     )
     try:
-        under_lora = get_peft_model(model, lora)
+        return get_peft_model(model, lora)
     except ValueError as error:
         linear = [name for name, module in model.named_modules() if isinstance(module, nn.Linear)]
         layers = ", ".join(sorted({name.rpartition(".")[2] for name in linear}))
@@ -71,8 +85,6 @@ def with_lora(model: PreTrainedModel, options: LoraOptions, new_modules: Sequenc
             f"--lora_target_modules {' '.join(targets)}: {str(error).splitlines()[0][:160]}; the linear layers of "
             f"{type(model).__name__} are {layers}"
         ) from None
-    under_lora.base_fingerprint = fingerprint  # saved beside the adapters, see `saving.check_base`
-    return under_lora
 
 
 def has_adapters(model: nn.Module) -> bool:

@@ -15,12 +15,11 @@ from transformers.utils import cached_file
 
 from eightball_ppo.config.fields import require
 from eightball_ppo.errors import InputError
-from eightball_ppo.runtime.paths import local_path, resolves_to, stays_inside
+from eightball_ppo.runtime.moved_runs import locate
+from eightball_ppo.runtime.paths import ADAPTER_CONFIG, ADAPTER_WEIGHTS, local_path, resolves_to, stays_inside
 
 logger = logging.getLogger(__name__)
 
-ADAPTER_CONFIG = "adapter_config.json"
-ADAPTER_WEIGHTS = "adapter_model.safetensors"
 PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 
 
@@ -91,6 +90,7 @@ def check_files(name: str, flag: str, parents: tuple[str, ...] = ()) -> None:
     base = adapters.get("base_model_name_or_path")
     if not isinstance(base, str):
         raise InputError(f"{where}: its adapters do not name their base model ({ADAPTER_CONFIG})")
+    base = locate(base, Path(source))  # as it is loaded
     require(base not in (*parents, name), f"{where}: its adapters have themselves as their base model")
     check_files(base, flag, (*parents, name))
 

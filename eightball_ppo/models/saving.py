@@ -9,9 +9,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from eightball_ppo.config.fields import require
 from eightball_ppo.models.fingerprint import weights_fingerprint
 from eightball_ppo.models.lora import has_adapters, merged
-from eightball_ppo.runtime.paths import ADAPTER
-
-BASE = "base.json"  # beside adapters: the fingerprint of the weights that they were trained on
+from eightball_ppo.runtime.paths import ADAPTER, ADAPTER_BASE
 
 
 def save_policy(
@@ -42,7 +40,7 @@ def save_adapter(model: PreTrainedModel, directory: Path, base: str | None = Non
     (directory / "README.md").unlink(missing_ok=True)  # PEFT's empty card; our card replaces it
     if model.base_fingerprint is not None:
         record = {"fingerprint": model.base_fingerprint}
-        (directory / BASE).write_text(json.dumps(record) + "\n", encoding="utf-8")
+        (directory / ADAPTER_BASE).write_text(json.dumps(record) + "\n", encoding="utf-8")
 
 
 def check_base(model: PreTrainedModel, directory: Path, flag: str) -> None:
@@ -54,7 +52,7 @@ def check_base(model: PreTrainedModel, directory: Path, flag: str) -> None:
     Raises:
         InputError: The weights differ.
     """
-    record = directory / BASE
+    record = directory / ADAPTER_BASE
     if not record.is_file():
         return
     expected = json.loads(record.read_text(encoding="utf-8")).get("fingerprint")

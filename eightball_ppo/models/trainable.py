@@ -25,9 +25,7 @@ def trainable_copy(classifier: PreTrainedModel, lora: LoraOptions) -> PreTrained
 
 
 def check_rates(classifier: PreTrainedModel, config: LoraOptions) -> None:
-    """Checks the learning rates of a pretrained encoder, and warns if all weights train in bfloat16.
-
-    The default rates of most stages are made for the small classifier.
+    """Checks the learning rate of a pretrained encoder, and warns if all weights train in bfloat16.
 
     Raises:
         InputError: A learning rate that would destroy a pretrained encoder.
@@ -44,8 +42,6 @@ def check_rates(classifier: PreTrainedModel, config: LoraOptions) -> None:
     hint = f"all weights of a {model}; train adapters (--use_peft), or pass"
     if config.use_peft:
         hint, limit, usual = f"adapters on a {model}; pass", MAX_LORA_RATE, "1e-3"
-    for name in ("learning_rate", "value_learning_rate"):
-        rate = getattr(config, name, None)
-        require(
-            rate is None or rate <= limit, f"--{name} {rate}: too high for {hint} at most {limit:g}, {usual} as a rule"
-        )
+    rate = getattr(config, "learning_rate", None)
+    fix = f"too high for {hint} at most {limit:g}, {usual} as a rule"
+    require(rate is None or rate <= limit, f"--learning_rate {rate}: {fix}")

@@ -14,7 +14,7 @@ _METRICS = {
 }
 _GRADED_METRICS = (
     *("train: optimum_fraction", "train: kl", "heldout: optimum_fraction", "heldout: expected_score", "heldout: kl"),
-    *("heldout: gold_accuracy", "seconds"),
+    *("heldout: judge_agreement", "heldout: gold_accuracy", "seconds"),
 )
 _IGNORED_OPTIONS = {"seed", "sft_model_path", "reward_model_path", "log_completions"}
 
@@ -36,6 +36,11 @@ def _read(directory: Path) -> dict[str, Any]:
         return {**results, "seed": int(results["seed"])}
     except (AttributeError, KeyError, TypeError, ValueError, OverflowError):
         raise InputError(f"{directory}: {RESULTS} is damaged, or of another version; run it again") from None
+
+
+def _kind(results: dict[str, Any]) -> str:
+    """Which table shows a run."""
+    return str(results["method"]) if results["method"] in _METRICS else "graded"
 
 
 def _value(results: dict[str, Any], metric: str) -> float | None:
@@ -77,7 +82,13 @@ def markdown_tables(directories: list[Path], without_effect: frozenset[str]) -> 
     tables: dict[str, list[str]] = {}
     for key, runs in groups.items():
         method = runs[0]["method"]
-        metrics = _METRICS.get(method, _GRADED_METRICS)
+        kind = _kind(runs[0])
+        peer_runs = [run for others in groups.values() for run in others if _kind(run) == kind]
+        metrics = [
+            metric
+            for metric in _METRICS.get(method, _GRADED_METRICS)
+            if "gold" not in metric or any(_value(run, metric) is not None for run in peer_runs)
+        ]
         head = ["| run | seeds | " + " | ".join(metrics) + " |", "|---" * (len(metrics) + 2) + "|"]
         peers = [options for other, options in settings.items() if groups[other][0]["method"] == method]
         different = [
@@ -85,6 +96,6 @@ def markdown_tables(directories: list[Path], without_effect: frozenset[str]) -> 
         ]
         cells = [_cell([_value(run, metric) for run in runs]) for metric in metrics]
         label, seeds = " ".join([method, *different]), ", ".join(str(run["seed"]) for run in runs)
-        table = tables.setdefault(method if method in _METRICS else "graded", head)
+        table = tables.setdefault(kind, head)
         table.append(f"| {escaped(label)} | {seeds} | " + " | ".join(cells) + " |")
     return "\n\n".join("\n".join(lines) for lines in tables.values())

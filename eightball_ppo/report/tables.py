@@ -12,12 +12,12 @@ from tqdm import tqdm
 from eightball_ppo.labels import LabelSet
 from eightball_ppo.runtime.redaction import printable
 
-NUM_CHANGES = 5
+NUM_CHANGES = 3
 MAX_LABELS = 8  # labels that are printed side by side
 FILE_WIDTH = 120  # columns, where the output is no terminal
 _METRICS = (
-    *("expected_score", "objective", "optimum_fraction", "kl", "entropy", "gold_accuracy", "gold_probability"),
-    *("label_histogram", "greedy_histogram", "grader_histogram"),
+    *("expected_score", "objective", "optimum_fraction", "kl", "entropy"),
+    *("judge_agreement", "gold_accuracy", "gold_probability", "label_accuracy", "label_probability"),
 )
 _COMPLETIONS = ("probability", "score", "kl", "reward")
 
@@ -63,7 +63,9 @@ def print_results(results: dict[str, Any], grader: str) -> None:
     heads = (f"{split}: {'before' if which == 'reference' else 'after'}" for split, which in columns)
     table = Table("metric", *heads, title=escape(title))
     for metric in _METRICS:
-        table.add_row(metric, *(_text(results[which][split][metric]) for split, which in columns))
+        values = [results[which][split].get(metric) for split, which in columns]
+        if any(value is not None for value in values):
+            table.add_row(metric, *map(_text, values))
     _console().print(table)
 
 
@@ -77,7 +79,9 @@ def print_before_after(table: pd.DataFrame, labels: LabelSet) -> None:
     largest = table.iloc[1:].nlargest(NUM_CHANGES, "change")
     few = len(labels) <= MAX_LABELS
     columns = [f"{escape(name)} before -> after" for name in labels.names] if few else ["before", "after"]
-    printed = Table("question", "gold label", *columns, title="before and after: probability (answers of 50 draws)")
+    label = [name for name in ("gold_label", "label") if name in table]
+    title = "before and after: probability (answers of 50 draws)"
+    printed = Table("question", *(name.replace("_", " ") for name in label), *columns, title=title)
     for _, row in pd.concat([table.iloc[:1], largest]).iterrows():
         if few:
             cells = [
@@ -87,7 +91,7 @@ def print_before_after(table: pd.DataFrame, labels: LabelSet) -> None:
             ]
         else:
             cells = [_most_probable(row, when, labels) for when in ("before", "after")]
-        printed.add_row(_question(row), escape(str(row.get("gold_label", "-"))), *cells)
+        printed.add_row(_question(row), *(escape(row[name]) for name in label), *cells)
     _console().print(printed)
 
 

@@ -5,6 +5,7 @@ import sys
 from datetime import timedelta
 from typing import Any
 
+from eightball_ppo.config.embedded import folder
 from eightball_ppo.errors import IncompleteError, InputError
 from eightball_ppo.runtime.distributed import join_processes, num_processes
 
@@ -36,7 +37,7 @@ def check_launch() -> None:
         if os.environ.get(variable, "").lower() in ("1", "true") and not _has_accelerator():
             raise InputError(
                 f"{name} was asked for, and there is no GPU: on CPU it would not shard; launch with "
-                "recipes/accelerate/cpu_2proc.yaml"
+                f"{folder('recipes') / 'accelerate' / 'cpu_2proc.yaml'}"
             )
 
 

@@ -4,7 +4,11 @@ import os
 from pathlib import Path
 
 ADAPTER = "adapter"  # in a run's directory: LoRA adapters that were merged into the model beside it
-OUR_FOLDERS = ("datasets", "runs")  # of the defaults: missing in another working directory, they are still no Hub ids
+ADAPTER_CONFIG = "adapter_config.json"
+ADAPTER_WEIGHTS = "adapter_model.safetensors"
+ADAPTER_BASE = "base.json"  # beside adapters: the fingerprint of the weights that they were trained on
+# of our defaults and documents: missing in another working directory, they are still no Hub ids
+OUR_FOLDERS = ("datasets", "runs", "models", "grades")
 
 
 def local_path(name: str) -> Path | None:

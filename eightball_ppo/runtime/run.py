@@ -46,6 +46,7 @@ RESULTS = "results.json"
 CONFIG = "config.yaml"
 ENVIRONMENT = "environment.json"
 BEST = "best"  # in an unfinished run that diverged: the policy with the best objective
+_ENDINGS = (InputError, IncompleteError, KeyboardInterrupt)  # of a run whose files nobody needs to inspect
 _PACKAGES = ("eightball_ppo", "torch", "transformers", "trl", "accelerate", "datasets", "peft", "tokenizers", "numpy")
 
 
@@ -126,8 +127,8 @@ def _check_unfinished(config: RunConfig, unfinished: Path) -> None:
 class Run:
     """A run being written. Use as a context manager around the work, and call `finish(results)` as its last act.
 
-    On an InputError or IncompleteError, or where the disk or the memory is full, only checkpoints remain; on any other
-    error `<name>.unfinished` remains for inspection. Only the main process writes.
+    On an InputError, IncompleteError or KeyboardInterrupt, or where the disk or the memory is full, only checkpoints
+    remain; on any other error `<name>.unfinished` remains for inspection. Only the main process writes.
 
     Args:
         config: The options of the stage, whose `output_dir` has passed `check_output_dir`.
@@ -135,6 +136,7 @@ class Run:
         progress: Where to resume the run in `<name>.unfinished`; what was written after it is removed.
 
     Attributes:
+        config: The options, as config.yaml has them.
         path: The directory to write to.
         target: The directory of the finished run.
         results: What a method adds to results.json.
@@ -145,7 +147,7 @@ class Run:
     """
 
     def __init__(self, config: RunConfig, method: str, progress: Progress | None = None):
-        self.method = method
+        self.config, self.method = config, method
         self.target = Path(config.output_dir).absolute()
         self.path = staging_path(self.target)
         self._created_parents = [parent for parent in self.path.parents if not parent.exists()]
@@ -187,7 +189,7 @@ class Run:
         """
         user_error = as_user_error(error)
         checkpoints = checkpoints_in(self.path)
-        if not checkpoints and (user_error is not None or isinstance(error, InputError | IncompleteError)):
+        if not checkpoints and (user_error is not None or isinstance(error, _ENDINGS)):
             shutil.rmtree(self.path, ignore_errors=True)
             with contextlib.suppress(OSError):  # another process may have written there meanwhile
                 for parent in self._created_parents:

@@ -70,7 +70,7 @@ class CheckpointWriter:
             header = {
                 "format": FORMAT,
                 "method": self.run.method,
-                "config": redacted(dataclasses.asdict(self.config)),
+                "config": redacted(dataclasses.asdict(self.run.config)),
                 "world_size": num_processes(),
                 "mixed_precision": mixed_precision(),
                 "inputs": self.resume.inputs,

@@ -15,6 +15,7 @@ from eightball_ppo.models.saving import save_policy
 from eightball_ppo.runtime.atomic_io import write_directory
 from eightball_ppo.runtime.distributed import is_main_process
 from eightball_ppo.runtime.run import BEST, Run
+from eightball_ppo.training.early_stop import PlateauCallback
 from eightball_ppo.training.scores import RolloutRecorder
 from eightball_ppo.training.state import StateDict, TrainableWeights
 from eightball_ppo.training.supervised import MetricsCallback
@@ -23,7 +24,7 @@ CHECKED_METRICS = ("loss/policy_avg", "loss/value_avg", "objective/rlhf_reward",
 
 
 class EarlyStop(Exception):  # noqa: N818  nothing went wrong
-    """The KL passed `--stop_kl`: training ends, as a success."""
+    """Training ends early, as a success."""
 
 
 class KLGuardCallback(TrainerCallback):
@@ -107,18 +108,23 @@ class KLGuardCallback(TrainerCallback):
 
 
 class EarlyStopCallback(TrainerCallback):
-    """Ends training once `guard` noted that the KL passed `stop_kl`.
+    """Ends training once `guard` noted that the KL passed `stop_kl`, or `plateau` that nothing is left to gain.
 
     It must be called last: a signal during that update gets its checkpoint first, and a training that resumes from
     there ends at once.
     """
 
-    def __init__(self, guard: KLGuardCallback):
-        self.guard = guard
+    def __init__(self, guard: KLGuardCallback, plateau: PlateauCallback):
+        self.guard, self.plateau = guard, plateau
+
+    @property
+    def stopped_by(self) -> str | None:
+        """The option that stopped the training; None if none did."""
+        return "stop_kl" if self.guard.passed_stop_kl else self.plateau.stopped_by
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        """Raises EarlyStop if the KL passed `stop_kl`."""
-        if self.guard.passed_stop_kl:
+        """Raises EarlyStop if an option stopped the training."""
+        if self.stopped_by is not None:
             raise EarlyStop
 
     on_step_end = on_train_begin

@@ -24,6 +24,7 @@ from eightball_ppo.training.state import FORMAT, TRAINING, VALUES, StateDict, St
 
 logger = logging.getLogger(__name__)
 
+RESOLVED = ("kl_coef", "score_type")
 HEADER = {"method", "world_size", "mixed_precision", "states"}
 REPRODUCIBILITY_KEYS = ("packages", "torch_threads", "cuda")  # of environment.json: the same bits need the same values
 
@@ -173,7 +174,8 @@ def _check_same(point: ResumePoint, config: CheckpointedConfig, method: str) -> 
     now = json.loads(json.dumps(redacted(dataclasses.asdict(config))))
     ignored = options_without_effect(type(config)).union(GRADE_LIMIT_OPTIONS)
     for name, then in header["config"].items():
-        same = name in ignored or now.get(name) == then
+        found = name in RESOLVED and now.get(name) is None  # from the scores, which must be those of the checkpoint
+        same = name in ignored or found or now.get(name) == then
         require(same, f"{path}: was made with --{name} {then}, not {now.get(name)}; pass that, or {restart}")
     made_by = f"{path}: was made by {header['world_size']} processes, and there are {processes}"
     require(header["world_size"] == processes, f"{made_by}; launch as many, or {restart}")

@@ -40,6 +40,7 @@ class RolloutRecorder(nn.Module):
         labels: Names of the actions.
         updates: Number of updates; the first and the last are always logged.
         run: Its directory gets the files.
+        unit: What the scores were divided by; the log has them in the grader's unit.
     """
 
     def __init__(
@@ -53,9 +54,10 @@ class RolloutRecorder(nn.Module):
         labels: Sequence[str],
         updates: int,
         run: Run,
+        unit: float = 1.0,
     ):
         super().__init__()
-        self.config, self.scores, self.kl_coef = config, scores, kl_coef
+        self.config, self.scores, self.kl_coef, self.unit = config, scores, kl_coef, unit
         self.questions, self.labels, self.updates, self.run = questions, labels, updates, run
         self._policies = (policy, reference)  # no submodules: the trainer moves and counts those of the reward model
         self._batch: tuple[Tensor, Tensor, Tensor] | None = None
@@ -92,7 +94,7 @@ class RolloutRecorder(nn.Module):
     def table(self, rows_B: Tensor, actions_B: Tensor, score_B: Tensor) -> pd.DataFrame:
         """One row per answer: step, question (and text_pair), answer, probability, score, kl (a sample), reward."""
         logp_B, ref_logp_B = (policy.logp_B(rows_B, actions_B).double().cpu() for policy in self._policies)
-        kl_B, score_B = logp_B - ref_logp_B, score_B.detach().double().cpu()
+        kl_B, score_B = logp_B - ref_logp_B, score_B.detach().double().cpu() * self.unit
         return pd.DataFrame(
             {
                 "step": self.update,
@@ -101,7 +103,7 @@ class RolloutRecorder(nn.Module):
                 "probability": logp_B.exp().tolist(),
                 "score": score_B.tolist(),
                 "kl": kl_B.tolist(),
-                "reward": (score_B - self.kl_coef() * kl_B).tolist(),
+                "reward": (score_B - self.kl_coef() * self.unit * kl_B).tolist(),
             }
         )
 

@@ -26,12 +26,18 @@ from eightball_ppo.runtime.launch import require_equal_ranks
 from eightball_ppo.runtime.run import Run
 from eightball_ppo.runtime.signals import defer_signals
 from eightball_ppo.training.checkpoint import CheckpointWriter
+from eightball_ppo.training.early_stop import ForecastCallback
 from eightball_ppo.training.grad_norm import GradNormCallback
 from eightball_ppo.training.length_sampler import LengthBucketSampler
 from eightball_ppo.training.resume import ResumeContext
 from eightball_ppo.training.trackers import project, resolve_report_to, run_name, tracker_session
 from eightball_ppo.training.trainer import ResumableTrainer
 
+# of TRL, in units of the score
+SCORE_METRICS = (
+    *("objective/scores", "objective/rlhf_reward", "objective/non_score_reward", "reward", "reward_std"),
+    *("rewards/reward/mean", "rewards/reward/std"),
+)
 Measure = Callable[[], dict[str, Any]]
 Loss = Callable[[Tensor, Tensor], Tensor]
 """(logits [B, K], targets [B]) -> a scalar to minimise."""
@@ -49,9 +55,19 @@ class MetricsCallback(TrainerCallback):
         measure: Returns metrics that are computed every `every` steps and at the last one.
         every: Steps between two calls of `measure`.
         extra: Returns metrics that are computed at every logged step.
+        unit: What the scores of training were divided by; the rows have them in the grader's unit.
     """
 
-    def __init__(self, run: Run, stage: str, measure: Measure = dict, every: int = 1, extra: Measure = dict):
+    def __init__(
+        self,
+        run: Run,
+        stage: str,
+        measure: Measure = dict,
+        every: int = 1,
+        extra: Measure = dict,
+        unit: float = 1.0,
+    ):
+        self.unit = unit
         self.run, self.stage, self.measure, self.every, self.extra = run, stage, measure, every, extra
         self.latest: dict[str, Any] = {}
 
@@ -59,6 +75,8 @@ class MetricsCallback(TrainerCallback):
         """Writes the row, and adds its metrics to `logs`."""
         due = state.global_step % self.every == 0 or state.global_step >= state.max_steps
         measured = {**(self.measure() if due else {}), **self.extra()}
+        if logs is not None and self.unit != 1:
+            logs.update({name: logs[name] * self.unit for name in SCORE_METRICS if name in logs})
         self.latest = {"stage": self.stage, "step": state.global_step, **(logs or {}), **measured}
         self.run.log(self.latest)
         if logs is not None:
@@ -143,7 +161,7 @@ def train_classifier(
         _arguments(config, run, stage, len(texts)),
         data_collator=collate,
         train_dataset=range(len(texts)),
-        callbacks=[MetricsCallback(run, stage, measure), watch, *callbacks],
+        callbacks=[MetricsCallback(run, stage, measure), watch, ForecastCallback("steps"), *callbacks],
         compute_loss_func=None if loss is None else lambda outputs, labels, **_: loss(outputs.logits, labels),
     )
     trainer.sampler = LengthBucketSampler(length_N, trainer.args.train_batch_size, config.seed) if by_length else None
@@ -172,6 +190,7 @@ def _arguments(config: SupervisedConfig, run: Run, stage: str, num_rows: int) ->
     Raises:
         InputError: A tracker or scheduler that transformers does not know.
     """
+    assert config.num_train_epochs is not None
     steps = num_rows * config.num_train_epochs / config.per_device_train_batch_size
     name = run.target.name if stage == run.method else f"{run.target.name} {stage}"
     try:

@@ -84,7 +84,8 @@ class ResumableTrainer(Trainer):
         self.train(resume_from_checkpoint=None if point is None else str(point.path / TRAINING))
 
     def _run_epoch(self, *, epoch: int, train_dataloader: Any, **kwargs: Any) -> None:
-        if self.state.global_step >= self.state.max_steps:  # stopped in its last step; it would make one more
+        if self.state.global_step >= self.state.max_steps or self.control.should_training_stop:
+            # stopped in its last step; it would make one more
             self.control.should_training_stop = True
             return
         part = train_dataloader

@@ -18,7 +18,7 @@ def repeats_per_epoch(config: PPOConfig, num_questions: int, world_size: int) ->
     """
     if config.repeats_per_epoch is not None:
         return config.repeats_per_epoch
-    batch = min(MAX_DEFAULT_BATCH, config.total_episodes)
+    batch = min(MAX_DEFAULT_BATCH, config.total_episodes or MAX_DEFAULT_BATCH)
     if config.per_device_train_batch_size is not None:
         batch = config.per_device_train_batch_size * world_size
     return max(2, -(-batch // num_questions))
@@ -59,6 +59,7 @@ def updates_between_metrics(config: PPOConfig, batch: int, num_questions: int, n
     forward and a backward pass (as much as two more) of every minibatch of every PPO epoch; a question that occurs
     twice in a pass is computed once.
     """
+    assert config.num_ppo_epochs is not None
     minibatch = min(batch // config.num_mini_batches, num_questions)
     update = (1 + 2) * config.num_ppo_epochs * config.num_mini_batches * minibatch
     passes = min(batch, num_questions) + update

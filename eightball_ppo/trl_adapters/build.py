@@ -4,6 +4,7 @@ import copy
 from dataclasses import dataclass
 
 import torch
+from torch import nn
 from transformers import PreTrainedModel
 
 from eightball_ppo.config.methods import PPOConfig
@@ -59,8 +60,9 @@ def build_models(
 ) -> TRLModels:
     """Adds the value model and the reward model to a policy and a reference that have not been trained yet.
 
-    The value model starts from a copy of the reference; under LoRA its trunk is the policy's model without the
-    adapters, so that the weights are in memory once.
+    The value model of the small classifier starts from a copy of the reference. That of a pretrained encoder is a
+    linear head on the reference's summaries of the questions, which are computed once: a second encoder that trains
+    would double the time of an update. Under LoRA the reference is the policy's model without the adapters.
 
     Args:
         policy: The policy of `build_policies`.
@@ -73,12 +75,18 @@ def build_models(
     trunk: ValueTrunk | SharedTrunk | ExactValueBaseline
     if config.baseline == "exact":
         train_scores.buy_full_rows()
-        trunk = ExactValueBaseline(policy, reference, train_scores.score_NK, config.kl_coef)
+        trunk = ExactValueBaseline(policy, reference, train_scores.score_NK, config.beta)
     elif config.use_peft:
         trunk = SharedTrunk(policy.backbone)
+    elif _is_pretrained_encoder(reference.backbone.classifier):
+        trunk = SharedTrunk(reference.backbone)
     else:
         trunk = ValueTrunk(copy.deepcopy(reference.backbone.classifier).requires_grad_(True), encoder)
         if type(policy.backbone.classifier) is type(trunk.backbone.classifier) is EightBallForSequenceClassification:
             fused = FusedForward(policy.backbone, trunk.backbone)
             trunk.fused_forward, policy.cached_logits = fused.summary_BH, fused.logits_BK
     return TRLModels(encoder.ids, policy, reference, ValueAdapter(trunk), RewardAdapter(scores, encoder.ids))
+
+
+def _is_pretrained_encoder(classifier: nn.Module) -> bool:
+    return isinstance(classifier, PreTrainedModel) and not isinstance(classifier, EightBallForSequenceClassification)

@@ -52,9 +52,10 @@ class ValueTrunk(AlwaysEval, nn.Module):
 
 
 class SharedTrunk(nn.Module):
-    """The trunk of a value model beside a policy under LoRA: the summaries by the policy's model without adapters.
+    """The trunk of a value model that trains a head alone: the summaries by the reference.
 
-    It has no weights and nothing in it learns, so all questions are summarised once, at the first call.
+    Under LoRA the reference is the policy's model without its adapters. The trunk has no weights and nothing in it
+    learns, so all questions are summarised once, at the first call.
     """
 
     def __init__(self, backbone: PromptClassifier):

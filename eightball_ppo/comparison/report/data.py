@@ -28,6 +28,7 @@ COLUMNS: dict[str, tuple[str, ...]] = {
         *("before", "after", "p_before", "p_after", "change"),
     ),
 }
+_GOLD = ("gold_accuracy", "gold_probability")  # absent where the held-out questions have no gold labels
 _OBJECTS = (
     *("method", "split", "run_dir", "metric", "a", "b", "sentence", "distinguishable"),
     *("question", "gold_label", "grader", "before", "after"),
@@ -87,7 +88,7 @@ class ComparisonData:
 def _checked(name: str, frame: pd.DataFrame, columns: tuple[str, ...]) -> pd.DataFrame:
     """A copy with all columns, each of its type, and the column `name`."""
     absent = [column for column in columns if column not in frame]
-    if absent and len(frame):
+    if set(absent).difference(_GOLD) and len(frame):
         raise ValueError(f"ComparisonData.{name} lacks the columns {absent}")
     frame = frame.reindex(columns=[*frame.columns, *absent]).reset_index(drop=True)
     frame = frame.astype({column: object if column in _OBJECTS else float for column in columns})

@@ -5,7 +5,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from eightball_ppo.audit.page import render_audit
+from eightball_ppo.auditing.page import render_audit
 from eightball_ppo.comparison import grid, workspace
 from eightball_ppo.comparison.report.write import write
 from eightball_ppo.comparison.results import collect_results, load_shared_task
@@ -14,7 +14,7 @@ from eightball_ppo.config.fields import options_without_effect
 from eightball_ppo.config.recipes import read_recipe, sections
 from eightball_ppo.config.tools import ReportConfig
 from eightball_ppo.errors import IncompleteError, InputError
-from eightball_ppo.methods.task import load_splits
+from eightball_ppo.methods.inputs import load_splits
 from eightball_ppo.report.summary import markdown_tables
 from eightball_ppo.runtime.atomic_io import write_text
 from eightball_ppo.runtime.run import CONFIG, read_config, read_environment
@@ -44,7 +44,7 @@ def _options(directory: Path, trust_remote_code: bool) -> dict[str, Any]:
     """The options of a comparison. They may come from a stranger, so that they cannot turn on remote code."""
     if "env" in read_config(directory):
         raise InputError(f"{directory / CONFIG}: holds env, which no run writes; take it out")
-    options = read_recipe(directory / CONFIG, CompareConfig)
+    options = read_recipe(str(directory / CONFIG), CompareConfig)
     if options.get("trust_remote_code") and not trust_remote_code:
         raise InputError(
             f"{directory}: was made with --trust_remote_code; pass it if code that came with its models may run here"

@@ -16,6 +16,7 @@ from eightball_ppo.comparison.results import RunResult
 from eightball_ppo.comparison.workers import FailedRuns
 from eightball_ppo.config.compare import CompareConfig
 from eightball_ppo.methods.task import Task
+from eightball_ppo.report.verdict import next_sentence, print_verdict, saved_sentence
 from eightball_ppo.runtime.atomic_io import atomic_path, write_json, write_text
 from eightball_ppo.runtime.redaction import redacted
 
@@ -58,9 +59,23 @@ def write(
     with atomic_path(root / "results.parquet") as file:
         frames.results_frame(results, root).to_parquet(file)
     write_report(data, root)
-    summary = {**shared, **manifest, "runs": len(results), "intervals": _records(intervals), "pairs": _records(pairs)}
+    report = root / "report.html"
+    lines = [*data.headline, f"{len(results)} runs, {len(failed)} failed", saved_sentence(report), _next(data, root)]
+    summary = {
+        **shared,
+        **manifest,
+        "verdict": lines,
+        "runs": len(results),
+        "intervals": _records(intervals),
+        "pairs": _records(pairs),
+    }
     write_json(root / "summary.json", summary)
-    print("\n".join([*data.headline, f"{len(results)} runs -> {root / 'report.html'}"]))
+    print_verdict(lines)
+
+
+def _next(data: ComparisonData, root: Path) -> str:
+    """The command that shows the runs in the browser."""
+    return next_sentence("demo", *(str(root / run) for run in dict.fromkeys(data.results["run_dir"][:2])))
 
 
 def _records(frame: pd.DataFrame) -> list[Any]:

@@ -10,12 +10,14 @@ from typing import Any
 
 from eightball_ppo.config.grader import GraderConfig
 from eightball_ppo.errors import InputError
+from eightball_ppo.graders import verbalizers
 from eightball_ppo.graders.api.client import BudgetExceededError, JudgeCallError, JudgeClient, Usage, server_of
 from eightball_ppo.graders.api.modes import MODES, SAMPLING, JudgeTask, Mode, choices_of, scores_of_verdicts
 from eightball_ppo.graders.api.probe import best_mode
 from eightball_ppo.graders.api.replies import BadReplyError
 from eightball_ppo.graders.base import Grade, Grader, GradeRequest, OnGrade
 from eightball_ppo.graders.budget import Budget
+from eightball_ppo.graders.event_loop import run_async
 from eightball_ppo.graders.fingerprint import settings_fingerprint
 from eightball_ppo.graders.prompts import CONTENT_FREE
 from eightball_ppo.graders.storage.store import GradeStore
@@ -61,8 +63,7 @@ class ApiGrader(Grader):
             "grader": "api",
             "model": config.grader_model,
             "server": server_of(config),
-            "prompt": config.grader_prompt,
-            "prompt_sha256": task.prompt.sha,
+            **task.prompt.settings,
             "mode": mode.name,
             "samples": samples,
             "temperature": temperature,
@@ -70,6 +71,8 @@ class ApiGrader(Grader):
             "labels": list(task.labels.names),
             "words": [list(words) for words in task.words],
         }
+        if sampling and temperature == 0 and self.scale == "log_prob":
+            self.settings["epsilon"] = verbalizers.EPSILON
         # the prompt's path never changes a grade, the words not in every mode
         irrelevant = {"prompt"} if mode.name in ("logprobs", "text") else {"prompt", "words"}
         identity = {name: value for name, value in self.settings.items() if name not in irrelevant}
@@ -109,7 +112,7 @@ class ApiGrader(Grader):
         if first is None:
             return
         try:
-            asyncio.run(self._grade(itertools.chain([first], iterator), on_grade, budget))
+            run_async(self._grade(itertools.chain([first], iterator), on_grade, budget))
         except ExceptionGroup as group:
             raise (group.subgroup(InputError) or group).exceptions[0] from None
 
@@ -170,4 +173,4 @@ class ApiGrader(Grader):
                     bad.append(error)
         if len(bad) >= max(len(verdicts), 1):
             raise bad[0]
-        return scores_of_verdicts(verdicts, task, request), 0.0
+        return scores_of_verdicts(verdicts, task, request, self._temperature), 0.0

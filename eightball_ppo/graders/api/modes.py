@@ -35,7 +35,7 @@ class JudgeTask(NamedTuple):
             InputError: A bad prompt or verbalizer.
         """
         words = verbalizers.parse_verbalizers(config.grader_verbalizers, labels)
-        return cls(Prompt.load(config.grader_prompt, labels), labels, words)
+        return cls(Prompt.of(config, labels), labels, words)
 
 
 def choices_of(reply: dict[str, Any]) -> list[dict[str, Any]]:
@@ -224,8 +224,15 @@ Mode = LogprobsMode | SchemaMode | TextMode | ChoiceMode
 MODES: dict[str, Mode] = {mode.name: mode for mode in (LogprobsMode(), SchemaMode(), TextMode(), ChoiceMode())}
 
 
-def scores_of_verdicts(verdicts: Sequence[int], task: JudgeTask, request: GradeRequest) -> list[float]:
-    """The scores of several samples: smoothed log-frequencies of the labels, or the mean rating."""
-    if request.label is None:
-        return replies.logp_of_counts(verdicts, len(task.labels))
-    return [statistics.fmean(verdicts)]
+def scores_of_verdicts(
+    verdicts: Sequence[int], task: JudgeTask, request: GradeRequest, temperature: float
+) -> list[float]:
+    """The scores of one or several replies: log-probabilities of the labels, or the mean rating.
+
+    Replies that were sampled are counted and smoothed. At temperature 0 the judge would give the same label again,
+    which gets nearly all of the probability.
+    """
+    if request.label is not None:
+        return [statistics.fmean(verdicts)]
+    read = replies.logp_of_counts if temperature > 0 else verbalizers.certain_logp
+    return read(verdicts, len(task.labels))

@@ -9,6 +9,7 @@ from eightball_ppo.graders.api.modes import MODES, JudgeTask, SchemaMode, choice
 from eightball_ppo.graders.api.replies import BadReplyError
 from eightball_ppo.graders.base import GradeRequest
 from eightball_ppo.graders.budget import Budget
+from eightball_ppo.graders.event_loop import run_async
 from eightball_ppo.graders.fingerprint import settings_fingerprint
 from eightball_ppo.graders.storage.store import GradeStore
 from eightball_ppo.graders.verbalizers import share_first_word
@@ -31,7 +32,7 @@ def best_mode(config: GraderConfig, task: JudgeTask, store: GradeStore, budget: 
     if known is None:
         if config.dry_run:
             return None
-        known = {**key, "mode": asyncio.run(_find_mode(config, task, budget, AUTO if logprobs else AUTO[1:]))}
+        known = {**key, "mode": run_async(_find_mode(config, task, budget, AUTO if logprobs else AUTO[1:]))}
         store.register(fingerprint, known)
     return known["mode"]
 

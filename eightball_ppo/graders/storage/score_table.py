@@ -33,7 +33,8 @@ class ScoreTable:
     The table of a split takes 4 K + 1 bytes a question. That of a chunk of a few thousand also has its cells.
 
     Attributes:
-        logp_NK: Log-probabilities of the labels in nats, shape [N, K], float32; NaN in rows that are not complete.
+        score_NK: Scores of the labels, shape [N, K], float32; NaN in rows that are not complete.
+        scale: "log_prob": the scores are log-probabilities in nats; "raw": in the judge's own unit.
         complete_N: True if every label of the question has a grade, shape [N].
         count: (question, label) grades by status, for each of STATUSES.
         calls: Grader calls that the grades took, in this run or an earlier one.
@@ -43,7 +44,8 @@ class ScoreTable:
         cells_NK: The cells of a chunk, dtype CELL, shape [N, K]; None for a split.
     """
 
-    logp_NK: Tensor
+    score_NK: Tensor
+    scale: Scale
     complete_N: np.ndarray
     count: Counter[str]
     calls: int
@@ -70,29 +72,37 @@ class ScoreTable:
             missing_S: As the attribute `missing_mass_S`.
         """
         score_NK = torch.from_numpy(np.ascontiguousarray(cells_NK["score"]))
-        logp_NK = score_NK if scale == "log_prob" else score_NK.log_softmax(-1)
+        if scale == "rating":
+            score_NK, scale = score_NK.log_softmax(-1), "log_prob"
         complete_N = (cells_NK["status"] == OK).all(1)
-        logp_NK = logp_NK.masked_fill(~torch.from_numpy(complete_N)[:, None], torch.nan).float()
+        score_NK = score_NK.masked_fill(~torch.from_numpy(complete_N)[:, None], torch.nan).float()
         count = Counter({status: int((cells_NK["status"] == code).sum()) for code, status in enumerate(STATUSES)})
-        return cls(logp_NK, complete_N, count, calls, tuple(details)[:MAX_DETAILS], num_ok, missing_S, cells_NK)
+        return cls(score_NK, scale, complete_N, count, calls, tuple(details)[:MAX_DETAILS], num_ok, missing_S, cells_NK)
 
     @classmethod
     def concatenate(cls, chunks: Iterable["ScoreTable"], questions: int, labels: int) -> "ScoreTable":
         """The table of consecutive chunks with `questions` rows in total; drops their cells."""
-        logp_NK, complete_N = torch.empty(questions, labels), np.empty(questions, dtype=bool)
+        score_NK, complete_N = torch.empty(questions, labels), np.empty(questions, dtype=bool)
+        scale: Scale = "log_prob"
         count, details, missing = Counter(dict.fromkeys(STATUSES, 0)), dict[str, None](), [np.empty(0)]
         row = calls = num_ok = 0
         for chunk in chunks:
             rows = slice(row, row := row + len(chunk))
-            logp_NK[rows], complete_N[rows] = chunk.logp_NK, chunk.complete_N
+            score_NK[rows], complete_N[rows], scale = chunk.score_NK, chunk.complete_N, chunk.scale
             count.update(chunk.count)
             details.update(dict.fromkeys(chunk.details))
             calls, num_ok = calls + chunk.calls, num_ok + chunk.num_ok
             missing.append(chunk.missing_mass_S)
-        return cls(logp_NK, complete_N, count, calls, tuple(details)[:MAX_DETAILS], num_ok, np.concatenate(missing))
+        about = (count, calls, tuple(details)[:MAX_DETAILS], num_ok, np.concatenate(missing))
+        return cls(score_NK, scale, complete_N, *about)
 
     def __len__(self) -> int:
         return len(self.complete_N)
+
+    @property
+    def logp_NK(self) -> Tensor:
+        """Log-probabilities of the labels in nats, shape [N, K]; of raw scores, those of their softmax."""
+        return self.score_NK if self.scale == "log_prob" else self.score_NK.log_softmax(-1)
 
 
 def missing_mass(tables: Collection[ScoreTable]) -> dict[str, float] | None:

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Sequence
 from itertools import compress
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pyarrow as pa
@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 
 from eightball_ppo.data.texts import first_occurrence_N
 from eightball_ppo.errors import InputError
-from eightball_ppo.graders.base import batched
+from eightball_ppo.graders.base import Scale, batched
 from eightball_ppo.graders.storage.score_table import MAX_DETAILS, OK, SKIPPED, STATUSES, ScoreTable, skipped_cells_NK
 from eightball_ppo.graders.storage.sources import CHUNK_SIZE, GradeSource
 from eightball_ppo.graders.verbalizers import RATINGS
@@ -32,7 +32,8 @@ _SCHEMA = pa.schema(
 def write_table(source: GradeSource, questions: Sequence[str], file: Path) -> tuple[Counter[str], list[str]]:
     """Exports the grades of the distinct questions, in their order.
 
-    The column `score` holds log-probabilities (or ratings, as the file's metadata say), null unless the status is ok.
+    The column `score` holds log-probabilities (or ratings or raw scores, as the file's metadata say), null unless the
+    status is ok.
 
     Returns:
         Number of rows by status, and up to three failures.
@@ -67,7 +68,7 @@ class GradeTable(GradeSource):
 
     Args:
         path: A parquet file with the columns of `write_table`.
-        labels: The K labels, in any order.
+        labels: The K labels, in any order; the source has them in the order of the file.
 
     Raises:
         InputError: Not such a file, several graders or other labels in it, a duplicate (question, label), or scores
@@ -75,10 +76,10 @@ class GradeTable(GradeSource):
     """
 
     def __init__(self, path: str, labels: LabelSet):
-        self.path, self.labels = path, labels
+        self.path = path
         table = self._load()
         note = self._note(table.schema.metadata)
-        self.scale = "rating" if note.get("scale") == "rating" else "log_prob"
+        self.scale = next((scale for scale in get_args(Scale) if scale == note.get("scale")), "log_prob")
         self.deliberate = bool(note.get("deliberate", False))
         graders = table["grader"].unique().to_pylist()
         if len(graders) != 1 or graders[0] is None:
@@ -90,6 +91,7 @@ class GradeTable(GradeSource):
         if found != set(labels.names):
             names = f"has the labels {sorted(map(str, found))}, --labels are {list(labels.names)}"
             raise self._error(f"{names}; the same are needed")
+        self.labels = LabelSet.of(table["label"].unique().to_pylist())
         self._row_of: dict[str, int] = {}
         self._cells_NK = self._read_cells(table)
 
@@ -104,7 +106,7 @@ class GradeTable(GradeSource):
         except (OSError, ValueError, pa.ArrowException) as error:
             raise self._error(f"not a readable parquet file ({error})") from None
         if missing := {"question", "label", "score", "status", "grader"} - set(table.column_names):
-            raise self._error(f"no column {min(missing)!r}; scripts/grade.py writes one")
+            raise self._error(f"no column {min(missing)!r}; eightball grade writes one")
         if not (pa.types.is_floating(kind := table.schema.field("score").type) or pa.types.is_null(kind)):
             raise self._error(f"column 'score' holds {kind}, floating-point numbers are needed")
         return table
@@ -144,6 +146,10 @@ class GradeTable(GradeSource):
             if self.scale == "log_prob" and abs(total - 1) > SUM_TOLERANCE:
                 raise self._error(f"the scores of {question!r} are no log-probabilities, their exp sums to {total:.3g}")
         return cells_NK
+
+    def num_requests(self, questions: int) -> int:
+        """See `GradeSource.num_requests`."""
+        return 0
 
     def estimate_cost(self, questions: Sequence[str]) -> tuple[int, int]:
         """See `GradeSource.estimate_cost`."""

@@ -8,8 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from eightball_ppo.audit import checks, measures
-from eightball_ppo.audit.probes import Probe
+from eightball_ppo.auditing import checks, measures
+from eightball_ppo.auditing.probes import Probe
 from eightball_ppo.config.stages import AuditConfig
 from eightball_ppo.graders.base import Grader
 from eightball_ppo.graders.budget import Budget
@@ -49,12 +49,10 @@ def permuted_options(config: AuditConfig, labels: LabelSet) -> dict[str, AuditCo
     one of the orders: it is what the others are compared with.
     """
     specs = parse_grader(config.grader)
-    names = list(labels.names)
-    if not {spec.name for spec in specs} & SHOWN_OPTIONS or Prompt.load(config.grader_prompt, labels).scale == "rating":
+    names = list(labels.canonical().names)  # the order that the prompts of the audited grader show
+    if not {spec.name for spec in specs} & SHOWN_OPTIONS or Prompt.of(config, labels).scale == "rating":
         return {}
     options: dict[str, Any] = {"grader": ",".join(":".join(filter(None, (spec.name, spec.argument))) for spec in specs)}
-    if not config.grader_label_map and any(spec.name == "bert" for spec in specs):
-        options["grader_label_map"] = [f"{name}={name}" for name in names]  # keeps the order of a reward model
     orders = {AS_GIVEN: names} if options["grader"] != config.grader else {}
     orders["reversed"] = names[::-1]
     if len(names) > 2:
@@ -74,12 +72,9 @@ def order_sensitivity(
     before, pairs, asked = answers, [], 0
     orders = permuted_options(config, labels)
     for name, permuted in orders.items():
-        permuted_labels = permuted.label_set()
-        source = load_graders(permuted, permuted_labels, store, budget)
-        grades = complete_grades(source.fill(questions), questions)
+        source = load_graders(permuted, labels, store, budget, shown=permuted.label_set())
+        after = complete_grades(source.fill(questions), questions)
         del source  # frees its model before the next is loaded
-        inverse_K = [permuted_labels.id_of(label) for label in labels.names]
-        after = {question: logp_K[inverse_K] for question, logp_K in grades.items()}
         if name == AS_GIVEN:
             before = after
             continue

@@ -9,8 +9,8 @@ from typing import Any, NamedTuple
 
 from torch import Tensor
 
-from eightball_ppo.audit import measures
-from eightball_ppo.audit.probes import INJECTIONS, KINDS, Probe
+from eightball_ppo.auditing import measures
+from eightball_ppo.auditing.probes import INJECTIONS, KINDS, Probe
 
 Answers = Mapping[str, Tensor]
 Probes = Mapping[str, Sequence[Probe]]  # by their question

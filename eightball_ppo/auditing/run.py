@@ -5,6 +5,7 @@ samples.
 """
 
 import hashlib
+import logging
 import math
 import time
 from dataclasses import replace
@@ -15,16 +16,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from eightball_ppo.audit import checks, measures, order_sensitivity
-from eightball_ppo.audit.order_sensitivity import base_graders, complete_grades
-from eightball_ppo.audit.page import render_audit
-from eightball_ppo.audit.probes import EMPTY, Probe, injections, probe_variants
+from eightball_ppo.auditing import checks, measures, order_sensitivity
+from eightball_ppo.auditing.order_sensitivity import base_graders, complete_grades
+from eightball_ppo.auditing.page import render_audit
+from eightball_ppo.auditing.probes import EMPTY, Probe, injections, probe_variants
 from eightball_ppo.config.stages import AuditConfig
-from eightball_ppo.data import Questions, load_file, load_split
+from eightball_ppo.data import Questions, load_split
 from eightball_ppo.data.pairs import display_text
 from eightball_ppo.errors import DryRun, IncompleteError, InputError
+from eightball_ppo.graders.base import Grader
 from eightball_ppo.graders.budget import Budget
-from eightball_ppo.graders.job import cost_record, estimate_cost, incomplete, make_budget
+from eightball_ppo.graders.job import cost_record, describe_cost, estimate_cost, incomplete, make_budget, make_source
 from eightball_ppo.graders.registry import check_graders, load_graders, parse_grader
 from eightball_ppo.graders.storage.score_table import missing_mass
 from eightball_ppo.graders.storage.sources import GradeSource
@@ -32,16 +34,19 @@ from eightball_ppo.graders.storage.store import GradeStore
 from eightball_ppo.labels import LabelSet
 from eightball_ppo.models.label_inference import with_labels
 from eightball_ppo.report import tables
+from eightball_ppo.report.verdict import dataset_flags, next_sentence, print_verdict, saved_sentence
 from eightball_ppo.runtime.atomic_io import write_json
 from eightball_ppo.runtime.distributed import broadcast_from_main
 from eightball_ppo.runtime.redaction import redacted
 from eightball_ppo.runtime.run import Run, check_output_dir
 
+logger = logging.getLogger(__name__)
+
 REPORT = "audit.html"
 MAX_INJECTED = 40  # questions that get every injection for every label
 MAX_REPEATED = 20  # questions that a judge that samples is asked again
 MAX_MISTAKES = 10
-_NOT_PRINTED = ("method", "seed", "grader", "deliberate", "failed_checks", "seconds")
+_NOT_PRINTED = ("method", "seed", "grader", "deliberate", "failed_checks", "seconds", "verdict")
 
 
 class Plan(NamedTuple):
@@ -69,8 +74,13 @@ class Plan(NamedTuple):
         return [*(probe.text for group in groups for probe in group), *EMPTY]
 
 
-def run(config: AuditConfig) -> Path:
+def run(config: AuditConfig, judge: Grader | None = None, gold: Questions | None = None) -> Path:
     """Audits the grader, writes the run with audit.json and audit.html, and records the verdict in the grade store.
+
+    Args:
+        config: The options of the audit.
+        judge: Is audited instead of the grader of `config`.
+        gold: The labelled questions, instead of those of `config`.
 
     Returns:
         The directory of the run.
@@ -85,13 +95,14 @@ def run(config: AuditConfig) -> Path:
     labels = config.label_set()
     if config.grade_table is not None:
         raise InputError(f"--grade_table {config.grade_table}: an audit asks the grader itself; pass --grader alone")
-    check_graders(config, labels)
-    plan = _plan(config, labels)
+    if judge is None:
+        check_graders(config, labels)
+    plan = _plan(config, load_gold(config, labels) if gold is None else gold, labels)
     if config.dry_run:
-        raise DryRun(_estimate_cost(config, labels, plan))
+        raise DryRun(_estimate_cost(config, labels, plan, judge))
     with Run(config, "audit") as audit_run:
         return audit_run.finish(
-            broadcast_from_main(lambda: _audit(config, labels, plan, audit_run), config.ddp_timeout)
+            broadcast_from_main(lambda: _audit(config, labels, plan, audit_run, judge), config.ddp_timeout)
         )
 
 
@@ -101,39 +112,44 @@ def load_gold(config: AuditConfig, labels: LabelSet) -> Questions:
     Raises:
         InputError: no such file, a file of an unknown type, or bad rows.
     """
-    if config.gold_file is None:
-        return load_split(config, "test", labels)
-    file = Path(config.gold_file).expanduser()
-    if not file.is_file():
-        raise InputError(f"--gold_file {config.gold_file}: no such file")
-    return load_file(config, file.absolute(), labels)
+    gold = load_split(config, "test", labels)
+    if not gold.gold:
+        logger.warning(
+            "%s: its labels are not gold, so accuracy and kappa pass no verdict; use --gold_file", gold.source
+        )
+    return gold
 
 
-def _plan(config: AuditConfig, labels: LabelSet) -> Plan:
+def _plan(config: AuditConfig, gold: Questions, labels: LabelSet) -> Plan:
     """Draws the sample by hashes of texts and seed, so that a larger one contains the smaller one."""
-    gold = load_gold(config, labels)
     ranked = sorted(set(gold.texts), key=lambda text: hashlib.sha256(f"{config.seed}:{text}".encode()).digest())
     sample = ranked[: config.audit_questions]
     injected = {question: injections(question, labels.names) for question in sample[:MAX_INJECTED]}
     return Plan(gold, {question: probe_variants(question) for question in sample}, injected)
 
 
-def _estimate_cost(config: AuditConfig, labels: LabelSet, plan: Plan) -> str:
-    lines = [estimate_cost(config, labels, [*plan.gold.texts, *plan.probes])]
-    for name, permuted in order_sensitivity.permuted_options(config, labels).items():
-        lines.append(f"options {name}: {estimate_cost(permuted, permuted.label_set(), plan.sample)}")
+def _estimate_cost(config: AuditConfig, labels: LabelSet, plan: Plan, judge: Grader | None) -> str:
+    lines = [estimate_cost(config, labels, [*plan.gold.texts, *plan.probes], judge)]
+    if judge is not None:
+        return lines[0]
+    with GradeStore(config.grade_store) as store:
+        for name, permuted in order_sensitivity.permuted_options(config, labels).items():
+            source = load_graders(permuted, labels, store, make_budget(config), shown=permuted.label_set())
+            cost = describe_cost(permuted, source, plan.sample, f"--grader {permuted.grader}")
+            lines.append(f"options {name}: {cost}")
     if "api" in (spec.name for spec in parse_grader(config.grader)):
         times, questions = order_sensitivity.NUM_REPEATS, min(MAX_REPEATED, len(plan.sample))
         lines.append(f"and {times} times {questions} questions again, if the judge samples")
     return "\n".join(lines)
 
 
-def _audit(config: AuditConfig, labels: LabelSet, plan: Plan, audit_run: Run) -> dict[str, Any]:
+def _audit(config: AuditConfig, labels: LabelSet, plan: Plan, audit_run: Run, judge: Grader | None) -> dict[str, Any]:
     """Writes the record and the page, prints the verdict, and returns the results of the run."""
     budget = make_budget(config)
     with GradeStore(config.grade_store) as store:
-        record = _measure(config, labels, plan, store, budget)
-        record["checks"] = [] if record["deliberate"] else checks.checks(record, vars(config))
+        record = _measure(config, labels, plan, store, budget, judge)
+        limits = vars(config) if plan.gold.gold else {**vars(config), "min_accuracy": 0.0, "min_kappa": -1.0}
+        record["checks"] = [] if record["deliberate"] else checks.checks(record, limits)
         record["failed_checks"] = [check["sentence"] for check in record["checks"] if not check["passed"]]
         record |= {**cost_record(config, budget), "seconds": audit_run.seconds}
         fingerprint, record = record["fingerprint"], redacted(record)
@@ -143,10 +159,22 @@ def _audit(config: AuditConfig, labels: LabelSet, plan: Plan, audit_run: Run) ->
         verdict = {"failed_checks": record["failed_checks"], "accuracy": record["accuracy"], "report": report}
         store.record_audit(fingerprint, verdict)
     results = _results(record, config.seed)
+    results["verdict"] = _verdict(config, record)
     printed = {name: value for name, value in results.items() if name not in _NOT_PRINTED}
     tables.print_record("audit", config.grader, printed)
-    print(f"{verdict_line(record)} -> {report}")
+    print_verdict(results["verdict"])
     return results
+
+
+def _verdict(config: AuditConfig, record: dict[str, Any]) -> list[str]:
+    """The three sentences at the end of an audit."""
+    command = next_sentence("ppo", "--grader", config.grader, *dataset_flags(config))
+    right = round(record["accuracy"] * record["graded"])
+    return [
+        f"{verdict_line(record)}: right on {right} of {record['graded']} gold texts",
+        saved_sentence(Path(config.output_dir) / REPORT),
+        "Next: use another grader, or correct its prompt" if record["failed_checks"] else command,
+    ]
 
 
 def verdict_line(record: dict[str, Any]) -> str:
@@ -156,9 +184,11 @@ def verdict_line(record: dict[str, Any]) -> str:
     return f"FAIL: {'; '.join(record['failed_checks'])}" if record["failed_checks"] else "PASS"
 
 
-def _measure(config: AuditConfig, labels: LabelSet, plan: Plan, store: GradeStore, budget: Budget) -> dict[str, Any]:
+def _measure(
+    config: AuditConfig, labels: LabelSet, plan: Plan, store: GradeStore, budget: Budget, judge: Grader | None
+) -> dict[str, Any]:
     lenient = replace(config, max_grade_failures=1.0)  # the failure rate is a result of the audit
-    source = load_graders(lenient, labels, store, budget)
+    source = make_source(lenient, labels, store, budget, judge)
     gold, answers = _measure_gold(config, plan, source, budget, labels)
     answers |= complete_grades(source.fill(plan.probes), plan.probes)
     _check_budget(config, budget)
@@ -176,10 +206,12 @@ def _measure(config: AuditConfig, labels: LabelSet, plan: Plan, store: GradeStor
         "empty": [
             {"text": text, **measures.distribution(answers[text], labels.names)} for text in EMPTY if text in answers
         ],
+        "order": None,
         "repeats": order_sensitivity.repeats(source, plan.sample[:MAX_REPEATED], budget),
     }
     del source  # frees its model before the next is loaded
-    record["order"] = order_sensitivity.order_sensitivity(lenient, labels, plan.sample, answers, store, budget)
+    if judge is None:  # one that is passed is shown no options that could be permuted
+        record["order"] = order_sensitivity.order_sensitivity(lenient, labels, plan.sample, answers, store, budget)
     _check_budget(config, budget)
     return record
 
@@ -242,10 +274,8 @@ def _speed(
     latencies = [value for grader in base_graders(source) for value in getattr(grader, "latencies", ())]
     price = config.price_per_1k_tokens
     return {
-        "seconds": seconds,
-        "calls": calls,
-        "calls_per_second": calls / max(seconds, 1e-9),
-        "seconds_per_call": seconds / calls,
+        **{"seconds": seconds, "calls": calls},
+        **{"calls_per_second": calls / max(seconds, 1e-9), "seconds_per_call": seconds / calls},
         "latency": measures.latency(latencies) if latencies else None,
         "tokens": tokens,
         "cost_per_1000_grades": tokens * price / graded if price is not None and graded else None,

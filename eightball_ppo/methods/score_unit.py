@@ -1,0 +1,29 @@
+"""The KL coefficient of scores in any unit, and the unit in which training sees them."""
+
+import logging
+from dataclasses import replace
+from typing import TypeVar
+
+from torch import Tensor
+
+from eightball_ppo.config.graded import DEFAULT_KL_COEF, MethodConfig
+
+logger = logging.getLogger(__name__)
+C = TypeVar("C", bound=MethodConfig)
+
+
+def resolve_kl_coef(config: C, raw: bool, score_NK: Tensor) -> tuple[C, float]:
+    """The options with their score type and KL coefficient, and the unit of training.
+
+    For raw scores that unit is the mean over texts of their standard deviation over labels, and the KL coefficient is a
+    tenth of it unless the user gave one.
+    """
+    config = config.with_score_type(raw)
+    if not raw:
+        return replace(config, kl_coef=config.beta), 1.0
+    unit = score_NK.double().std(-1, correction=0).mean().item() or 1.0
+    if config.kl_coef is None:
+        config = replace(config, kl_coef=DEFAULT_KL_COEF * unit)
+        spread = f"{DEFAULT_KL_COEF} times the standard deviation of the scores over labels, {unit:.4g}"
+        logger.info("--kl_coef %.4g: %s", config.kl_coef, spread)
+    return config, unit

@@ -1,0 +1,139 @@
+"""`--grader python:FILE.py:NAME`: what is imported, when, and what a judge that cannot be used says."""
+
+import re
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from conftest import LABELS as NAMES
+from eightball_ppo.cli import commands
+from eightball_ppo.config.stages import GradeConfig
+from eightball_ppo.demo.judge import NOT_CALLED, load_judge
+from eightball_ppo.errors import InputError
+from eightball_ppo.graders.budget import Budget
+from eightball_ppo.graders.python_source import load_function, source_identity
+from eightball_ppo.graders.registry import GraderSpec, check_graders, load_graders, parse_grader
+from eightball_ppo.graders.storage.store import GradeStore
+from eightball_ppo.labels import LabelSet
+
+LABELS = LabelSet.of(NAMES)
+JUDGE = """
+from pathlib import Path
+import neighbour
+
+Path(__file__).with_suffix(".imported").touch()
+
+def score(texts, labels):
+    return [[float(len(text) + neighbour.BONUS) for _ in labels] for text in texts]
+
+class Judges:
+    @staticmethod
+    def label(text):
+        return "Yes"
+
+number = 3
+"""
+
+
+@pytest.fixture
+def judge(tmp_path: Path) -> Path:
+    (tmp_path / "neighbour.py").write_text("BONUS = 1\n")
+    (tmp_path / "judge.py").write_text(JUDGE)
+    return tmp_path / "judge.py"
+
+
+def imported(judge: Path) -> bool:
+    return judge.with_suffix(".imported").exists()
+
+
+def config_of(judge: Path, **options: Any) -> GradeConfig:
+    return GradeConfig(grader=f"python:{judge}:score", **options)
+
+
+def test_a_spec_names_a_file_or_a_module_and_a_function(judge: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert parse_grader("noisy:0.2:python:my/judge.py:score,bert") == [
+        GraderSpec("python", "my/judge.py:score", (0.2,)),
+        GraderSpec("bert"),
+    ]
+    path = list(sys.path)
+    assert load_function(f"{judge}:score")(["ab"], ["x", "y"]) == [[3.0, 3.0]]
+    assert load_function(f"{judge}:Judges.label")("text") == "Yes"
+    monkeypatch.chdir(judge.parent)
+    assert load_function("judge:score")(["ab"], ["x"]) == [[3.0]]
+    assert sys.path == path
+
+
+def test_the_fingerprint_follows_the_file_and_not_its_place(judge: Path, tmp_path: Path) -> None:
+    first = source_identity(load_function(f"{judge}:score"))
+    moved = tmp_path / "elsewhere" / "other.py"
+    moved.parent.mkdir()
+    moved.write_text(JUDGE)
+    assert source_identity(load_function(f"{moved}:score")) == first
+    judge.write_text(f"{JUDGE}# another line\n")
+    changed = load_function(f"{judge}:score")
+    assert source_identity(changed)["source"] != first["source"]
+    changed.version = 2  # type: ignore[attr-defined]
+    assert source_identity(changed)["version"] == "2"
+
+
+@pytest.mark.parametrize(
+    ("content", "name", "message"),
+    [
+        (None, "score", "nowhere.py: No such file or directory; name a Python file"),
+        (JUDGE, "sore", "has no 'sore'; its functions: score"),
+        (JUDGE, "number", "number is no function but of type int"),
+        ("import nowhere_to_be_found", "score", "cannot be imported (ModuleNotFoundError: No module named"),
+        ("def score(:", "score", "cannot be imported (SyntaxError: invalid syntax"),
+        ("raise SystemExit('usage: judge')", "score", "cannot be imported (SystemExit: usage: judge)"),
+        ("def score(a, b, c): pass", "score", "takes (a, b, c); a judge is f(texts, labels)"),
+    ],
+)
+def test_a_function_that_cannot_be_used_is_one_line(
+    content: str | None, name: str, message: str, judge: Path, tmp_path: Path
+) -> None:
+    file = tmp_path / ("nowhere.py" if content is None else "judge.py")
+    if content is not None:
+        file.write_text(content)
+    with pytest.raises(InputError, match=re.escape(message)) as error:
+        check_graders(GradeConfig(grader=f"python:{file}:{name}"), LABELS)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("spec", ["python", "python:judge.py", "python::score", "python:judge.py:"])
+def test_a_spec_without_a_function_is_refused(spec: str) -> None:
+    with pytest.raises(InputError, match="which function"):
+        parse_grader(spec)
+
+
+def test_a_named_function_grades_alone_and_in_an_ensemble(judge: Path) -> None:
+    texts = ["ab", "abcd"]
+    with GradeStore(":memory:") as store:
+        alone = load_graders(config_of(judge), LABELS, store, Budget())
+        assert alone.scale == "raw" and alone.fill(texts).score_NK.tolist() == [[3.0] * 3, [5.0] * 3]
+        mixed = GradeConfig(grader=f"rule:Yes,python:{judge}:score,python:{judge}:Judges.label")
+        assert load_graders(mixed, LABELS, store, Budget()).scale == "log_prob"
+        p_NK = load_graders(mixed, LABELS, store, Budget()).fill(texts).logp_NK.exp()
+    assert p_NK[0].tolist() == pytest.approx([(0.98 + 1 / 3 + 0.999) / 3, *[(0.01 + 1 / 3 + 0.0005) / 3] * 2])
+
+
+def test_no_table_demo_or_parser_imports_the_judge_that_a_run_names(judge: Path) -> None:
+    named = {"grader": f"python:{judge}:score", "reward_model_path": "runs/reward"}
+    assert load_judge(named, None, LABELS).note == NOT_CALLED
+    assert load_judge({**named, "grader": "object:python:0123"}, None, LABELS).note == NOT_CALLED
+    check_graders(config_of(judge, grade_table="grades.parquet"), LABELS)
+    assert not imported(judge)
+    check_graders(config_of(judge), LABELS)
+    assert imported(judge)
+
+
+def test_grade_takes_a_function_on_the_command_line(
+    judge: Path, small_data: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ["--dataset_name", str(small_data), "--splits", "heldout", "--disable_tqdm", "true"]
+    arguments += ["--grader", f"python:{judge}:score"]
+    directory = judge.parent
+    arguments += ["--output_dir", str(directory / "grades"), "--grade_store", str(directory / "grades.sqlite3")]
+    commands.run("grade", arguments)
+    assert "0 failed, 0 refused" in capsys.readouterr().out and (directory / "grades" / "grades.parquet").is_file()
