@@ -107,6 +107,7 @@ def certain(label: str, names: tuple[str, ...]) -> list[float]:
 # --- audits
 
 
+@pytest.mark.slow
 def test_audit_of_a_reward_model_and_again_without_calls(
     config: Callable[..., AuditConfig], audit: Callable[..., Audited], capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -53,6 +53,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("data")
 
 
+@pytest.mark.slow
 @given(written=rows, ending=st.sampled_from(["csv", "jsonl", "parquet"]), ascii_only=st.booleans())
 @settings(max_examples=50)
 def test_rows_are_read_as_written(

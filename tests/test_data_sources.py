@@ -109,6 +109,7 @@ def test_only_held_out_rows_need_labels_where_training_reads_none(tmp_path: Path
         load_both(of(tmp_path / "all.jsonl", dataset_test_split="1e-9"), None, None)
 
 
+@pytest.mark.slow
 def test_both_sides_of_a_fraction_are_read_in_one_pass_into_files(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

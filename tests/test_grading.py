@@ -102,6 +102,7 @@ def test_questions_without_a_grade_are_left_out_counted_and_asked_again_by_the_n
     assert again["grader_calls"] == 3 * 60  # the (question, label) scores that training observed
 
 
+@pytest.mark.slow
 def test_a_grade_table_gives_the_same_run_as_its_grader(judge: JudgeServer, base: dict[str, Any]) -> None:
     export_grades(judge, base)
     frame = pd.read_parquet("grades/grades.parquet")

@@ -42,6 +42,7 @@ def test_a_seed_gives_the_same_bits_and_only_the_policy_changes(config_class: ty
     assert not all(torch.equal(first[name], before[name]) for name in first)
 
 
+@pytest.mark.slow
 def test_every_seed_and_every_process_samples_differently() -> None:
     def draw(seed: int, process: int) -> tuple[float, float]:
         drawn: list[tuple[float, float]] = []

@@ -97,6 +97,7 @@ def test_stop_kl_ends_the_run_as_finished(config: Callable[..., PPOConfig]) -> N
         config(stop_kl=0.2, max_kl=0.1)
 
 
+@pytest.mark.slow
 def test_max_kl_is_an_error_and_keeps_the_best_policy(config: Callable[..., PPOConfig], tmp_path: Path) -> None:
     straight = run_method(config(save_steps=1, max_kl=1000.0, output_dir=str(tmp_path / "straight")))
     rows = read_metrics(straight)

@@ -97,6 +97,7 @@ def test_ppo_on_two_ranks_ends_with_equal_weights_and_splits_the_questions(use_p
     assert Counter(first["rows"] + second["rows"]) == dict.fromkeys(range(24), 2 * 2)
 
 
+@pytest.mark.slow
 def test_rloo_on_two_ranks_nears_the_optimum_with_a_group_on_both(tmp_path: Path) -> None:
     """Three questions, ten answers each: those of the second question are split between the ranks."""
 
