@@ -1,11 +1,13 @@
 """`--grader python:FILE.py:NAME`: what is imported, when, and what a judge that cannot be used says."""
 
 import re
+import shutil
 import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from conftest import LABELS as NAMES
 from eightball_ppo.cli import commands
@@ -126,6 +128,17 @@ def test_no_table_demo_or_parser_imports_the_judge_that_a_run_names(judge: Path)
     assert not imported(judge)
     check_graders(config_of(judge), LABELS)
     assert imported(judge)
+
+
+def test_report_and_push_of_a_run_do_not_import_the_judge_that_it_names(
+    judge: Path, ppo_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = shutil.copytree(ppo_run, tmp_path / "run")
+    settings = yaml.safe_load((run / "config.yaml").read_text()) | {"grader": f"python:{judge}:score"}
+    (run / "config.yaml").write_text(yaml.safe_dump(settings))
+    commands.run("report", [str(run)])
+    commands.run("push", [str(run), "--repo_id", "me/ball", "--dry_run"])
+    assert "| ppo" in capsys.readouterr().out and not imported(judge)
 
 
 def test_grade_takes_a_function_on_the_command_line(
