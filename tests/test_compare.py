@@ -259,6 +259,7 @@ def test_the_report_command_writes_the_report_from_the_runs_left(
     assert "was not made" in (copy / "report.html").read_text()
 
 
+@pytest.mark.slow
 def test_noise_and_budgets_are_axes_and_a_diverging_method_fails_alone(tmp_path: Path, compare: Compare) -> None:
     """`exact` reaches numbers that are not finite; the rows of the others are kept."""
     axes = {"methods": ["distill", "exact"], "label_noise": [0, 0.5], "grader_call_budgets": 8, "kl_coefs": 0.5}

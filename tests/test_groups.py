@@ -103,7 +103,7 @@ def test_answers_are_sampled_and_weighted_at_the_temperature() -> None:
 @pytest.mark.parametrize(
     ("config_class", "options", "max_regret"),
     [
-        (RLOOConfig, {}, 0.01),
+        pytest.param(RLOOConfig, {}, 0.01, marks=pytest.mark.slow),
         pytest.param(GRPOConfig, {"scale_rewards": "none"}, 0.01, marks=pytest.mark.slow),
         pytest.param(GRPOConfig, {"scale_rewards": "none", "kl_in_reward": False}, 0.01, marks=pytest.mark.slow),
         pytest.param(GRPOConfig, {}, 0.05, marks=pytest.mark.slow),

@@ -24,9 +24,9 @@ GROUPS |= {"total_episodes": 600}  # 3 updates are a pass over the questions
 Stage = tuple[Callable[[Any], Path], type, dict[str, Any], int]  # the last: SIGTERM in this update
 FAST: dict[str, Stage] = {
     "sft": (sft.train, SFTConfig, {"num_train_epochs": 2}, 13),
-    "rloo": (run_method, RLOOConfig, GROUPS, 4),
 }
 SLOW: dict[str, Stage] = {
+    "rloo": (run_method, RLOOConfig, GROUPS, 4),
     "sft at the end of an epoch": (sft.train, SFTConfig, {"num_train_epochs": 2}, 20),
     "sft with lora": (sft.train, SFTConfig, {"num_train_epochs": 1, "use_peft": True}, 7),
     "sft after its last step": (sft.train, SFTConfig, {"num_train_epochs": 1.25}, 25),
