@@ -64,8 +64,8 @@ def compare(
         IncompleteError: Too many grades failed, or some runs did.
     """
     asked = {"methods": list(methods), "seeds": list(seeds), "kl_coefs": list(kl_coefs), **options}
-    with _places(output_dir, asked) as placed, arguments_in_messages("judge", prefix=""):
-        given, config = given_inputs(CompareConfig, placed, model, judge, train_dataset, eval_dataset)
+    with _places(output_dir, asked) as resolved, arguments_in_messages("judge", prefix=""):
+        given, config = given_inputs(CompareConfig, resolved, model, judge, train_dataset, eval_dataset)
         directory = comparison.run(workspace.with_own_data(config, given.train), given)
         return pd.read_parquet(directory / "results.parquet")
 
@@ -109,8 +109,8 @@ def audit(
         InputError: An argument that cannot be used.
         IncompleteError: No gold text got a complete grade.
     """
-    with _places(output_dir, options) as placed, arguments_in_messages("judge", prefix=""):
-        judge, gold, config = given_audit(judge, gold, labels, placed)
+    with _places(output_dir, options) as resolved, arguments_in_messages("judge", prefix=""):
+        judge, gold, config = given_audit(judge, gold, labels, resolved)
         directory = run_audit(config, judge, gold)
         record = json.loads((directory / "audit.json").read_text(encoding="utf-8"))
     return AuditResult(not record["failed_checks"], record["failed_checks"], record["accuracy"], record)
