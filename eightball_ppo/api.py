@@ -36,7 +36,7 @@ def compare(
     train_dataset: Any,
     eval_dataset: Any = None,
     seeds: Sequence[int] = (0, 1, 2),
-    kl_coefs: Sequence[float] = (0.1, 0.5),
+    kl_coefs: Sequence[float] | None = None,
     output_dir: str | os.PathLike[str] | None = None,
     **options: Any,
 ) -> pd.DataFrame:
@@ -52,7 +52,8 @@ def compare(
         train_dataset: The texts to learn from.
         eval_dataset: The texts to measure on; None: a part of `train_dataset`.
         seeds: Seeds of training.
-        kl_coefs: KL coefficients.
+        kl_coefs: KL coefficients in the judge's unit; by default 0.1 and 0.5, of raw scores times their standard
+            deviation over labels.
         output_dir: Where the comparison stays, with report.html, and is continued; None: nothing stays.
         **options: Further options of `eightball compare`, e.g. `method_options=["ppo.total_episodes=2400"]`.
 
@@ -63,10 +64,10 @@ def compare(
         InputError: An argument that cannot be used, or a directory of another comparison.
         IncompleteError: Too many grades failed, or some runs did.
     """
-    asked = {"methods": list(methods), "seeds": list(seeds), "kl_coefs": list(kl_coefs), **options}
+    asked = {"methods": list(methods), "seeds": list(seeds), "kl_coefs": list(kl_coefs or ()), **options}
     with _places(output_dir, asked) as resolved, arguments_in_messages("judge", prefix=""):
         given, config = given_inputs(CompareConfig, resolved, model, judge, train_dataset, eval_dataset)
-        directory = comparison.run(workspace.with_own_data(config, given.train), given)
+        directory = comparison.run(workspace.with_own_data(config, given.train), given, output_dir is None)
         return pd.read_parquet(directory / "results.parquet")
 
 
@@ -111,7 +112,7 @@ def audit(
     """
     with _places(output_dir, options) as resolved, arguments_in_messages("judge", prefix=""):
         judge, gold, config = given_audit(judge, gold, labels, resolved)
-        directory = run_audit(config, judge, gold)
+        directory = run_audit(config, judge, gold, output_dir is None)
         record = json.loads((directory / "audit.json").read_text(encoding="utf-8"))
     return AuditResult(not record["failed_checks"], record["failed_checks"], record["accuracy"], record)
 

@@ -15,7 +15,7 @@ from eightball_ppo.config.graded import GraderTrainingConfig
 from eightball_ppo.config.stages import AuditConfig, RewardConfig, SFTConfig
 from eightball_ppo.data import Questions, questions_from
 from eightball_ppo.errors import UserFacingError
-from eightball_ppo.graders.judges import resolve_judge
+from eightball_ppo.graders.judges import check_judge
 from eightball_ppo.labels import EIGHTBALL_LABELS, LabelSet
 from eightball_ppo.methods.inputs import Inputs, LoadedModel
 from eightball_ppo.models.label_inference import with_labels
@@ -194,6 +194,8 @@ def given_audit(
     if isinstance(judge, str):
         options |= _named_judge(judge)
         judge = None
+    else:
+        check_judge(judge)
     if labels is None and isinstance(getattr(judge, "labels", None), LabelSet):
         labels = judge.labels.names
     options["labels"] = None if labels is None else list(labels)
@@ -205,6 +207,4 @@ def given_audit(
         config = AuditConfig(**options, dataset_name=MEMORY)
         questions = questions_from(gold, config, config.label_set(), "test", keep_columns=True)
         require(questions.label_ids is not None, "gold: a gold label is needed for every text")
-    if judge is not None:
-        config, judge = resolve_judge(config, judge, [] if questions is None else [questions])
     return judge, questions, config

@@ -30,7 +30,8 @@ def task() -> BenchTask:
     return BenchTask(seed=3)
 
 
-@pytest.mark.parametrize("name", [pytest.param(n, marks=() if n == "ours" else pytest.mark.slow) for n in PEERS])
+@pytest.mark.slow
+@pytest.mark.parametrize("name", PEERS)
 def test_every_peer_starts_from_the_reference_and_gets_better(name: str, task: BenchTask) -> None:
     if (reason := missing(name)) is not None:
         pytest.skip(reason)

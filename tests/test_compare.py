@@ -204,6 +204,7 @@ def test_a_damaged_run_counts_as_failed_and_the_others_are_kept(
     assert "not a loadable checkpoint" in failed["why"]
 
 
+@pytest.mark.slow
 def test_a_moved_comparison_grows_by_the_missing_runs_alone(damaged: Path, tmp_path: Path, compare: Compare) -> None:
     """A damaged run that was removed, another seed, another beta; read as a relative path."""
     moved = shutil.copytree(damaged, tmp_path / "moved")
@@ -225,6 +226,7 @@ def test_a_moved_comparison_grows_by_the_missing_runs_alone(damaged: Path, tmp_p
     assert {row["seeds"] for row in summary(moved)["intervals"]} == {2} and summary(moved)["pairs"] == []
 
 
+@pytest.mark.slow
 def test_a_recipe_that_trains_the_reference_compares(small_data: Path, tmp_path: Path) -> None:
     stages = {"sft": {"num_train_epochs": 1}, "compare": {"methods": ["sft"], "seeds": [0], "kl_coefs": [0.1]}}
     common = {"dataset_name": str(small_data), "grader": "rule:Yes", "allow_weak_grader": True, "disable_tqdm": True}

@@ -19,7 +19,7 @@ from eightball_ppo.methods.defaults import fitting
 
 
 def config(**options: Any) -> CompareConfig:
-    return CompareConfig(**{"disable_tqdm": True, **options})
+    return CompareConfig(**{"disable_tqdm": True, **options}).with_kl_coefs()
 
 
 def cells(settings: CompareConfig) -> list[RunSpec]:
@@ -58,6 +58,8 @@ def test_methods_without_beta_are_trained_once_for_all_betas() -> None:
         else:
             assert len(job) == 1
     assert len(list(run_groups(settings))) == 2 * (3 + 6 * 3)
+    soft = [job for job in run_groups(settings, raw=True) if job[0].method == "distill_soft"]
+    assert len(soft) == 2 * 3 and all(len(job) == 1 for job in soft)  # soft targets of raw scores are the optimum's
 
 
 def test_long_jobs_are_started_first_whatever_the_order_of_methods() -> None:

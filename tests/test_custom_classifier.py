@@ -45,7 +45,8 @@ def options(classifier: Path, data: Path, **others: Any) -> dict[str, Any]:
     return {**settings, "grader": "rule:outage", **others}
 
 
-@pytest.mark.parametrize("merge", [False, pytest.param(True, marks=pytest.mark.slow)], ids=["adapter", "merged"])
+@pytest.mark.slow
+@pytest.mark.parametrize("merge", [False, True], ids=["adapter", "merged"])
 def test_a_finished_classifier_is_trained_by_flags_alone(
     merge: bool, classifier: Path, data: Path, tmp_path: Path, no_figures: None
 ) -> None:

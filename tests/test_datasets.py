@@ -86,6 +86,7 @@ def test_texts_are_short_clean_and_do_not_open_alike(folder: str, column: str) -
     assert openings.most_common(1)[0][1] <= 0.01 * len(texts)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("folder", "column", "length", "most"), [("eightball", "question", 3, 0.6), ("tickets", "text", 1, 0.8)]
 )

@@ -16,8 +16,12 @@ from huggingface_hub import ModelCard, constants
 from huggingface_hub._eval_results import parse_eval_result_entries
 from huggingface_hub.repocard_data import model_index_to_eval_results
 
+from conftest import LABELS
+from eightball_ppo import ExactConfig, ExactTrainer, InputError
 from eightball_ppo.cli import commands
+from eightball_ppo.graders.rules import RuleGrader
 from eightball_ppo.hub.cards import eval_results_yaml
+from eightball_ppo.labels import LabelSet
 from hub_cards import card_errors
 from hub_client import Outcome
 from hub_server import FINE, READ, WRITE, Hub, running_hub
@@ -79,6 +83,20 @@ def test_what_is_pushed_is_private_and_nothing_else(eightball: Run, hub: Hub, ru
     for path, content in repo.files.items():
         assert WRITE.encode() not in content and str(runs.parent).encode() not in content, path
     assert json.loads((runs / "ppo" / "hub.json").read_text())["repo_id"] == "ball/ppo"
+
+
+@pytest.mark.usefixtures("no_figures")
+def test_a_trainer_pushes_its_policy_and_card_but_not_before_it_has_one(hub: Hub, sft_run: Path) -> None:
+    judge, args = RuleGrader("No", LabelSet.of(LABELS)), ExactConfig(num_train_epochs=1, disable_tqdm=True)
+    trainer = ExactTrainer(str(sft_run), judge, args, ["Will it rain?", "Is it far?"], ["Is it over?"])
+    with pytest.raises(InputError, match="push_to_hub: train first"):
+        trainer.push_to_hub("ball/api")
+    trainer.train()
+    with pytest.raises(InputError, match="push_to_hub: to which repository"):
+        trainer.push_to_hub()
+    trainer.push_to_hub("ball/api")
+    repo = hub.repos["model", "ball/api"]
+    assert repo.private and {"README.md", "model.safetensors", "config.json"} <= set(repo.files)
 
 
 def test_second_push_uploads_nothing(eightball: Run, hub: Hub, runs: Path) -> None:

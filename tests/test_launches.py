@@ -45,6 +45,7 @@ def started() -> Iterator[list[subprocess.Popen[str]]]:
             pass
 
 
+@pytest.mark.slow
 def test_accelerate_launch_of_isolated_processes_ends_with_the_right_command(tmp_path: Path) -> None:
     done = run([*ACCELERATE, "--cpu", "--num_processes", "2", PPO], tmp_path, environment())
     (line,) = [line for line in done.stderr.splitlines() if line.startswith("ppo.py: ")]

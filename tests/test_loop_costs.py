@@ -155,7 +155,8 @@ def _plain(model: nn.Module, table: Any, score_NK: Tensor) -> TRLModels:
     )
 
 
-@pytest.mark.parametrize("batch", [20, *(pytest.param(batch, marks=pytest.mark.slow) for batch in (16, 48))])
+@pytest.mark.slow
+@pytest.mark.parametrize("batch", [16, 20, 48])
 def test_savings_change_no_number(batch: int, tmp_path: Path) -> None:
     model, table, score_NK = tiny.classifier(), tiny.tokens(N), tiny.scores(N)
     size = {"total_episodes": 3 * batch, "per_device_train_batch_size": batch}

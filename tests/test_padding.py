@@ -31,6 +31,7 @@ class Counted:
         monkeypatch.setattr(BertForSequenceClassification, "forward", counting)
 
 
+@pytest.mark.slow
 def test_grading_pads_little_and_keeps_the_order(monkeypatch: MonkeyPatch) -> None:
     texts = [row["question"] for row in read_rows("heldout")[:192]]
     texts[7] = " ".join(texts[7:10])  # a long one makes only its own batch wide

@@ -2,6 +2,7 @@
 
 import sys
 import tempfile
+import warnings
 from multiprocessing import spawn
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ from datasets import Dataset
 from pytest import MonkeyPatch
 
 from conftest import LABELS, read_rows
-from eightball_ppo import InputError, audit, compare, load_policy
+from eightball_ppo import ExactConfig, ExactTrainer, InputError, audit, compare, load_policy
 from eightball_ppo.comparison.workers import _without_main_module
 from eightball_ppo.graders.base import Grade, GradeRequest, OnGrade
 from eightball_ppo.graders.budget import Budget
@@ -60,6 +61,20 @@ def test_compare_asks_a_judge_that_cannot_be_pickled_once_and_returns_a_row_for_
     assert len(kept) == 2 and (tmp_path / "kept" / "report.html").exists()
     with pytest.raises(InputError, match=r"was compared with judge object:rule:"):
         compare(["sft"], sft_run, RuleGrader("Yes", judge.labels), TEXTS, GOLD, output_dir=tmp_path / "kept", **SHORT)
+
+
+@pytest.mark.slow
+def test_default_kl_coefs_of_raw_scores_are_in_their_spread_and_soft_targets_depend_on_them(sft_run: Path) -> None:
+    def judge(texts: list[str], labels: list[str]) -> list[list[float]]:
+        return [[1000.0 * (label == "No") for label in labels] for _ in texts]
+
+    options = {**SHORT, "kl_coefs": None, "method_options": ["distill_soft.num_train_epochs=2"]}
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", RuntimeWarning)  # of numpy: a raw score taken for a log-probability
+        frame = compare(["distill_soft"], sft_run, judge, TEXTS, GOLD, **options)
+    spread = 1000 * 2**0.5 / 3
+    assert sorted(set(frame["beta"])) == [float(f"{coef * spread:.3g}") for coef in (0.1, 0.5)]
+    assert frame[frame["split"] == "train"]["kl"].nunique() == 2
 
 
 def test_arguments_of_compare_are_named_without_flags(sft_run: Path) -> None:
@@ -111,6 +126,29 @@ def test_audit_passes_a_right_judge_and_fails_a_wrong_one(tmp_path: Path, scratc
     wrong = audit(Knowing(answers, 0), gold, audit_questions=2)
     assert not wrong.passed and "accuracy" in wrong.failed_checks[0] and wrong.record["questions"] == 20
     assert not list(scratch.glob("eightball-*")) and list(tmp_path.iterdir()) == [scratch]
+
+
+def solution_reward(completions: list[str], solution: list[str], **_: Any) -> list[float]:
+    return [float(completion == right) for completion, right in zip(completions, solution, strict=True)]
+
+
+def test_an_audit_gives_a_reward_function_the_columns_and_blocks_it_on_other_texts(
+    sft_run: Path, tmp_path: Path, scratch: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = read_rows("heldout")[:10]
+    wrong = [{**row, "solution": "Yes" if row["answer"] == "No" else "No"} for row in rows]
+    store = {"grade_store": str(tmp_path / "grades.sqlite3")}
+    Dataset.from_list(wrong).to_json(str(tmp_path / "gold.jsonl"))
+    verdict = audit(solution_reward, tmp_path / "gold.jsonl", audit_questions=2, **store)
+    assert verdict.accuracy == 0.0 and verdict.record["graded"] == 10
+    assert verdict.record["ece"] is None  # raw scores are no confidence
+    out = capsys.readouterr().out
+    assert "Not saved: pass output_dir" in out and str(scratch) not in out and "eightball ppo" not in out
+    learned = Dataset.from_dict({"question": TEXTS, "solution": ["No"] * len(TEXTS)})
+    measured = Dataset.from_dict({**GOLD.to_dict(), "solution": GOLD["answer"]})
+    trainer = ExactTrainer(sft_run, solution_reward, ExactConfig(disable_tqdm=True, **store), learned, measured)
+    with pytest.raises(InputError, match="failed its audit"):
+        trainer.train()
 
 
 def test_audit_needs_gold_labels_and_names_its_arguments() -> None:

@@ -77,7 +77,8 @@ def train_ppo(base: Path | None, directory: Path) -> dict[str, Any]:
     }
 
 
-@pytest.mark.parametrize("use_peft", [False, pytest.param(True, marks=pytest.mark.slow)], ids=["all weights", "lora"])
+@pytest.mark.slow
+@pytest.mark.parametrize("use_peft", [False, True], ids=["all weights", "lora"])
 def test_ppo_on_two_ranks_ends_with_equal_weights_and_splits_the_questions(use_peft: bool, tmp_path: Path) -> None:
     tiny.classifier().save_pretrained(tmp_path)
     encoders.tokenizer("bert").save_pretrained(tmp_path)

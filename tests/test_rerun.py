@@ -70,6 +70,7 @@ def again(command: str, run: Path, output_dir: Path) -> None:
     ]
 
 
+@pytest.mark.slow
 def test_config_yaml_of_a_ppo_run_repeats_it_bit_for_bit(ppo_run: Path, tmp_path: Path) -> None:
     made_with = read(ppo_run / "environment.json")
     assert {**environment(), "command": None} == {**made_with, "command": None}

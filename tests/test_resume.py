@@ -68,6 +68,7 @@ def test_scale_of_float16_gradients_is_restored(tmp_path: Path) -> None:
     assert restored.state_dict() == saved.state_dict() and restored.get_scale() == 4.0
 
 
+@pytest.mark.slow
 def test_killed_ppo_resumes_to_the_same_bits(stopped_ppo: PPOConfig, straight: Path, tmp_path: Path) -> None:
     config = replace(stopped_ppo, output_dir=str(tmp_path / "run"), resume_from_checkpoint=None)
     unfinished, output = tmp_path / "run.unfinished", tmp_path / "output.txt"
@@ -78,6 +79,7 @@ def test_killed_ppo_resumes_to_the_same_bits(stopped_ppo: PPOConfig, straight: P
     assert_same(straight, run_method(replace(config, resume_from_checkpoint="true")))
 
 
+@pytest.mark.slow
 def test_sigterm_exits_with_143_and_the_command_resumes(stopped_ppo: PPOConfig, straight: Path, tmp_path: Path) -> None:
     names = ["dataset_name", "sft_model_path", "grader", "num_mini_batches", "num_ppo_epochs", "save_steps"]
     names += ["per_device_train_batch_size", "total_episodes", "log_completions", "allow_weak_grader", "disable_tqdm"]

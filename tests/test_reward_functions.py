@@ -5,9 +5,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from datasets import Dataset
 from test_judges import details_of, scores_of
 
-from eightball_ppo.data import Questions
+from eightball_ppo.config.data import DataConfig
+from eightball_ppo.data import questions_from
 from eightball_ppo.errors import InputError
 from eightball_ppo.graders.judges import as_grader, takes_columns
 from eightball_ppo.graders.reward_functions import columns_by_text
@@ -68,10 +70,14 @@ def test_a_list_is_summed_with_its_weights_and_none_leaves_a_function_out() -> N
 
 
 def test_completions_are_messages_where_the_prompts_are() -> None:
-    prompt = [{"role": "user", "content": "Is it?"}]
-    questions = Questions("chats", ["Is it?"])
-    object.__setattr__(questions, "columns", {"prompt": [prompt], "solution": ["No"]})
-    assert scores_of(exact_match, ["Is it?"], columns=columns_by_text(questions)) == [[0.0, 1.0, 0.0]]
+    prompt = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Is it?"}]
+    data = Dataset.from_dict({"prompt": [prompt], "solution": ["No"]})
+    questions = questions_from(data, DataConfig(), LABELS, "train", keep_columns=True)
+    assert list(questions.texts) == ["Be brief.\nIs it?"]
+    assert scores_of(exact_match, list(questions.texts), columns=columns_by_text(questions)) == [[0.0, 1.0, 0.0]]
+    number = Dataset.from_dict({"prompt": [[{"role": "user", "content": 3}]]})
+    with pytest.raises(InputError, match=r"train data:.*pass --text_column"):
+        questions_from(number, DataConfig(), LABELS, "train")
 
 
 def test_a_column_that_the_data_lack_is_named_before_any_call() -> None:

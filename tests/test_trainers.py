@@ -217,10 +217,11 @@ def test_messages_name_arguments_instead_of_flags(sft_run: Path) -> None:
 
 
 class Press(TrainerCallback):
-    """Presses Ctrl-C in the first step."""
+    """Presses Ctrl-C in the second step."""
 
-    def on_step_end(self, *_: Any, **__: Any) -> None:
-        signal.raise_signal(signal.SIGINT)
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        if state.global_step == 2:
+            signal.raise_signal(signal.SIGINT)
 
 
 @pytest.mark.parametrize("keeps", [False, True])
@@ -230,9 +231,33 @@ def test_ctrl_c_is_a_keyboard_interrupt_and_leaves_no_half_written_run(
     options: dict[str, Any] = {"output_dir": str(tmp_path / "kept")} if keeps else {}
     args = ExactConfig(num_train_epochs=3, disable_tqdm=True, **options)
     trainer = ExactTrainer(str(sft_run), judge(), args, TEXTS, GOLD, callbacks=[Press()])
-    with pytest.raises(KeyboardInterrupt):
-        trainer.train()
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            trainer.train()
+    finally:
+        signal.signal(signal.SIGINT, before)
     assert trainer.results == {} and not list(tmp_path.glob("kept*")) and not list(scratch.glob("*/run*"))
+
+
+def test_a_training_that_ctrl_c_ended_resumes_to_the_same_weights(sft_run: Path, tmp_path: Path) -> None:
+    def trainer(name: str, *callbacks: TrainerCallback) -> ExactTrainer:
+        places = {"output_dir": str(tmp_path / name), "grade_store": str(tmp_path / "grades.sqlite3")}
+        args = ExactConfig(num_train_epochs=3, save_steps=1, disable_tqdm=True, **places)
+        return ExactTrainer(str(sft_run), judge(), args, TEXTS, GOLD, callbacks=callbacks)
+
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            trainer("stopped", Press()).train()
+    finally:
+        signal.signal(signal.SIGINT, before)
+    resumed, straight = trainer("stopped"), trainer("straight")
+    resumed.train(resume_from_checkpoint=True)
+    straight.train()
+    weights = [other.model.state_dict() for other in (resumed, straight)]
+    assert all(torch.equal(value, weights[1][name]) for name, value in weights[0].items())
+    assert (tmp_path / "stopped" / "metrics.jsonl").read_text().count("\n") == 3
 
 
 def test_twice_in_a_cell_of_a_notebook_gives_the_same_result_and_leaves_no_handler(sft_run: Path) -> None:

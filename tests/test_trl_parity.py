@@ -89,6 +89,7 @@ def test_learning_rate_zero_changes_no_bit(tmp_path: Path) -> None:
         assert torch.equal(weight, before[name])
 
 
+@pytest.mark.slow
 def test_a_seed_gives_the_same_bits_whatever_the_callers_generators(tmp_path: Path) -> None:
     """TRL draws minibatches from numpy's generator and never seeds it."""
 

@@ -40,8 +40,10 @@ def agreement(logp_NK: Tensor, gold_N: Tensor, labels: Sequence[str]) -> dict[st
     }
 
 
-def calibration(logp_NK: Tensor, gold_N: Tensor) -> dict[str, Any]:
-    """`ece`, the expected calibration error, and its `bins`; see `reliability_bins`."""
+def calibration(logp_NK: Tensor, gold_N: Tensor, raw: bool = False) -> dict[str, Any]:
+    """`ece`, the expected calibration error, and its `bins`; see `reliability_bins`. Raw scores are no confidence."""
+    if raw:
+        return {"ece": None, "bins": []}
     p_NK = logp_NK.double().exp()
     return {"ece": expected_calibration_error(p_NK, gold_N), "bins": reliability_bins(p_NK, gold_N)}
 

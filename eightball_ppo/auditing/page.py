@@ -15,6 +15,7 @@ def render_audit(record: dict[str, Any]) -> str:
     figures = {
         name: {scheme_name: draw(record, scheme) for scheme_name, scheme in (("light", LIGHT), ("dark", DARK))}
         for name, draw in (("reliability", _reliability), ("confusion", _confusion))
+        if name != "reliability" or record["bins"]
     }
     template = jinja_environment().get_template("audit.html.jinja")
     return template.render(audit=record, figures=figures, alt=_alternative_texts(record))

@@ -27,14 +27,16 @@ from eightball_ppo.errors import DryRun, IncompleteError, InputError
 from eightball_ppo.graders.base import Grader
 from eightball_ppo.graders.budget import Budget
 from eightball_ppo.graders.job import cost_record, describe_cost, estimate_cost, incomplete, make_budget, make_source
+from eightball_ppo.graders.judges import resolve_judge, takes_columns
 from eightball_ppo.graders.registry import check_graders, load_graders, parse_grader
+from eightball_ppo.graders.reward_functions import Columns, columns_by_text
 from eightball_ppo.graders.storage.score_table import missing_mass
 from eightball_ppo.graders.storage.sources import GradeSource
 from eightball_ppo.graders.storage.store import GradeStore
 from eightball_ppo.labels import LabelSet
 from eightball_ppo.models.label_inference import with_labels
 from eightball_ppo.report import tables
-from eightball_ppo.report.verdict import dataset_flags, next_sentence, print_verdict, saved_sentence
+from eightball_ppo.report.verdict import NOT_SAVED, dataset_flags, next_sentence, print_verdict, saved_sentence
 from eightball_ppo.runtime.atomic_io import write_json
 from eightball_ppo.runtime.distributed import broadcast_from_main
 from eightball_ppo.runtime.redaction import redacted
@@ -73,14 +75,23 @@ class Plan(NamedTuple):
         groups = [*self.variants.values(), *self.injections.values()]
         return [*(probe.text for group in groups for probe in group), *EMPTY]
 
+    @property
+    def columns(self) -> Columns:
+        """The other columns of each text's row, for TRL reward functions; a probe has those of its question."""
+        found = columns_by_text(self.gold)
+        probes = (*self.variants.items(), *self.injections.items())
+        of_probes = {probe.text: found[question] for question, group in probes for probe in group} if found else {}
+        return {**of_probes, **found}
 
-def run(config: AuditConfig, judge: Grader | None = None, gold: Questions | None = None) -> Path:
+
+def run(config: AuditConfig, judge: Any = None, gold: Questions | None = None, temporary: bool = False) -> Path:
     """Audits the grader, writes the run with audit.json and audit.html, and records the verdict in the grade store.
 
     Args:
         config: The options of the audit.
-        judge: Is audited instead of the grader of `config`.
+        judge: Is audited instead of the grader of `config`: whatever `as_grader` takes.
         gold: The labelled questions, instead of those of `config`.
+        temporary: Whether the caller will remove the run, so that the verdict must not name its directory.
 
     Returns:
         The directory of the run.
@@ -97,22 +108,31 @@ def run(config: AuditConfig, judge: Grader | None = None, gold: Questions | None
         raise InputError(f"--grade_table {config.grade_table}: an audit asks the grader itself; pass --grader alone")
     if judge is None:
         check_graders(config, labels)
-    plan = _plan(config, load_gold(config, labels) if gold is None else gold, labels)
+    if gold is None:
+        gold = load_gold(config, labels, takes_columns(config.grader if judge is None else judge))
+    plan = _plan(config, gold, labels)
+    if judge is not None:
+        config, judge = resolve_judge(config, judge, plan.columns)
     if config.dry_run:
         raise DryRun(_estimate_cost(config, labels, plan, judge))
     with Run(config, "audit") as audit_run:
         return audit_run.finish(
-            broadcast_from_main(lambda: _audit(config, labels, plan, audit_run, judge), config.ddp_timeout)
+            broadcast_from_main(lambda: _audit(config, labels, plan, audit_run, judge, temporary), config.ddp_timeout)
         )
 
 
-def load_gold(config: AuditConfig, labels: LabelSet) -> Questions:
+def load_gold(config: AuditConfig, labels: LabelSet, keep_columns: bool = False) -> Questions:
     """The labelled questions of `--gold_file`, or the split that methods are evaluated on.
+
+    Args:
+        config: The options of the audit.
+        labels: The labels.
+        keep_columns: Whether the columns of the rows are kept, for a judge that takes them.
 
     Raises:
         InputError: no such file, a file of an unknown type, or bad rows.
     """
-    gold = load_split(config, "test", labels)
+    gold = load_split(config, "test", labels, keep_columns)
     if not gold.gold:
         logger.warning(
             "%s: its labels are not gold, so accuracy and kappa pass no verdict; use --gold_file", gold.source
@@ -129,7 +149,7 @@ def _plan(config: AuditConfig, gold: Questions, labels: LabelSet) -> Plan:
 
 
 def _estimate_cost(config: AuditConfig, labels: LabelSet, plan: Plan, judge: Grader | None) -> str:
-    lines = [estimate_cost(config, labels, [*plan.gold.texts, *plan.probes], judge)]
+    lines = [estimate_cost(config, labels, [*plan.gold.texts, *plan.probes], judge, plan.columns)]
     if judge is not None:
         return lines[0]
     with GradeStore(config.grade_store) as store:
@@ -143,7 +163,9 @@ def _estimate_cost(config: AuditConfig, labels: LabelSet, plan: Plan, judge: Gra
     return "\n".join(lines)
 
 
-def _audit(config: AuditConfig, labels: LabelSet, plan: Plan, audit_run: Run, judge: Grader | None) -> dict[str, Any]:
+def _audit(
+    config: AuditConfig, labels: LabelSet, plan: Plan, audit_run: Run, judge: Grader | None, temporary: bool
+) -> dict[str, Any]:
     """Writes the record and the page, prints the verdict, and returns the results of the run."""
     budget = make_budget(config)
     with GradeStore(config.grade_store) as store:
@@ -152,27 +174,29 @@ def _audit(config: AuditConfig, labels: LabelSet, plan: Plan, audit_run: Run, ju
         record["checks"] = [] if record["deliberate"] else checks.checks(record, limits)
         record["failed_checks"] = [check["sentence"] for check in record["checks"] if not check["passed"]]
         record |= {**cost_record(config, budget), "seconds": audit_run.seconds}
-        fingerprint, record = record["fingerprint"], redacted(record)
+        audited_as, record = record.pop("audited_as"), redacted(record)
         write_json(audit_run.path / "audit.json", record)
         (audit_run.path / REPORT).write_text(render_audit(record), encoding="utf-8")
         report = str(Path(config.output_dir) / REPORT)
         verdict = {"failed_checks": record["failed_checks"], "accuracy": record["accuracy"], "report": report}
-        store.record_audit(fingerprint, verdict)
+        store.record_audit(audited_as, verdict)
     results = _results(record, config.seed)
-    results["verdict"] = _verdict(config, record)
+    results["verdict"] = _verdict(config, record, judge is not None, temporary)
     printed = {name: value for name, value in results.items() if name not in _NOT_PRINTED}
     tables.print_record("audit", config.grader, printed)
     print_verdict(results["verdict"])
     return results
 
 
-def _verdict(config: AuditConfig, record: dict[str, Any]) -> list[str]:
-    """The three sentences at the end of an audit."""
+def _verdict(config: AuditConfig, record: dict[str, Any], passed: bool, temporary: bool) -> list[str]:
+    """The three sentences at the end of an audit; `passed`: a program passed the grader, which no command can name."""
     command = next_sentence("ppo", "--grader", config.grader, *dataset_flags(config))
+    if passed:
+        command = "Next: train on it, e.g. PPOTrainer(model, judge, train_dataset=texts).train()"
     right = round(record["accuracy"] * record["graded"])
     return [
         f"{verdict_line(record)}: right on {right} of {record['graded']} gold texts",
-        saved_sentence(Path(config.output_dir) / REPORT),
+        NOT_SAVED if temporary else saved_sentence(Path(config.output_dir) / REPORT),
         "Next: use another grader, or correct its prompt" if record["failed_checks"] else command,
     ]
 
@@ -188,13 +212,14 @@ def _measure(
     config: AuditConfig, labels: LabelSet, plan: Plan, store: GradeStore, budget: Budget, judge: Grader | None
 ) -> dict[str, Any]:
     lenient = replace(config, max_grade_failures=1.0)  # the failure rate is a result of the audit
-    source = make_source(lenient, labels, store, budget, judge)
+    source = make_source(lenient, labels, store, budget, judge, plan.columns)
     gold, answers = _measure_gold(config, plan, source, budget, labels)
     answers |= complete_grades(source.fill(plan.probes), plan.probes)
     _check_budget(config, budget)
     record = {
         "grader": config.grader,
         "fingerprint": source.fingerprint,
+        "audited_as": source.audited_as,
         "deliberate": source.deliberate,
         "settings": [grader.settings for grader in base_graders(source)],
         "labels": list(labels.names),
@@ -252,7 +277,7 @@ def _measure_gold(
         "questions": len(texts),
         "graded": len(rows),
         **measures.agreement(logp_NK, gold_N, labels.names),
-        **measures.calibration(logp_NK, gold_N),
+        **measures.calibration(logp_NK, gold_N, source.scale == "raw"),
         "failure_rate": scores.count["failed"] / asked,
         "refusal_rate": scores.count["refused"] / asked,
         "missing_mass": missing_mass([scores]),

@@ -15,6 +15,7 @@ from eightball_ppo.data import Questions
 from eightball_ppo.errors import DryRun, IncompleteError, InputError
 from eightball_ppo.graders.base import Grader
 from eightball_ppo.graders.judges import resolve_judge
+from eightball_ppo.graders.reward_functions import columns_by_text
 from eightball_ppo.methods.inputs import NO_INPUTS, Inputs, load_splits
 from eightball_ppo.methods.preflight import preflight
 from eightball_ppo.methods.prerequisites import estimate_stage_cost
@@ -27,12 +28,13 @@ from eightball_ppo.runtime.run import check_output_dir, environment
 logger = logging.getLogger(__name__)
 
 
-def run(config: CompareConfig, given: Inputs = NO_INPUTS) -> Path:
+def run(config: CompareConfig, given: Inputs = NO_INPUTS, temporary: bool = False) -> Path:
     """Compares every method of the grid in `config.output_dir`; finished runs are reused.
 
     Args:
         config: The options of the comparison.
         given: Objects that replace what `config` names; the runs read copies of them in the directory.
+        temporary: Whether the caller will remove the directory, so that the verdict must not name it.
 
     Returns:
         The directory of the comparison.
@@ -45,14 +47,15 @@ def run(config: CompareConfig, given: Inputs = NO_INPUTS) -> Path:
     if num_processes() > 1:
         raise InputError("compare: starts its processes itself; launch it with plain python")
     check_output_dir(config)
-    config = with_labels(config)
-    groups = list(grid.run_groups(config))
-    specs = [spec for group in groups for spec in group]
+    asked = with_labels(config)
+    config = workspace.with_kl_coefs(asked)
+    specs = _specs(config)
     for spec in specs:
         grid.run_config(spec, config)  # refuses bad options before anything is trained
     questions = load_splits(config, given)
     if given.judge is not None:
-        config, judge = resolve_judge(config, given.judge, questions.values())
+        config, judge = resolve_judge(config, given.judge, columns_by_text(*questions.values()))
+        asked = dataclasses.replace(config, kl_coefs=asked.kl_coefs)
         given = given._replace(judge=judge)
     workspace.check(config, questions)
     _check_runs(specs, config, questions, given)
@@ -60,8 +63,12 @@ def run(config: CompareConfig, given: Inputs = NO_INPUTS) -> Path:
         raise DryRun(_estimate_cost(specs, config, questions, given.judge))
     with contextlib.closing(DirectoryLock(Path(config.output_dir))):
         workspace.check(config, questions)  # another process may have changed it since
-        _compare(config, groups, specs, given)
+        _compare(asked, given, temporary)
     return Path(config.output_dir)
+
+
+def _specs(config: CompareConfig) -> list[grid.RunSpec]:
+    return [spec for group in grid.run_groups(config) for spec in group]
 
 
 def _check_runs(
@@ -85,16 +92,16 @@ def _estimate_cost(
     return f"{len(specs)} runs, {len(missing)} of them to make; {grades}"
 
 
-def _compare(config: CompareConfig, groups: list[grid.RunGroup], specs: list[grid.RunSpec], given: Inputs) -> None:
-    workspace.prepare(config, given)
-    task = load_shared_task(config)
-    failed = run_grid(groups, config)
+def _compare(config: CompareConfig, given: Inputs, temporary: bool) -> None:
+    config = workspace.prepare(config, given)
+    task, specs = load_shared_task(config), _specs(config)
+    failed = run_grid(list(grid.run_groups(config, workspace.has_raw_scores(config))), config)
     logger.info("%d of %d runs are finished; computing intervals and figures", len(specs) - len(failed), len(specs))
     results = collect_results(specs, config, task, failed)
     if not results:
         raise IncompleteError(f"{config.output_dir}: every run failed, e.g. {next(iter(failed.values()))}")
     command = ["compare.py", *redacted(sys.argv[1:])]
-    write(config, task, results, failed, {**environment(config.trust_remote_code), "command": command})
+    write(config, task, results, failed, {**environment(config.trust_remote_code), "command": command}, temporary)
     if failed:
         spec, why = next(iter(failed.items()))
         raise IncompleteError(

@@ -53,15 +53,20 @@ RunGroup = tuple[RunSpec, ...]
 """Runs of one policy: a worker trains the first and evaluates the same policy at the betas of the others."""
 
 
-def run_groups(config: CompareConfig) -> Iterator[RunGroup]:
-    """Every run of the grid, longest methods first, so that no worker is left alone with a long run at the end."""
+def run_groups(config: CompareConfig, raw: bool = False) -> Iterator[RunGroup]:
+    """Every run of the grid, longest methods first, so that no worker is left alone with a long run at the end.
+
+    Args:
+        config: The options of the comparison.
+        raw: Whether the scores are raw, so that soft targets depend on the KL coefficient.
+    """
     order = sorted(METHODS, key=lambda name: METHODS[name].samples)[::-1]
     budgets: Sequence[int | None] = config.grader_call_budgets or [None]
     for name in sorted(config.methods, key=order.index):
         thresholds: Sequence[float | None] = (config.thresholds if name == "distill" else []) or [None]
         for noise, budget, threshold, seed in product(config.label_noise, budgets, thresholds, config.seeds):
             specs = tuple(RunSpec(name, seed, beta, noise, budget, threshold) for beta in config.kl_coefs)
-            if METHODS[name].reads_kl_coef:
+            if METHODS[name].reads_kl_coef or (raw and METHODS[name].fixed.get("target") == "soft"):
                 yield from ((spec,) for spec in specs)
             else:
                 yield specs

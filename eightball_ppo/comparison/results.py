@@ -16,6 +16,7 @@ from eightball_ppo.data.pairs import display_text
 from eightball_ppo.errors import InputError
 from eightball_ppo.evaluation import GradedSplit, evaluate
 from eightball_ppo.functional import objective
+from eightball_ppo.methods import distill
 from eightball_ppo.methods.inputs import load_splits
 from eightball_ppo.methods.task import Task, load_task
 from eightball_ppo.models.loading import label_set, load_classifier, predict_logits_NK
@@ -153,12 +154,12 @@ def curves_frame(results: list[RunResult], task: Task) -> pd.DataFrame:
 
 
 def coverage_frame(task: Task) -> pd.DataFrame:
-    """Share of the held-out questions at or above a threshold on the grader's confidence.
+    """Share of the held-out questions at or above a threshold on the grader's confidence; see `distill.confidence_N`.
 
     `accuracy` is the grader's on them, NaN without gold labels.
     """
     logp_NK, heldout = task.grader_logp_NK["heldout"], task.questions["heldout"]
-    confidence_N = logp_NK.double().exp().max(-1).values.numpy()
+    confidence_N = distill.confidence_N(logp_NK.double(), task.config.score_type == "raw").numpy()
     thresholds = np.unique(np.concatenate([[0.0], np.quantile(confidence_N, np.linspace(0, 1, 100))]))
     selected_TN = confidence_N >= thresholds[:, None]
     accuracy = np.full(len(thresholds), np.nan)

@@ -11,10 +11,13 @@ import copy
 import dataclasses
 import hashlib
 import json
+import math
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+
+import torch
 
 from eightball_ppo.comparison.grid import GRADES, REFERENCE_DIR, RunSpec, shared_options
 from eightball_ppo.config.compare import CompareConfig
@@ -31,6 +34,7 @@ from eightball_ppo.labels import LabelSet
 from eightball_ppo.methods.defaults import fitting
 from eightball_ppo.methods.inputs import NO_INPUTS, Inputs, load_splits
 from eightball_ppo.methods.prerequisites import train_prerequisites
+from eightball_ppo.methods.score_unit import spread
 from eightball_ppo.models.loading import label_set, load_classifier
 from eightball_ppo.models.tokenization import set_max_length
 from eightball_ppo.runtime.atomic_io import write_json, write_text
@@ -40,6 +44,7 @@ from eightball_ppo.runtime.run import CONFIG, ENVIRONMENT, environment, read_con
 DATA = "data"
 QUESTIONS = "questions"
 TRAINING_QUESTIONS = "training_questions"
+SCORE_UNIT = "score_unit"
 MANIFEST = "manifest.json"  # written last: once it exists, the reference and the grades are complete
 SOURCE_OPTIONS = ("sft_model_path", "reward_model_path", "grade_table")  # read once, when the directory is made
 
@@ -119,12 +124,15 @@ def digest_of(questions: Mapping[str, Questions]) -> str:
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
-def prepare(config: CompareConfig, given: Inputs = NO_INPUTS) -> None:
+def prepare(config: CompareConfig, given: Inputs = NO_INPUTS) -> CompareConfig:
     """Makes the reference and the grade table, training and grading what is missing, unless they exist.
 
     Args:
         config: The options of the comparison.
         given: Objects that replace what `config` names.
+
+    Returns:
+        The options with KL coefficients.
 
     Raises:
         InputError: bad data, checkpoint or grader.
@@ -133,8 +141,28 @@ def prepare(config: CompareConfig, given: Inputs = NO_INPUTS) -> None:
     directory = Path(config.output_dir)
     if not is_prepared(config):
         _make_reference_and_grades(config, directory, given)
+    config = with_kl_coefs(config)
     write_config(directory, config)
     write_json(directory / ENVIRONMENT, environment(config.trust_remote_code))
+    return config
+
+
+def with_kl_coefs(config: CompareConfig) -> CompareConfig:
+    """The options with KL coefficients; those of raw scores are known once the grades are made."""
+    return config.with_kl_coefs(_score_unit(config) or 1.0)
+
+
+def has_raw_scores(config: CompareConfig) -> bool:
+    """Whether the grades are made, and are raw scores."""
+    return _score_unit(config) is not None
+
+
+def _score_unit(config: CompareConfig) -> float | None:
+    """The standard deviation of raw scores over labels; None if the grader gives probabilities, or no grade is made."""
+    unit = manifest(Path(config.output_dir)).get(SCORE_UNIT) if is_prepared(config) else None
+    if unit is not None and not (isinstance(unit, float) and 0 < unit < math.inf):
+        raise InputError(f"{Path(config.output_dir) / MANIFEST}: damaged; name another --output_dir")
+    return unit
 
 
 def _make_reference_and_grades(config: CompareConfig, directory: Path, given: Inputs) -> None:
@@ -146,7 +174,7 @@ def _make_reference_and_grades(config: CompareConfig, directory: Path, given: In
         config.sft_model_path, "--sft_model_path", trust_remote_code=config.trust_remote_code
     )
     labels.require_same(label_set(classifier), "--labels", f"--sft_model_path {config.sft_model_path}")
-    grade_job(stage, labels, questions, given.judge)
+    scores = grade_job(stage, labels, questions, given.judge).tables["train"]
     directory.mkdir(parents=True, exist_ok=True)
     write_config(directory, config)
     if given.train is not None:
@@ -160,6 +188,8 @@ def _make_reference_and_grades(config: CompareConfig, directory: Path, given: In
         write_table(source, [text for split in questions.values() for text in split.texts], directory / GRADES)
         about: dict[str, Any] = {"grader": source.fingerprint, "grader_settings": source.settings}
     about |= {TRAINING_QUESTIONS: len(questions["train"])}
+    if scores.scale == "raw":
+        about |= {SCORE_UNIT: spread(scores.score_NK[torch.from_numpy(scores.complete_N)])}
     write_json(directory / MANIFEST, {**fingerprints(directory), QUESTIONS: digest_of(questions), **about})
 
 

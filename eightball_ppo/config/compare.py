@@ -1,12 +1,13 @@
 """The options of a comparison: what all methods share, and the axes of the grid."""
 
-from dataclasses import dataclass
-from typing import ClassVar
+from dataclasses import dataclass, replace
+from typing import ClassVar, Self
 
 from eightball_ppo.config.fields import AT_LEAST_1, POSITIVE_FINITE, PROBABILITY, SEED, SHARE, Rule, option, require
 from eightball_ppo.config.graded import GraderTrainingConfig
 from eightball_ppo.config.registry import BUILT_IN, METHODS
 
+DEFAULT_KL_COEFS = (0.1, 0.5)
 AT_LEAST_1000 = Rule(lambda value: value >= 1000, "must be at least 1000")
 
 
@@ -20,7 +21,7 @@ class CompareConfig(GraderTrainingConfig):
     methods: list[str] = option(list(BUILT_IN), "Methods to compare.")
     seeds: list[int] = option([0, 1, 2], "Seeds; every method is trained with each.", SEED)
     kl_coefs: list[float] = option(
-        [0.1, 0.5], "KL coefficients; methods without one are trained once.", POSITIVE_FINITE
+        [], "KL coefficients; default 0.1 0.5, of raw scores times their standard deviation.", POSITIVE_FINITE
     )
     label_noise: list[float] = option([0.0], "Shares of wrong training grades; results use the clean ones.", SHARE)
     grader_call_budgets: list[int] = option([], "Limits on the (question, label) grades of training.", AT_LEAST_1)
@@ -35,7 +36,8 @@ class CompareConfig(GraderTrainingConfig):
             values = getattr(self, name)
             shown = " ".join(map(str, values))
             require(len(set(values)) == len(values), f"--{name} {shown}: one of them appears twice")
-            require(bool(values) or name in ("grader_call_budgets", "thresholds"), f"--{name}: at least one is needed")
+            needed = name in ("methods", "seeds", "label_noise")
+            require(bool(values) or not needed, f"--{name}: at least one is needed")
         for method in self.methods:
             require(method in METHODS, f"--methods {method}: unknown; known: {', '.join(METHODS)}")
         for name in ("kl_coefs", "label_noise", "thresholds"):
@@ -44,3 +46,7 @@ class CompareConfig(GraderTrainingConfig):
         require(not self.thresholds or "distill" in self.methods, "--thresholds: needs distill among --methods")
         require(self.seed == 0, f"--seed {self.seed}: a comparison has --seeds")
         require(not self.overwrite_output_dir, "--overwrite_output_dir: remove the runs to repeat instead")
+
+    def with_kl_coefs(self, unit: float = 1.0) -> Self:
+        """The options with the default KL coefficients, times the unit of the scores, where none is given."""
+        return replace(self, kl_coefs=self.kl_coefs or [float(f"{coef * unit:.3g}") for coef in DEFAULT_KL_COEFS])

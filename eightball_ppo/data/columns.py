@@ -93,9 +93,17 @@ def _text_column(source: str, rows: Sequence[dict[str, Any]], names: Sequence[st
 
 def _share_of_texts(rows: Sequence[dict[str, Any]], name: str) -> float | None:
     """The share of strings that are no numbers among the values that are not blank; None if all are blank."""
-    values = [value for row in rows if not is_missing(value := row.get(name))]
+    values = [text_of(value) for row in rows if not is_missing(value := row.get(name))]
     texts = sum(isinstance(value, str) and not is_number(value) for value in values)
     return texts / len(values) if values else None
+
+
+def text_of(value: Any) -> Any:
+    """The contents of a list of chat messages, a line each, as TRL's data sets have prompts; another value as it is."""
+    if isinstance(value, list) and value and all(isinstance(part, dict) and "content" in part for part in value):
+        contents = [part["content"] for part in value]
+        return "\n".join(contents) if all(isinstance(content, str) for content in contents) else value
+    return value
 
 
 def is_number(text: str) -> bool:

@@ -19,25 +19,29 @@ ENOUGH = 20  # labelled questions to measure on, with which the unlabelled ones 
 OTHER_TEST_SPLITS = ("test", "validation")  # taken where the data have no split `heldout`
 
 
-def load_split(config: DataConfig, role: Literal["train", "test"], labels: LabelSet | None = None) -> Questions:
+def load_split(
+    config: DataConfig, role: Literal["train", "test"], labels: LabelSet | None = None, keep_columns: bool = False
+) -> Questions:
     """Loads the questions that a stage learns from ("train") or is measured on ("test").
 
     Args:
         config: The data options.
         role: Which of the two splits.
         labels: The label set, which leaves out unlabelled rows; None to ignore the label column.
+        keep_columns: Whether the columns of the rows are kept, for a judge that takes them.
 
     Raises:
         InputError: No such data set, split, column or label, or bad rows; the message names file, row and value.
     """
     if role == "test" and config.gold_file is not None:
-        return _labelled(config, read_rows(config, _open_gold(config.gold_file), (labels,))[0], labels)
+        side = read_rows(config, _open_gold(config.gold_file), (labels,), keep_columns=keep_columns)[0]
+        return _labelled(config, side, labels)
     part = measured_on(config)
     if isinstance(part, str):
-        return load_named(config, train_split(config) if role == "train" else part, labels)
+        return load_named(config, train_split(config) if role == "train" else part, labels, keep_columns)
     if role == "train":
-        return _training(config, _cut(config, part, labels, None, False)[0], labels)
-    return replace(_labelled(config, _cut(config, part, None, labels, False)[1], labels), gold=False)
+        return _training(config, _cut(config, part, labels, None, keep_columns)[0], labels)
+    return replace(_labelled(config, _cut(config, part, None, labels, keep_columns)[1], labels), gold=False)
 
 
 def load_both(

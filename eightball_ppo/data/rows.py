@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 from eightball_ppo.config.data import DataConfig
 from eightball_ppo.data.bad_rows import BadRows
-from eightball_ppo.data.columns import HEAD, Columns, find_columns, is_number
+from eightball_ppo.data.columns import HEAD, Columns, find_columns, is_number, text_of
 from eightball_ppo.data.formats import LABEL, PAIR, TEXT, convert_rows
 from eightball_ppo.data.label_values import LabelReader, is_missing
 from eightball_ppo.data.pairs import SEPARATOR, join_pair
@@ -138,7 +138,7 @@ def checked_text(row: dict[str, Any], column: str, where: str) -> str:
     Raises:
         InputError: No such column, or no text that can be classified; the message begins with `where`.
     """
-    value = column_value(row, column, where)
+    value = text_of(column_value(row, column, where))
     if not isinstance(value, str) or not value.strip():
         raise InputError(f"{where}: column {column!r} must be a non-blank string, got {value!r}")
     if not value.isascii() and SURROGATE.search(value):

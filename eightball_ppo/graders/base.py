@@ -64,7 +64,8 @@ OnGrade = Callable[[Grade], None]
 class Grader(Protocol):
     """Scores labels as answers to a question.
 
-    A grader may set `free = True` if its grades cost nothing: the store then writes them in large transactions.
+    A grader may set `free = True` if its grades cost nothing: the store then writes them in large transactions. One
+    whose fingerprint covers the columns of the data sets `audited_as` to that without them: audits are kept under it.
 
     Attributes:
         labels: The K labels, in the order of `Grade.scores`; sources put the scores into the order of a run.

@@ -29,6 +29,7 @@ class FunctionGrader(Grader):
         scale: "raw" or "log_prob".
         settings: As `Grader.settings`.
         batch_size: Texts of a batch.
+        columns: A digest of the columns that the function reads.
     """
 
     deliberate = False
@@ -40,10 +41,14 @@ class FunctionGrader(Grader):
         scale: Scale,
         settings: dict[str, Any],
         batch_size: int = BATCH_SIZE,
+        columns: str | None = None,
     ):
         self._rows, self._batch_size = rows, batch_size
         self.labels, self.scale = labels, scale
         self.settings = {"grader": "python", "labels": list(labels.canonical().names), **settings}
+        self.audited_as = settings_fingerprint(self.settings)
+        if columns is not None:
+            self.settings["columns"] = columns
         self.fingerprint = settings_fingerprint(self.settings)
 
     def grade(self, requests: Iterable[GradeRequest], on_grade: OnGrade, budget: Budget) -> None:
@@ -117,11 +122,13 @@ def function_grader(
     weights = list(weights or [1.0] * len(functions))
     columns = columns or {}
     check_columns(functions, columns)
-    settings |= {"weights": weights, "columns": columns_digest(columns)}
+    settings |= {"weights": weights}
     size = max(1, BATCH_SIZE // len(labels))
-    return FunctionGrader(
-        lambda texts: reward_rows(functions, weights, texts, labels, columns), labels, "raw", settings, size
-    )
+
+    def rows(texts: list[str]) -> list[Row]:
+        return reward_rows(functions, weights, texts, labels, columns)
+
+    return FunctionGrader(rows, labels, "raw", settings, size, columns_digest(columns))
 
 
 def _score_rows(function: Callable[..., Any], texts: list[str], labels: LabelSet) -> list[Row]:

@@ -6,14 +6,13 @@ from typing import Any, TypeVar
 
 from eightball_ppo.config.grader import GraderConfig
 from eightball_ppo.config.stages import GradeConfig
-from eightball_ppo.data import Questions
 from eightball_ppo.errors import InputError
 from eightball_ppo.graders.base import Grade, Grader, GradeRequest, OnGrade, batched
 from eightball_ppo.graders.budget import Budget
 from eightball_ppo.graders.function import BATCH_SIZE, function_grader, kind_of
 from eightball_ppo.graders.python_source import load_function
 from eightball_ppo.graders.registry import load_grader, object_spec, parse_grader
-from eightball_ppo.graders.reward_functions import Columns, columns_by_text
+from eightball_ppo.graders.reward_functions import Columns
 from eightball_ppo.graders.storage.derived import EnsembleSource
 from eightball_ppo.graders.storage.score_table import STATUSES
 from eightball_ppo.graders.storage.sources import StoredGrader
@@ -56,18 +55,18 @@ def as_grader(
     return graders[0] if len(graders) == 1 else EnsembleGrader(graders, list(weights or [1.0] * len(graders)))
 
 
-def resolve_judge(config: C, judge: Any, splits: Iterable[Questions]) -> tuple[C, Grader]:
+def resolve_judge(config: C, judge: Any, columns: Columns) -> tuple[C, Grader]:
     """The options of a stage to which a program passes a judge, which name it, and the judge as a `Grader`.
 
     Args:
         config: The options, with labels.
         judge: As of `as_grader`.
-        splits: The questions, whose other columns TRL reward functions get.
+        columns: The other columns of each text's row, for TRL reward functions.
 
     Raises:
         InputError: As `as_grader`.
     """
-    columns, weights = columns_by_text(*splits), config.grader_weights or None
+    weights = config.grader_weights or None
     grader = as_grader(judge, config.label_set(), columns=columns, weights=weights, config=config)
     return replace(config, grader=object_spec(grader.fingerprint), grade_table=None), grader
 

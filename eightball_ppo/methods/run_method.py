@@ -18,6 +18,7 @@ from eightball_ppo.errors import DryRun, InputError
 from eightball_ppo.evaluation import before_after
 from eightball_ppo.graders.job import gives_raw_scores
 from eightball_ppo.graders.judges import check_judge, resolve_judge
+from eightball_ppo.graders.reward_functions import columns_by_text
 from eightball_ppo.hub.cards import write_card
 from eightball_ppo.methods.inputs import Inputs, LoadedModel, load_splits
 from eightball_ppo.methods.preflight import check_questions, load_part, preflight
@@ -78,7 +79,7 @@ def run_method(
     config = with_labels(config) if model is None else in_model_order(config, label_set(model[0]))
     questions = load_splits(config, given)
     if judge is not None:
-        config, judge = resolve_judge(config, judge, questions.values())
+        config, judge = resolve_judge(config, judge, columns_by_text(*questions.values()))
         given = given._replace(judge=judge)
     config = config.with_score_type(gives_raw_scores(config, config.label_set(), judge))
     if config.dry_run:

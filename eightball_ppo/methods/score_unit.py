@@ -21,9 +21,14 @@ def resolve_kl_coef(config: C, raw: bool, score_NK: Tensor) -> tuple[C, float]:
     config = config.with_score_type(raw)
     if not raw:
         return replace(config, kl_coef=config.beta), 1.0
-    unit = score_NK.double().std(-1, correction=0).mean().item() or 1.0
+    unit = spread(score_NK)
     if config.kl_coef is None:
         config = replace(config, kl_coef=DEFAULT_KL_COEF * unit)
-        spread = f"{DEFAULT_KL_COEF} times the standard deviation of the scores over labels, {unit:.4g}"
-        logger.info("--kl_coef %.4g: %s", config.kl_coef, spread)
+        how = f"{DEFAULT_KL_COEF} times the standard deviation of the scores over labels, {unit:.4g}"
+        logger.info("--kl_coef %.4g: %s", config.kl_coef, how)
     return config, unit
+
+
+def spread(score_NK: Tensor) -> float:
+    """The mean over texts of the standard deviation over labels of scores [N, K]; 1 if all labels score alike."""
+    return score_NK.double().std(-1, correction=0).mean().item() or 1.0

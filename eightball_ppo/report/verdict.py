@@ -13,6 +13,7 @@ from eightball_ppo.config.data import DataConfig
 from eightball_ppo.functional.statistics import LEVEL
 
 MAX_QUESTION = 120  # characters of a question in a command
+NOT_SAVED = "Not saved: pass output_dir to keep the report"
 Rows = NDArray[np.bool_]
 
 

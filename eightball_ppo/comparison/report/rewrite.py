@@ -70,6 +70,7 @@ def rewrite_comparison(config: CompareConfig) -> None:
         InputError: no comparison, or its reference, grades or data are missing or have changed.
         IncompleteError: it has no finished run.
     """
+    config = workspace.with_kl_coefs(config)
     without_store = dataclasses.replace(config, grade_store=":memory:")  # no grader is called
     workspace.check(config, load_splits(without_store))
     root = Path(config.output_dir)

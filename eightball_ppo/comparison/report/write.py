@@ -16,13 +16,18 @@ from eightball_ppo.comparison.results import RunResult
 from eightball_ppo.comparison.workers import FailedRuns
 from eightball_ppo.config.compare import CompareConfig
 from eightball_ppo.methods.task import Task
-from eightball_ppo.report.verdict import next_sentence, print_verdict, saved_sentence
+from eightball_ppo.report.verdict import NOT_SAVED, next_sentence, print_verdict, saved_sentence
 from eightball_ppo.runtime.atomic_io import atomic_path, write_json, write_text
 from eightball_ppo.runtime.redaction import redacted
 
 
 def write(
-    config: CompareConfig, task: Task, results: list[RunResult], failed: FailedRuns, environment: dict[str, Any]
+    config: CompareConfig,
+    task: Task,
+    results: list[RunResult],
+    failed: FailedRuns,
+    environment: dict[str, Any],
+    temporary: bool = False,
 ) -> None:
     """Writes all files of the report and prints the headline.
 
@@ -32,6 +37,7 @@ def write(
         results: the finished runs.
         failed: the failed ones.
         environment: versions, machine and command of the runs.
+        temporary: whether the caller will remove the directory, so that the verdict must not name it.
     """
     root = Path(config.output_dir)
     manifest = workspace.manifest(root)
@@ -60,7 +66,8 @@ def write(
         frames.results_frame(results, root).to_parquet(file)
     write_report(data, root)
     report = root / "report.html"
-    lines = [*data.headline, f"{len(results)} runs, {len(failed)} failed", saved_sentence(report), _next(data, root)]
+    lines = [*data.headline, f"{len(results)} runs, {len(failed)} failed"]
+    lines += [NOT_SAVED] if temporary else [saved_sentence(report), _next(data, root)]
     summary = {
         **shared,
         **manifest,

@@ -24,7 +24,11 @@ class DerivedSource(GradeSource):
 
     def __init__(self, members: Sequence[GradeSource], labels: LabelSet, fingerprint: str, scale: Scale = "log_prob"):
         self.members, self.labels, self.fingerprint, self.scale = members, labels, fingerprint, scale
-        self.fingerprints = (fingerprint, *(name for member in members for name in member.fingerprints))
+        self.audited_as = fingerprint
+        for member in members:
+            self.audited_as = self.audited_as.replace(member.fingerprint, member.audited_as)
+        of_members = (name for member in members for name in member.fingerprints)
+        self.fingerprints = tuple(dict.fromkeys((fingerprint, self.audited_as, *of_members)))
         self.deliberate = all(member.deliberate for member in members)
         self.settings = {"grader": fingerprint.split("(")[0], "of": [member.settings for member in members]}
 

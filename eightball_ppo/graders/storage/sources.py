@@ -28,7 +28,8 @@ class GradeSource(ABC):
         labels: The K labels.
         scale: As `Grader.scale`.
         fingerprint: As `Grader.fingerprint`.
-        fingerprints: `fingerprint`, and those of the sources that this one is derived from.
+        audited_as: `fingerprint` without the columns of the data; audits are kept under it.
+        fingerprints: `fingerprint` and `audited_as`, and those of the sources that this one is derived from.
         deliberate: As `Grader.deliberate`.
         settings: As `Grader.settings`.
     """
@@ -36,6 +37,7 @@ class GradeSource(ABC):
     labels: LabelSet
     scale: Scale
     fingerprint: str
+    audited_as: str
     fingerprints: tuple[str, ...]
     deliberate: bool
     settings: dict[str, Any]
@@ -87,7 +89,9 @@ class StoredGrader(GradeSource):
     def __init__(self, grader: Grader, store: GradeStore, budget: Budget, max_failures: float, progress: bool):
         self.grader = grader
         self.labels, self.scale, self.deliberate = grader.labels, grader.scale, grader.deliberate
-        self.fingerprint, self.fingerprints = grader.fingerprint, (grader.fingerprint,)
+        self.fingerprint = grader.fingerprint
+        self.audited_as = getattr(grader, "audited_as", grader.fingerprint)
+        self.fingerprints = tuple(dict.fromkeys((self.fingerprint, self.audited_as)))
         self.settings = grader.settings
         self._store, self._budget, self._max_failures, self._progress = store, budget, max_failures, progress
 

@@ -85,6 +85,7 @@ class GradeTable(GradeSource):
         if len(graders) != 1 or graders[0] is None:
             raise self._error(f"{len(graders)} graders in one table; keep one of them")
         self.fingerprint = graders[0]
+        self.audited_as = self.fingerprint
         self.fingerprints = (self.fingerprint, *map(str, note.get("made_of", ())))
         self.settings = {"grader": self.fingerprint, "grade_table": path}
         found = set(table["label"].unique().to_pylist())
@@ -141,10 +142,12 @@ class GradeTable(GradeSource):
             cell = self._row_of[question], self.labels.id_of(label)
             cells_NK["status"][cell] = STATUSES.index(status)
             cells_NK["score"][cell] = math.nan if score is None else score
-        total_N = np.exp(cells_NK["score"]).sum(1)  # NaN if the question is not complete
-        for question, total in zip(self._row_of, total_N, strict=False):
-            if self.scale == "log_prob" and abs(total - 1) > SUM_TOLERANCE:
-                raise self._error(f"the scores of {question!r} are no log-probabilities, their exp sums to {total:.3g}")
+        if self.scale == "log_prob":
+            total_N = np.exp(cells_NK["score"]).sum(1)  # NaN if the question is not complete
+            for question, total in zip(self._row_of, total_N, strict=False):
+                if abs(total - 1) > SUM_TOLERANCE:
+                    wrong = f"the scores of {question!r} are no log-probabilities, their exp sums to {total:.3g}"
+                    raise self._error(wrong)
         return cells_NK
 
     def num_requests(self, questions: int) -> int:
