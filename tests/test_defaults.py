@@ -78,6 +78,13 @@ def test_episodes_epochs_and_batches_of_an_encoder_follow_the_number_of_texts() 
     assert fitting(PPOConfig(), True, 10_000).total_episodes == 480_000
 
 
+def test_only_a_method_whose_epochs_follow_the_texts_takes_none() -> None:
+    assert ExactConfig(num_train_epochs=None).num_train_epochs is None
+    for stage in (SFTConfig, RewardConfig):
+        with pytest.raises(InputError, match="--num_train_epochs: a number is needed"):
+            stage(num_train_epochs=None)
+
+
 def test_given_options_are_kept() -> None:
     options: dict[str, Any] = {"learning_rate": 1e-4, "value_learning_rate": 2e-4, "total_episodes": 960}
     config = fitting(PPOConfig(**options), small=False, num_texts=120)

@@ -3,14 +3,17 @@
 import re
 import shutil
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+from transformers import TrainerCallback
 
 from conftest import LABELS as NAMES
 from eightball_ppo.cli import commands
+from eightball_ppo.config.methods import ExactConfig
 from eightball_ppo.config.stages import GradeConfig
 from eightball_ppo.demo.judge import NOT_CALLED, load_judge
 from eightball_ppo.errors import InputError
@@ -19,6 +22,7 @@ from eightball_ppo.graders.python_source import load_function, source_identity
 from eightball_ppo.graders.registry import GraderSpec, check_graders, load_graders, parse_grader
 from eightball_ppo.graders.storage.store import GradeStore
 from eightball_ppo.labels import LabelSet
+from eightball_ppo.methods.run_method import run_method
 
 LABELS = LabelSet.of(NAMES)
 JUDGE = """
@@ -139,6 +143,30 @@ def test_report_and_push_of_a_run_do_not_import_the_judge_that_it_names(
     commands.run("report", [str(run)])
     commands.run("push", [str(run), "--repo_id", "me/ball", "--dry_run"])
     assert "| ppo" in capsys.readouterr().out and not imported(judge)
+
+
+@pytest.mark.usefixtures("no_figures")
+def test_resuming_a_run_does_not_import_the_judge_that_its_checkpoint_names(
+    judge: Path, sft_run: Path, small_data: Path, tmp_path: Path
+) -> None:
+    options: dict[str, Any] = {"dataset_name": str(small_data), "sft_model_path": str(sft_run), "save_steps": 1}
+    places = {"output_dir": str(tmp_path / "run"), "grade_store": str(tmp_path / "grades.sqlite3")}
+    config = ExactConfig(**options, **places, grader=f"python:{judge}:score", allow_weak_grader=True)
+    with pytest.raises(RuntimeError, match="stopped"):
+        run_method(config, callbacks=[Stop()])
+    judge.with_suffix(".imported").unlink()
+    judge.write_text(JUDGE + "# another file\n")
+    with pytest.raises(InputError, match="was made with --grader python:"):
+        run_method(replace(config, grader="rule:Yes", resume_from_checkpoint="true"))
+    assert not imported(judge)
+
+
+class Stop(TrainerCallback):
+    """Ends the training by an error in the second step."""
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        if state.global_step == 2:
+            raise RuntimeError("stopped")
 
 
 def test_grade_takes_a_function_on_the_command_line(

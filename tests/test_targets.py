@@ -42,8 +42,11 @@ def test_training_and_results_use_scores_of_the_score_type(options: Make, label_
     torch.testing.assert_close(task.graded("train").score_NK[:], task.grader_logp_NK["train"].double().exp())
 
 
-def test_threshold_is_chosen_on_grades_within_the_budget(options: Make, monkeypatch: MonkeyPatch) -> None:
+def test_threshold_is_chosen_on_grades_within_the_budget_and_said(
+    options: Make, monkeypatch: MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     """With label noise; the trained policies here are all the reference."""
+    caplog.set_level("INFO", "eightball_ppo")
     config = options("distill", label_noise=0.5, grader_call_budget=90)
     task = loaded(config)
     rows, trained = task.train_scores.buy_full_rows(), list[set[int]]()
@@ -64,6 +67,7 @@ def test_threshold_is_chosen_on_grades_within_the_budget(options: Make, monkeypa
     score = objective.expected_score_N(ref_logp_NK, task.train_scores.score_NK[validation]).mean().item()
     assert len(validation) == 6 and [row["validation_score"] for row in tried] == pytest.approx([score] * len(tried))
     assert threshold == 0 and tried[0]["coverage"] == 1 and len(tried) > 2
+    assert f"--threshold 0: has the best of {len(tried)} policies on 6 validation questions; 100 %" in caplog.text
 
 
 def test_annealed_loss_is_the_objective_divided_by_beta() -> None:

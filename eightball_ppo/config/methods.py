@@ -76,7 +76,7 @@ class PPOConfig(RolloutConfig):
     lr_scheduler_type: Schedule = option("linear", "Shape of the learning rates over updates.")
     warmup_steps: int = option(0, "Updates of linear warm-up; the first of them learns nothing.")
     weight_decay: float = option(0.0, "AdamW's decoupled weight decay.", NOT_NEGATIVE)
-    adam_beta2: float = option(0.9, "AdamW's decay of squared gradients; PPO's shrink a hundredfold.", DECAY_RATE)
+    adam_beta2: float = option(0.9, "AdamW's decay of squared gradients; low, since they shrink.", DECAY_RATE)
     max_grad_norm: float | None = option(None, "Clip the gradient norm at every step; none: no clipping.", POSITIVE)
     cliprange: float | None = option(None, "Clip range of the probability ratio; default 0.1, encoder 0.2.", POSITIVE)
     cliprange_value: float = option(10.0, "Clip range of the value, in units of the score.", POSITIVE)
@@ -193,9 +193,9 @@ class ExactConfig(SupervisedConfig, EarlyStopConfig):
     }
 
     output_dir: str = option("runs/exact", "Directory of the finished run; it must not hold another run.")
-    anneal_fraction: float = option(0.8, "Share of steps in which beta falls to kl_coef; 0 is off, gets stuck.", SHARE)
+    anneal_fraction: float = option(0.8, "Share of steps in which beta falls to kl_coef; 0: none, worse.", SHARE)
     learning_rate: float | None = option(None, "Peak; default 0.01, encoder 1e-4, its adapters 0.001.", POSITIVE)
     lr_scheduler_type: Schedule = option("linear", "Shape of the learning rate: constant, linear, cosine ...")
-    adam_beta2: float = option(0.9, "AdamW's decay of squared gradients; a policy's shrink as it learns.", DECAY_RATE)
+    adam_beta2: float = option(0.9, "AdamW's decay of squared gradients; low, since they shrink.", DECAY_RATE)
     num_train_epochs: float | None = option(None, "Passes over the questions; default 400, encoder 100.", EPOCHS)
     per_device_train_batch_size: int = option(200, "Questions per optimizer step and process.", AT_LEAST_1)

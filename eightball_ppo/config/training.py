@@ -64,3 +64,8 @@ class SupervisedConfig(CheckpointedConfig):
     adam_beta2: float = option(0.999, "AdamW's decay of squared gradients.", DECAY_RATE)
     num_train_epochs: float | None = option(10, "Passes over the training questions.", EPOCHS)
     per_device_train_batch_size: int = option(2, "Questions per optimizer step and process.", AT_LEAST_1)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        known = self.num_train_epochs is not None or "num_train_epochs" in self.amounts
+        require(known, "--num_train_epochs: a number is needed, e.g. 10")

@@ -1,6 +1,7 @@
 """Distillation: cross-entropy to a grader's answers. Hard targets with a threshold are the usual alternative to RL."""
 
 import dataclasses
+import logging
 from typing import Any
 
 import torch
@@ -21,6 +22,7 @@ from eightball_ppo.runtime.run import Run
 from eightball_ppo.runtime.signals import defer_signals
 from eightball_ppo.training.resume import ResumeContext
 
+logger = logging.getLogger(__name__)
 THRESHOLDS = (0.0, 0.5, 0.7, 0.9, 0.99)  # tried on the validation questions
 ORIGINAL_QUESTIONS = 100  # of the original experiment, one a step
 
@@ -202,5 +204,10 @@ def choose_threshold(
         previous = confident
         coverage = len(confident) / len(train_rows)
         search.tried.append({"threshold": threshold, "coverage": coverage, "validation_score": score})
-    search.threshold = max(search.tried, key=lambda row: row["validation_score"])["threshold"]
+    best = max(search.tried, key=lambda row: row["validation_score"])
+    search.threshold = best["threshold"]
+    logger.info(
+        "--threshold %g: has the best of %d policies on %d validation questions; %.0f %% of the questions reach it",
+        *(search.threshold, len(search.tried), len(validation), 100 * best["coverage"]),
+    )
     return resume
