@@ -137,7 +137,7 @@ def test_an_audit_gives_a_reward_function_the_columns_and_blocks_it_on_other_tex
 ) -> None:
     rows = read_rows("heldout")[:10]
     wrong = [{**row, "solution": "Yes" if row["answer"] == "No" else "No"} for row in rows]
-    store = {"grade_store": str(tmp_path / "grades.sqlite3")}
+    store: dict[str, Any] = {"grade_store": str(tmp_path / "grades.sqlite3")}
     Dataset.from_list(wrong).to_json(str(tmp_path / "gold.jsonl"))
     verdict = audit(solution_reward, tmp_path / "gold.jsonl", audit_questions=2, **store)
     assert verdict.accuracy == 0.0 and verdict.record["graded"] == 10

@@ -150,7 +150,7 @@ def test_resuming_a_run_does_not_import_the_judge_that_its_checkpoint_names(
     judge: Path, sft_run: Path, small_data: Path, tmp_path: Path
 ) -> None:
     options: dict[str, Any] = {"dataset_name": str(small_data), "sft_model_path": str(sft_run), "save_steps": 1}
-    places = {"output_dir": str(tmp_path / "run"), "grade_store": str(tmp_path / "grades.sqlite3")}
+    places: dict[str, Any] = {"output_dir": str(tmp_path / "run"), "grade_store": str(tmp_path / "grades.sqlite3")}
     config = ExactConfig(**options, **places, grader=f"python:{judge}:score", allow_weak_grader=True)
     with pytest.raises(RuntimeError, match="stopped"):
         run_method(config, callbacks=[Stop()])

@@ -242,7 +242,7 @@ def test_ctrl_c_is_a_keyboard_interrupt_and_leaves_no_half_written_run(
 
 def test_a_training_that_ctrl_c_ended_resumes_to_the_same_weights(sft_run: Path, tmp_path: Path) -> None:
     def trainer(name: str, *callbacks: TrainerCallback) -> ExactTrainer:
-        places = {"output_dir": str(tmp_path / name), "grade_store": str(tmp_path / "grades.sqlite3")}
+        places: dict[str, Any] = {"output_dir": str(tmp_path / name), "grade_store": str(tmp_path / "grades.sqlite3")}
         args = ExactConfig(num_train_epochs=3, save_steps=1, disable_tqdm=True, **places)
         return ExactTrainer(str(sft_run), judge(), args, TEXTS, GOLD, callbacks=callbacks)
 
