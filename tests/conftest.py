@@ -140,7 +140,7 @@ def stopped_ppo(tmp_path_factory: pytest.TempPathFactory, ruled: dict[str, Any])
     config = PPOConfig(**ruled, **options, output_dir=str(root / "run"), grade_store=str(root / "grades.sqlite3"))
     message = str(stopped(run_method, config, after=5))
     assert "SIGTERM after update 5 of 10" in message and "--resume_from_checkpoint true" in message
-    return replace(fitting(config, small=True, num_texts=60), resume_from_checkpoint="true")
+    return replace(fitting(config, "small", num_texts=60), resume_from_checkpoint="true")
 
 
 @pytest.fixture

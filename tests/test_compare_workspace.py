@@ -30,7 +30,7 @@ def write_run(cell: RunSpec, settings: CompareConfig) -> Path:
     reference.mkdir(exist_ok=True)
     write_json(reference / "config.json", {"model_type": "eightball"})
     write_json(Path(settings.output_dir) / workspace.MANIFEST, {workspace.TRAINING_QUESTIONS: 600})
-    write_config(run, fitting(run_config(cell, settings), small=True, num_texts=600))
+    write_config(run, fitting(run_config(cell, settings), "small", num_texts=600))
     write_json(run / "results.json", {"method": cell.method})
     return run
 

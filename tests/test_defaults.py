@@ -44,8 +44,8 @@ def encoder(tmp_path_factory: pytest.TempPathFactory) -> Any:
 @pytest.mark.parametrize("config_class", EMBEDDED)
 def test_the_defaults_of_the_small_classifier_on_the_embedded_data(config_class: Any) -> None:
     rate, lora, amount = EMBEDDED[config_class]
-    config = fitting(config_class(), small=True, num_texts=600)
-    assert config.learning_rate == rate and fitting(config_class(use_peft=True), True, 600).learning_rate == lora
+    config = fitting(config_class(), "small", num_texts=600)
+    assert config.learning_rate == rate and fitting(config_class(use_peft=True), "small", 600).learning_rate == lora
     assert getattr(config, "total_episodes", None) or config.num_train_epochs == amount
     if config_class is PPOConfig:
         assert (config.total_episodes, config.value_learning_rate, config.per_device_train_batch_size) == (
@@ -53,7 +53,7 @@ def test_the_defaults_of_the_small_classifier_on_the_embedded_data(config_class:
             0.0012,
             None,
         )
-        rates = [fitting(PPOConfig(kl_coef=beta), True, 600).learning_rate for beta in (0.05, 1.0, 100.0)]
+        rates = [fitting(PPOConfig(kl_coef=beta), "small", 600).learning_rate for beta in (0.05, 1.0, 100.0)]
         assert rates == [0.012, 0.012, 0.00012]
     if hasattr(config, "stop_optimum_fraction"):
         assert config.stop_optimum_fraction == 1.0  # off
@@ -69,13 +69,13 @@ def test_no_default_is_refused_by_the_guard_of_the_rates(config_class: Any, use_
 
 
 def test_episodes_epochs_and_batches_of_an_encoder_follow_the_number_of_texts() -> None:
-    counts = {n: fitting(PPOConfig(), False, n).total_episodes for n in (20, 120, 600, 5_000)}
+    counts = {n: fitting(PPOConfig(), "encoder", n).total_episodes for n in (20, 120, 600, 5_000)}
     assert counts == {20: 2_400, 120: 2_400, 600: 12_000, 5_000: 24_000}
-    ppo, rloo = fitting(PPOConfig(), False, 120), fitting(RLOOConfig(), False, 120)
+    ppo, rloo = fitting(PPOConfig(), "encoder", 120), fitting(RLOOConfig(), "encoder", 120)
     assert (ppo.per_device_train_batch_size, rloo.generation_batch_size) == (240, 240)  # 10 updates
-    assert [fitting(ExactConfig(), False, n).num_train_epochs for n in (120, 2_400, 10**6)] == [100, 10, 1]
-    assert fitting(DistillConfig(), False, 120).num_train_epochs == 20
-    assert fitting(PPOConfig(), True, 10_000).total_episodes == 480_000
+    assert [fitting(ExactConfig(), "encoder", n).num_train_epochs for n in (120, 2_400, 10**6)] == [100, 10, 1]
+    assert fitting(DistillConfig(), "encoder", 120).num_train_epochs == 20
+    assert fitting(PPOConfig(), "small", 10_000).total_episodes == 480_000
 
 
 def test_only_a_method_whose_epochs_follow_the_texts_takes_none() -> None:
@@ -87,7 +87,7 @@ def test_only_a_method_whose_epochs_follow_the_texts_takes_none() -> None:
 
 def test_given_options_are_kept() -> None:
     options: dict[str, Any] = {"learning_rate": 1e-4, "value_learning_rate": 2e-4, "total_episodes": 960}
-    config = fitting(PPOConfig(**options), small=False, num_texts=120)
+    config = fitting(PPOConfig(**options), "encoder", num_texts=120)
     assert {name: getattr(config, name) for name in options} == options and config.per_device_train_batch_size is None
 
 
@@ -103,11 +103,11 @@ def test_the_resolved_numbers_stand_in_the_config_and_in_the_results(
 
 
 def stopped_at(fractions: list[float], **options: Any) -> tuple[int | None, str | None]:
-    plateau = PlateauCallback(fitting(PPOConfig(**options), True, 600))
+    plateau = PlateauCallback(fitting(PPOConfig(**options), "small", 600))
     for step, fraction in enumerate(fractions, 1):
         control = TrainerControl()
         state = TrainerState(global_step=step, max_steps=100)
-        restored = PlateauCallback(plateau_config := fitting(PPOConfig(**options), True, 600))
+        restored = PlateauCallback(plateau_config := fitting(PPOConfig(**options), "small", 600))
         restored.load_state_dict(plateau.state_dict())  # as a resumed training would
         assert plateau_config.patience == options.get("patience")
         plateau = restored

@@ -21,6 +21,7 @@ import torch
 
 from eightball_ppo.comparison.grid import GRADES, REFERENCE_DIR, RunSpec, shared_options
 from eightball_ppo.config.compare import CompareConfig
+from eightball_ppo.config.defaults import Kind
 from eightball_ppo.config.fields import options_without_effect
 from eightball_ppo.config.graded import GraderTrainingConfig, MethodConfig
 from eightball_ppo.config.grader import GRADE_LIMIT_OPTIONS
@@ -237,8 +238,11 @@ def _with_defaults(config: MethodConfig) -> MethodConfig:
     """The options with the defaults that fit the reference and the questions of the comparison."""
     reference = Path(config.sft_model_path)
     try:
-        small = json.loads((reference / "config.json").read_text(encoding="utf-8"))["model_type"] == "eightball"
-        return fitting(config, small, int(manifest(reference.parent)[TRAINING_QUESTIONS]))
+        model = json.loads((reference / "config.json").read_text(encoding="utf-8"))
+        frozen = getattr(config, "freeze_encoder", None)
+        frozen = model.get("frozen", False) if frozen is None else frozen
+        kind: Kind = "small" if model["model_type"] == "eightball" else "frozen" if frozen else "encoder"
+        return fitting(config, kind, int(manifest(reference.parent)[TRAINING_QUESTIONS]))
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
         raise InputError(f"{reference.parent}: its reference or its {MANIFEST} is damaged") from None
 

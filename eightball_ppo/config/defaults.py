@@ -1,6 +1,9 @@
 """Defaults that depend on the classifier that trains and on the number of texts; `methods.defaults` resolves them."""
 
-from typing import NamedTuple
+from typing import Literal, NamedTuple
+
+Kind = Literal["small", "encoder", "frozen"]
+"""What trains: the small classifier, a pretrained encoder, or the head of one that is frozen."""
 
 
 class ByClassifier(NamedTuple):
@@ -11,16 +14,18 @@ class ByClassifier(NamedTuple):
         small_lora: LoRA adapters on the small classifier train.
         encoder: All weights of a pretrained encoder train.
         encoder_lora: LoRA adapters on a pretrained encoder train.
+        frozen: The head on a frozen encoder trains.
     """
 
     small: float
     small_lora: float
     encoder: float
     encoder_lora: float
+    frozen: float
 
-    def of(self, small: bool, lora: bool) -> float:
+    def of(self, kind: Kind, lora: bool) -> float:
         """The default for one kind of classifier."""
-        return self[2 * (not small) + lora]
+        return self.frozen if kind == "frozen" else self[2 * (kind == "encoder") + lora]
 
 
 class Amount(NamedTuple):
@@ -36,12 +41,16 @@ class Amount(NamedTuple):
 
 
 class AmountByClassifier(NamedTuple):
-    """The default amount for the small classifier and for a pretrained encoder."""
+    """The default amount where a step costs little, and for a pretrained encoder that trains."""
 
-    small: Amount
+    cheap: Amount
     encoder: Amount
+
+    def of(self, kind: Kind, num_texts: int) -> int:
+        """The amount for a kind of classifier and a number of texts."""
+        return (self.encoder if kind == "encoder" else self.cheap).of(num_texts)
 
 
 EPISODES = AmountByClassifier(Amount(80, 48_000, 480_000), Amount(20, 2_400, 24_000))
-"""The small classifier: 80 episodes a text, 48,000 to 480,000. An encoder: 20 a text, 2,400 to 24,000."""
-STOP_OPTIMUM_FRACTION = ByClassifier(1.0, 1.0, 0.995, 0.995)
+"""A frozen encoder or the small classifier: 80 episodes a text, 48,000 to 480,000. An encoder: 20, 2,400 to 24,000."""
+STOP_OPTIMUM_FRACTION = ByClassifier(1.0, 1.0, 0.995, 0.995, 1.0)

@@ -55,9 +55,9 @@ class PPOConfig(RolloutConfig):
     """Policy gradients: TRL's PPOTrainer on any classifier. Flags are those of `trl.experimental.ppo`."""
 
     by_classifier: ClassVar[Mapping[str, ByClassifier]] = {
-        "learning_rate": ByClassifier(0.012, 0.001, 5e-5, 0.001),
-        "num_ppo_epochs": ByClassifier(4, 4, 1, 2),
-        "cliprange": ByClassifier(0.1, 0.1, 0.2, 0.2),
+        "learning_rate": ByClassifier(0.012, 0.001, 5e-5, 0.001, 0.01),
+        "num_ppo_epochs": ByClassifier(4, 4, 1, 2, 4),
+        "cliprange": ByClassifier(0.1, 0.1, 0.2, 0.2, 0.1),
         "stop_optimum_fraction": STOP_OPTIMUM_FRACTION,
     }
 
@@ -98,7 +98,7 @@ class GroupBaselineConfig(RolloutConfig):
     """Options of RLOO and GRPO: several answers to a question, each compared with the others. Flags are TRL's."""
 
     by_classifier: ClassVar[Mapping[str, ByClassifier]] = {
-        "learning_rate": ByClassifier(0.01, 0.001, 5e-5, 0.001),
+        "learning_rate": ByClassifier(0.01, 0.001, 5e-5, 0.001, 0.01),
         "stop_optimum_fraction": STOP_OPTIMUM_FRACTION,
     }
 
@@ -136,7 +136,7 @@ class GRPOConfig(GroupBaselineConfig):
 class DistillConfig(PolicyOptions, SupervisedConfig, MethodConfig):
     """Distillation: cross-entropy to the grader's top label, its distribution, or the optimum of this kl_coef."""
 
-    by_classifier: ClassVar[Mapping[str, ByClassifier]] = {"learning_rate": ByClassifier(0.02, 0.02, 1e-4, 0.001)}
+    by_classifier: ClassVar[Mapping[str, ByClassifier]] = {"learning_rate": ByClassifier(0.02, 0.02, 1e-4, 0.001, 0.01)}
     amounts: ClassVar[Mapping[str, AmountByClassifier]] = {
         "num_train_epochs": AmountByClassifier(Amount(20), Amount(20, maximum=24_000))
     }
@@ -185,7 +185,7 @@ class ExactConfig(SupervisedConfig, EarlyStopConfig):
     """The gradient of the objective itself, a sum over all labels: what a policy gradient estimates from samples."""
 
     by_classifier: ClassVar[Mapping[str, ByClassifier]] = {
-        "learning_rate": ByClassifier(0.01, 0.01, 1e-4, 0.001),
+        "learning_rate": ByClassifier(0.01, 0.01, 1e-4, 0.001, 0.01),
         "stop_optimum_fraction": STOP_OPTIMUM_FRACTION,
     }
     amounts: ClassVar[Mapping[str, AmountByClassifier]] = {

@@ -33,10 +33,14 @@ class LoraOptions:
 
 @dataclass
 class PolicyOptions(LoraOptions):
-    """How a policy with adapters is saved."""
+    """Which weights of a policy train, and how one with adapters is saved."""
 
+    freeze_encoder: bool | None = option(
+        None, "Train the head alone, on features computed once; default: as for the reference."
+    )
     merge_adapter: bool = option(False, "With --use_peft: save a full model, adapters merged, and the adapter beside.")
 
     def __post_init__(self) -> None:
         super().__post_init__()
         require(self.use_peft or not self.merge_adapter, "--merge_adapter: nothing to merge without --use_peft")
+        require(not (self.freeze_encoder and self.use_peft), "--freeze_encoder: nothing is left to adapt by --use_peft")

@@ -39,9 +39,19 @@ class SFTConfig(LoraOptions, SupervisedConfig):
     output_dir: str = option("runs/sft", "Directory of the finished run; it must not hold another run.")
     model_name_or_path: str = option(SMALL_CLASSIFIER, "eightball (small, new), minilm, a directory or a Hub id.")
     tokenizer: str = option("wordpiece", "Of the small classifier: wordpiece, whitespace, a directory or a Hub id.")
+    freeze_encoder: bool = option(False, "Train a head alone, on the mean of the encoder's token states.")
+    head_hidden_size: int = option(
+        0, "With --freeze_encoder: width of a hidden layer; 0: none.", NOT_NEGATIVE
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        encoder = self.model_name_or_path != SMALL_CLASSIFIER
+        require(
+            encoder or not self.freeze_encoder, "--freeze_encoder: which one? pass --model_name_or_path minilm"
+        )
+        require(not (self.freeze_encoder and self.use_peft), "--freeze_encoder: nothing is left to adapt by --use_peft")
+        require(self.freeze_encoder or not self.head_hidden_size, "--head_hidden_size: needs --freeze_encoder")
         require(
             self.tokenizer == SFTConfig.tokenizer or self.model_name_or_path == SMALL_CLASSIFIER,
             f"--tokenizer {self.tokenizer}: is for the small classifier; {self.model_name_or_path} has its own",
@@ -53,7 +63,7 @@ class RewardConfig(LoraOptions, SupervisedConfig):
     """Fine-tune a BERT on the answers that askers prefer, then calibrate it by temperature scaling."""
 
     default_train_split: ClassVar[str] = "preferences"
-    by_classifier: ClassVar[Mapping[str, ByClassifier]] = {"learning_rate": ByClassifier(1e-4, 1e-4, 1e-4, 2e-3)}
+    by_classifier: ClassVar[Mapping[str, ByClassifier]] = {"learning_rate": ByClassifier(1e-4, 1e-4, 1e-4, 2e-3, 1e-4)}
 
     output_dir: str = option("runs/reward", "Directory of the finished run; it must not hold another run.")
     model_name_or_path: str = option("minilm", "Encoder: minilm (packaged), a directory or a Hub id.")

@@ -41,7 +41,7 @@ class CheckpointedConfig(TrainingConfig):
     """
 
     checkpointed: ClassVar[bool] = True
-    by_classifier: ClassVar[Mapping[str, ByClassifier]] = {"learning_rate": ByClassifier(1e-3, 1e-3, 5e-5, 1e-3)}
+    by_classifier: ClassVar[Mapping[str, ByClassifier]] = {"learning_rate": ByClassifier(1e-3, 1e-3, 5e-5, 1e-3, 1e-3)}
     amounts: ClassVar[Mapping[str, AmountByClassifier]] = {}
 
     save_steps: int | None = run_option(None, "Updates between checkpoints; none: only when stopped.", AT_LEAST_1)

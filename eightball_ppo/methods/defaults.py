@@ -6,43 +6,46 @@ from typing import Any, TypeVar
 
 from transformers import PreTrainedModel
 
+from eightball_ppo.config.defaults import Kind
 from eightball_ppo.config.graded import RolloutConfig
 from eightball_ppo.config.methods import GroupBaselineConfig, PPOConfig
 from eightball_ppo.config.training import CheckpointedConfig
 from eightball_ppo.models.configuration_eightball import EightBallConfig
+from eightball_ppo.models.frozen import is_frozen
 from eightball_ppo.runtime.distributed import num_processes
 from eightball_ppo.trl_adapters.batch_sizes import MAX_DEFAULT_BATCH, MIN_BATCH
 
 C = TypeVar("C")
-ENCODER_UPDATES = 10  # of the default episodes; the small classifier's batch is as large as it can be
+ENCODER_UPDATES = 10  # of the default episodes; elsewhere a batch is as large as it can be
 
 
 def resolve_defaults(config: C, classifier: PreTrainedModel, num_texts: int) -> C:
     """`fitting` for a loaded classifier, from which training starts."""
-    return fitting(config, isinstance(classifier.config, EightBallConfig), num_texts)
+    kind: Kind = "frozen" if is_frozen(classifier) else "encoder"
+    return fitting(config, "small" if isinstance(classifier.config, EightBallConfig) else kind, num_texts)
 
 
-def fitting(config: C, small: bool, num_texts: int) -> C:
+def fitting(config: C, kind: Kind, num_texts: int) -> C:
     """`config` with a number in every option whose default depends on the classifier or on the number of texts.
 
     Args:
         config: Options of any stage.
-        small: Whether training starts from the small classifier, and not from a pretrained encoder.
+        kind: What trains.
         num_texts: Number of training texts.
     """
     if not isinstance(config, CheckpointedConfig):
         return config
     values: dict[str, Any] = {
-        name: default.of(small, getattr(config, "use_peft", False)) for name, default in config.by_classifier.items()
+        name: default.of(kind, getattr(config, "use_peft", False)) for name, default in config.by_classifier.items()
     }
     if isinstance(config, RolloutConfig):
         # The optimum's logits lie score / kl_coef away from the reference's. TRL whitens that scale out of the
         # advantages, so at a high kl_coef the noise of the steps would drown it unless the steps are smaller.
         values["learning_rate"] /= max(1.0, 0.0 if config.score_type == "raw" else config.beta)
     for name, amount in config.amounts.items():
-        texts = (amount.small if small else amount.encoder).of(num_texts)
+        texts = amount.of(kind, num_texts)
         values[name] = texts if name == "total_episodes" else max(1, round(texts / num_texts))
-    if not small and getattr(config, "total_episodes", 0) is None:
+    if kind == "encoder" and getattr(config, "total_episodes", 0) is None:
         values |= _batch(config, values["total_episodes"], num_texts)
     return replace(config, **{name: value for name, value in values.items() if getattr(config, name, 0) is None})
 

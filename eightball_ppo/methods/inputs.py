@@ -14,6 +14,7 @@ from eightball_ppo.graders.base import Grader
 from eightball_ppo.graders.job import check_grades
 from eightball_ppo.graders.judges import takes_columns
 from eightball_ppo.graders.registry import check_graders
+from eightball_ppo.models.frozen import freeze_encoder
 from eightball_ppo.models.loading import label_set, load_classifier
 from eightball_ppo.models.precision import cast_encoder
 from eightball_ppo.models.tokenization import set_max_length
@@ -67,6 +68,12 @@ def load_splits(config: GraderTrainingConfig, given: Inputs = NO_INPUTS) -> dict
     return splits
 
 
+def reads_frozen(config: MethodConfig, classifier: PreTrainedModel) -> bool:
+    """Whether the encoder is a fixed reader: as `--freeze_encoder` says; by default as it was for the reference."""
+    asked = getattr(config, "freeze_encoder", None)
+    return getattr(classifier.config, "frozen", False) if asked is None else asked
+
+
 def load_reference(config: MethodConfig, given: LoadedModel | None = None) -> LoadedModel:
     """The classifier that training starts from and its tokenizer: a copy of `given`, or what `config` names.
 
@@ -85,4 +92,6 @@ def load_reference(config: MethodConfig, given: LoadedModel | None = None) -> Lo
     labels.require_same(label_set(classifier), "--labels", name)
     assert labels == label_set(classifier), "`with_labels` puts the labels into the order of the classifier"
     set_max_length(tokenizer, classifier, config.max_length)
+    if reads_frozen(config, classifier):
+        freeze_encoder(classifier)
     return classifier, tokenizer

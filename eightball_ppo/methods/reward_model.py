@@ -20,7 +20,7 @@ from eightball_ppo.models.label_inference import with_labels
 from eightball_ppo.models.loading import load_new_classifier, text_logits_NK
 from eightball_ppo.models.lora import with_lora
 from eightball_ppo.models.precision import last_linear
-from eightball_ppo.models.tokenization import max_input_length, set_max_length, tokenize
+from eightball_ppo.models.tokenization import max_input_length, set_max_length, token_table, tokenize
 from eightball_ppo.models.trainable import check_rates
 from eightball_ppo.runtime.run import Run, check_output_dir
 from eightball_ppo.training.resume import resume_context_for_fit
@@ -58,7 +58,8 @@ def train(config: RewardConfig) -> Path:
     data = (training.texts, training.label_ids)
     resume = resume_context_for_fit(config, "reward", model, *data)
     with Run(config, "reward", resume.progress) as run:
-        train_classifier(model, tokenizer, *data, config, run, "reward", by_length=True, resume=resume)
+        table = token_table(training.texts, tokenizer, max_input_length(tokenizer))
+        train_classifier(model, tokenizer, table, data[1], config, run, "reward", by_length=True, resume=resume)
         temperature = fit_temperature(text_logits_NK(model, tokenizer, validation), _gold_N(validation))
         fold_temperature(model, temperature)
         model = merge_adapter(model, config, run)

@@ -17,8 +17,9 @@ from eightball_ppo.labels import LabelSet
 from eightball_ppo.methods.classifier_run import NO_GRADER, finish_classifier, merge_adapter
 from eightball_ppo.methods.defaults import resolve_defaults
 from eightball_ppo.models.configuration_eightball import EightBallConfig
+from eightball_ppo.models.frozen import with_features
 from eightball_ppo.models.label_inference import with_labels
-from eightball_ppo.models.loading import load_new_classifier, predict_logits_NK
+from eightball_ppo.models.loading import load_new_classifier, new_frozen_classifier, predict_logits_NK
 from eightball_ppo.models.lora import with_lora
 from eightball_ppo.models.modeling_eightball import EightBallForSequenceClassification
 from eightball_ppo.models.tokenization import load_tokenizer, max_input_length, set_max_length, tokenize
@@ -45,15 +46,17 @@ def train(config: SFTConfig) -> Path:
     questions, heldout = load_both(config, labels, labels)
     set_seed(config.seed)
     model, tokenizer, config = new_policy(config, labels, questions)
-    truncated = tokenize(questions, tokenizer, max_input_length(tokenizer)).truncated
+    table, test_table = (
+        with_features(model, tokenize(split, tokenizer, max_input_length(tokenizer))) for split in (questions, heldout)
+    )
     assert questions.label_ids is not None
     data = (questions.texts, questions.label_ids)
     resume = resume_context_for_fit(config, "sft", model, *data)
     with Run(config, "sft", resume.progress) as run:
-        train_classifier(model, tokenizer, *data, config, run, "sft", resume=resume)
+        train_classifier(model, tokenizer, table, data[1], config, run, "sft", resume=resume)
         model = merge_adapter(model, config, run)
-        logits_NK = predict_logits_NK(model, tokenize(heldout, tokenizer, max_input_length(tokenizer)))
-        more = {"truncated_questions": truncated, "dropped_rows": count_dropped((questions, heldout))}
+        logits_NK = predict_logits_NK(model, test_table)
+        more = {"truncated_questions": table.truncated, "dropped_rows": count_dropped((questions, heldout))}
         record = _record(logits_NK, heldout, questions.label_ids, labels, config.seed)
         return finish_classifier(model, tokenizer, run, record, heldout, config, **more)
 
@@ -74,6 +77,11 @@ def new_policy(
         new = ["classifier"]
         set_max_length(tokenizer, model, config.max_length or SMALL_MAX_LENGTH)
         config = resolve_defaults(config, model, len(questions))
+    elif config.freeze_encoder:
+        name, trust = config.model_name_or_path, config.trust_remote_code
+        model, tokenizer = new_frozen_classifier(name, "--model_name_or_path", labels, config.head_hidden_size, trust)
+        config = resolve_defaults(config, model, len(questions))
+        set_max_length(tokenizer, model, config.max_length)
     else:
         flag = "--model_name_or_path"
         model, tokenizer, new = load_new_classifier(config.model_name_or_path, flag, labels, config.trust_remote_code)

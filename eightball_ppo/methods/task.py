@@ -23,8 +23,9 @@ from eightball_ppo.methods.defaults import resolve_defaults
 from eightball_ppo.methods.inputs import NO_INPUTS, Inputs, load_reference
 from eightball_ppo.methods.prerequisites import train_prerequisites
 from eightball_ppo.methods.score_unit import resolve_kl_coef
+from eightball_ppo.models.frozen import with_features
 from eightball_ppo.models.loading import predict_logits_NK
-from eightball_ppo.models.tokenization import TokenTable, max_input_length, token_table, tokenize
+from eightball_ppo.models.tokenization import TokenTable, max_input_length, tokenize
 from eightball_ppo.runtime.run import Run
 from eightball_ppo.training.resume import ResumeContext
 from eightball_ppo.training.scores import RolloutRecorder
@@ -159,7 +160,10 @@ def load_task(config: C, questions: dict[str, Questions], given: Inputs = NO_INP
         split: asked if complete_N[split].all() else asked.subset(np.flatnonzero(complete_N[split]))
         for split, asked in questions.items()
     }
-    tokens = {split: tokenize(asked, tokenizer, max_input_length(tokenizer)) for split, asked in questions.items()}
+    tokens = {
+        split: with_features(classifier, tokenize(asked, tokenizer, max_input_length(tokenizer)))
+        for split, asked in questions.items()
+    }
     noisy_logp_NK = grading.training.score_NK[torch.from_numpy(complete_N["train"])]
     grader_logp_NK = {s: grading.tables[s].score_NK[torch.from_numpy(complete_N[s])] for s in questions}
     recorded, unit = resolve_kl_coef(config, grading.tables["train"].scale == "raw", grader_logp_NK["train"])
@@ -218,11 +222,11 @@ def train_on_rows(
     Returns:
         The number of optimizer steps.
     """
-    texts = [task.questions["train"].texts[row] for row in rows]
+    table = task.tokens["train"].subset(rows)
     measure = (lambda: task.exact_metrics(policy)) if stage == run.method else dict
     fixed = (task.config, run, stage, measure, loss)
     return train_classifier(
-        policy, task.tokenizer, texts, rows, *fixed, resume=resume, callbacks=(*callbacks, *task.callbacks)
+        policy, task.tokenizer, table, rows, *fixed, resume=resume, callbacks=(*callbacks, *task.callbacks)
     )
 
 
@@ -246,5 +250,5 @@ def _metric_subset(task: Task) -> MetricSubset | None:
     sample = questions.subset(rows)
     score_NK = convert_scores(task.grader_logp_NK["train"][rows].double(), task.config.score_type or "log_prob")
     ref_logp_NK = task.ref_logits_NK["train"][rows].double().log_softmax(-1)
-    tokens = token_table(sample.texts, task.tokenizer, max_input_length(task.tokenizer))
+    tokens = task.tokens["train"].subset(rows.tolist())
     return MetricSubset(tokens, GradedSplit(sample, score_NK, ref_logp_NK))

@@ -21,16 +21,19 @@ _AUTO = (_AUTO_CONFIG, _AUTO_MODEL)
 def _register(name: str, module: Any) -> None:
     from eightball_ppo.models.configuration_eightball import EightBallConfig
     from eightball_ppo.models.configuration_lookup import LookupConfig
+    from eightball_ppo.models.configuration_mean_pooled import MeanPooledConfig
 
     if name == _AUTO_CONFIG:
-        for config in (EightBallConfig, LookupConfig):
+        for config in (EightBallConfig, LookupConfig, MeanPooledConfig):
             module.AutoConfig.register(config.model_type, config, exist_ok=True)
             config.register_for_auto_class()
         return
     from eightball_ppo.models.modeling_eightball import EightBallForSequenceClassification
     from eightball_ppo.models.modeling_lookup import LookupForSequenceClassification
+    from eightball_ppo.models.modeling_mean_pooled import MeanPooledForSequenceClassification
 
-    for model in (EightBallForSequenceClassification, LookupForSequenceClassification):
+    ours = (EightBallForSequenceClassification, LookupForSequenceClassification, MeanPooledForSequenceClassification)
+    for model in ours:
         module.AutoModelForSequenceClassification.register(model.config_class, model, exist_ok=True)
         model.register_for_auto_class("AutoModelForSequenceClassification")
 

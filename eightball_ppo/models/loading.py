@@ -1,18 +1,28 @@
 """Loads a classifier and its tokenizer from a directory or the Hub, safetensors only, with clear messages."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoModelForSequenceClassification, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import (
+    AutoModel,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 
 from eightball_ppo.config.fields import require
 from eightball_ppo.data import Questions
 from eightball_ppo.errors import InputError
 from eightball_ppo.labels import LabelSet
 from eightball_ppo.models.attention import always_mask, needs_always_mask
+from eightball_ppo.models.configuration_mean_pooled import MeanPooledConfig
 from eightball_ppo.models.finetuned import format_names, load_finetuned
+from eightball_ppo.models.frozen import freeze_encoder, is_frozen
+from eightball_ppo.models.modeling_mean_pooled import MeanPooledForSequenceClassification
 from eightball_ppo.models.packaged import PACKAGED_MINILM, checked_minilm_dir
 from eightball_ppo.models.precision import cast_encoder
 from eightball_ppo.models.safe_loading import checked_loading
@@ -151,6 +161,33 @@ def load_encoder(
     )
 
 
+def new_frozen_classifier(
+    name: str, flag: str, labels: LabelSet, head_hidden_size: int, trust_remote_code: bool = False
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """A pretrained encoder as a fixed reader under a new head, and its tokenizer.
+
+    Args:
+        name: `minilm` (the packaged one), or a directory or Hub id.
+        flag: The option that named it, for messages.
+        labels: The labels of the head.
+        head_hidden_size: Width of the head's hidden layer; 0: a linear head.
+        trust_remote_code: Whether code that comes with the tokenizer may run.
+
+    Raises:
+        InputError: No loadable encoder, or a tokenizer without a padding token.
+    """
+    path = str(checked_minilm_dir()) if name == PACKAGED_MINILM else name
+    with checked_loading(name, flag, "no loadable encoder there", path, trust_remote_code):
+        tokenizer = _tokenizer(path, name, flag, trust_remote_code)
+        encoder = AutoModel.from_pretrained(path, use_safetensors=True, dtype=torch.float32)
+    settings = {key: value for key, value in encoder.config.to_dict().items() if key != "_name_or_path"}
+    names: dict[str, Any] = {"id2label": labels.id2label, "label2id": labels.label2id}
+    config = MeanPooledConfig(settings, head_hidden_size, True, pad_token_id=tokenizer.pad_token_id, **names)
+    model = MeanPooledForSequenceClassification(config)
+    model.encoder.load_state_dict(encoder.state_dict())
+    return freeze_encoder(model.eval()), tokenizer
+
+
 def label_set(model: PreTrainedModel) -> LabelSet:
     """The labels of a loaded classifier."""
     return LabelSet.of_model(model.config.id2label)
@@ -169,7 +206,7 @@ def predict_logits_NK(model: nn.Module, tokens: TokenTable, batch_size: int = 25
     was_training = model.training
     model.eval()
     device = next(model.parameters()).device
-    tokens = tokens.to(device)
+    tokens = (tokens if is_frozen(model) else replace(tokens, features_NH=None)).to(device)
     length_N = tokens.length_N.cpu()
     order_N = length_N.argsort(stable=True) if by_length else torch.arange(len(tokens))
     logits_NK = torch.empty(0)  # filled in place: a list of small results would pin the freed memory between them

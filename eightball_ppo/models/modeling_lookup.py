@@ -12,7 +12,9 @@ from transformers.modeling_outputs import SequenceClassifierOutput
 
 from .configuration_eightball import EightBallConfig
 from .configuration_lookup import LookupConfig
+from .configuration_mean_pooled import MeanPooledConfig
 from .modeling_eightball import EightBallForSequenceClassification
+from .modeling_mean_pooled import MeanPooledForSequenceClassification
 
 
 class LookupForSequenceClassification(PreTrainedModel):
@@ -28,8 +30,10 @@ class LookupForSequenceClassification(PreTrainedModel):
         super().__init__(config)
         base = dict(config.base)
         kind = base.pop("model_type")
-        if kind == EightBallConfig.model_type:  # the Auto classes know it by our package alone
+        if kind == EightBallConfig.model_type:  # the Auto classes know it and the next by our package alone
             self.base = EightBallForSequenceClassification(EightBallConfig(**base))
+        elif kind == MeanPooledConfig.model_type:
+            self.base = MeanPooledForSequenceClassification(MeanPooledConfig(**base))
         else:
             self.base = AutoModelForSequenceClassification.from_config(AutoConfig.for_model(kind, **base))
         self.register_buffer("memory_ids_MT", torch.zeros(config.memories, config.memory_length, dtype=torch.long))

@@ -32,6 +32,7 @@ class TokenTable:
         pad_token_id: Id of the padding token.
         types_S: Token types, int8, of a tokenizer that tells the two texts of a question apart; None if all are 0.
         truncated: Number of questions that were truncated.
+        features_NH: What the head of a classifier with a frozen encoder reads of each question; None if it reads ids.
     """
 
     ids_S: Tensor
@@ -40,6 +41,7 @@ class TokenTable:
     pad_token_id: int = 0
     types_S: Tensor | None = None
     truncated: int = 0
+    features_NH: Tensor | None = None
 
     @classmethod
     def of(cls, ids: Sequence[Sequence[int]], pad_token_id: int = 0) -> "TokenTable":
@@ -57,18 +59,40 @@ class TokenTable:
 
     def apply(self, fn: Callable[[Tensor], Tensor]) -> "TokenTable":
         """A table with `fn` applied to its tensors, as `nn.Module._apply` does to a module's."""
-        types_S = None if self.types_S is None else fn(self.types_S)
-        return replace(self, ids_S=fn(self.ids_S), start_N1=fn(self.start_N1), types_S=types_S)
+        types_S, features_NH = (None if part is None else fn(part) for part in (self.types_S, self.features_NH))
+        tensors = {"ids_S": fn(self.ids_S), "start_N1": fn(self.start_N1)}
+        return replace(self, **tensors, types_S=types_S, features_NH=features_NH)
 
     def to(self, device: torch.device) -> "TokenTable":
         """A table on `device`."""
         return self.apply(lambda tensor: tensor.to(device))
 
+    def subset(self, rows: Sequence[int]) -> "TokenTable":
+        """The table of the questions `rows`, in that order."""
+        rows_M = torch.tensor(rows, dtype=torch.long)
+        length_M = self.length_N[rows_M]
+        start_M1 = _starts(length_M.tolist())
+        shift_S = torch.repeat_interleave(self.start_N1[rows_M] - start_M1[:-1], length_M)
+        index_S = torch.arange(len(shift_S)) + shift_S
+        types_S = None if self.types_S is None else self.types_S[index_S]
+        features_MH = None if self.features_NH is None else self.features_NH[rows_M]
+        longest = int(length_M.max()) if rows else 0
+        return replace(
+            self,
+            ids_S=self.ids_S[index_S],
+            start_N1=start_M1,
+            longest=longest,
+            types_S=types_S,
+            features_NH=features_MH,
+        )
+
     def rows(self, rows_B: Tensor, width: int | None = None) -> dict[str, Tensor]:
-        """Model inputs [B, width] of the questions `rows_B`, int64, padded on the right.
+        """Model inputs [B, width] of the questions `rows_B`, int64, padded on the right; their features, if there are.
 
         The default width is that of the table's longest question, so that no size is read back from the device.
         """
+        if self.features_NH is not None:
+            return {"features": self.features_NH[rows_B]}
         start_B = self.start_N1[rows_B]
         position_T = torch.arange(self.longest if width is None else width, device=rows_B.device)
         mask_BT = position_T < (self.start_N1[rows_B + 1] - start_B)[:, None]

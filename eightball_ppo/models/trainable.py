@@ -9,6 +9,7 @@ from transformers import PreTrainedModel
 from eightball_ppo.config.fields import require
 from eightball_ppo.config.model import LoraOptions
 from eightball_ppo.models.configuration_eightball import EightBallConfig
+from eightball_ppo.models.frozen import is_frozen, train_head_alone
 from eightball_ppo.models.lora import with_lora
 from eightball_ppo.runtime.distributed import is_main_process
 
@@ -19,8 +20,11 @@ MAX_LORA_RATE = 5e-3
 
 
 def trainable_copy(classifier: PreTrainedModel, lora: LoraOptions) -> PreTrainedModel:
-    """A copy of `classifier` whose weights train, or under LoRA adapters that do."""
+    """A copy of `classifier` whose weights train, or its head alone if the encoder is frozen, or LoRA adapters."""
     policy = copy.deepcopy(classifier)
+    if is_frozen(policy):
+        train_head_alone(policy)
+        return policy
     return with_lora(policy.requires_grad_(False), lora) if lora.use_peft else policy.requires_grad_(True)
 
 
@@ -36,7 +40,7 @@ def check_rates(classifier: PreTrainedModel, config: LoraOptions) -> None:
             "--dtype bfloat16: all weights train in it; a step that changes one by less than a 256th of it is lost; "
             "adapters (--use_peft) train in float32"
         )
-    if isinstance(classifier.config, EightBallConfig):
+    if isinstance(classifier.config, EightBallConfig) or is_frozen(classifier):
         return
     model, limit, usual = type(classifier).__name__, MAX_ENCODER_RATE, "2e-5"
     hint = f"all weights of a {model}; train adapters (--use_peft), or pass"

@@ -19,7 +19,7 @@ from transformers.trainer_callback import PrinterCallback
 from eightball_ppo.config.fields import require
 from eightball_ppo.config.training import SupervisedConfig
 from eightball_ppo.errors import InputError, TrainingDivergedError
-from eightball_ppo.models.tokenization import max_input_length, token_table
+from eightball_ppo.models.tokenization import TokenTable
 from eightball_ppo.runtime.atomic_io import write_json
 from eightball_ppo.runtime.distributed import rank
 from eightball_ppo.runtime.launch import require_equal_ranks
@@ -116,7 +116,7 @@ def replace_progress(trainer: Trainer, stage: str, disable_tqdm: bool) -> None:
 def train_classifier(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
-    texts: Sequence[str],
+    table: TokenTable,
     label_ids: Sequence[int],
     config: SupervisedConfig,
     run: Run,
@@ -127,19 +127,19 @@ def train_classifier(
     resume: ResumeContext | None = None,
     callbacks: Sequence[TrainerCallback] = (),
 ) -> int:
-    """Trains `model` in place on texts and their labels; returns the number of optimizer steps.
+    """Trains `model` in place on questions and their labels; returns the number of optimizer steps.
 
     Args:
         model: The classifier.
-        tokenizer: Its tokenizer; truncates texts to its maximum length.
-        texts: N questions.
+        tokenizer: Its tokenizer.
+        table: Tokens, or features, of N questions.
         label_ids: N label ids, or whatever `loss` takes as targets, such as rows of a table.
         config: Hyperparameters.
         run: Its metrics.jsonl gets a row per logged step.
         stage: Name of this training in logs and messages.
         measure: Returns more metrics for each row.
         loss: The loss to minimise; None is the model's own, cross-entropy.
-        by_length: Whether to batch texts of similar length, which saves time where the model is big.
+        by_length: Whether to batch questions of similar length, which saves time where the model is big.
         resume: Where to resume from; with it, checkpoints are written and a signal stops training.
         callbacks: Further callbacks.
 
@@ -147,9 +147,8 @@ def train_classifier(
         TrainingDivergedError, TrainingInterrupted: A gradient was not finite; a signal stopped training.
         InputError: No rows, or a tracker or scheduler that transformers does not know.
     """
-    require(len(texts) > 0, f"{stage}: no questions to train on")
-    table, label_N = token_table(texts, tokenizer, max_input_length(tokenizer)), torch.tensor(label_ids)
-    length_N = table.length_N
+    require(len(table) > 0, f"{stage}: no questions to train on")
+    label_N, length_N = torch.tensor(label_ids), table.length_N
 
     def collate(rows: list[int]) -> dict[str, Tensor]:
         rows_B = torch.tensor(rows)  # a batch is as wide as its longest question
@@ -158,9 +157,9 @@ def train_classifier(
     watch = GradNormCallback(None, lambda what: _fault(what, trainer, tokenizer, run))
     trainer = ResumableTrainer(
         model,
-        _arguments(config, run, stage, len(texts)),
+        _arguments(config, run, stage, len(table)),
         data_collator=collate,
-        train_dataset=range(len(texts)),
+        train_dataset=range(len(table)),
         callbacks=[MetricsCallback(run, stage, measure), watch, ForecastCallback("steps"), *callbacks],
         compute_loss_func=None if loss is None else lambda outputs, labels, **_: loss(outputs.logits, labels),
     )
@@ -179,7 +178,7 @@ def _fault(what: str, trainer: ResumableTrainer, tokenizer: PreTrainedTokenizerB
     """The error to raise where `what` is not finite; each rank has written its batch by then."""
     file, step = run.path / f"not-finite-{rank()}.json", trainer.state.global_step + 1
     batch = {name: tensor.tolist() for name, tensor in trainer.last_inputs.items()}
-    questions = tokenizer.batch_decode(batch["input_ids"], skip_special_tokens=True)
+    questions = tokenizer.batch_decode(batch.get("input_ids", []), skip_special_tokens=True)
     write_json(file, {"what": what, "step": step, "questions": questions, **batch})
     return TrainingDivergedError(f"{what} is not finite in step {step}; its batch is in {file}; lower --learning_rate")
 

@@ -1,0 +1,90 @@
+"""A classifier whose encoder is a fixed reader: what the head reads is computed once per text, and the head trains.
+
+Letters: B texts of a batch, N texts in all, H width of the features, K labels.
+"""
+
+import copy
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+from transformers.modeling_outputs import SequenceClassifierOutput
+
+from eightball_ppo.models.modeling_mean_pooled import MeanPooledForSequenceClassification
+from eightball_ppo.models.precision import last_linear
+from eightball_ppo.models.tokenization import TokenTable
+
+
+class FrozenEncoder:
+    """Goes in front of a classifier's class: a batch may bring `features` [B, H] in place of token ids."""
+
+    def forward(self, input_ids: Tensor | None = None, features: Tensor | None = None, **inputs: Any) -> Any:
+        """The classifier's output; of `features`, with these as the hidden state [B, 1, H]."""
+        if features is None:
+            return super().forward(input_ids=input_ids, **inputs)  # type: ignore[misc]
+        logits_BK, labels_B = head_of(self)(features), inputs.get("labels")  # type: ignore[arg-type]
+        loss = None if labels_B is None else nn.functional.cross_entropy(logits_BK, labels_B)
+        output = SequenceClassifierOutput(loss=loss, logits=logits_BK, hidden_states=(features.unsqueeze(1),))
+        return output.to_tuple() if inputs.get("return_dict") is False else output
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> "FrozenEncoder":
+        """A copy with a head of its own; the encoder's weights never change, so copies share them."""
+        trained = {id(parameter) for parameter in head_of(self).parameters()}  # type: ignore[arg-type]
+        memo |= {id(weight): weight for weight in self.parameters() if id(weight) not in trained}  # type: ignore[attr-defined]
+        memo[id(self)] = twin = type(self).__new__(type(self))
+        twin.__dict__.update(copy.deepcopy(self.__dict__, memo))
+        return twin
+
+
+def freeze_encoder(classifier: PreTrainedModel) -> PreTrainedModel:
+    """Makes the encoder of `classifier` a fixed reader, in place; what is saved is the same kind of model as before."""
+    kind = type(classifier)
+    if not isinstance(classifier, FrozenEncoder):
+        classifier.__class__ = type(kind.__name__, (FrozenEncoder, kind), {"__module__": kind.__module__})
+    train_head_alone(classifier)
+    return classifier
+
+
+def is_frozen(classifier: nn.Module) -> bool:
+    """Whether `freeze_encoder` was applied."""
+    return isinstance(classifier, FrozenEncoder)
+
+
+def train_head_alone(classifier: PreTrainedModel) -> None:
+    """Lets gradients reach the head and no other weight."""
+    classifier.requires_grad_(False)
+    head_of(classifier).requires_grad_(True)
+
+
+def head_of(classifier: PreTrainedModel) -> nn.Module:
+    """What reads the features: the head of a mean-pooled classifier, of another its last linear layer."""
+    if isinstance(classifier, MeanPooledForSequenceClassification):
+        return classifier.classifier
+    return last_linear(classifier, "--freeze_encoder")
+
+
+@torch.no_grad()
+def with_features(classifier: PreTrainedModel, table: TokenTable, batch_size: int = 64) -> TokenTable:
+    """`table` with what the head reads of each text, if the encoder is frozen; else `table`.
+
+    Args:
+        classifier: The classifier, in eval mode.
+        table: The tokens of N texts.
+        batch_size: Texts of a forward pass; those of similar length go together.
+    """
+    if not is_frozen(classifier):
+        return table
+    device, length_N = next(classifier.parameters()).device, table.length_N
+    tokens, read = table.to(device), []
+    hook = head_of(classifier).register_forward_pre_hook(lambda _, inputs: read.append(inputs[0].float().cpu()))
+    order_N = length_N.argsort(stable=True)
+    try:
+        for rows_B in order_N.split(batch_size):
+            classifier(**tokens.rows(rows_B.to(device), int(length_N[rows_B].max())))
+    finally:
+        hook.remove()
+    features_NH = torch.empty(len(table), read[0].shape[1])
+    features_NH[order_N] = torch.cat(read)
+    return replace(table, features_NH=features_NH)
