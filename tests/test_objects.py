@@ -9,7 +9,8 @@ import pytest
 
 from conftest import write_rows
 from eightball_ppo.config.data import DataConfig
-from eightball_ppo.data import questions_from
+from eightball_ppo.data import Questions, questions_from
+from eightball_ppo.data.questions import cut_held_out
 from eightball_ppo.errors import InputError
 from eightball_ppo.labels import LabelSet
 
@@ -43,6 +44,13 @@ def test_labels_of_other_kinds_are_not_used_to_train_and_refused_to_measure() ->
     assert questions_from(rows, CONFIG, LABELS, "train").label_ids is None
     with pytest.raises(InputError, match=r"test data:1: unknown label 'a long solution'"):
         questions_from(rows, CONFIG, LABELS, "test")
+
+
+def test_labels_of_a_part_that_is_cut_from_the_training_data_are_not_gold() -> None:
+    texts = [f"Is it {number}?" for number in range(60)]
+    train, heldout = cut_held_out(Questions("train data", texts, [number % 2 for number in range(60)]))
+    assert heldout.label_ids == [texts.index(text) % 2 for text in heldout.texts] and not heldout.gold
+    assert sorted([*train.texts, *heldout.texts]) == sorted(texts)
 
 
 @pytest.mark.parametrize(
