@@ -209,7 +209,7 @@ def test_labels_that_nothing_names_are_asked_for(tmp_path: Path) -> None:
         "reward_model_path": str(tmp_path / "nowhere"),
     }
     config = ReferenceConfig(output_dir=str(tmp_path / "run"), dataset_name=str(data), grader="rule:Yes", **missing)
-    with pytest.raises(InputError, match=r"q.jsonl: no row has a label in column 'answer'; pass --labels"):
+    with pytest.raises(InputError, match=r"q.jsonl: none of the columns \['text'\] .*--label_column NAME or --labels"):
         with_labels(config)
 
 

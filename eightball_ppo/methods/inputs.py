@@ -12,8 +12,9 @@ from eightball_ppo.data.questions import cut_held_out, drop_leaks
 from eightball_ppo.data.texts import ArrowTexts
 from eightball_ppo.graders.base import Grader
 from eightball_ppo.graders.job import check_grades
-from eightball_ppo.graders.judges import takes_columns
+from eightball_ppo.graders.judges import reward_functions
 from eightball_ppo.graders.registry import check_graders
+from eightball_ppo.graders.reward_functions import check_columns, columns_by_text
 from eightball_ppo.models.loading import label_set, load_classifier
 from eightball_ppo.models.precision import cast_encoder
 from eightball_ppo.models.tokenization import set_max_length
@@ -52,17 +53,20 @@ def load_splits(config: GraderTrainingConfig, given: Inputs = NO_INPUTS) -> dict
     labels = config.label_set()
     if given.judge is None:
         check_graders(config, labels)
+    asked = given.judge is not None or config.grade_table is None
+    functions = reward_functions(config.grader if given.judge is None else given.judge) if asked else []
     train, evaluation = given.train, given.evaluation
     if train is not None and evaluation is None:
         train, evaluation = cut_held_out(train)
     elif train is None:
-        keep_columns = takes_columns(config.grader if given.judge is None else given.judge)
-        train, heldout = load_both(config, None, labels, keep_columns)
+        train, heldout = load_both(config, None, labels, bool(functions))
         evaluation = heldout if evaluation is None else evaluation
     assert train is not None and evaluation is not None
     if given.train is not None or given.evaluation is not None:
         train = drop_leaks(train, evaluation)
     splits = {"train": train, "heldout": evaluation}
+    for split in splits.values() if functions else ():
+        check_columns(functions, columns_by_text(split), split.source)
     check_grades(config, labels, ArrowTexts.concatenate(split.texts for split in splits.values()), given.judge)
     return splits
 
