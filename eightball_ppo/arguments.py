@@ -26,7 +26,8 @@ from eightball_ppo.models.tokenization import set_max_length
 from eightball_ppo.runtime.logging import decisions_on_stderr
 from eightball_ppo.runtime.paths import local_path
 
-C = TypeVar("C", bound=GraderTrainingConfig)
+C = TypeVar("C", bound=GraderConfig)
+G = TypeVar("G", bound=GraderTrainingConfig)
 STORED = re.compile(r"good grades are stored in [^;]*; run the same command again to grade the rest")
 MEMORY = "memory"  # as dataset_name: texts that the program passes, which no file holds
 # options that have an argument of their own
@@ -69,7 +70,7 @@ def refuse(name: str, value: Any, reason: str) -> None:
     require(value is None, f"{name}: {reason}")
 
 
-def options_of(args: Any, config_class: type[C], trainer: str) -> dict[str, Any]:
+def options_of(args: Any, config_class: type[G], trainer: str) -> dict[str, Any]:
     """The options of `args`, an instance of `config_class`; for None those that have no default of the class.
 
     Raises:
@@ -112,14 +113,14 @@ def lora_options(peft_config: Any) -> dict[str, Any]:
 
 
 def given_inputs(
-    config_class: type[C],
+    config_class: type[G],
     options: dict[str, Any],
     model: str | os.PathLike[str] | PreTrainedModel,
     judge: Any,
     train: Any,
     evaluation: Any,
     tokenizer: PreTrainedTokenizerBase | None = None,
-) -> tuple[Inputs, C]:
+) -> tuple[Inputs, G]:
     """The objects that take the place of what `options` name, and the options with the names and labels among them.
 
     Args:
@@ -202,11 +203,11 @@ def _check_judge(judge: Any, config: GraderTrainingConfig, own_data: bool) -> No
         return
     members = check_judge(judge)
     taken = GRADER_OPTIONS if any(isinstance(member, str) for member in members) else GRADER_OPTIONS + PROMPT_OPTIONS
-    for field in dataclasses.fields(config):
-        value = getattr(config, field.name)
-        default = field.default if field.default is not dataclasses.MISSING else field.default_factory()  # type: ignore[misc]
-        other = field.name in taken and value != default
-        require(not other, f"--{field.name} {value}: is for a grader that the options name, and a judge is passed")
+    defaults = type(config)()
+    for name in taken:
+        value = getattr(config, name)
+        other = value != getattr(defaults, name)
+        require(not other, f"--{name} {value}: is for a grader that the options name, and a judge is passed")
 
 
 def _is_path(data: Any) -> bool:

@@ -50,7 +50,9 @@ def test_a_column_that_holds_none_of_the_labels_is_no_column_of_labels_unless_it
 
 
 def test_an_object_is_cut_as_a_file_with_its_rows_is(tmp_path: Path) -> None:
-    rows = [{"text": f"Is it {i}?", "label": None if i % 3 == 0 else ["no", "yes"][i % 2]} for i in range(90)]
+    rows: list[Any] = [
+        {"text": f"Is it {i}?", "label": None if i % 3 == 0 else ["no", "yes"][i % 2]} for i in range(90)
+    ]
     config = replace(CONFIG, labels=["no", "yes"])
     file = replace(config, dataset_name=str(write_rows(tmp_path / "x.jsonl", rows)))
     cuts: list[dict[str, Any]] = [{}, {"dataset_test_split": "0.5"}]

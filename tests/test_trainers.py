@@ -222,10 +222,11 @@ def test_decisions_are_shown_where_the_program_has_set_up_no_logging(
 ) -> None:
     monkeypatch.setattr(logging.getLogger(), "handlers", [])
     rows = [{"body": text} for text in TEXTS]
-    ours, before = logging.getLogger("eightball_ppo"), (logging.getLogger("eightball_ppo").level, [])
+    ours = logging.getLogger("eightball_ppo")
+    level = ours.level
     ExactTrainer(str(sft_run), judge(), ExactConfig(num_train_epochs=1, disable_tqdm=True), rows, ["Is it?"]).train()
     assert "train data: texts from column 'body'" in capsys.readouterr().err
-    assert (ours.level, ours.handlers) == before
+    assert ours.level == level and not ours.handlers
 
 
 class Press(TrainerCallback):

@@ -59,7 +59,7 @@ def with_labels_of_gold(config: AuditConfig) -> AuditConfig:
     with contextlib.suppress(InputError):  # ids, or no label at all: reading the file says so
         own = with_labels(replace(config, dataset_name=config.gold_file, labels=None))
         if not set(own.labels or ()) <= set(EIGHTBALL_LABELS):
-            return own
+            return replace(config, labels=own.labels)
     return config
 
 

@@ -32,7 +32,7 @@ from eightball_ppo.graders.registry import check_graders, load_graders, parse_gr
 from eightball_ppo.graders.storage.score_table import missing_mass
 from eightball_ppo.graders.storage.sources import GradeSource
 from eightball_ppo.graders.storage.store import GradeStore
-from eightball_ppo.labels import LabelSet
+from eightball_ppo.labels import EIGHTBALL_LABELS, LabelSet
 from eightball_ppo.models.label_inference import with_labels
 from eightball_ppo.report import tables
 from eightball_ppo.report.verdict import NOT_SAVED, next_sentence, print_verdict, saved_sentence
@@ -132,7 +132,9 @@ def _audit(
 
 def _verdict(config: AuditConfig, record: dict[str, Any], passed: bool, temporary: bool) -> list[str]:
     """The three sentences at the end of an audit; `passed`: a program passed the grader, which no command can name."""
-    command = next_sentence("ppo", "--grader", config.grader, *config.flags())
+    own = config.dataset_name == AuditConfig.dataset_name and set(record["labels"]) != set(EIGHTBALL_LABELS)
+    texts = ("--dataset_name", "YOUR_TEXTS") if own else ()
+    command = next_sentence("ppo", "--grader", config.grader, *texts, *config.flags())
     if passed:
         command = "Next: train on it, e.g. PPOTrainer(model, judge, train_dataset=texts).train()"
     right = round(record["accuracy"] * record["graded"])

@@ -70,7 +70,7 @@ def require(condition: bool, message: str) -> None:
 
 
 @functools.cache
-def _types(config_class: type[Any]) -> dict[str, TypeAdapter[Any]]:
+def _types(config_class: Any) -> dict[str, TypeAdapter[Any]]:
     """A check of the type of each option."""
     hints = get_type_hints(config_class)
     return {field.name: TypeAdapter(hints[field.name]) for field in fields(config_class)}
@@ -91,10 +91,12 @@ def check_values(config: Any) -> None:
     Raises:
         InputError: The first option that cannot be used.
     """
+    config_class: Any = type(config)
+    types = _types(config_class)
     for field in fields(config):
         value, rule = _plain(getattr(config, field.name)), field.metadata.get("rule", ANY)
         try:
-            setattr(config, field.name, _types(type(config))[field.name].validate_python(value, strict=True))
+            setattr(config, field.name, types[field.name].validate_python(value, strict=True))
         except ValidationError as error:
             reason = error.errors()[0]["msg"]
             raise InputError(f"--{field.name} {value!r}: {reason[0].lower()}{reason[1:]}") from None

@@ -72,8 +72,8 @@ def rewrite_comparison(config: CompareConfig) -> None:
     """
     config = workspace.with_kl_coefs(config)
     root = Path(config.output_dir)
-    grades = {"grade_store": ":memory:", "grade_table": str(root / grid.GRADES)}
-    without_grader = dataclasses.replace(config, **grades)  # which is neither loaded, nor imported, nor called
+    table = str(root / grid.GRADES)  # so that the grader is neither loaded, nor imported, nor called
+    without_grader = dataclasses.replace(config, grade_store=":memory:", grade_table=table)
     workspace.check(config, load_splits(without_grader))
     if not (root / grid.REFERENCE_DIR).is_dir():
         raise InputError(f"{root / grid.REFERENCE_DIR}: missing, so the comparison is not complete; run it again")
