@@ -22,7 +22,6 @@ from eightball_ppo.graders.budget import Budget
 from eightball_ppo.graders.storage.store import GradeStore
 from eightball_ppo.labels import LabelSet
 from eightball_ppo.methods.run_method import run_method
-from eightball_ppo.runtime.run import read_results
 
 EVIL = '<script>alert("Q")</script> & will I "win"?'
 
@@ -290,14 +289,3 @@ def test_nothing_of_data_or_grader_becomes_markup(tmp_path: Path, audit: Callabl
     assert [str(image.get("src", "data:")).split(":")[0] for image in images] == ["data"] * 4
     assert [bool(image["alt"]) for image in images if "alt" in image] == [True, True]
     assert render_audit(record) == page
-
-
-def test_the_labels_are_those_of_a_gold_file_of_other_data(tmp_path: Path) -> None:
-    gold = write_rows(tmp_path / "gold.jsonl", [{"text": f"Is it {n}?", "topic": "ab"[n % 2]} for n in range(6)])
-    options: dict[str, Any] = {"text_column": "text", "label_column": "topic", "audit_questions": 1}
-    config = AuditConfig(grader="rule:a", gold_file=str(gold), output_dir=str(tmp_path / "audit"), **options)
-    record = json.loads((run.run(config) / "audit.json").read_text())
-    assert record["labels"] == ["a", "b"] and record["accuracy"] == 0.5
-    last = read_results(tmp_path / "audit")["verdict"][2]
-    flags = f"--dataset_name YOUR_TEXTS --gold_file {gold} --text_column text --label_column topic"
-    assert last == f"Next: eightball ppo --grader rule:a {flags}"
