@@ -21,11 +21,18 @@ from eightball_ppo.models.loading import load_classifier
 
 @contextlib.contextmanager
 def _places(output_dir: str | os.PathLike[str] | None, options: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    """`options` with the output directory; without one, a temporary directory and a grade store in it."""
+    """`options` with the output directory; without one, a temporary directory and a grade store in it.
+
+    Errors in the block name arguments of Python.
+    """
     if output_dir is not None:
-        yield {**options, "output_dir": os.fspath(output_dir)}
+        with arguments_in_messages("judge", prefix=""):
+            yield {**options, "output_dir": os.fspath(output_dir)}
         return
-    with tempfile.TemporaryDirectory(prefix="eightball-") as scratch:
+    with (
+        tempfile.TemporaryDirectory(prefix="eightball-") as scratch,
+        arguments_in_messages("judge", prefix="", temporary="grade_store" not in options),
+    ):
         yield {"grade_store": f"{scratch}/grades.sqlite3", **options, "output_dir": f"{scratch}/run"}
 
 
@@ -65,7 +72,7 @@ def compare(
         IncompleteError: Too many grades failed, or some runs did.
     """
     asked = {"methods": list(methods), "seeds": list(seeds), "kl_coefs": list(kl_coefs or ()), **options}
-    with _places(output_dir, asked) as resolved, arguments_in_messages("judge", prefix=""):
+    with _places(output_dir, asked) as resolved:
         given, config = given_inputs(CompareConfig, resolved, model, judge, train_dataset, eval_dataset)
         directory = comparison.run(workspace.with_own_data(config, given.train), given, output_dir is None)
         return pd.read_parquet(directory / "results.parquet")
@@ -110,7 +117,7 @@ def audit(
         InputError: An argument that cannot be used.
         IncompleteError: No gold text got a complete grade.
     """
-    with _places(output_dir, options) as resolved, arguments_in_messages("judge", prefix=""):
+    with _places(output_dir, options) as resolved:
         judge, gold, config = given_audit(judge, gold, labels, resolved)
         directory = run_audit(config, judge, gold, output_dir is None)
         record = json.loads((directory / "audit.json").read_text(encoding="utf-8"))

@@ -12,8 +12,9 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from eightball_ppo.config.fields import require
 from eightball_ppo.config.graded import GraderTrainingConfig
+from eightball_ppo.config.grader import GraderConfig
 from eightball_ppo.config.stages import AuditConfig, RewardConfig, SFTConfig
-from eightball_ppo.data import Questions, questions_from
+from eightball_ppo.data import Questions, cut_questions, load_split, questions_from
 from eightball_ppo.errors import UserFacingError
 from eightball_ppo.graders.judges import check_judge
 from eightball_ppo.labels import EIGHTBALL_LABELS, LabelSet
@@ -22,28 +23,44 @@ from eightball_ppo.models.label_inference import with_labels
 from eightball_ppo.models.loading import check_checkpoint, label_set, load_tokenizer
 from eightball_ppo.models.lora import merged
 from eightball_ppo.models.tokenization import set_max_length
+from eightball_ppo.runtime.logging import decisions_on_stderr
 from eightball_ppo.runtime.paths import local_path
 
-C = TypeVar("C", bound=GraderTrainingConfig)
+C = TypeVar("C", bound=GraderConfig)
+G = TypeVar("G", bound=GraderTrainingConfig)
+STORED = re.compile(r"good grades are stored in [^;]*; run the same command again to grade the rest")
 MEMORY = "memory"  # as dataset_name: texts that the program passes, which no file holds
 # options that have an argument of their own
 _ARGUMENTS = {"sft_model_path": "model", "dataset_name": "train_dataset"}
+GRADER_OPTIONS = ("grader", "grade_table")
+PROMPT_OPTIONS = ("grader_model", "grader_prompt", "label_descriptions", "contextual_calibration", "api_mode")
 _LORA = {"r": "lora_r", "lora_alpha": "lora_alpha", "target_modules": "lora_target_modules"}
 
 
 @contextlib.contextmanager
-def arguments_in_messages(judge: str = "reward_funcs", prefix: str = "args.") -> Iterator[None]:
+def arguments_in_messages(
+    judge: str = "reward_funcs", prefix: str = "args.", temporary: bool = False
+) -> Iterator[None]:
     """Errors in the block name arguments of Python, not flags: `args.learning_rate` instead of `--learning_rate`.
+
+    Log messages are shown, if the program has set up no logging.
 
     Args:
         judge: The name of the argument that takes the judge.
         prefix: Of options that have no argument of their own.
+        temporary: Whether the grade store is removed at the end, so that no message must send the user to it.
     """
     names = {**_ARGUMENTS, "grader": judge}
     try:
-        yield
+        with decisions_on_stderr():
+            yield
     except UserFacingError as error:
-        message = re.sub(r"(?<![\w-])--(\w+)", lambda flag: names.get(flag[1], prefix + flag[1]), str(error))
+        text = (
+            STORED.sub(f"pass {prefix}grade_store=FILE to keep the good grades", str(error))
+            if temporary
+            else str(error)
+        )
+        message = re.sub(r"(?<![\w-])--(\w+)", lambda flag: names.get(flag[1], prefix + flag[1]), text)
         error.args = (message, *error.args[1:])
         raise
 
@@ -53,7 +70,7 @@ def refuse(name: str, value: Any, reason: str) -> None:
     require(value is None, f"{name}: {reason}")
 
 
-def options_of(args: Any, config_class: type[C], trainer: str) -> dict[str, Any]:
+def options_of(args: Any, config_class: type[G], trainer: str) -> dict[str, Any]:
     """The options of `args`, an instance of `config_class`; for None those that have no default of the class.
 
     Raises:
@@ -96,14 +113,14 @@ def lora_options(peft_config: Any) -> dict[str, Any]:
 
 
 def given_inputs(
-    config_class: type[C],
+    config_class: type[G],
     options: dict[str, Any],
     model: str | os.PathLike[str] | PreTrainedModel,
     judge: Any,
     train: Any,
     evaluation: Any,
     tokenizer: PreTrainedTokenizerBase | None = None,
-) -> tuple[Inputs, C]:
+) -> tuple[Inputs, G]:
     """The objects that take the place of what `options` name, and the options with the names and labels among them.
 
     Args:
@@ -135,14 +152,62 @@ def given_inputs(
         options["dataset_name"] = os.fspath(train) if _is_path(train) else MEMORY
         if loaded is None and options.get("labels") == list(EIGHTBALL_LABELS):  # the default of the embedded data
             options["labels"] = None
-    config = with_labels(config_class(**options))
-    learned = measured = None
-    if not _is_path(train) or evaluation is not None:  # else `config` names the file, and what is held out of it
-        keeps = not isinstance(getattr(judge, "labels", None), LabelSet)  # a Grader reads texts alone
-        labels = config.label_set()
-        learned = None if train is None else questions_from(train, config, labels, "train", keeps)
-        measured = None if evaluation is None else questions_from(evaluation, config, labels, "test", keeps)
-    return Inputs(loaded, judge, learned, measured), config
+    config = _config(config_class, options)
+    _check_judge(judge, config, train is not None)
+    config = with_labels(config)
+    keeps = not isinstance(getattr(judge, "labels", None), LabelSet)  # a Grader reads texts alone
+    return Inputs(loaded, judge, *_given_questions(config, train, evaluation, keeps)), config
+
+
+def _given_questions(
+    config: GraderTrainingConfig, train: Any, evaluation: Any, keeps: bool
+) -> tuple[Questions | None, Questions | None]:
+    """The questions to learn from and to measure on; None for those that `config` names."""
+    labels = config.label_set()
+    if evaluation is not None:
+        require(
+            config.gold_file is None, f"--gold_file {config.gold_file}: eval_dataset is given; leave one of them out"
+        )
+        learned = None if train is None else questions_from(train, config, None, "train", keeps)
+        return learned, questions_from(evaluation, config, labels, "test", keeps)
+    if train is None or _is_path(train):
+        return None, None
+    if config.gold_file is not None:
+        return questions_from(train, config, None, "train", keeps), load_split(config, "test", labels, keeps)
+    return cut_questions(train, config, labels, keeps)
+
+
+def _config(config_class: type[C], options: dict[str, Any]) -> C:
+    """An instance of `config_class`.
+
+    Raises:
+        InputError: An option that it does not have, or a value that it refuses.
+    """
+    known = {field.name for field in dataclasses.fields(config_class)}
+    for name in options:
+        require(name in known, f"{name}: no such option of {config_class.__name__}")
+    return config_class(**options)
+
+
+def _check_judge(judge: Any, config: GraderTrainingConfig, own_data: bool) -> None:
+    """Checks the judge against the options that name another one.
+
+    Raises:
+        InputError: No judge at all, a judge and the options of another, or a reward model that is not there.
+    """
+    if judge is None:
+        named = config.grade_table is not None or config.grader != GraderConfig.grader
+        needs = "a judge is needed: a function, a Grader, the name of a grader, or the directory of a reward model"
+        own_model = config.reward_model_path != RewardConfig.output_dir
+        require(named or own_model or not own_data, f"--grader: {needs}")
+        return
+    members = check_judge(judge)
+    taken = GRADER_OPTIONS if any(isinstance(member, str) for member in members) else GRADER_OPTIONS + PROMPT_OPTIONS
+    defaults = type(config)()
+    for name in taken:
+        value = getattr(config, name)
+        other = value != getattr(defaults, name)
+        require(not other, f"--{name} {value}: is for a grader that the options name, and a judge is passed")
 
 
 def _is_path(data: Any) -> bool:
@@ -152,6 +217,8 @@ def _is_path(data: Any) -> bool:
 def _with_tokenizer(model: Any, tokenizer: PreTrainedTokenizerBase | None) -> LoadedModel:
     """A loaded classifier, without adapters, and a tokenizer that cuts where the model has no more positions."""
     known = hasattr(model, "config") and hasattr(model, "state_dict")
+    tokenizes = tokenizer is None or isinstance(tokenizer, PreTrainedTokenizerBase)
+    require(tokenizes, f"processing_class: a tokenizer is needed, not a {type(tokenizer).__name__}")
     require(known, f"model: a name, a directory or a loaded classifier is needed, not a {type(model).__name__}")
     if hasattr(model, "peft_config"):
         model = merged(copy.deepcopy(model))
@@ -201,10 +268,12 @@ def given_audit(
     options["labels"] = None if labels is None else list(labels)
     questions = None
     if _is_path(gold):
-        config = with_labels(AuditConfig(**options, dataset_name=os.fspath(gold), gold_file=os.fspath(gold)))
+        config = with_labels(
+            _config(AuditConfig, {**options, "dataset_name": os.fspath(gold), "gold_file": os.fspath(gold)})
+        )
     else:
         require(labels is not None, "labels: which ones? pass their names, for a judge that does not know them")
-        config = AuditConfig(**options, dataset_name=MEMORY)
+        config = _config(AuditConfig, {**options, "dataset_name": MEMORY})
         questions = questions_from(gold, config, config.label_set(), "test", keep_columns=True)
         require(questions.label_ids is not None, "gold: a gold label is needed for every text")
     return judge, questions, config

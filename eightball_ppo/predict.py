@@ -15,12 +15,12 @@ from eightball_ppo.config.stages import PredictConfig
 from eightball_ppo.data import Questions, load_file
 from eightball_ppo.data.pairs import display_text, join_pair
 from eightball_ppo.data.rows import SURROGATE
-from eightball_ppo.data.sources import ENDINGS
 from eightball_ppo.errors import InputError
 from eightball_ppo.models.loading import label_set, load_classifier, predict_logits_NK
 from eightball_ppo.models.tokenization import max_input_length, tokenize
 from eightball_ppo.report.tables import MAX_LABELS, escape
 from eightball_ppo.runtime.atomic_io import atomic_path
+from eightball_ppo.runtime.paths import DATA_ENDINGS
 
 ANSWER = "prediction"  # columns of the output; behind the second stands the name of a label
 PROBABILITY = "probability_"
@@ -65,7 +65,7 @@ def _predict(config: PredictConfig, questions: Questions) -> Predictions:
 
 def _questions(config: PredictConfig) -> Questions:
     """The question, or those of the file with their columns, each joined with the second text if there is one."""
-    if config.file is not None and Path(config.file).suffix in ENDINGS:
+    if config.file is not None and Path(config.file).suffix in DATA_ENDINGS:
         questions = _read_table(config, Path(config.file))
     else:
         questions = _read_texts(config)

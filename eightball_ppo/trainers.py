@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback
 
 from eightball_ppo.arguments import arguments_in_messages, given_inputs, lora_options, options_of, refuse
+from eightball_ppo.config.fields import require
 from eightball_ppo.config.graded import MethodConfig
 from eightball_ppo.config.methods import (
     DistillConfig,
@@ -93,7 +94,11 @@ class PolicyTrainer:
             refuse("quantization_config", quantization_config, "a quantized classifier cannot be trained; leave it out")
             given = None if optimizers == (None, None) else optimizers
             refuse("optimizers", given, "leave it out and set args.learning_rate, weight_decay and adam_beta2")
+            for callback in callbacks or ():
+                kind = type(callback).__name__
+                require(isinstance(callback, TrainerCallback), f"callbacks: a TrainerCallback is needed, not a {kind}")
             options = {**options_of(args, self.config_class, type(self).__name__), **lora_options(peft_config)}
+            refuse("args.dry_run", options.get("dry_run") or None, "is of the command line; leave it out")
             self.results: dict[str, Any] = {}
             self._keeps = options["output_dir"] != self.config_class.output_dir
             self._callbacks = tuple(callbacks or ())
@@ -170,8 +175,10 @@ class PolicyTrainer:
             A dict for each text: `label` and `score`, as a `transformers` pipeline gives, and all `probabilities` by
             label.
         """
-        if isinstance(texts, str) or not texts or not all(isinstance(text, str) and text.strip() for text in texts):
-            raise InputError("predict: a list of texts is needed, at least one, none of them blank")
+        texts = [texts] if isinstance(texts, str) else list(texts)
+        bad = next((f"text {i} is {text!r}" for i, text in enumerate(texts) if not str(text or "").strip()), None)
+        if bad or not texts or not all(isinstance(text, str) for text in texts):
+            raise InputError(f"predict: a list of texts is needed, none of them blank; {bad or f'got {texts!r:.80}'}")
         model, tokenizer = self._loaded()
         probability_NK = text_logits_NK(model, tokenizer, Questions("predict", texts)).softmax(-1).tolist()
         rows = [dict(zip(label_set(model).names, row, strict=True)) for row in probability_NK]
@@ -180,8 +187,10 @@ class PolicyTrainer:
 
     def save_model(self, output_dir: str | os.PathLike[str]) -> None:
         """Writes the policy, a full model with adapters merged, and its tokenizer to `output_dir`."""
+        directory = Path(output_dir)
+        require(not directory.exists() or directory.is_dir(), f"save_model: {directory} is a file; name a directory")
         if is_main_process():
-            save_policy(*self._loaded(), Path(output_dir))
+            save_policy(*self._loaded(), directory)
 
     def push_to_hub(self, repo_id: str | None = None) -> None:
         """Uploads the finished run, model card included, to `repo_id`, by default `args.hub_model_id`.
@@ -203,13 +212,17 @@ class PolicyTrainer:
     def _run(self, config: MethodConfig) -> Path:
         """Runs the method of `config`, under whatever launcher started this program."""
         os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")
-        with arguments_in_messages():
-            check_launch()
-            init_process_group(config.ddp_timeout)
-            atexit.register(destroy_process_group)
-            return run_method(
-                self._place(config), **self._given._asdict(), callbacks=self._callbacks, temporary=not self._keeps
-            )
+        temporary = not self._keeps
+        with arguments_in_messages(temporary=temporary and config.grade_store == MethodConfig.grade_store):
+            self._join_launch()
+            given = self._given._asdict()
+            return run_method(self._place(config), **given, callbacks=self._callbacks, temporary=temporary)
+
+    def _join_launch(self) -> None:
+        """Connects the processes of a launch, before the first of them makes a directory for all."""
+        check_launch()
+        init_process_group(self.args.ddp_timeout)
+        atexit.register(destroy_process_group)
 
     def _place(self, config: MethodConfig) -> MethodConfig:
         """`config` with the temporary places of a trainer without an output directory."""
@@ -225,6 +238,7 @@ class PolicyTrainer:
 
     def _scratch_path(self) -> Path:
         if self._scratch is None:
+            self._join_launch()
             self._scratch = Path(
                 broadcast_from_main(lambda: tempfile.mkdtemp(prefix="eightball-"), self.args.ddp_timeout)
             )

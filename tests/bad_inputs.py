@@ -133,7 +133,7 @@ BAD_INPUTS = [
     BadInput("ppo --dataset_name o", "nothing in this directory is a split", {"o/x.txt": ""}),
     BadInput(
         "ppo --dataset_name o.jsonl --grader rule:Yes --sft_model_path runs/sft",
-        "o.jsonl: no row has a label | --labels",
+        "o.jsonl: none of the columns | --labels",
         {"o.jsonl": '{"text": "Is it?"}\n'},
         labels=False,
     ),
@@ -191,7 +191,10 @@ BAD_INPUTS = [
     # models
     BadInput("ppo --sft_model_path ./m", "--sft_model_path ./m: no such directory"),
     BadInput("ppo --reward_model_path ./m", "--reward_model_path ./m: not a checkpoint, it holds no", {"m/x": ""}),
-    BadInput("ppo --sft_model_path nobody/nothing", "--sft_model_path nobody/nothing: not a loadable checkpoint"),
+    BadInput(
+        "ppo --sft_model_path nobody/nothing",
+        "--sft_model_path nobody/nothing: no such directory here, and from the Hub: not a loadable checkpoint",
+    ),
     BadInput("reward --model_name_or_path /nowhere", "--model_name_or_path /nowhere"),
     BadInput(
         f"ppo {ON_M}",

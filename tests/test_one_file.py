@@ -12,10 +12,11 @@ import pandas as pd
 import pytest
 
 from conftest import LABELS, read_rows, write_rows
+from eightball_ppo.auditing import run as auditing
 from eightball_ppo.config.compare import CompareConfig
 from eightball_ppo.config.data import DataConfig
 from eightball_ppo.config.methods import ReferenceConfig
-from eightball_ppo.config.stages import GradeConfig, SFTConfig
+from eightball_ppo.config.stages import AuditConfig, GradeConfig, SFTConfig
 from eightball_ppo.data import columns, load_both, load_split
 from eightball_ppo.errors import InputError
 from eightball_ppo.graders import export
@@ -209,13 +210,24 @@ def test_labels_that_nothing_names_are_asked_for(tmp_path: Path) -> None:
         "reward_model_path": str(tmp_path / "nowhere"),
     }
     config = ReferenceConfig(output_dir=str(tmp_path / "run"), dataset_name=str(data), grader="rule:Yes", **missing)
-    with pytest.raises(InputError, match=r"q.jsonl: no row has a label in column 'answer'; pass --labels"):
+    with pytest.raises(InputError, match=r"q.jsonl: none of the columns \['text'\] .*--label_column NAME or --labels"):
         with_labels(config)
 
 
 def test_audit_reads_the_held_out_labels_of_one_file(tmp_path: Path) -> None:
     gold = load_split(DataConfig(dataset_name=tickets(tmp_path / "t.csv")), "test", SET)
     assert not gold.gold and gold.label_ids is not None and len(gold) < 20
+
+
+def test_the_labels_are_those_of_a_gold_file_of_other_data(tmp_path: Path) -> None:
+    gold = write_rows(tmp_path / "gold.jsonl", [{"text": f"Is it {n}?", "topic": "ab"[n % 2]} for n in range(6)])
+    options: dict[str, Any] = {"text_column": "text", "label_column": "topic", "audit_questions": 1}
+    config = AuditConfig(grader="rule:a", gold_file=str(gold), output_dir=str(tmp_path / "audit"), **options)
+    record = json.loads((auditing.run(config) / "audit.json").read_text())
+    assert record["labels"] == ["a", "b"] and record["accuracy"] == 0.5
+    last = read_results(tmp_path / "audit")["verdict"][2]
+    flags = f"--dataset_name YOUR_TEXTS --gold_file {gold} --text_column text --label_column topic"
+    assert last == f"Next: eightball ppo --grader rule:a {flags}"
 
 
 @pytest.mark.slow

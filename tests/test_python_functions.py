@@ -8,11 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from datasets import Dataset
 from pytest import MonkeyPatch
 
 from conftest import LABELS, read_rows
 from eightball_ppo import ExactConfig, ExactTrainer, InputError, audit, compare, load_policy
+from eightball_ppo.cli import commands
 from eightball_ppo.comparison.workers import _without_main_module
 from eightball_ppo.graders.base import Grade, GradeRequest, OnGrade
 from eightball_ppo.graders.budget import Budget
@@ -59,6 +61,7 @@ def test_compare_asks_a_judge_that_cannot_be_pickled_once_and_returns_a_row_for_
     assert not list(scratch.glob("eightball-*")) and not (tmp_path / "runs").exists()
     kept = compare(["sft"], load_policy(sft_run)[0], judge, TEXTS, GOLD, output_dir=tmp_path / "kept", **SHORT)
     assert len(kept) == 2 and (tmp_path / "kept" / "report.html").exists()
+    _check_report_without_judge(tmp_path / "kept")
     with pytest.raises(InputError, match=r"was compared with judge object:rule:"):
         compare(["sft"], sft_run, RuleGrader("Yes", judge.labels), TEXTS, GOLD, output_dir=tmp_path / "kept", **SHORT)
 
@@ -75,6 +78,19 @@ def test_default_kl_coefs_of_raw_scores_are_in_their_spread_and_soft_targets_dep
     spread = 1000 * 2**0.5 / 3
     assert sorted(set(frame["beta"])) == [float(f"{coef * spread:.3g}") for coef in (0.1, 0.5)]
     assert frame[frame["split"] == "train"]["kl"].nunique() == 2
+
+
+def _check_report_without_judge(directory: Path) -> None:
+    """The command makes the page again, whether an object judged or a function that the options name."""
+    commands.run("report", [str(directory)])
+    options = yaml.safe_load((directory / "config.yaml").read_text())
+    judge = directory.parent / "judge.py"
+    judge.write_text("raise SystemExit('imported')\n")
+    (directory / "config.yaml").write_text(yaml.safe_dump({**options, "grader": f"python:{judge}:score"}))
+    (directory / "report.html").unlink()
+    commands.run("report", [str(directory)])
+    assert (directory / "report.html").exists()
+    (directory / "config.yaml").write_text(yaml.safe_dump(options))
 
 
 def test_arguments_of_compare_are_named_without_flags(sft_run: Path) -> None:

@@ -1,5 +1,6 @@
 """`--grader python:FILE.py:NAME`: what is imported, when, and what a judge that cannot be used says."""
 
+import functools
 import re
 import shutil
 import sys
@@ -7,7 +8,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+import torch
 import yaml
 from transformers import TrainerCallback
 
@@ -18,7 +21,8 @@ from eightball_ppo.config.stages import GradeConfig
 from eightball_ppo.demo.judge import NOT_CALLED, load_judge
 from eightball_ppo.errors import InputError
 from eightball_ppo.graders.budget import Budget
-from eightball_ppo.graders.python_source import load_function, source_identity
+from eightball_ppo.graders.function_identity import source_identity
+from eightball_ppo.graders.python_source import load_function
 from eightball_ppo.graders.registry import GraderSpec, check_graders, load_graders, parse_grader
 from eightball_ppo.graders.storage.store import GradeStore
 from eightball_ppo.labels import LabelSet
@@ -178,3 +182,77 @@ def test_grade_takes_a_function_on_the_command_line(
     arguments += ["--output_dir", str(directory / "grades"), "--grade_store", str(directory / "grades.sqlite3")]
     commands.run("grade", arguments)
     assert "0 failed, 0 refused" in capsys.readouterr().out and (directory / "grades" / "grades.parquet").is_file()
+
+
+def scaled(factor: float) -> Any:
+    def decorate(function: Any) -> Any:
+        @functools.wraps(function)
+        def judge(texts: list[str], labels: list[str]) -> Any:
+            return [[factor * value for value in row] for row in function(texts, labels)]
+
+        return judge
+
+    return decorate
+
+
+def keyword(factor: float) -> Any:
+    def judge(texts: list[str], labels: list[str], *, by: float = factor) -> Any:
+        return [[by for _ in labels] for _ in texts]
+
+    return judge
+
+
+def chosen(first: bool) -> Any:
+    if first:
+
+        def judge(texts: list[str], labels: list[str]) -> Any:
+            return [[1.0 for _ in labels] for _ in texts]
+    else:
+
+        def judge(texts: list[str], labels: list[str]) -> Any:
+            return [[2.0 for _ in labels] for _ in texts]
+
+    return judge
+
+
+class Slotted:
+    __slots__ = ("weights",)
+
+    def __init__(self, weights: Any):
+        self.weights = weights
+
+    def __call__(self, texts: list[str], labels: list[str]) -> Any:
+        return [list(self.weights) for _ in texts]
+
+
+def over(value: Any) -> Any:
+    return lambda texts, labels: [[value for _ in labels] for _ in texts]
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda n: scaled(n)(over(1)),
+        keyword,
+        lambda n: chosen(n == 1),
+        Slotted,
+        lambda n: Slotted(np.array([n, 1.0])),
+        lambda n: over(torch.tensor([n])),
+        lambda n: over({"a": [Slotted((n,))]}),
+        lambda n: functools.partial(over(1), extra=n),
+        lambda n: [lambda texts, labels: 1, lambda texts, labels: 2][int(n) - 1],
+    ],
+)
+def test_two_judges_that_differ_have_two_fingerprints_and_equal_ones_have_one(make: Any) -> None:
+    one, same, other = (source_identity(make(number)) for number in (1.0, 1.0, 2.0))
+    assert one == same and one != other
+
+
+def test_the_fingerprint_of_a_function_without_a_file_holds_no_address_and_no_secret() -> None:
+    found = []
+    for _ in range(2):
+        names: dict[str, Any] = {}
+        exec("def judge(texts, labels):\n    return [[len(t) for _ in labels] for t in texts if (lambda: t)()]", names)
+        found.append(source_identity(names["judge"]))
+    assert found[0] == found[1]
+    assert "sk-secret" not in str(source_identity(over("sk-secret")))

@@ -187,7 +187,7 @@ def test_a_run_with_a_function_records_its_fingerprint_and_needs_the_object_agai
     judge = judge_in(1.0)
     run = run_method(ReferenceConfig(**options(tmp_path)), judge=judge, **given)
     fingerprint = as_grader(judge, LABELS).fingerprint
-    assert read_results(run)["grader"] == fingerprint and read_config(run)["grader"] == f"object:{fingerprint}"
+    assert read_results(run)["grader"] == fingerprint and read_config(run)["grader"] == f"object:judge:{fingerprint}"
     assert "judge" in str(read_results(run)["grades"]["grader_settings"])
     again = ReferenceConfig(**options(tmp_path / "again", grader=read_config(run)["grader"]))
     with pytest.raises(InputError, match="was an object in Python; pass it again"):

@@ -11,7 +11,7 @@ from test_judges import details_of, scores_of
 from eightball_ppo.config.data import DataConfig
 from eightball_ppo.data import questions_from
 from eightball_ppo.errors import InputError
-from eightball_ppo.graders.judges import as_grader, takes_columns
+from eightball_ppo.graders.judges import as_grader, reward_functions
 from eightball_ppo.graders.reward_functions import columns_by_text
 from eightball_ppo.labels import LabelSet
 
@@ -83,7 +83,7 @@ def test_completions_are_messages_where_the_prompts_are() -> None:
 def test_a_column_that_the_data_lack_is_named_before_any_call() -> None:
     with pytest.raises(InputError, match=r"async_match: needs the column 'solution'; the data have no other columns"):
         as_grader(async_match, LABELS)
-    with pytest.raises(InputError, match=r"the data's other columns are \['answer'\]"):
+    with pytest.raises(InputError, match=r"the other columns of the data are \['answer'\]"):
         as_grader(async_match, LABELS, columns={"Is it?": {"answer": "Yes"}})
 
 
@@ -102,6 +102,8 @@ def test_only_reward_functions_take_the_columns_of_the_data(tmp_path: Path) -> N
     file = tmp_path / "judge.py"
     file.write_text("def reward(completions, **columns):\n    return [0.0] * len(completions)\n")
     assert (
-        takes_columns(async_match) and takes_columns([brevity, "rule:Yes"]) and takes_columns(f"python:{file}:reward")
+        reward_functions(async_match)
+        and reward_functions([brevity, "rule:Yes"])
+        and reward_functions(f"python:{file}:reward")
     )
-    assert not takes_columns("bert,rule:Yes") and not takes_columns(lambda texts, labels: [])
+    assert not reward_functions("bert,rule:Yes") and not reward_functions(lambda texts, labels: [])

@@ -2,6 +2,7 @@
 
 import asyncio
 import inspect
+import logging
 import signal
 import tempfile
 import threading
@@ -214,6 +215,18 @@ def test_messages_name_arguments_instead_of_flags(sft_run: Path) -> None:
     with pytest.raises(InputError, match=r"args\.num_mini_batches") as error:
         PPOTrainer(str(sft_run), judge(), args, TEXTS, GOLD).train()
     assert "--" not in str(error.value)
+
+
+def test_decisions_are_shown_where_the_program_has_set_up_no_logging(
+    sft_run: Path, monkeypatch: MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(logging.getLogger(), "handlers", [])
+    rows = [{"body": text} for text in TEXTS]
+    ours = logging.getLogger("eightball_ppo")
+    level = ours.level
+    ExactTrainer(str(sft_run), judge(), ExactConfig(num_train_epochs=1, disable_tqdm=True), rows, ["Is it?"]).train()
+    assert "train data: texts from column 'body'" in capsys.readouterr().err
+    assert ours.level == level and not ours.handlers
 
 
 class Press(TrainerCallback):

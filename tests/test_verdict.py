@@ -106,7 +106,8 @@ def test_sft_and_grade_end_with_three_sentences(
     results = read_results(sft_run)
     right = round(results["splits"]["heldout"]["gold_accuracy"] * 40)
     assert results["verdict"][0].startswith(f"Right on {right} of 40 held-out texts; the most common label alone, on ")
-    command = f"eightball ppo --sft_model_path {sft_run} --dataset_name {small_data}"
+    judge = "--grader python:YOUR_FILE.py:YOUR_FUNCTION"
+    command = f"eightball ppo --sft_model_path {sft_run} {judge} --dataset_name {small_data}"
     assert results["verdict"][1:] == [f"Saved in {sft_run}", f"Next: {command}"]
     words = ["--dataset_name", str(small_data), "--grader", "rule:Yes", "--disable_tqdm", "--labels", *LABELS]
     commands.run("grade", [*words, "--output_dir", "grades"])

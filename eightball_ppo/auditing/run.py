@@ -4,13 +4,12 @@ Every text goes through the grade store, so that a repeated audit makes no calls
 samples.
 """
 
-import hashlib
 import logging
 import math
 import time
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
@@ -19,24 +18,24 @@ from torch import Tensor
 from eightball_ppo.auditing import checks, measures, order_sensitivity
 from eightball_ppo.auditing.order_sensitivity import base_graders, complete_grades
 from eightball_ppo.auditing.page import render_audit
-from eightball_ppo.auditing.probes import EMPTY, Probe, injections, probe_variants
+from eightball_ppo.auditing.plan import Plan, load_gold, make_plan, with_labels_of_gold
+from eightball_ppo.auditing.probes import EMPTY
 from eightball_ppo.config.stages import AuditConfig
-from eightball_ppo.data import Questions, load_split
+from eightball_ppo.data import Questions
 from eightball_ppo.data.pairs import display_text
 from eightball_ppo.errors import DryRun, IncompleteError, InputError
 from eightball_ppo.graders.base import Grader
 from eightball_ppo.graders.budget import Budget
 from eightball_ppo.graders.job import cost_record, describe_cost, estimate_cost, incomplete, make_budget, make_source
-from eightball_ppo.graders.judges import resolve_judge, takes_columns
+from eightball_ppo.graders.judges import resolve_judge, reward_functions
 from eightball_ppo.graders.registry import check_graders, load_graders, parse_grader
-from eightball_ppo.graders.reward_functions import Columns, columns_by_text
 from eightball_ppo.graders.storage.score_table import missing_mass
 from eightball_ppo.graders.storage.sources import GradeSource
 from eightball_ppo.graders.storage.store import GradeStore
-from eightball_ppo.labels import LabelSet
+from eightball_ppo.labels import EIGHTBALL_LABELS, LabelSet
 from eightball_ppo.models.label_inference import with_labels
 from eightball_ppo.report import tables
-from eightball_ppo.report.verdict import NOT_SAVED, dataset_flags, next_sentence, print_verdict, saved_sentence
+from eightball_ppo.report.verdict import NOT_SAVED, next_sentence, print_verdict, saved_sentence
 from eightball_ppo.runtime.atomic_io import write_json
 from eightball_ppo.runtime.distributed import broadcast_from_main
 from eightball_ppo.runtime.redaction import redacted
@@ -45,43 +44,9 @@ from eightball_ppo.runtime.run import Run, check_output_dir
 logger = logging.getLogger(__name__)
 
 REPORT = "audit.html"
-MAX_INJECTED = 40  # questions that get every injection for every label
 MAX_REPEATED = 20  # questions that a judge that samples is asked again
 MAX_MISTAKES = 10
 _NOT_PRINTED = ("method", "seed", "grader", "deliberate", "failed_checks", "seconds", "verdict")
-
-
-class Plan(NamedTuple):
-    """The texts of an audit.
-
-    Args:
-        gold: the questions with gold labels.
-        variants: every variant of a sample of them, by question.
-        injections: every injection of the first of the sample, by question.
-    """
-
-    gold: Questions
-    variants: dict[str, list[Probe]]
-    injections: dict[str, list[Probe]]
-
-    @property
-    def sample(self) -> list[str]:
-        """The questions that variants are made of."""
-        return list(self.variants)
-
-    @property
-    def probes(self) -> list[str]:
-        """Every text that is not a gold question."""
-        groups = [*self.variants.values(), *self.injections.values()]
-        return [*(probe.text for group in groups for probe in group), *EMPTY]
-
-    @property
-    def columns(self) -> Columns:
-        """The other columns of each text's row, for TRL reward functions; a probe has those of its question."""
-        found = columns_by_text(self.gold)
-        probes = (*self.variants.items(), *self.injections.items())
-        of_probes = {probe.text: found[question] for question, group in probes for probe in group} if found else {}
-        return {**of_probes, **found}
 
 
 def run(config: AuditConfig, judge: Any = None, gold: Questions | None = None, temporary: bool = False) -> Path:
@@ -102,15 +67,15 @@ def run(config: AuditConfig, judge: Any = None, gold: Questions | None = None, t
         IncompleteError: the budget is spent, or no gold question got a complete grade; the store has every grade.
     """
     check_output_dir(config)
-    config = with_labels(config)
+    config = with_labels_of_gold(with_labels(config))
     labels = config.label_set()
     if config.grade_table is not None:
         raise InputError(f"--grade_table {config.grade_table}: an audit asks the grader itself; pass --grader alone")
     if judge is None:
         check_graders(config, labels)
     if gold is None:
-        gold = load_gold(config, labels, takes_columns(config.grader if judge is None else judge))
-    plan = _plan(config, gold, labels)
+        gold = load_gold(config, labels, bool(reward_functions(config.grader if judge is None else judge)))
+    plan = make_plan(config, gold, labels)
     if judge is not None:
         config, judge = resolve_judge(config, judge, plan.columns)
     if config.dry_run:
@@ -119,33 +84,6 @@ def run(config: AuditConfig, judge: Any = None, gold: Questions | None = None, t
         return audit_run.finish(
             broadcast_from_main(lambda: _audit(config, labels, plan, audit_run, judge, temporary), config.ddp_timeout)
         )
-
-
-def load_gold(config: AuditConfig, labels: LabelSet, keep_columns: bool = False) -> Questions:
-    """The labelled questions of `--gold_file`, or the split that methods are evaluated on.
-
-    Args:
-        config: The options of the audit.
-        labels: The labels.
-        keep_columns: Whether the columns of the rows are kept, for a judge that takes them.
-
-    Raises:
-        InputError: no such file, a file of an unknown type, or bad rows.
-    """
-    gold = load_split(config, "test", labels, keep_columns)
-    if not gold.gold:
-        logger.warning(
-            "%s: its labels are not gold, so accuracy and kappa pass no verdict; use --gold_file", gold.source
-        )
-    return gold
-
-
-def _plan(config: AuditConfig, gold: Questions, labels: LabelSet) -> Plan:
-    """Draws the sample by hashes of texts and seed, so that a larger one contains the smaller one."""
-    ranked = sorted(set(gold.texts), key=lambda text: hashlib.sha256(f"{config.seed}:{text}".encode()).digest())
-    sample = ranked[: config.audit_questions]
-    injected = {question: injections(question, labels.names) for question in sample[:MAX_INJECTED]}
-    return Plan(gold, {question: probe_variants(question) for question in sample}, injected)
 
 
 def _estimate_cost(config: AuditConfig, labels: LabelSet, plan: Plan, judge: Grader | None) -> str:
@@ -170,7 +108,11 @@ def _audit(
     budget = make_budget(config)
     with GradeStore(config.grade_store) as store:
         record = _measure(config, labels, plan, store, budget, judge)
-        limits = vars(config) if plan.gold.gold else {**vars(config), "min_accuracy": 0.0, "min_kappa": -1.0}
+        limits = dict(vars(config))
+        if not plan.gold.gold:
+            limits |= {"min_accuracy": 0.0, "min_kappa": -1.0}
+        if all(settings.get("grader") == "python" for settings in record["settings"]):
+            limits["max_injection_flips"] = 1.0  # a function reads words and obeys no demand
         record["checks"] = [] if record["deliberate"] else checks.checks(record, limits)
         record["failed_checks"] = [check["sentence"] for check in record["checks"] if not check["passed"]]
         record |= {**cost_record(config, budget), "seconds": audit_run.seconds}
@@ -190,7 +132,9 @@ def _audit(
 
 def _verdict(config: AuditConfig, record: dict[str, Any], passed: bool, temporary: bool) -> list[str]:
     """The three sentences at the end of an audit; `passed`: a program passed the grader, which no command can name."""
-    command = next_sentence("ppo", "--grader", config.grader, *dataset_flags(config))
+    own = config.dataset_name == AuditConfig.dataset_name and set(record["labels"]) != set(EIGHTBALL_LABELS)
+    texts = ("--dataset_name", "YOUR_TEXTS") if own else ()
+    command = next_sentence("ppo", "--grader", config.grader, *texts, *config.flags())
     if passed:
         command = "Next: train on it, e.g. PPOTrainer(model, judge, train_dataset=texts).train()"
     right = round(record["accuracy"] * record["graded"])

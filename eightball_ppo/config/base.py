@@ -35,14 +35,14 @@ class RunConfig(TrustOptions, DataConfig):
     hub_private_repo: bool = run_option(True, "Create that repository as private; an existing one is not changed.")
 
     def __post_init__(self) -> None:
-        super().__post_init__()
-        require(bool(self.output_dir.strip()), "--output_dir: empty; name the directory of the run")
         if self.resume_from_checkpoint is not None:
             value = str(self.resume_from_checkpoint)  # Python programs pass True, or a Path
             self.resume_from_checkpoint = {"false": None, "true": "true"}.get(value.lower(), value)
+        check_values(self)
+        super().__post_init__()
+        require(bool(self.output_dir.strip()), "--output_dir: empty; name the directory of the run")
         require(
             self.resume_from_checkpoint is None or self.checkpointed,
             f"--resume_from_checkpoint {self.resume_from_checkpoint}: this stage has no checkpoints; run it again, the "
             "grade store has its grades",
         )
-        check_values(self)

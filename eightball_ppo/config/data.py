@@ -1,12 +1,16 @@
 """The options that say which questions a stage reads, and how."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import ClassVar, Literal
 
 from eightball_ppo.config.embedded import same_dataset
 from eightball_ppo.config.fields import option, require
 from eightball_ppo.labels import EIGHTBALL_LABELS, LabelSet
 
+SHARED_OPTIONS = (
+    *("dataset_name", "dataset_config_name", "dataset_format", "dataset_test_split", "gold_file", "skip_bad_rows"),
+    *("text_column", "text_pair_column", "label_column"),
+)  # those that mean the same to every stage
 DatasetFormat = Literal["plain", "boolq", "helpsteer"]
 
 
@@ -46,6 +50,14 @@ class DataConfig:
         require(fraction is None or 0 < fraction < 1, f"--dataset_test_split {fraction}: a fraction between 0 and 1")
         plain = self.dataset_format == "plain" or self.text_pair_column is None
         require(plain, f"--text_pair_column {self.text_pair_column}: --dataset_format {self.dataset_format} sets it")
+
+    def flags(self) -> tuple[str, ...]:
+        """The options that say how the data are read, as far as they are not the defaults, for another command."""
+        defaults = {field.name: field.default for field in fields(DataConfig)}
+        given = {name: getattr(self, name) for name in SHARED_OPTIONS if getattr(self, name) != defaults[name]}
+        return tuple(
+            part for name, value in given.items() for part in (f"--{name}", *([] if value is True else [str(value)]))
+        )
 
     @property
     def test_fraction(self) -> float | None:

@@ -1,10 +1,14 @@
 """What a dataclass of options is made of: fields with a help text and a rule, and conditions with a message."""
 
 import dataclasses
+import functools
 import math
+import os
 from collections.abc import Callable
 from dataclasses import fields, is_dataclass
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, get_type_hints
+
+from pydantic import TypeAdapter, ValidationError
 
 from eightball_ppo.errors import InputError
 
@@ -65,10 +69,37 @@ def require(condition: bool, message: str) -> None:
         raise InputError(message)
 
 
+@functools.cache
+def _types(config_class: Any) -> dict[str, TypeAdapter[Any]]:
+    """A check of the type of each option."""
+    hints = get_type_hints(config_class)
+    return {field.name: TypeAdapter(hints[field.name]) for field in fields(config_class)}
+
+
+def _plain(value: Any) -> Any:
+    """A path as its text, a number of numpy or torch as Python's, a tuple as a list."""
+    if isinstance(value, os.PathLike):
+        return os.fspath(value)
+    return list(value) if isinstance(value, tuple) else value.item() if hasattr(value, "item") else value
+
+
 def check_values(config: Any) -> None:
-    """Raises InputError for the first option of `config` that breaks its rule, is not finite or is too large."""
+    """Checks every option: its type, its rule, and that it is finite and not too large.
+
+    Paths become text, tuples lists, and numbers of numpy or torch Python's.
+
+    Raises:
+        InputError: The first option that cannot be used.
+    """
+    config_class: Any = type(config)
+    types = _types(config_class)
     for field in fields(config):
-        value, rule = getattr(config, field.name), field.metadata.get("rule", ANY)
+        value, rule = _plain(getattr(config, field.name)), field.metadata.get("rule", ANY)
+        try:
+            setattr(config, field.name, types[field.name].validate_python(value, strict=True))
+        except ValidationError as error:
+            reason = error.errors()[0]["msg"]
+            raise InputError(f"--{field.name} {value!r}: {reason[0].lower()}{reason[1:]}") from None
         if isinstance(value, float):
             require(math.isfinite(value), f"--{field.name} {value}: must be a finite number")
         if isinstance(value, int) and rule is not SEED:

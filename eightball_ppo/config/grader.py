@@ -54,8 +54,8 @@ class GraderConfig(RunConfig):
     dry_run: bool = run_option(False, "Print what grading would cost, and stop.")
 
     def __post_init__(self) -> None:
-        super().__post_init__()
         if isinstance(self.label_descriptions, Mapping):  # from Python
             self.label_descriptions = [f"{label}={text}" for label, text in self.label_descriptions.items()]
+        super().__post_init__()
         priced = self.max_cost is None or self.price_per_1k_tokens is not None
         require(priced, f"--max_cost {self.max_cost}: needs --price_per_1k_tokens")

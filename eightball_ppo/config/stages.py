@@ -40,16 +40,12 @@ class SFTConfig(LoraOptions, SupervisedConfig):
     model_name_or_path: str = option(SMALL_CLASSIFIER, "eightball (small, new), minilm, a directory or a Hub id.")
     tokenizer: str = option("wordpiece", "Of the small classifier: wordpiece, whitespace, a directory or a Hub id.")
     freeze_encoder: bool = option(False, "Train a head alone, on the mean of the encoder's token states.")
-    head_hidden_size: int = option(
-        0, "With --freeze_encoder: width of a hidden layer; 0: none.", NOT_NEGATIVE
-    )
+    head_hidden_size: int = option(0, "With --freeze_encoder: width of a hidden layer; 0: none.", NOT_NEGATIVE)
 
     def __post_init__(self) -> None:
         super().__post_init__()
         encoder = self.model_name_or_path != SMALL_CLASSIFIER
-        require(
-            encoder or not self.freeze_encoder, "--freeze_encoder: which one? pass --model_name_or_path minilm"
-        )
+        require(encoder or not self.freeze_encoder, "--freeze_encoder: which one? pass --model_name_or_path minilm")
         require(not (self.freeze_encoder and self.use_peft), "--freeze_encoder: nothing is left to adapt by --use_peft")
         require(self.freeze_encoder or not self.head_hidden_size, "--head_hidden_size: needs --freeze_encoder")
         require(

@@ -1,5 +1,6 @@
 """Load and validate questions; split them by question. Nothing here knows models or tokenizers."""
 
+from eightball_ppo.data.objects import cut_questions as cut_questions
 from eightball_ppo.data.objects import questions_from as questions_from
 from eightball_ppo.data.questions import Questions as Questions
 from eightball_ppo.data.questions import normalize_text as normalize_text

@@ -1,13 +1,15 @@
 """Finds the columns of a source with the texts and the labels, where the options do not name them."""
 
+import contextlib
 import logging
 from collections.abc import Sequence
 from functools import cache
 from typing import Any, NamedTuple
 
 from eightball_ppo.config.data import DataConfig
-from eightball_ppo.data.label_values import is_missing
+from eightball_ppo.data.label_values import LabelReader, fold, is_missing
 from eightball_ppo.errors import InputError
+from eightball_ppo.labels import LabelSet
 
 logger = logging.getLogger(__name__)
 
@@ -52,7 +54,8 @@ def find_columns(config: DataConfig, where: str, rows: Sequence[dict[str, Any]],
     label = _label_column(config, where, rows, names) if labelled else None
     source = where.rpartition(":")[0]
     if text not in names:
-        text = _text_column(source, rows, [name for name in names if name not in (label, config.text_pair_column)])
+        taken = (label, _column_of_labels(config, rows, names), config.text_pair_column)
+        text = _text_column(source, rows, [name for name in names if name not in taken])
     found = [f"texts from column {text!r}"] if text != config.text_column else []
     if labelled and label != config.label_column:
         found.append("no labels" if label is None else f"labels from column {label!r}")
@@ -63,12 +66,40 @@ def find_columns(config: DataConfig, where: str, rows: Sequence[dict[str, Any]],
 
 def _label_column(config: DataConfig, where: str, rows: Sequence[dict[str, Any]], names: Sequence[str]) -> str | None:
     label = config.label_column
+    if label != DataConfig.label_column:
+        if label not in names:
+            raise InputError(f"{where}: no column {label!r}; the row has {sorted(names)}")
+        return label
     if label in names:
         return label
-    if label != DataConfig.label_column:
-        raise InputError(f"{where}: no column {label!r}; the row has {sorted(names)}")
-    usual = (name for usual in LABEL_NAMES for name in names if name.casefold() == usual)
-    return next((name for name in usual if all(isinstance(row.get(name), _LABEL_TYPES) for row in rows)), None)
+    names = [name for name in names if _may_hold_labels(config, rows, name)]
+    usual = (name for usual in LABEL_NAMES for name in sorted(names, key=usual.__ne__) if name.casefold() == usual)
+    found = next((name for name in usual if all(isinstance(row.get(name), _LABEL_TYPES) for row in rows)), None)
+    return found or _column_of_labels(config, rows, names)
+
+
+def _may_hold_labels(config: DataConfig, rows: Sequence[dict[str, Any]], name: str) -> bool:
+    """Whether a column that has a usual name holds one of `config.labels` at least, or they are not known."""
+    if not config.labels or config.dataset_format != "plain":
+        return True
+    reader = LabelReader(LabelSet.of(config.labels), name)
+    for value in (row.get(name) for row in rows):
+        with contextlib.suppress(ValueError):
+            if not is_missing(value) and reader.read(value) is not None:
+                return True
+    return all(is_missing(row.get(name)) for row in rows)
+
+
+def _column_of_labels(config: DataConfig, rows: Sequence[dict[str, Any]], names: Sequence[str]) -> str | None:
+    """The only column that holds names of `config.labels` and nothing else."""
+    known = {fold(name) for name in config.labels or ()}
+
+    def holds_labels(name: str) -> bool:
+        values = [value for row in rows if not is_missing(value := row.get(name))]
+        return bool(values) and all(isinstance(value, str) and fold(value) in known for value in values)
+
+    found = [name for name in names if holds_labels(name)]
+    return found[0] if len(found) == 1 else None
 
 
 _LABEL_TYPES = (str, int, float, type(None))

@@ -1,20 +1,19 @@
 """Questions from whatever a caller passes: texts, rows, columns, a data frame, a `datasets.Dataset`, a path."""
 
-import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
 from eightball_ppo.config.data import DataConfig
-from eightball_ppo.data.questions import Questions
-from eightball_ppo.data.reading import train_split
-from eightball_ppo.data.rows import Side, read_rows
+from eightball_ppo.config.fields import require
+from eightball_ppo.data.questions import HELD_OUT, Questions
+from eightball_ppo.data.reading import cut, train_split
+from eightball_ppo.data.rows import read_rows
 from eightball_ppo.data.sources import Rows, Source, from_dataset, open_split
 from eightball_ppo.errors import InputError
 from eightball_ppo.labels import LabelSet
 
-logger = logging.getLogger(__name__)
 ACCEPTED = "texts, rows, columns, a pandas.DataFrame, a datasets.Dataset, a path or a Hub id"
 
 
@@ -31,9 +30,8 @@ def questions_from(
         data: A list of texts or of rows (dicts), a dict of columns, a `pandas.DataFrame`, a `datasets.Dataset`, or the
             path or Hub id of a data set, of which the split to learn from is read.
         config: The options that name the columns; those that are missing are found.
-        labels: The label set; None to ignore labels.
-        role: Of "test", labels must be valid, and rows without one are left out if others have one. Of "train", the
-            labels are kept only if all rows have a valid one.
+        labels: The label set; None to ignore labels. Rows without a label are left out if others have one.
+        role: For messages.
         keep_columns: Whether the columns of the rows are kept, for a judge that takes them.
 
     Returns:
@@ -43,21 +41,31 @@ def questions_from(
         InputError: An object of another kind, no text column, or bad rows.
     """
     config, source = _source(data, config, f"{role} data")
-    try:
-        side = _read(config, source, labels, keep_columns)
-    except InputError as error:
-        if labels is None or role == "test":
-            raise
-        side = _read(config, source, None, keep_columns)  # a bad text is refused again
-        logger.info("%s: the labels are not used (%s)", source.name, error)
-    known, unknown = side
-    if role == "test" and len(known):
-        return known.dropping("unlabelled_rows", len(unknown))
-    return known if len(known) and not len(unknown) else known.joined(unknown) if len(known) else unknown
+    known, unknown = read_rows(config, source, (labels,), keep_columns=keep_columns)[0]
+    return known.dropping("unlabelled_rows", len(unknown)) if len(known) else unknown
 
 
-def _read(config: DataConfig, source: Source, labels: LabelSet | None, keep_columns: bool) -> Side:
-    return read_rows(config, source, (labels,), keep_columns=keep_columns)[0]
+def cut_questions(
+    data: Any, config: DataConfig, labels: LabelSet, keep_columns: bool = False
+) -> tuple[Questions, Questions]:
+    """(train, held-out part) of an object, as a file that holds its rows would be cut.
+
+    Args:
+        data: As of `questions_from`.
+        config: The data options; `dataset_test_split` may be the share to hold out.
+        labels: The label set; the labels of the rows to learn from are not used.
+        keep_columns: Whether the columns of the rows are kept.
+
+    Raises:
+        InputError: As `questions_from`, the name of a split, or one side is empty.
+    """
+    named = config.test_fraction is None and config.dataset_test_split != DataConfig.dataset_test_split
+    require(
+        not named,
+        f"--dataset_test_split {config.dataset_test_split}: is no share; pass one, such as 0.2, or eval_dataset",
+    )
+    config, source = _source(data, config, "train data")
+    return cut(config, source, config.test_fraction or HELD_OUT, None, labels, keep_columns)
 
 
 def _source(data: Any, config: DataConfig, name: str) -> tuple[DataConfig, Source]:
@@ -70,8 +78,12 @@ def _source(data: Any, config: DataConfig, name: str) -> tuple[DataConfig, Sourc
     if hasattr(data, "features") and hasattr(data, "num_rows"):
         return config, from_dataset(name, data)
     if hasattr(data, "to_dict") and hasattr(data, "columns") and hasattr(data, "iloc"):
+        twice = [str(column) for column in data.columns[data.columns.duplicated()]]
+        require(not twice, f"{name}: duplicate column {twice[:1]}; every column needs a name of its own")
         data = data.to_dict("records")
     if isinstance(data, Mapping):
+        listed = {column: not isinstance(values, str) for column, values in data.items()}
+        require(all(listed.values()), f"{name}: a column of a dict is a list of values; {listed} says which are lists")
         columns = {column: list(values) for column, values in data.items()}
         lengths = {column: len(values) for column, values in columns.items()}
         if len(set(lengths.values())) > 1:

@@ -39,9 +39,11 @@ def load_split(
     part = measured_on(config)
     if isinstance(part, str):
         return load_named(config, train_split(config) if role == "train" else part, labels, keep_columns)
+    source = _open(config, train_split(config))
     if role == "train":
-        return _training(config, _cut(config, part, labels, None, keep_columns)[0], labels)
-    return replace(_labelled(config, _cut(config, part, None, labels, keep_columns)[1], labels), gold=False)
+        return _training(config, _sides(config, source, part, labels, None, keep_columns)[0], labels)
+    side = _sides(config, source, part, None, labels, keep_columns)[1]
+    return replace(_labelled(config, side, labels), gold=False)
 
 
 def load_both(
@@ -65,11 +67,7 @@ def load_both(
     heldout = _heldout if train_labels is None else _labelled
     part = measured_on(config)
     if isinstance(part, float):
-        sides = _cut(config, part, train_labels, test_labels, keep_columns)
-        train, test = _training(config, sides[0], train_labels), heldout(config, sides[1], test_labels)
-        if train_labels is None and test.label_ids is not None:
-            train, test = train.joined(sides[1].unlabelled), replace(test, dropped={})
-        return drop_leaks(train, test), replace(test, gold=False)
+        return cut(config, _open(config, train_split(config)), part, train_labels, test_labels, keep_columns)
 
     def read(source: Source, labels: LabelSet | None) -> Side:
         return read_rows(config, source, (labels,), keep_columns=keep_columns)[0]
@@ -80,6 +78,23 @@ def load_both(
     else:
         test = heldout(config, read(_open(config, part), test_labels), test_labels)
     return drop_leaks(train, test), test
+
+
+def cut(
+    config: DataConfig,
+    source: Source,
+    fraction: float,
+    train_labels: LabelSet | None,
+    test_labels: LabelSet | None,
+    keep_columns: bool = False,
+) -> tuple[Questions, Questions]:
+    """(train, test), cut from one source by a hash of the text; arguments and errors as `load_both`."""
+    sides = _sides(config, source, fraction, train_labels, test_labels, keep_columns)
+    heldout = _heldout if train_labels is None else _labelled
+    train, test = _training(config, sides[0], train_labels), heldout(config, sides[1], test_labels)
+    if train_labels is None and test.label_ids is not None:
+        train, test = train.joined(sides[1].unlabelled), replace(test, dropped={})
+    return drop_leaks(train, test), replace(test, gold=False)
 
 
 def measured_on(config: DataConfig) -> str | float:
@@ -138,8 +153,9 @@ def label_names(config: DataConfig, split: str) -> list[str]:
     names = source.classes.get(column)
     if names is None:
         seen: Counter[str] = Counter()
-        number = 0
+        number, names_of_columns = 0, list[str]()
         for number, row in rows:
+            names_of_columns = names_of_columns or list(row if isinstance(row, dict) else ())
             if isinstance(row, InputError) or is_missing(row.get(column)):
                 continue  # reading the questions refuses it, or they have no label
             where = f"{source.name}:{number}"
@@ -149,7 +165,10 @@ def label_names(config: DataConfig, split: str) -> list[str]:
         if not number:
             raise InputError(f"{source.name}: no rows; at least one question is needed")
         if not seen:
-            raise InputError(f"{source.name}: no row has a label in column {column!r}; pass --labels A B ...")
+            what = f"no row has a label in column {column!r}"
+            if columns.label is None:
+                what = f"none of the columns {names_of_columns} is known to hold labels; pass --label_column NAME"
+            raise InputError(f"{source.name}: {what}{' or' if columns.label is None else ';'} --labels A B ...")
         names = merge_spellings(seen)
     if len(names) < 2:
         raise InputError(f"{source.name}: column {column!r} has the labels {names}; at least 2 are needed")
@@ -167,11 +186,15 @@ def _open_gold(name: str) -> Source:
     return open_file(file.absolute())
 
 
-def _cut(
-    config: DataConfig, fraction: float, train_labels: LabelSet | None, test_labels: LabelSet | None, keep: bool
+def _sides(
+    config: DataConfig,
+    source: Source,
+    fraction: float,
+    train_labels: LabelSet | None,
+    test_labels: LabelSet | None,
+    keep: bool,
 ) -> list[Side]:
-    """The two sides of the training split."""
-    source = _open(config, train_split(config))
+    """The two sides of a source, to learn from and to measure on."""
     sides = read_rows(config, source, (train_labels, test_labels), lambda text: held_out(text, fraction), keep)
     check_nonempty_splits(source.name, list(map(len, sides)), f"--dataset_test_split {fraction}")
     return sides

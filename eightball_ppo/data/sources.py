@@ -9,11 +9,10 @@ from typing import Any
 
 from eightball_ppo.config.embedded import embedded_dataset
 from eightball_ppo.errors import InputError
-from eightball_ppo.runtime.paths import local_path, resolves_to, stays_inside
+from eightball_ppo.runtime.paths import DATA_ENDINGS, local_path, resolves_to, stays_inside
 
 Rows = Iterator[tuple[int, dict[str, Any] | InputError]]
 """(row number from 1, row), or the error of a row that cannot be read while those behind it can."""
-ENDINGS = (".jsonl", ".csv", ".parquet", ".json")
 SINGLE_SPLIT = "train"  # the split name of a single file or a saved Dataset
 MAX_FIELD_LENGTH = 2**31 - 1  # of a CSV file; the standard library's default is 131,072 characters
 ROWS_AT_ONCE = 10_000
@@ -52,10 +51,11 @@ def open_split(dataset_name: str, split: str, config_name: str | None = None) ->
         _check_split(str(path), split, [SINGLE_SPLIT], "one file is one split")
         return open_file(path)
     if not path.is_dir():
-        raise InputError(f"{path}: no such dataset directory; pass --dataset_name")
+        kind = "data file" if path.suffix in DATA_ENDINGS else "dataset directory"
+        raise InputError(f"{path}: no such {kind}; pass --dataset_name")
     if (path / "dataset_dict.json").is_file() or (path / "state.json").is_file():
         return from_dataset(f"{path}[{split}]", _load_from_disk(path, split))
-    files = [file for ending in ENDINGS if (file := path / f"{split}{ending}").is_file()]
+    files = [file for ending in DATA_ENDINGS if (file := path / f"{split}{ending}").is_file()]
     if len(files) > 1:
         raise InputError(f"{files[0]}: {files[1].name} is there, too; keep one file per split")
     if not files:
@@ -76,7 +76,7 @@ def splits_of(dataset_name: str) -> list[str] | None:
         return [SINGLE_SPLIT]
     if (path / "dataset_dict.json").is_file():
         return sorted(directory.name for directory in path.iterdir() if (directory / "state.json").is_file())
-    return sorted({file.stem for file in path.glob("*") if file.suffix in ENDINGS})
+    return sorted({file.stem for file in path.glob("*") if file.suffix in DATA_ENDINGS})
 
 
 def open_file(file: Path) -> Source:
@@ -85,8 +85,8 @@ def open_file(file: Path) -> Source:
     Raises:
         InputError: An unknown file name extension, or not a Parquet file in spite of its name.
     """
-    if file.suffix not in ENDINGS:
-        raise InputError(f"{file}: the name of a data file ends in one of {list(ENDINGS)}")
+    if file.suffix not in DATA_ENDINGS:
+        raise InputError(f"{file}: the name of a data file ends in one of {list(DATA_ENDINGS)}")
     if file.suffix == ".parquet":
         return _parquet(file)
     return Source(str(file), lambda: (_csv if file.suffix == ".csv" else _json_lines)(file), {})

@@ -1,7 +1,6 @@
 """The grader interface (requests in, one `Grade` each out), and the score that training maximizes."""
 
 import itertools
-import math
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Literal, NamedTuple, Protocol, TypeVar
 
@@ -52,12 +51,13 @@ class Grade(NamedTuple):
     def from_scores(
         cls, request: GradeRequest, scores: Sequence[float], calls: int = 1, tokens: int = 0, missing: float = 0.0
     ) -> "Grade":
-        """An "ok" grade, or a failed one if a score is not finite."""
-        if all(map(math.isfinite, scores)):
+        """An "ok" grade, or a failed one if a score is not finite in float32."""
+        if all(abs(score) <= MAX_SCORE for score in scores):  # False for NaN
             return cls(request, "ok", tuple(scores), "", calls, tokens, missing)
         return cls(request, "failed", (), f"scores {list(scores)} are not finite", calls, tokens)
 
 
+MAX_SCORE = 1e38  # tables hold float32
 OnGrade = Callable[[Grade], None]
 
 

@@ -11,7 +11,7 @@ from eightball_ppo.data.reading import measured_on
 from eightball_ppo.data.texts import ArrowTexts
 from eightball_ppo.errors import DryRun, InputError
 from eightball_ppo.graders import job
-from eightball_ppo.graders.judges import takes_columns
+from eightball_ppo.graders.judges import reward_functions
 from eightball_ppo.graders.registry import check_graders, load_graders
 from eightball_ppo.graders.reward_functions import columns_by_text
 from eightball_ppo.graders.storage.score_table import STATUSES
@@ -49,7 +49,7 @@ def run(config: GradeConfig) -> Path:
 
 def _splits(config: GradeConfig) -> Sequence[Questions]:
     """The named splits, or those for training and evaluation; a single one is not cut."""
-    keep_columns = takes_columns(config.grader)
+    keep_columns = bool(reward_functions(config.grader))
     if config.splits:
         return [load_named(config, split, keep_columns=keep_columns) for split in config.splits]
     if isinstance(measured_on(config), float):
@@ -68,7 +68,7 @@ def _grade(config: GradeConfig, labels: LabelSet, splits: Sequence[Questions], r
     if count["skipped"]:
         raise job.incomplete(config, f"{budget.stopped}; {count['skipped']} of {count.total()} grades are missing")
     table = Path(config.output_dir) / TABLE
-    command = ["eightball", "ppo", "--grade_table", str(table), "--dataset_name", config.dataset_name]
+    command = ["eightball", "ppo", "--grade_table", str(table), *config.flags(), "--labels", *labels.names]
     verdict = [
         f"{config.grader}: {count['ok']} ok, {count['failed']} failed, {count['refused']} refused; {budget.calls} "
         f"calls in {run.seconds:.1f} s ({budget.calls / run.seconds:.0f}/s), {budget.tokens} tokens",

@@ -1,8 +1,6 @@
 """Python functions as graders: scores of all labels, TRL's reward functions, and labellers."""
 
-import contextlib
 import inspect
-import sys
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Literal
 
@@ -10,8 +8,19 @@ from eightball_ppo.errors import InputError
 from eightball_ppo.graders.base import MAX_DETAIL_LENGTH, Grade, Grader, GradeRequest, OnGrade, Scale, batched
 from eightball_ppo.graders.budget import Budget
 from eightball_ppo.graders.fingerprint import settings_fingerprint
-from eightball_ppo.graders.function_calls import Row, as_list, as_number, call, name_of, reason, run_coroutine
-from eightball_ppo.graders.python_source import source_identity
+from eightball_ppo.graders.function_calls import (
+    Row,
+    as_list,
+    as_number,
+    call,
+    exit_as_error,
+    name_of,
+    printing_to_stderr,
+    reason,
+    result_of,
+    run_coroutine,
+)
+from eightball_ppo.graders.function_identity import source_identity
 from eightball_ppo.graders.reward_functions import Columns, check_columns, columns_digest, reward_rows
 from eightball_ppo.graders.verbalizers import certain_logp
 from eightball_ppo.labels import LabelSet
@@ -134,7 +143,10 @@ def function_grader(
 def _score_rows(function: Callable[..., Any], texts: list[str], labels: LabelSet) -> list[Row]:
     """The rows of `f(texts, labels)`, which returns [N, K] scores as lists, an array or a tensor."""
     name, needed = name_of(function), f"scores [N, K] = [{len(texts)}, {len(labels)}] are needed"
-    rows = as_list(call(function, texts, list(labels.names)), name, needed)
+    scores = call(function, list(texts), list(labels.names))  # copies, which the function may change
+    if sorted(map(str, getattr(scores, "columns", ()))) == sorted(labels.names):  # a data frame that names its labels
+        scores = scores[list(labels.names)]
+    rows = as_list(scores, name, needed)
     if len(rows) != len(texts):
         raise InputError(f"judge {name}: returned {len(rows)} rows for {len(texts)} texts; {needed}")
     return [_scores(row, len(labels), name, needed) for row in rows]
@@ -151,11 +163,12 @@ def _scores(row: Any, num_labels: int, name: str, needed: str) -> Row:
 
 def _label_rows(function: Callable[..., Any], texts: list[str], labels: LabelSet) -> list[Row]:
     """The rows of a labeller: probability 1 - `verbalizers.EPSILON` for its label."""
-    with contextlib.redirect_stdout(sys.stderr):
+    with printing_to_stderr():
         answers: list[Any] = []
         for text in texts:
             try:
-                answers.append(function(text))
+                with exit_as_error():
+                    answers.append(function(text))
             except Exception as error:  # the user's code can raise anything
                 answers.append(error)
         if any(map(inspect.isawaitable, answers)):
@@ -167,7 +180,8 @@ async def _gather(answers: list[Any]) -> list[Any]:
     import asyncio
 
     return await asyncio.gather(
-        *(answer if inspect.isawaitable(answer) else _value(answer) for answer in answers), return_exceptions=True
+        *(result_of(answer) if inspect.isawaitable(answer) else _value(answer) for answer in answers),
+        return_exceptions=True,
     )
 
 

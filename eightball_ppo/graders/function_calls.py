@@ -7,7 +7,7 @@ import inspect
 import math
 import sys
 import threading
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Iterator, Sequence
 from typing import Any
 
 from eightball_ppo.errors import InputError
@@ -40,13 +40,34 @@ def run_coroutine(coroutine: Coroutine[Any, Any, Any]) -> Any:
 
 def call(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
     """Calls a function of the user, sync or async; what it prints goes to stderr."""
-    with contextlib.redirect_stdout(sys.stderr):
+    with printing_to_stderr(), exit_as_error():
         result = function(*args, **kwargs)
-        return run_coroutine(_result(result)) if inspect.isawaitable(result) else result
+        return run_coroutine(result_of(result)) if inspect.isawaitable(result) else result
 
 
-async def _result(awaitable: Any) -> Any:
-    return await awaitable
+@contextlib.contextmanager
+def printing_to_stderr() -> Iterator[None]:
+    """Keeps what judges print off stdout; one thread at a time, because the program has one stdout."""
+    with _PRINTING, contextlib.redirect_stdout(sys.stderr):
+        yield
+
+
+_PRINTING = threading.RLock()
+
+
+@contextlib.contextmanager
+def exit_as_error() -> Iterator[None]:
+    """A judge that calls `sys.exit` has failed; it ends neither the program nor the loop of async judges."""
+    try:
+        yield
+    except SystemExit as end:
+        raise RuntimeError(f"called sys.exit({end.code!r})") from None
+
+
+async def result_of(awaitable: Any) -> Any:
+    """What the user's coroutine returns."""
+    with exit_as_error():
+        return await awaitable
 
 
 def reason(error: BaseException) -> str:

@@ -1,9 +1,11 @@
 """From whatever a user passes as a judge to a `Grader`."""
 
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import Any, TypeVar
 
+from eightball_ppo.config.fields import require
 from eightball_ppo.config.grader import GraderConfig
 from eightball_ppo.config.stages import GradeConfig
 from eightball_ppo.errors import InputError
@@ -49,7 +51,12 @@ def as_grader(
     if weights and len(weights) != len(members):
         raise InputError(f"judge: {len(weights)} weights are given for {len(members)} judges; give one for each")
     functions = [member for member in members if callable(member) and not _is_grader(member)]
-    if len(functions) == len(members) and (len(members) == 1 or all(kind_of(f) == "trl" for f in functions)):
+    summed = len(functions) == len(members) and all(kind_of(function) == "trl" for function in functions)
+    for weight in weights or ():
+        usable = math.isfinite(weight) and (summed or weight > 0)
+        require(usable, f"--grader_weights {weight}: a weight is a number, above 0 but for sums of reward functions")
+    require(summed or len(members) > 1 or not weights, "--grader_weights: one judge alone has no weight; leave it out")
+    if len(functions) == len(members) and (len(members) == 1 or summed):
         return function_grader(functions, labels, columns, weights)
     graders = [_one(member, labels, columns, config) for member in members]
     return graders[0] if len(graders) == 1 else EnsembleGrader(graders, list(weights or [1.0] * len(graders)))
@@ -68,7 +75,7 @@ def resolve_judge(config: C, judge: Any, columns: Columns) -> tuple[C, Grader]:
     """
     weights = config.grader_weights or None
     grader = as_grader(judge, config.label_set(), columns=columns, weights=weights, config=config)
-    return replace(config, grader=object_spec(grader.fingerprint), grade_table=None), grader
+    return replace(config, grader=object_spec(grader), grade_table=None), grader
 
 
 def check_judge(judge: Any) -> list[Any]:
@@ -80,7 +87,7 @@ def check_judge(judge: Any) -> list[Any]:
     members = list(judge) if isinstance(judge, list | tuple) else [judge]
     for member in members or [None]:
         if not callable(member) and not isinstance(member, str) and not _is_grader(member):
-            kinds = "a function, a Grader, a text as of --grader, or a list of these"
+            kinds = "a function, a Grader, the name of a grader, or a list of these"
             got = type(member).__name__ if members else "an empty list"
             raise InputError(f"judge: {kinds} is needed, got {got}")
         if callable(member) and not _is_grader(member):
@@ -88,14 +95,14 @@ def check_judge(judge: Any) -> list[Any]:
     return members
 
 
-def takes_columns(judge: Any) -> bool:
-    """Whether a judge, or a grader of a `--grader` text, is a TRL reward function, which reads the data's columns."""
+def reward_functions(judge: Any) -> list[Any]:
+    """The TRL reward functions of a judge, or of a `--grader` text, which read the data's columns."""
     functions: list[Any] = []
     for member in check_judge(judge):
         named = parse_grader(member) if isinstance(member, str) else []
         functions += [load_function(spec.argument) for spec in named if spec.name == "python"]
         functions += [member] if callable(member) and not _is_grader(member) else []
-    return any(kind_of(function) == "trl" for function in functions)
+    return [function for function in functions if kind_of(function) == "trl"]
 
 
 def _is_grader(judge: Any) -> bool:

@@ -1,4 +1,4 @@
-"""Judges in Python files: importing the one that `--grader python:...` names, and fingerprinting what defines it."""
+"""Judges in Python files: importing the one that `--grader python:...` names."""
 
 import functools
 import hashlib
@@ -13,8 +13,6 @@ from types import ModuleType
 from typing import Any
 
 from eightball_ppo.errors import InputError
-
-SIMPLE = (str, bytes, int, float, bool, type(None))
 
 
 def load_function(argument: str) -> Callable[..., Any]:
@@ -74,59 +72,3 @@ def _importing(directory: Path, where: str) -> Iterator[None]:
         raise InputError(f"{where}: cannot be imported ({type(error).__name__}: {reason[:200]})") from None
     finally:
         sys.path.remove(str(directory.resolve()))
-
-
-def source_identity(function: Callable[..., Any]) -> dict[str, Any]:
-    """What the fingerprint of a judge holds: its name, the sha256 of the file that defines it, version and state.
-
-    `state` is what a closure, a partial or an object keeps: simple values by their text, anything else by its type.
-    A judge that depends on more than that has an attribute `version`, to be changed with it.
-    """
-    inner = function.func if isinstance(function, functools.partial) else inspect.unwrap(function)
-    defined = inner if hasattr(inner, "__qualname__") else type(inner)
-    state: dict[str, Any] = {"closure": _closure(inner), "partial": [], "attributes": {}}
-    if isinstance(function, functools.partial):
-        state["partial"] = [list(map(_text, function.args)), {k: _text(v) for k, v in function.keywords.items()}]
-    holder = getattr(inner, "__self__", inner)
-    if not inspect.isfunction(holder) and not inspect.ismodule(holder) and not inspect.isclass(holder):
-        state["attributes"] = {key: _text(value) for key, value in sorted(getattr(holder, "__dict__", {}).items())}
-    return {
-        "function": getattr(defined, "__qualname__", type(defined).__name__),
-        "source": hashlib.sha256(_source(defined)).hexdigest()[:16],
-        "version": _text(getattr(function, "version", None)),
-        "state": {key: value for key, value in state.items() if value},
-    }
-
-
-def _source(defined: Any) -> bytes:
-    """The file that defines an object, the lines of its cell in a notebook, or its bytecode."""
-    try:
-        file = inspect.getsourcefile(defined)
-        if file is not None and Path(file).is_file():
-            return Path(file).read_bytes()
-        return inspect.getsource(defined).encode()
-    except (OSError, TypeError):
-        code = getattr(defined, "__code__", None)
-        return repr((code.co_code, code.co_consts, code.co_names) if code else defined).encode()
-
-
-def _closure(function: Any) -> list[str]:
-    values = []
-    for cell in getattr(function, "__closure__", None) or ():
-        try:
-            values.append(_text(cell.cell_contents))
-        except ValueError:  # not yet filled
-            values.append("empty")
-    return values + [_text(value) for value in getattr(function, "__defaults__", None) or ()]
-
-
-def _text(value: Any) -> str:
-    if isinstance(value, SIMPLE):
-        return repr(value)
-    if isinstance(value, list | tuple):
-        return repr([_text(item) for item in value])
-    if isinstance(value, dict):
-        return repr({_text(key): _text(item) for key, item in value.items()})
-    if inspect.isfunction(value):
-        return repr((value.__qualname__, hashlib.sha256(_source(value)).hexdigest()[:16]))
-    return f"{type(value).__module__}.{type(value).__qualname__}"

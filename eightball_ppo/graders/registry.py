@@ -25,7 +25,7 @@ from eightball_ppo.labels import LabelSet
 from eightball_ppo.models.loading import check_checkpoint
 
 NAMES = ("bert", "llm", "api", "random-head", "rule", "python", "noisy")
-OBJECT = "object"  # `object:FINGERPRINT` in a config: a judge that was passed in Python, and cannot be loaded by name
+OBJECT = "object"  # `object:NAME:FINGERPRINT` in a config: a judge that was passed in Python, not loadable by name
 MAX_SEED_DIGITS = 9
 
 
@@ -85,9 +85,11 @@ def _parse_one(part: str, spec: str) -> GraderSpec:
     return GraderSpec(name, argument, tuple(reversed(rates)))
 
 
-def object_spec(fingerprint: str) -> str:
-    """The text that stands for a judge that was passed in Python."""
-    return f"{OBJECT}:{fingerprint.replace(',', ';')}"
+def object_spec(grader: Grader) -> str:
+    """The text that stands for a judge that was passed in Python; it names its functions."""
+    functions = grader.settings.get("functions", ())
+    names = "+".join(str(function["function"]).rpartition(".")[2] for function in functions)
+    return ":".join(filter(None, (OBJECT, names, grader.fingerprint))).replace(",", ";")
 
 
 def check_graders(config: GraderConfig, labels: LabelSet) -> None:

@@ -81,8 +81,8 @@ def _column_names(columns: Columns) -> list[str]:
     return [name for name in names if name not in ("prompt", *_TRL_ARGUMENTS)]
 
 
-def check_columns(functions: Sequence[Callable[..., Any]], columns: Columns) -> None:
-    """Raises InputError if a function needs a column that the data lack."""
+def check_columns(functions: Sequence[Callable[..., Any]], columns: Columns, data: str = "the data") -> None:
+    """Raises InputError if a function needs a column that `data` lack."""
     known = _column_names(columns)
     for function in functions:
         for parameter in inspect.signature(function).parameters.values():
@@ -91,7 +91,7 @@ def check_columns(functions: Sequence[Callable[..., Any]], columns: Columns) -> 
                 parameter.KEYWORD_ONLY,
             )
             if required and parameter.name not in (*_TRL_ARGUMENTS, *known):
-                has = f"the data's other columns are {known}" if known else "the data have no other columns"
+                has = f"the other columns of {data} are {known}" if known else f"{data} have no other columns"
                 raise InputError(f"judge {name_of(function)}: needs the column {parameter.name!r}; {has}")
 
 

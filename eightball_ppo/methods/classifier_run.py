@@ -71,9 +71,12 @@ def finish_classifier(
 
 def _verdict(record: dict[str, Any], heldout: Questions, config: SFTConfig | RewardConfig) -> list[str]:
     """The three sentences at the end of such a run."""
+    data = config.flags()
     command = ["ppo", "--sft_model_path", config.output_dir]
     if isinstance(config, RewardConfig):
         command = ["audit", "--grader", "bert", "--reward_model_path", config.output_dir]
+    elif data:
+        command += ["--grader", "python:YOUR_FILE.py:YOUR_FUNCTION"]
     what = "Its accuracy is unknown: the held-out texts have no labels"
     if heldout.label_ids is not None:
         accuracy = record["gold_accuracy" if heldout.gold else "label_accuracy"]
@@ -82,5 +85,5 @@ def _verdict(record: dict[str, Any], heldout: Questions, config: SFTConfig | Rew
     return [
         what,
         verdict.saved_sentence(config.output_dir),
-        verdict.next_sentence(*command, *verdict.dataset_flags(config)),
+        verdict.next_sentence(*command, *data),
     ]

@@ -12,8 +12,9 @@ from eightball_ppo.data.questions import cut_held_out, drop_leaks
 from eightball_ppo.data.texts import ArrowTexts
 from eightball_ppo.graders.base import Grader
 from eightball_ppo.graders.job import check_grades
-from eightball_ppo.graders.judges import takes_columns
+from eightball_ppo.graders.judges import reward_functions
 from eightball_ppo.graders.registry import check_graders
+from eightball_ppo.graders.reward_functions import check_columns, columns_by_text
 from eightball_ppo.models.frozen import freeze_encoder
 from eightball_ppo.models.loading import label_set, load_classifier
 from eightball_ppo.models.precision import cast_encoder
@@ -53,25 +54,31 @@ def load_splits(config: GraderTrainingConfig, given: Inputs = NO_INPUTS) -> dict
     labels = config.label_set()
     if given.judge is None:
         check_graders(config, labels)
+    asked = given.judge is not None or config.grade_table is None
+    functions = reward_functions(config.grader if given.judge is None else given.judge) if asked else []
     train, evaluation = given.train, given.evaluation
     if train is not None and evaluation is None:
         train, evaluation = cut_held_out(train)
     elif train is None:
-        keep_columns = takes_columns(config.grader if given.judge is None else given.judge)
-        train, heldout = load_both(config, None, labels, keep_columns)
+        train, heldout = load_both(config, None, labels, bool(functions))
         evaluation = heldout if evaluation is None else evaluation
     assert train is not None and evaluation is not None
     if given.train is not None or given.evaluation is not None:
         train = drop_leaks(train, evaluation)
     splits = {"train": train, "heldout": evaluation}
+    for split in splits.values() if functions else ():
+        check_columns(functions, columns_by_text(split), split.source)
     check_grades(config, labels, ArrowTexts.concatenate(split.texts for split in splits.values()), given.judge)
     return splits
 
 
-def reads_frozen(config: MethodConfig, classifier: PreTrainedModel) -> bool:
-    """Whether the encoder is a fixed reader: as `--freeze_encoder` says; by default as it was for the reference."""
+def read_frozen(config: MethodConfig, classifier: PreTrainedModel) -> PreTrainedModel:
+    """`classifier`, its encoder frozen or not as `--freeze_encoder` says; by default as it was for the reference."""
     asked = getattr(config, "freeze_encoder", None)
-    return getattr(classifier.config, "frozen", False) if asked is None else asked
+    frozen = getattr(classifier.config, "frozen", False) if asked is None else asked
+    if hasattr(classifier.config, "frozen"):
+        classifier.config.frozen = frozen
+    return freeze_encoder(classifier) if frozen else classifier
 
 
 def load_reference(config: MethodConfig, given: LoadedModel | None = None) -> LoadedModel:
@@ -92,6 +99,4 @@ def load_reference(config: MethodConfig, given: LoadedModel | None = None) -> Lo
     labels.require_same(label_set(classifier), "--labels", name)
     assert labels == label_set(classifier), "`with_labels` puts the labels into the order of the classifier"
     set_max_length(tokenizer, classifier, config.max_length)
-    if reads_frozen(config, classifier):
-        freeze_encoder(classifier)
-    return classifier, tokenizer
+    return read_frozen(config, classifier), tokenizer

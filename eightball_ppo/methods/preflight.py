@@ -13,12 +13,13 @@ from eightball_ppo.data import Questions
 from eightball_ppo.errors import InputError
 from eightball_ppo.graders.budgeted_scores import check_budget_single_process
 from eightball_ppo.methods.defaults import resolve_defaults
-from eightball_ppo.methods.inputs import LoadedModel, load_reference
+from eightball_ppo.methods.inputs import LoadedModel, load_reference, read_frozen
 from eightball_ppo.methods.prerequisites import reference_options
 from eightball_ppo.models.configuration_eightball import EightBallConfig
-from eightball_ppo.models.loading import load_new_classifier
+from eightball_ppo.models.loading import load_new_classifier, new_frozen_classifier, text_logits_NK
 from eightball_ppo.models.lora import check_lora
 from eightball_ppo.models.modeling_eightball import EightBallForSequenceClassification
+from eightball_ppo.models.safe_loading import first_line
 from eightball_ppo.models.trainable import check_rates
 from eightball_ppo.runtime.launch import require_one_precision
 from eightball_ppo.training.trackers import resolve_report_to
@@ -54,6 +55,8 @@ def preflight(
     resolve_report_to(config.report_to)
     options = None if given else reference_options(config)
     reference = load_reference(config, given) if options is None else None
+    if reference is not None:
+        _check_classifies(reference, config)
     classifier = _untrained(options, config) if reference is None else reference[0]
     config = resolve_defaults(config, classifier, len(questions["train"]))
     check_questions(config, len(questions["train"]))
@@ -62,6 +65,16 @@ def preflight(
         if config.use_peft:
             check_lora(classifier, config)
     return config, reference
+
+
+def _check_classifies(reference: LoadedModel, config: MethodConfig) -> None:
+    """Raises InputError unless the reference gives one logit for each label of a text."""
+    model, labels = type(reference[0]).__name__, len(config.label_set())
+    try:
+        found = list(text_logits_NK(*reference, Questions("a text", ["?"])).shape)
+    except Exception as error:  # of a model that is no classifier, or of another tokenizer
+        raise InputError(f"--sft_model_path: {model} classifies no text ({first_line(error)})") from None
+    require(found == [1, labels], f"--sft_model_path: {model} gives logits {found} of a text, not [1, {labels}]")
 
 
 def check_questions(config: MethodConfig, num_questions: int) -> None:
@@ -90,4 +103,9 @@ def _untrained(options: Any, config: MethodConfig) -> PreTrainedModel:
     if options.model_name_or_path == SMALL_CLASSIFIER:
         return EightBallForSequenceClassification(EightBallConfig(num_labels=len(config.label_set())))
     name, flag = options.model_name_or_path, "sft: model_name_or_path"
-    return load_new_classifier(name, flag, config.label_set(), options.trust_remote_code)[0]
+    if options.freeze_encoder:
+        head, trust = options.head_hidden_size, options.trust_remote_code
+        classifier = new_frozen_classifier(name, flag, config.label_set(), head, trust)[0]
+    else:
+        classifier = load_new_classifier(name, flag, config.label_set(), options.trust_remote_code)[0]
+    return read_frozen(config, classifier)

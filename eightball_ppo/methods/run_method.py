@@ -182,7 +182,7 @@ def _verdict(task: Task[Any], change: verdict.Change) -> list[str]:
         return [verdict.change_sentence(change), saved, follow]
     command = verdict.predict_command(config.output_dir, task.questions["heldout"].texts)
     if change.verdict == "worse" and config.grade_table is None:
-        command = ("audit", "--grader", config.grader, *verdict.dataset_flags(config))
+        command = ("audit", "--grader", config.grader, *config.flags())
     return [
         verdict.change_sentence(change),
         verdict.saved_sentence(config.output_dir),

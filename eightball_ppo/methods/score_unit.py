@@ -8,6 +8,7 @@ from torch import Tensor
 
 from eightball_ppo.config.graded import DEFAULT_KL_COEF, MethodConfig
 
+MIN_RELATIVE_SPREAD = 1e-4
 logger = logging.getLogger(__name__)
 C = TypeVar("C", bound=MethodConfig)
 
@@ -22,6 +23,10 @@ def resolve_kl_coef(config: C, raw: bool, score_NK: Tensor) -> tuple[C, float]:
     if not raw:
         return replace(config, kl_coef=config.beta), 1.0
     unit = spread(score_NK)
+    largest = score_NK.abs().max().item()
+    if unit < largest * MIN_RELATIVE_SPREAD:
+        digits = "the scores differ by %.3g around %.3g, and float32 keeps 7 digits; subtract a constant in the judge"
+        logger.warning(digits, unit, largest)
     if config.kl_coef is None:
         config = replace(config, kl_coef=DEFAULT_KL_COEF * unit)
         how = f"{DEFAULT_KL_COEF} times the standard deviation of the scores over labels, {unit:.4g}"

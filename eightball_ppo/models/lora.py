@@ -68,7 +68,8 @@ def check_lora(model: PreTrainedModel, options: LoraOptions) -> None:
 def _add_adapters(model: PreTrainedModel, options: LoraOptions, new_modules: Sequence[str]) -> PreTrainedModel:
     from peft import LoraConfig, TaskType, get_peft_model
 
-    targets = options.lora_target_modules or target_modules(model.config.model_type)
+    kind = getattr(model.config, "encoder", {}).get("model_type", model.config.model_type)
+    targets = options.lora_target_modules or target_modules(kind)
     lora = LoraConfig(
         task_type=TaskType.SEQ_CLS,
         r=options.lora_r,

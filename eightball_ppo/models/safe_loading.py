@@ -102,7 +102,8 @@ def unloadable(name: str, flag: str, failure: str, error: Exception) -> InputErr
             f"{flag} {name}: needs Python code that came with it (auto_map), which is not run; read that code, and "
             "pass --trust_remote_code if you want it to run here"
         )
-    return InputError(f"{flag} {name}: {failure} ({first_line(error)})")
+    looked = "" if local_path(name) else "no such directory here, and from the Hub: "
+    return InputError(f"{flag} {name}: {looked}{failure} ({first_line(error)})")
 
 
 def first_line(error: Exception) -> str:

@@ -59,7 +59,7 @@ def print_results(results: dict[str, Any], grader: str) -> None:
     """Prints reference and policy side by side, on every split."""
     columns = [(split, which) for split in results["splits"] for which in ("reference", "splits")]
     preset = " (original preset)" if results.get("preset") == "original" else ""
-    title = f"{results['method']}{preset}  grader {grader}  beta {results['beta']}  seed {results['seed']}"
+    title = f"{results['method']}{preset}  grader {grader}  beta {results['beta']:.4g}  seed {results['seed']}"
     heads = (f"{split}: {'before' if which == 'reference' else 'after'}" for split, which in columns)
     table = Table("metric", *heads, title=escape(title))
     for metric in _METRICS:

@@ -9,7 +9,6 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import binomtest
 
-from eightball_ppo.config.data import DataConfig
 from eightball_ppo.functional.statistics import LEVEL
 
 MAX_QUESTION = 120  # characters of a question in a command
@@ -89,12 +88,6 @@ def predict_command(directory: str | Path, texts: Sequence[str]) -> tuple[str, .
         if len(text) <= MAX_QUESTION and text.isprintable() and not text.startswith("-"):
             return ("predict", text, "--model_name_or_path", str(directory))
     return ("demo", str(directory))
-
-
-def dataset_flags(config: DataConfig) -> tuple[str, ...]:
-    """The option that names the data, unless they are the default."""
-    name = config.dataset_name
-    return () if name == DataConfig.dataset_name else ("--dataset_name", name)
 
 
 def print_verdict(sentences: Sequence[str]) -> None:

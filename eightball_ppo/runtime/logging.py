@@ -1,8 +1,10 @@
 """What is printed beside a stage's own lines: our log messages from one process, little from the libraries."""
 
+import contextlib
 import logging
 import os
 import sys
+from collections.abc import Iterator
 
 from eightball_ppo.runtime.distributed import is_main_process
 
@@ -16,6 +18,23 @@ def configure_logging() -> None:
     logging.getLogger("stamina").setLevel(logging.ERROR)  # it logs every retry; only the last failure matters
     os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+
+
+@contextlib.contextmanager
+def decisions_on_stderr() -> Iterator[None]:
+    """Shows our log messages in the block, if the program has set up no logging of its own."""
+    ours = logging.getLogger("eightball_ppo")
+    if ours.handlers or logging.getLogger().handlers or not is_main_process():
+        yield
+        return
+    handler, level = logging.StreamHandler(sys.stderr), ours.level
+    ours.addHandler(handler)
+    ours.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        ours.removeHandler(handler)
+        ours.setLevel(level)
 
 
 def silence_libraries() -> None:

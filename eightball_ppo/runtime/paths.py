@@ -11,14 +11,19 @@ ADAPTER_BASE = "base.json"  # beside adapters: the fingerprint of the weights th
 OUR_FOLDERS = ("datasets", "runs", "models", "grades")
 
 
+DATA_ENDINGS = (".jsonl", ".csv", ".parquet", ".json")
+
+
 def local_path(name: str) -> Path | None:
     """The local path that `name` means, whether or not it exists, or None where it can only be a Hub id.
 
-    A name is local if it exists, starts like a path (`.`, `/`, `~`), has more than one `/`, its first part is a
-    directory here, or it lies in one of the folders of this project; `google-bert/bert-base-uncased` is a Hub id.
+    A name is local if it exists, starts like a path (`.`, `/`, `~`), has more than one `/`, ends like a data file, its
+    first part is a directory here, or it lies in one of the folders of this project; `google-bert/bert-base-uncased` is
+    a Hub id.
     """
     path = Path(os.path.expanduser(name))
-    if path.exists() or name.startswith((".", "/", "~")) or name.count("/") > 1:
+    like_a_path = name.startswith((".", "/", "~")) or name.count("/") > 1 or name.endswith(DATA_ENDINGS)
+    if like_a_path or path.exists():
         return path
     first = path.parts[0]
     return path if len(path.parts) > 1 and (first in OUR_FOLDERS or Path(first).is_dir()) else None

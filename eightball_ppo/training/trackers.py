@@ -43,7 +43,19 @@ def resolve_report_to(report_to: str) -> list[str]:
     for name in names:
         require(name in known, f"--report_to {report_to}: unknown tracker {name!r}; known: {', '.join(known)}")
         require(name in installed, f"--report_to {report_to}: {name} is not installed; pip install {name}")
+    require("wandb" not in names or _wandb_can_log(), f"--report_to {report_to}: {NO_KEY}")
     return names
+
+
+NO_KEY = "wandb has no key; run `wandb login`, or set WANDB_MODE=offline"
+
+
+def _wandb_can_log() -> bool:
+    if os.environ.get("WANDB_MODE") in ("offline", "disabled", "dryrun") or os.environ.get("WANDB_API_KEY"):
+        return True
+    import wandb  # heavy
+
+    return bool(wandb.api.api_key)
 
 
 def project() -> str:

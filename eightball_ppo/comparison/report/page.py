@@ -15,6 +15,12 @@ from eightball_ppo.report.markdown import code, escaped, fenced
 from eightball_ppo.report.pages import NOT_MEASURED, jinja_environment, number
 from eightball_ppo.report.style import outline, row_name, styles
 
+SCORE_UNITS = {
+    "log_prob": "is the grader's log-probability, in nats",
+    "probability": "is the grader's probability",
+    "logit_margin": "is the grader's log-odds, in nats",
+    "raw": "is in the judge's own unit",
+}
 MAX_HEADLINE = 12  # sentences; further ones are folded
 
 
@@ -44,6 +50,7 @@ def render_markdown(data: ComparisonData, charts: list[Chart]) -> str:
 def _view(data: ComparisonData) -> dict[str, Any]:
     """The variables of both templates."""
     main, *others = tables.conditions(data)
+    kinds = data.results["score_type"].dropna() if "score_type" in data.results else pd.Series(dtype=object)
     runs = data.results.drop_duplicates(["name", "seed", "beta", "noise", "budget", "run_dir"])
     return {
         "title": "Comparison of methods",
@@ -59,6 +66,7 @@ def _view(data: ComparisonData) -> dict[str, Any]:
         "flips": tables.flips(data),
         "runs": runs.sort_values(["name", "beta", "noise", "budget", "seed"], kind="stable").to_dict("records"),
         "one_seed": data.results["seed"].nunique() == 1,
+        "score_unit": SCORE_UNITS[kinds.iloc[0] if len(kinds) else "log_prob"],
         "no_gold": bool(data.results["gold_accuracy"].isna().all()),
         "lists": [("Settings", _texts(data.settings)), ("Environment", _texts(data.environment))],
     }

@@ -71,14 +71,15 @@ def rewrite_comparison(config: CompareConfig) -> None:
         IncompleteError: it has no finished run.
     """
     config = workspace.with_kl_coefs(config)
-    without_store = dataclasses.replace(config, grade_store=":memory:")  # no grader is called
-    workspace.check(config, load_splits(without_store))
     root = Path(config.output_dir)
+    table = str(root / grid.GRADES)  # so that the grader is neither loaded, nor imported, nor called
+    without_grader = dataclasses.replace(config, grade_store=":memory:", grade_table=table)
+    workspace.check(config, load_splits(without_grader))
     if not (root / grid.REFERENCE_DIR).is_dir():
         raise InputError(f"{root / grid.REFERENCE_DIR}: missing, so the comparison is not complete; run it again")
     specs = [spec for group in grid.run_groups(config) for spec in group]
     failed = {spec: "was not made" for spec in specs if not (root / grid.RUNS / spec.name).is_dir()}
-    task = load_shared_task(without_store)
+    task = load_shared_task(without_grader)
     results = collect_results(specs, config, task, failed)
     if not results:
         raise IncompleteError(f"{root}: has no finished run; run the comparison again")
