@@ -72,6 +72,7 @@ SERVES = {  # which commands take a recipe as it is; the others refuse an option
     "eightball": ("ppo",),
     "original": ("distill",),
     "llm_judge": ("grade", "audit", "distill", "ppo", "rloo", "grpo", "best_of_n", "exact", "compare"),
+    "frozen_minilm": tuple(sections()),
     "minilm_lora": tuple(sections()),
     "own_data": tuple(sections()),
 }

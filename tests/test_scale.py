@@ -26,6 +26,7 @@ from eightball_ppo.graders.storage.sources import StoredGrader
 from eightball_ppo.graders.storage.store import GradeStore
 from eightball_ppo.labels import EIGHTBALL_LABELS, LabelSet
 from eightball_ppo.methods import task as tasks
+from eightball_ppo.models.tokenization import TokenTable
 
 LABELS = LabelSet.of(EIGHTBALL_LABELS)
 MANY = [f"Will parcel number {number} come?" for number in range(5000)]
@@ -158,7 +159,6 @@ def test_records_do_not_depend_on_the_chunk_size(monkeypatch: pytest.MonkeyPatch
 
 def test_metrics_of_many_training_questions_use_a_sample_independent_of_order(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tasks, "MAX_METRIC_QUESTIONS", 20)
-    monkeypatch.setattr(tasks, "token_table", lambda table, *_: table)
     split, _ = random_split(60)
 
     def subset(rows: list[int]) -> Any:
@@ -167,7 +167,7 @@ def test_metrics_of_many_training_questions_use_a_sample_independent_of_order(mo
                 questions={"train": split.questions.subset(rows)},
                 grader_logp_NK={"train": split.score_NK[rows]},
                 ref_logits_NK={"train": split.ref_logp_NK[rows]},
-                tokenizer=SimpleNamespace(model_max_length=8),
+                tokens={"train": TokenTable.of([[len(split.questions.texts[row])] for row in rows])},
                 config=SimpleNamespace(score_type="log_prob"),
             )
         )

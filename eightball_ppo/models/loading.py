@@ -179,7 +179,8 @@ def new_frozen_classifier(
     path = str(checked_minilm_dir()) if name == PACKAGED_MINILM else name
     with checked_loading(name, flag, "no loadable encoder there", path, trust_remote_code):
         tokenizer = _tokenizer(path, name, flag, trust_remote_code)
-        encoder = AutoModel.from_pretrained(path, use_safetensors=True, dtype=torch.float32)
+        # the code of one that brings its own could not be saved with the policy
+        encoder = AutoModel.from_pretrained(path, use_safetensors=True, trust_remote_code=False, dtype=torch.float32)
     settings = {key: value for key, value in encoder.config.to_dict().items() if key != "_name_or_path"}
     names: dict[str, Any] = {"id2label": labels.id2label, "label2id": labels.label2id}
     config = MeanPooledConfig(settings, head_hidden_size, True, pad_token_id=tokenizer.pad_token_id, **names)
