@@ -130,12 +130,12 @@ def _audit(
     return results
 
 
-def _verdict(config: AuditConfig, record: dict[str, Any], passed: bool, temporary: bool) -> list[str]:
-    """The three sentences at the end of an audit; `passed`: a program passed the grader, which no command can name."""
+def _verdict(config: AuditConfig, record: dict[str, Any], in_python: bool, temporary: bool) -> list[str]:
+    """The three sentences at the end of an audit; `in_python`: the grader is an object, which no command can name."""
     own = config.dataset_name == AuditConfig.dataset_name and set(record["labels"]) != set(EIGHTBALL_LABELS)
     texts = ("--dataset_name", "YOUR_TEXTS") if own else ()
     command = next_sentence("ppo", "--grader", config.grader, *texts, *config.flags())
-    if passed:
+    if in_python:
         command = "Next: train on it, e.g. PPOTrainer(model, judge, train_dataset=texts).train()"
     right = round(record["accuracy"] * record["graded"])
     return [

@@ -27,7 +27,7 @@ def source_identity(function: Callable[..., Any]) -> dict[str, Any]:
         "function": getattr(defined, "__qualname__", type(defined).__name__),
         "source": _digest(_source(defined)),
         "version": repr(getattr(function, "version", None)),
-        "state": _digest(json.dumps(_describe(function, MAX_DEPTH)).encode()),  # hashed: it may hold a key
+        "state": _digest(json.dumps(_describe(function, MAX_DEPTH, {})).encode()),  # hashed: it may hold a key
     }
 
 
@@ -53,14 +53,21 @@ def _code(code: Any) -> Any:
     return repr(code) if isinstance(code, SIMPLE) else str(type(code))
 
 
-def _describe(value: Any, depth: int) -> Any:
-    """A value as JSON: its content where that is known, else its type."""
+def _describe(value: Any, depth: int, seen: dict[int, Any]) -> Any:
+    """A value as JSON: its content where that is known, else its type.
+
+    Args:
+        value: Anything.
+        depth: How many objects deep to look.
+        seen: What was described before, by its id; it is described once.
+    """
     kind = f"{type(value).__module__}.{type(value).__qualname__}"
-    inner = functools.partial(_describe, depth=depth - 1)
+    inner = functools.partial(_describe, depth=depth - 1, seen=seen)
     if isinstance(value, SIMPLE):
         return repr(value)
-    if depth == 0 or inspect.ismodule(value):
+    if depth == 0 or inspect.ismodule(value) or id(value) in seen:
         return kind
+    seen[id(value)] = value  # which keeps it, so that no other object gets its id
     if isinstance(value, list | tuple):
         return [kind, *map(inner, value)]
     if isinstance(value, set | frozenset):

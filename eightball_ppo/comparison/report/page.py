@@ -66,7 +66,7 @@ def _view(data: ComparisonData) -> dict[str, Any]:
         "flips": tables.flips(data),
         "runs": runs.sort_values(["name", "beta", "noise", "budget", "seed"], kind="stable").to_dict("records"),
         "one_seed": data.results["seed"].nunique() == 1,
-        "score_unit": SCORE_UNITS[kinds.iloc[0] if len(kinds) else "log_prob"],
+        "score_unit": SCORE_UNITS.get(str(kinds.iloc[0]) if len(kinds) else "log_prob", "is in the unit of the grader"),
         "no_gold": bool(data.results["gold_accuracy"].isna().all()),
         "lists": [("Settings", _texts(data.settings)), ("Environment", _texts(data.environment))],
     }
