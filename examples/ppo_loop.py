@@ -128,7 +128,7 @@ def main() -> None:
         subprocess.run([*script, *(f"--{k}={v}" for k, v in options.items())], check=True, stdout=subprocess.DEVNULL)
         theirs = json.loads(Path(directory, "run", "results.json").read_text())["splits"]
 
-    config = fitting(PPOConfig(**options), small=True, num_texts=600)
+    config = fitting(PPOConfig(**options), "small", num_texts=600)
     questions = dict(zip(("train", "heldout"), load_both(config, None, config.label_set()), strict=True))
     classifier, tokenizer = load_classifier(config.sft_model_path, "--sft_model_path")
     scores = grade_job(config, config.label_set(), questions).tables

@@ -58,9 +58,9 @@ def options(directory: Path, **more: Any) -> dict[str, Any]:
 
 def trained(name: str, reference: Path, directory: Path, **more: Any) -> Path:
     config_class, short = SHORT[name]
-    questions = {"train": Questions("a list", TEXTS), "evaluation": Questions("gold", ["Is it over?"], [1])}
+    texts, gold = Questions("a list", TEXTS), Questions("gold", ["Is it over?"], [1])
     config = config_class(sft_model_path=str(reference), **options(directory, **short, **more))
-    return run_method(config, judge=JUDGE, **questions)
+    return run_method(config, judge=JUDGE, train=texts, evaluation=gold)
 
 
 def weights(directory: Path) -> dict[str, torch.Tensor]:

@@ -24,14 +24,14 @@ class FrozenEncoder:
         """The classifier's output; of `features`, with these as the hidden state [B, 1, H]."""
         if features is None:
             return super().forward(input_ids=input_ids, **inputs)  # type: ignore[misc]
-        logits_BK, labels_B = head_of(self)(features), inputs.get("labels")  # type: ignore[arg-type]
+        logits_BK, labels_B = head_of(self)(features), inputs.get("labels")
         loss = None if labels_B is None else nn.functional.cross_entropy(logits_BK, labels_B)
         output = SequenceClassifierOutput(loss=loss, logits=logits_BK, hidden_states=(features.unsqueeze(1),))
         return output.to_tuple() if inputs.get("return_dict") is False else output
 
     def __deepcopy__(self, memo: dict[int, Any]) -> "FrozenEncoder":
         """A copy with a head of its own; the encoder's weights never change, so copies share them."""
-        trained = {id(parameter) for parameter in head_of(self).parameters()}  # type: ignore[arg-type]
+        trained = {id(parameter) for parameter in head_of(self).parameters()}
         memo |= {id(weight): weight for weight in self.parameters() if id(weight) not in trained}  # type: ignore[attr-defined]
         memo[id(self)] = twin = type(self).__new__(type(self))
         twin.__dict__.update(copy.deepcopy(self.__dict__, memo))

@@ -60,8 +60,8 @@ class TokenTable:
     def apply(self, fn: Callable[[Tensor], Tensor]) -> "TokenTable":
         """A table with `fn` applied to its tensors, as `nn.Module._apply` does to a module's."""
         types_S, features_NH = (None if part is None else fn(part) for part in (self.types_S, self.features_NH))
-        tensors = {"ids_S": fn(self.ids_S), "start_N1": fn(self.start_N1)}
-        return replace(self, **tensors, types_S=types_S, features_NH=features_NH)
+        table = replace(self, ids_S=fn(self.ids_S), start_N1=fn(self.start_N1))
+        return replace(table, types_S=types_S, features_NH=features_NH)
 
     def to(self, device: torch.device) -> "TokenTable":
         """A table on `device`."""
