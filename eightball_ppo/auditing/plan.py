@@ -53,13 +53,13 @@ class Plan(NamedTuple):
 
 
 def with_labels_of_gold(config: AuditConfig) -> AuditConfig:
-    """`config` with the labels of a gold file of other data than the default, unless the grader's model has its own."""
+    """`config` with the labels of a gold file of other data than the default, unless the grader's model has its found."""
     if config.gold_file is None or config.labels != list(EIGHTBALL_LABELS):
         return config
     with contextlib.suppress(InputError):  # ids, or no label at all: reading the file says so
-        own = with_labels(replace(config, dataset_name=config.gold_file, labels=None))
-        if not set(own.labels or ()) <= set(EIGHTBALL_LABELS):
-            return replace(config, labels=own.labels)
+        found = with_labels(replace(config, dataset_name=config.gold_file, labels=None))
+        if not set(found.labels or ()) <= set(EIGHTBALL_LABELS):
+            return replace(config, labels=found.labels)
     return config
 
 

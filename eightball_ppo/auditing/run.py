@@ -132,8 +132,8 @@ def _audit(
 
 def _verdict(config: AuditConfig, record: dict[str, Any], in_python: bool, temporary: bool) -> list[str]:
     """The three sentences at the end of an audit; `in_python`: the grader is an object, which no command can name."""
-    own = config.dataset_name == AuditConfig.dataset_name and set(record["labels"]) != set(EIGHTBALL_LABELS)
-    texts = ("--dataset_name", "YOUR_TEXTS") if own else ()
+    unnamed = config.dataset_name == AuditConfig.dataset_name and set(record["labels"]) != set(EIGHTBALL_LABELS)
+    texts = ("--dataset_name", "YOUR_TEXTS") if unnamed else ()
     command = next_sentence("ppo", "--grader", config.grader, *texts, *config.flags())
     if in_python:
         command = "Next: train on it, e.g. PPOTrainer(model, judge, train_dataset=texts).train()"
