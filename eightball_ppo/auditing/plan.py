@@ -53,7 +53,7 @@ class Plan(NamedTuple):
 
 
 def with_labels_of_gold(config: AuditConfig) -> AuditConfig:
-    """`config` with the labels of a gold file of other data than the default, unless the grader's model has its found."""
+    """`config` with the labels of a gold file of other data than the default, unless the grader's model has some."""
     if config.gold_file is None or config.labels != list(EIGHTBALL_LABELS):
         return config
     with contextlib.suppress(InputError):  # ids, or no label at all: reading the file says so
