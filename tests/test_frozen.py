@@ -9,6 +9,7 @@ from typing import Any
 import encoders
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from transformers import AutoModelForSequenceClassification, pipeline
 
 from conftest import LABELS
@@ -155,6 +156,15 @@ def test_adapters_go_on_the_encoder_of_a_mean_pooled_classifier(reference: Path,
 def test_options_that_do_not_go_together_are_refused(given: dict[str, Any], message: str) -> None:
     with pytest.raises(InputError, match=message):
         SFTConfig(**given)
+
+
+def test_an_encoder_that_lacks_weights_is_refused(small_data: Path, tmp_path: Path) -> None:
+    encoder = encoders.save("bert", tmp_path / "bert", tuple(LABELS))
+    weights = {key: value for key, value in load_file(encoder / "model.safetensors").items() if "layer.1" not in key}
+    save_file(weights, encoder / "model.safetensors", metadata={"format": "pt"})
+    config = SFTConfig(model_name_or_path=str(encoder), freeze_encoder=True, dataset_name=str(small_data))
+    with pytest.raises(InputError, match=r"no complete encoder, it lacks .*layer\.1"):
+        sft.train(config)
 
 
 def test_a_subset_of_a_table_is_the_table_of_those_questions() -> None:

@@ -55,11 +55,12 @@ def train(config: RewardConfig) -> Path:
     if config.use_peft:
         model = with_lora(model, config, new)
     assert training.label_ids is not None
-    data = (training.texts, training.label_ids)
-    resume = resume_context_for_fit(config, "reward", model, *data)
+    resume = resume_context_for_fit(config, "reward", model, training.texts, training.label_ids)
     with Run(config, "reward", resume.progress) as run:
         table = token_table(training.texts, tokenizer, max_input_length(tokenizer))
-        train_classifier(model, tokenizer, table, data[1], config, run, "reward", by_length=True, resume=resume)
+        train_classifier(
+            model, tokenizer, table, training.label_ids, config, run, "reward", by_length=True, resume=resume
+        )
         temperature = fit_temperature(text_logits_NK(model, tokenizer, validation), _gold_N(validation))
         fold_temperature(model, temperature)
         model = merge_adapter(model, config, run)

@@ -50,10 +50,9 @@ def train(config: SFTConfig) -> Path:
         with_features(model, tokenize(split, tokenizer, max_input_length(tokenizer))) for split in (questions, heldout)
     )
     assert questions.label_ids is not None
-    data = (questions.texts, questions.label_ids)
-    resume = resume_context_for_fit(config, "sft", model, *data)
+    resume = resume_context_for_fit(config, "sft", model, questions.texts, questions.label_ids)
     with Run(config, "sft", resume.progress) as run:
-        train_classifier(model, tokenizer, table, data[1], config, run, "sft", resume=resume)
+        train_classifier(model, tokenizer, table, questions.label_ids, config, run, "sft", resume=resume)
         model = merge_adapter(model, config, run)
         logits_NK = predict_logits_NK(model, test_table)
         more = {"truncated_questions": table.truncated, "dropped_rows": count_dropped((questions, heldout))}

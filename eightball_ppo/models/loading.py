@@ -125,12 +125,14 @@ def load_new_classifier(
     keys = [*info["missing_keys"], *(key for key, *_ in info["mismatched_keys"])]
     body, pooler = f"{model.base_model_prefix}.", f"{model.base_model_prefix}.pooler"
     of_body = [key for key in keys if key.startswith(body) and not key.startswith(f"{pooler}.")]
-    require(
-        not of_body,
-        f"{flag} {name}: no complete encoder, it lacks {format_names(of_body)}, which would be random numbers; is its "
-        "config.json that of another model?",
-    )
+    _check_complete(of_body, f"{flag} {name}")
     return model, tokenizer, sorted({pooler if key.startswith(body) else key.split(".")[0] for key in keys})
+
+
+def _check_complete(missing: list[str], where: str) -> None:
+    """Raises InputError if weights of an encoder are missing."""
+    lacks = f"{where}: no complete encoder, it lacks {format_names(missing)}, which would be random numbers"
+    require(not missing, f"{lacks}; is its config.json that of another model?")
 
 
 def load_encoder(
@@ -180,7 +182,10 @@ def new_frozen_classifier(
     with checked_loading(name, flag, "no loadable encoder there", path, trust_remote_code):
         tokenizer = _tokenizer(path, name, flag, trust_remote_code)
         # the code of one that brings its own could not be saved with the policy
-        encoder = AutoModel.from_pretrained(path, use_safetensors=True, trust_remote_code=False, dtype=torch.float32)
+        encoder, info = AutoModel.from_pretrained(
+            path, use_safetensors=True, trust_remote_code=False, dtype=torch.float32, output_loading_info=True
+        )
+    _check_complete([key for key in info["missing_keys"] if not key.startswith("pooler.")], f"{flag} {name}")
     settings = {key: value for key, value in encoder.config.to_dict().items() if key != "_name_or_path"}
     names: dict[str, Any] = {"id2label": labels.id2label, "label2id": labels.label2id}
     config = MeanPooledConfig(settings, head_hidden_size, True, pad_token_id=tokenizer.pad_token_id, **names)

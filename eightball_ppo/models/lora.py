@@ -10,6 +10,7 @@ from transformers import PreTrainedModel
 
 from eightball_ppo.config.model import LoraOptions
 from eightball_ppo.errors import InputError
+from eightball_ppo.models.configuration_mean_pooled import MeanPooledConfig
 from eightball_ppo.models.fingerprint import weights_fingerprint
 
 # Query and value projections, as in the paper, of architectures that PEFT has no default for; of the small classifier
@@ -68,7 +69,8 @@ def check_lora(model: PreTrainedModel, options: LoraOptions) -> None:
 def _add_adapters(model: PreTrainedModel, options: LoraOptions, new_modules: Sequence[str]) -> PreTrainedModel:
     from peft import LoraConfig, TaskType, get_peft_model
 
-    kind = getattr(model.config, "encoder", {}).get("model_type", model.config.model_type)
+    config = model.config
+    kind = config.encoder["model_type"] if isinstance(config, MeanPooledConfig) else config.model_type
     targets = options.lora_target_modules or target_modules(kind)
     lora = LoraConfig(
         task_type=TaskType.SEQ_CLS,
