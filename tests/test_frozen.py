@@ -116,6 +116,7 @@ def test_every_method_trains_the_head_alone_and_saves_a_classifier(name: str, re
     assert read_config(run)["freeze_encoder"] is None and json.loads((run / "config.json").read_text())["frozen"]
 
 
+@pytest.mark.slow
 def test_the_encoder_of_a_frozen_reference_trains_if_asked(reference: Path, tmp_path: Path) -> None:
     run = trained("exact", reference, tmp_path, freeze_encoder=False, learning_rate=1e-4)
     before, after = weights(reference), weights(run)
@@ -123,6 +124,7 @@ def test_the_encoder_of_a_frozen_reference_trains_if_asked(reference: Path, tmp_
     assert json.loads((run / "config.json").read_text())["frozen"] is False
 
 
+@pytest.mark.slow
 def test_a_finished_classifier_stays_of_its_kind(tmp_path: Path) -> None:
     finished = encoders.save("bert", tmp_path / "bert", tuple(LABELS))
     run = trained("ppo", finished, tmp_path, freeze_encoder=True)
@@ -136,6 +138,7 @@ def test_a_finished_classifier_stays_of_its_kind(tmp_path: Path) -> None:
     assert read_results(run)["total_episodes"] == 40
 
 
+@pytest.mark.slow
 def test_adapters_go_on_the_encoder_of_a_mean_pooled_classifier(reference: Path, tmp_path: Path) -> None:
     run = trained("exact", reference, tmp_path, freeze_encoder=False, use_peft=True)
     model, _ = load_policy(run)

@@ -253,6 +253,7 @@ def test_ctrl_c_is_a_keyboard_interrupt_and_leaves_no_half_written_run(
     assert trainer.results == {} and not list(tmp_path.glob("kept*")) and not list(scratch.glob("*/run*"))
 
 
+@pytest.mark.slow
 def test_a_training_that_ctrl_c_ended_resumes_to_the_same_weights(sft_run: Path, tmp_path: Path) -> None:
     def trainer(name: str, *callbacks: TrainerCallback) -> ExactTrainer:
         places: dict[str, Any] = {"output_dir": str(tmp_path / name), "grade_store": str(tmp_path / "grades.sqlite3")}

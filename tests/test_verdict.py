@@ -82,6 +82,7 @@ def test_a_method_ends_with_three_sentences_that_results_json_holds(
     assert any(label in capsys.readouterr().out for label in LABELS)
 
 
+@pytest.mark.slow
 def test_a_run_that_is_worse_names_the_audit_as_the_next_command(
     ruled: dict[str, Any], sft_run: Path, tmp_path: Path, no_figures: None
 ) -> None:
