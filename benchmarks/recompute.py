@@ -190,10 +190,11 @@ def metrics(
     kl, score = mean_kl(logp_NK, ref_NK), mean_score(logp_NK, score_NK)
     objective, reference = score - beta * kl, mean_score(ref_NK, score_NK)
     if beta == 0:
-        highest = float(score_NK.max(1).mean())
+        highest, sure = float(score_NK.max(1).mean()), 1.0
     else:
         best_NK = optimum(ref_NK, score_NK, beta)
         highest = mean_score(best_NK, score_NK) - beta * mean_kl(best_NK, ref_NK)
+        sure = float(np.exp(best_NK).max(1).mean())
     win, tie = win_and_tie(logp_NK, ref_NK, score_NK)
     greedy_N = logp_NK.argmax(1)
     found: dict[str, Any] = {
@@ -203,6 +204,7 @@ def metrics(
         "entropy": -mean_score(logp_NK, logp_NK),
         "objective": objective,
         "optimum_objective": highest,
+        "optimum_confidence": sure,
         "optimum_fraction": (objective - reference) / (highest - reference) if highest - reference > 1e-12 else None,
         "frontier_distance": best_score(ref_NK, score_NK, kl) - score,
         "win_rate": win,
@@ -213,9 +215,29 @@ def metrics(
         "grader_histogram": share(score_NK.argmax(1), labels),
     }
     if gold_N is not None:
-        found["gold_accuracy"] = float((greedy_N == gold_N).mean())
-        found["gold_probability"] = float(np.exp(logp_NK)[range(len(gold_N)), gold_N].mean())
+        found |= gold_metrics(logp_NK, gold_N)
     return found
+
+
+def gold_metrics(logp_NK: Array, gold_N: NDArray[np.int64]) -> dict[str, float]:
+    p_NK, labels = np.exp(logp_NK), np.arange(logp_NK.shape[1])
+    sure_N, right_N = p_NK.max(1), (p_NK.argmax(1) == gold_N).astype(float)
+    place_N = np.array([(sure_N < sure).sum() for sure in sure_N])
+    bins = [np.flatnonzero(15 * place_N // len(place_N) == index) for index in range(15)]
+    answered = wrong = area = 0.0
+    for sure in sorted(set(sure_N.tolist()), reverse=True):
+        size, errors = int((sure_N == sure).sum()), float((1 - right_N[sure_N == sure]).sum())
+        for _ in range(size):  # those that are equally sure have the mean error of all of them
+            answered, wrong = answered + 1, wrong + errors / size
+            area += wrong / answered
+    return {
+        "gold_accuracy": float(right_N.mean()),
+        "gold_probability": float(p_NK[range(len(gold_N)), gold_N].mean()),
+        "brier": float(((p_NK - (labels == gold_N[:, None])) ** 2).sum(1).mean()),
+        "nll": float(-logp_NK[range(len(gold_N)), gold_N].mean()),
+        "ece": sum(len(b) / len(sure_N) * abs(right_N[b].mean() - sure_N[b].mean()) for b in bins if len(b)),
+        "aurc": area / len(sure_N),
+    }
 
 
 def difference(said: Any, found: Any) -> float:
@@ -246,8 +268,13 @@ class Differences(dict[str, float]):
 def recompute(root: Path, dataset: Path | None, batch_size: int, tell: Callable[[str], None]) -> dict[str, float]:
     """Metric -> largest difference between `results.parquet` and the files behind it."""
     terms, largest = terms_of(root), Differences("results.parquet", tell)
-    ground = Ground(terms, grades_of(root / "grades.parquet", terms["labels"]), root / "reference", dataset, batch_size)
+    grounds = {}
+    for number in range(terms.get("references", 1)):
+        suffix = f"-{number}" if number else ""
+        grades = grades_of(root / f"grades{suffix}.parquet", terms["labels"])
+        grounds[number] = Ground(terms, grades, root / f"reference{suffix}", dataset, batch_size)
     for run_dir, group in pd.read_parquet(root / "results.parquet").groupby("run_dir"):
+        ground = grounds[int(group["reference"].iloc[0])]
         policy = ground.policy(root / str(run_dir))
         for row in group.to_dict("records"):
             split = row["split"]

@@ -59,8 +59,8 @@ def compare(
         train_dataset: The texts to learn from.
         eval_dataset: The texts to measure on; None: a part of `train_dataset`.
         seeds: Seeds of training.
-        kl_coefs: KL coefficients in the judge's unit; by default 0.1 and 0.5, of raw scores times their standard
-            deviation over labels.
+        kl_coefs: KL coefficients in the judge's unit; by default 0.1 and 2, of raw scores 0.1 and 0.5 times their
+            standard deviation over labels.
         output_dir: Where the comparison stays, with report.html, and is continued; None: nothing stays.
         **options: Further options of `eightball compare`, e.g. `method_options=["ppo.total_episodes=2400"]`.
 

@@ -7,12 +7,13 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor
 
 from eightball_ppo.data import Questions, pairs
-from eightball_ppo.functional import objective
+from eightball_ppo.functional import calibration, objective
 from eightball_ppo.labels import LabelSet
 
 SAMPLES_PER_QUESTION = 50
@@ -106,10 +107,12 @@ def describe(logp_NK: Tensor, ref_logp_NK: Tensor, questions: Questions, labels:
     Returns:
         `kl` to the reference and `entropy` (nats), `label_histogram` (mean probability of each label),
         `greedy_histogram` (share of questions whose most probable label it is). With gold labels also `gold_accuracy`
-        (the most probable label is the gold label) and `gold_probability` (mean probability of the gold label); with
-        labels that are not gold they are `label_accuracy` and `label_probability`.
+        (the most probable label is the gold label), `gold_probability` (mean probability of the gold label), `brier`,
+        `nll`, `ece` and `aurc` of `functional.calibration`; with labels that are not gold they are `label_accuracy`,
+        `label_probability`, `label_brier` and so on.
     """
-    return _description(_means(_label_sums, logp_NK, ref_logp_NK, *_labels(questions)), questions, labels)
+    means = _means(_label_sums, logp_NK, ref_logp_NK, *_labels(questions))
+    return _description(means, questions, labels) | _confidence_measures(logp_NK, questions)
 
 
 def _labels(questions: Questions) -> tuple[Tensor, ...]:
@@ -130,12 +133,27 @@ def _label_sums(logp_BK: Tensor, ref_logp_BK: Tensor, label_B: Tensor | None = N
     if label_B is not None:
         sums["accuracy"] = (greedy_B == label_B).double().sum()
         sums["probability"] = p_BK.gather(1, label_B[:, None]).sum()
+        sums["brier"] = calibration.brier_N(logp_BK, label_B).sum()
+        sums["nll"] = calibration.nll_N(logp_BK, label_B).sum()
     return sums
 
 
+def _confidence_measures(logp_NK: Table, questions: Questions) -> dict[str, float]:
+    """`ece` and `aurc`, which depend on all questions at once; nothing without labels."""
+    if questions.label_ids is None:
+        return {}
+    chunks = zip(*(table.split(EVAL_BATCH_SIZE) for table in (logp_NK, *_labels(questions))), strict=True)
+    parts = [calibration.confidence_and_correct(logp_BK, label_B) for logp_BK, label_B in chunks]
+    sure_and_right = [np.concatenate(arrays) for arrays in zip(*parts, strict=True)]
+    prefix = "" if questions.gold else "label_"
+    measures = {"ece": calibration.ece_N, "aurc": calibration.aurc_N}
+    return {f"{prefix}{name}": float(measure(*sure_and_right).mean()) for name, measure in measures.items()}
+
+
 def _description(means: dict[str, Tensor], questions: Questions, labels: LabelSet) -> dict[str, Any]:
-    kind = "gold" if questions.gold else "label"
+    kind, prefix = ("gold", "") if questions.gold else ("label", "label_")
     numbers = {"kl": "kl", "entropy": "entropy", "accuracy": f"{kind}_accuracy", "probability": f"{kind}_probability"}
+    numbers |= {"brier": f"{prefix}brier", "nll": f"{prefix}nll"}
     histograms = [name for name in ("label_histogram", "greedy_histogram", "grader_histogram") if name in means]
     return {
         "questions": len(questions),
@@ -164,6 +182,7 @@ def record(
 
     Returns:
         The metrics of `describe`, and `expected_score`, `objective` (J), `optimum_objective` (J*), `optimum_fraction`,
+        `optimum_confidence` (mean probability of the optimum's most probable label),
         `frontier_distance` (to the highest expected score at the policy's KL), `win_rate` (the policy's answer has a
         higher score than the reference's, a tie counting half), `tie_rate`, `judge_agreement` (share of questions whose
         most probable label has the highest score), and `grader_histogram` (share of questions whose best-scored label
@@ -178,6 +197,7 @@ def record(
             "reference_score": objective.expected_score_N(ref_logp_BK, score_BK).sum(),
             "objective": objective.objective_N(logp_BK, ref_logp_BK, score_BK, beta).sum(),
             "optimum_objective": objective.optimum_objective_N(ref_logp_BK, score_BK, beta).sum(),
+            "optimum_confidence": objective.optimum_confidence_N(ref_logp_BK, score_BK, beta).sum(),
             "win_rate": (win_B + tie_B / 2).sum(),
             "tie_rate": tie_B.sum(),
             "judge_agreement": (logp_BK.argmax(-1) == score_BK.argmax(-1)).double().sum(),
@@ -190,10 +210,12 @@ def record(
     j, j_ref, j_best = (means[name] for name in ("objective", "reference_score", "optimum_objective"))
     return {
         **{name: means[name].item() for name in ("expected_score", "objective", "optimum_objective")},
+        "optimum_confidence": means["optimum_confidence"].item(),
         "optimum_fraction": objective.share_of_gain(j, j_ref, j_best),
         "frontier_distance": _frontier_distance(tables, means["kl"].item()),
         **{name: means[name].item() for name in ("win_rate", "tie_rate", "judge_agreement")},
         **_description(means, questions, labels),
+        **_confidence_measures(logp_NK, questions),
     }
 
 

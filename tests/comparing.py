@@ -24,7 +24,7 @@ Outcome = tuple[int, str, str]
 
 def flags(directory: Path | str, *argv: object, **options: Any) -> list[str]:
     """The command line of a comparison in `directory`; lists and tuples are several words."""
-    line = ["--output_dir", str(directory), "--disable_tqdm", "--resamples", "1000", *map(str, argv)]
+    line = ["--output_dir", str(directory), "--disable_tqdm", *map(str, argv)]
     for name, value in options.items():
         values = value if isinstance(value, list | tuple) else [value]
         line += [f"--{name}", *map(str, values)]

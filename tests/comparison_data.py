@@ -37,7 +37,15 @@ def comparison_data(
         if (method, beta, seed, noise, budget) in failed or (method == "sft" and (noise or budget)):
             continue
         rng = np.random.default_rng([seed, *map(ord, row_name(method, threshold))])
-        run = {"method": method, "threshold": threshold, "seed": seed, "beta": beta, "noise": noise, "budget": budget}
+        run = {
+            "method": method,
+            "threshold": threshold,
+            "seed": seed,
+            "reference": 0,
+            "beta": beta,
+            "noise": noise,
+            "budget": budget,
+        }
         episodes = 48_000 if METHODS[method].samples else 0
         cost = {"episodes": episodes, "grader_calls": budget or 3 * QUESTIONS["train"], "seconds": 60.0}
         for split in QUESTIONS:
@@ -58,6 +66,7 @@ def comparison_data(
         "pairs": _pairs(frame),
         "frontier": pd.DataFrame(frontier),
         "curves": pd.DataFrame(curves),
+        "confidence": _confidence(frame) if gold else pd.DataFrame(),
         "coverage": pd.DataFrame(
             [{"threshold": t, "coverage": 1 - t**4, "accuracy": 0.5 + t / 2 if gold else None} for t in (0, 0.5, 0.9)]
         ),
@@ -101,14 +110,26 @@ def _record(
         **{"questions": QUESTIONS[split], "expected_score": 2 * fraction - 2, "objective": fraction - beta},
         **{"optimum_objective": 1 - beta, "optimum_fraction": fraction, "kl": fraction, "entropy": 1 - fraction},
         **{"gold_accuracy": fraction if gold else None, "gold_probability": fraction if gold else None},
+        **dict.fromkeys(("brier", "nll", "ece", "aurc"), 1 - fraction if gold else None),
+        **{"optimum_confidence": 0.9, "judge_agreement": fraction},
         **{"win_rate": (1 + fraction) / 2, "tie_rate": 0.1, "frontier_distance": 1 - fraction, **histograms},
     }
+
+
+def _confidence(results: pd.DataFrame) -> pd.DataFrame:
+    rng, parts = np.random.default_rng(0), []
+    for row in results[results["split"] == "heldout"].to_dict("records"):
+        confidence = rng.uniform(0.3, 1, 60)
+        answers = {"confidence": confidence, "correct": (rng.random(60) < confidence).astype(float)}
+        key = {name: row[name] for name in ("method", "threshold", "beta", "noise", "budget", "seed")}
+        parts.append(pd.DataFrame({**answers, **key}))
+    return pd.concat(parts, ignore_index=True)
 
 
 def _intervals(results: pd.DataFrame) -> pd.DataFrame:
     rows = []
     for key, runs in results.groupby(GROUP, dropna=False):
-        for metric in ("optimum_fraction", "objective", "frontier_distance", "gold_accuracy"):
+        for metric in ("optimum_fraction", "objective", "frontier_distance", "gold_accuracy", "brier"):
             values = runs[metric].dropna().astype(float)
             if len(values):
                 half = 0.01 + 2 * float(values.std(ddof=0))
@@ -123,7 +144,7 @@ def _pairs(results: pd.DataFrame) -> pd.DataFrame:
     condition = ["beta", "split", "noise", "budget"]
     for key, runs in named.groupby(condition, dropna=False):
         for metric, (a, b) in itertools.product(
-            ("optimum_fraction", "gold_accuracy"), itertools.combinations(sorted(set(runs["name"])), 2)
+            ("objective", "gold_accuracy"), itertools.combinations(sorted(set(runs["name"])), 2)
         ):
             first, second = (runs[runs["name"] == name][metric].dropna().astype(float).to_numpy() for name in (a, b))
             if not len(first) or not len(second):
@@ -131,10 +152,11 @@ def _pairs(results: pd.DataFrame) -> pd.DataFrame:
             estimate = float(first.mean() - second.mean())
             p = math.exp(-abs(estimate) * 60)
             ends = {"estimate": estimate, "low": estimate - 0.03, "high": estimate + 0.03}
-            tested = {"p_value": p, "p_holm": min(1, p * 36), "distinguishable": p * 36 < 0.05, "seeds": len(first)}
-            effect = estimate / 0.02 if len(first) > 1 else None
+            verdict = None if len(first) == 1 else "ahead" if p * 36 < 0.05 else "undecided"
+            tested = {"p_value": p, "p_holm": min(1, p * 36), "verdict": verdict, "seeds": len(first)}
+            tested |= {"primary": False, "p_equal_holm": 1.0, "detectable": 0.05}
             sentence = f"{a} and {b} at beta {key[0]:g}: {estimate:+.3f}."
-            row = {"a": a, "b": b, "metric": metric, **ends, **tested, "effect_size": effect, "sentence": sentence}
+            row = {"a": a, "b": b, "metric": metric, **ends, **tested, "sentence": sentence}
             rows.append({**dict(zip(condition, key, strict=True)), **row})
     return pd.DataFrame(rows)
 

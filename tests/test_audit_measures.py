@@ -12,7 +12,7 @@ from torch import Tensor
 from eightball_ppo.auditing import checks, measures
 from eightball_ppo.auditing.probes import EMPTY, INJECTIONS, KINDS, injections, probe_variants
 from eightball_ppo.config.stages import AuditConfig
-from eightball_ppo.functional.calibration import expected_calibration_error
+from eightball_ppo.functional.calibration import confidence_and_correct, ece_N
 
 LABELS = ("Yes", "No", "Maybe")
 QUESTION = "Will the {label} of {q} be mine?"  # braces are text
@@ -83,15 +83,10 @@ def test_reliability_bins_add_up_to_the_calibration_error() -> None:
     logp_NK = (2 * torch.randn(300, 3, generator=generator)).log_softmax(-1)
     gold_N = torch.randint(3, (300,), generator=generator)
     found = measures.calibration(logp_NK, gold_N)
-    assert found["ece"] == expected_calibration_error(logp_NK.double().exp(), gold_N)
+    assert found["ece"] == ece_N(*confidence_and_correct(logp_NK, gold_N)).mean()
     assert sum(bin_["share"] for bin_ in found["bins"]) == pytest.approx(1)
     gaps = [bin_["share"] * abs(bin_["accuracy"] - bin_["confidence"]) for bin_ in found["bins"]]
     assert sum(gaps) == pytest.approx(found["ece"])
-    by_hand = measures.reliability_bins(logp((0.6, 0.2, 0.2), (0.62, 0.2, 0.18)).exp(), torch.tensor([0, 1]), bins=5)
-    assert by_hand == [
-        {"confidence": pytest.approx(0.6), "accuracy": 1.0, "share": 0.5},
-        {"confidence": pytest.approx(0.62), "accuracy": 0.0, "share": 0.5},
-    ]
 
 
 def test_change_gain_noise_and_latency_by_hand() -> None:

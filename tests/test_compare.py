@@ -231,7 +231,7 @@ def test_a_recipe_that_trains_the_reference_compares(small_data: Path, tmp_path:
     stages = {"sft": {"num_train_epochs": 1}, "compare": {"methods": ["sft"], "seeds": [0], "kl_coefs": [0.1]}}
     common = {"dataset_name": str(small_data), "grader": "rule:Yes", "allow_weak_grader": True, "disable_tqdm": True}
     (tmp_path / "recipe.yaml").write_text(yaml.safe_dump({**common, **stages}))
-    code, _, err = call(["--config", "recipe.yaml", "--output_dir", "D", "--resamples", "1000"])
+    code, _, err = call(["--config", "recipe.yaml", "--output_dir", "D"])
     assert (code, err) == (0, ""), err
     assert len(results(tmp_path / "D")) == 2 and (tmp_path / "runs" / "sft" / "results.json").is_file()
 

@@ -45,7 +45,7 @@ def test_a_run_is_named_after_its_values_that_are_not_defaults() -> None:
     assert full.name == "distill-beta1e-05-noise0.25-budget900-threshold0-seed0"
     assert dataclasses.asdict(full) == {
         **{"method": "distill", "seed": 0, "beta": 1e-5, "noise": 0.25, "budget": 900},
-        "threshold": 0.0,
+        **{"threshold": 0.0, "reference": 0},
     }
 
 
@@ -146,10 +146,7 @@ def test_a_threshold_given_twice_is_refused() -> None:
         ({"grader_call_budgets": [0]}, "--grader_call_budgets 0: must be at least 1"),
         ({"thresholds": [2.0]}, "--thresholds 2.0: must be a probability"),
         ({"thresholds": [0.5], "methods": ["ppo"]}, "--thresholds: needs distill among --methods"),
-        *[
-            ({"num_workers": 0}, "--num_workers 0: must be at least 1"),
-            ({"resamples": 999}, "--resamples 999: must be at least 1000"),
-        ],
+        ({"num_workers": 0}, "--num_workers 0: must be at least 1"),
         ({"seed": 3}, "--seed 3: a comparison has --seeds"),
         ({"overwrite_output_dir": True}, "--overwrite_output_dir"),
     ],
@@ -159,23 +156,35 @@ def test_bad_axes_are_refused(options: dict[str, Any], message: str) -> None:
         config(**options)
 
 
-def headline(methods: list[str], *names: tuple[str, str], **condition: Any) -> list[str]:
-    """The sentences about these pairs, the first of each pair being ahead."""
-    row = {"beta": 0.1, "split": "heldout", "noise": 0.0, "budget": pd.NA, "metric": "objective", **condition}
-    row |= {"estimate": 0.5, "low": 0.2, "high": 0.8, "seeds": 3, "questions": 40, "effect_size": 1.0}
-    row |= {"p_value": 0.01, "p_holm": 0.2}
-    return pairwise.headline(pd.DataFrame([{"a": a, "b": b, **row} for a, b in names]), methods)
+def family(methods: list[str], **options: Any) -> list[tuple[str, str]]:
+    return config(methods=methods, **options).primary_pairs
 
 
-def test_the_headline_is_ppo_against_distillation_or_the_first_two() -> None:
-    three = (("ppo", "exact"), ("distill", "ppo"), ("distill", "exact"))
-    (line,) = headline(["exact", "ppo", "distill"], *three)
-    assert line.startswith("beta 0.1, held-out questions: Distillation is ahead of PPO by 0.50")
-    (line,) = headline(["sft", "exact", "grpo"], ("exact", "grpo"), ("sft", "exact"), noise=0.3, budget=900)
-    assert line.startswith(
-        "beta 0.1, held-out questions, 30% of the grades wrong, 900 grader calls: The exact gradient"
-    )
-    (line,) = headline(["distill", "ppo"], ("distill@0.5", "distill@0.9"), ("distill@0.5", "ppo"))
-    assert "Distillation with threshold 0.5 is ahead of PPO" in line
-    assert headline(["sft", "ppo"], ("sft", "ppo")) == headline(["ppo"]) == []
+def test_the_primary_family_is_ppo_against_distillation_or_the_first_two_or_what_is_named() -> None:
+    assert family(["exact", "distill", "ppo"]) == [("ppo", "distill")]
+    assert family(["sft", "exact", "grpo", "ppo"]) == [("exact", "grpo")]
+    assert family(["sft", "ppo"]) == family(["ppo"]) == []
+    assert family(["sft", "ppo"], contrasts=["ppo:sft"]) == [("ppo", "sft")]
+    for contrast in ("ppo", "ppo:ppo", "ppo:exact", "ppo:sft:ppo"):
+        with pytest.raises(InputError, match=f"--contrasts {contrast}: A:B is needed, two of --methods"):
+            config(methods=["sft", "ppo"], contrasts=[contrast])
+
+
+def test_the_headline_has_the_sentences_of_the_primary_family_plainest_condition_first() -> None:
+    row = {"beta": 0.1, "split": "heldout", "noise": 0.0, "budget": pd.NA, "primary": True, "sentence": "A"}
+    others = [row | {"noise": 0.3, "budget": 900, "sentence": "B"}, row | {"primary": False, "sentence": "C"}]
+    assert pairwise.headline(pd.DataFrame([*others, row])) == [
+        "beta 0.1, held-out questions: A.",
+        "beta 0.1, held-out questions, 30% of the grades wrong, 900 grader calls: B.",
+    ]
+    assert pairwise.headline(pd.DataFrame()) == []
     assert all(display_name(name) for name in METHODS)
+
+
+def test_a_seed_uses_the_reference_of_its_number() -> None:
+    settings = config(seeds=[0, 1, 5], references=2, methods=["exact"], kl_coefs=[0.1], output_dir="D")
+    assert [(cell.seed, cell.reference) for cell in cells(settings)] == [(0, 0), (1, 1), (5, 1)]
+    made = run_config(RunSpec("exact", 5, 0.1, reference=1), settings)
+    assert (made.sft_model_path, made.grade_table) == ("D/reference-1", "D/grades-1.parquet")
+    with pytest.raises(InputError, match="--references 4: needs as many --seeds, there are 3"):
+        config(seeds=[0, 1, 5], references=4)

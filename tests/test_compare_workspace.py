@@ -26,7 +26,7 @@ def write_run(cell: RunSpec, settings: CompareConfig) -> Path:
     """A finished run of `cell`, as far as it is checked before its policy is loaded."""
     run = Path(settings.output_dir) / grid.RUNS / cell.name
     run.mkdir(parents=True)
-    reference = Path(settings.output_dir) / grid.REFERENCE_DIR
+    reference = Path(settings.output_dir) / grid.reference_dir(0)
     reference.mkdir(exist_ok=True)
     write_json(reference / "config.json", {"model_type": "eightball"})
     write_json(Path(settings.output_dir) / workspace.MANIFEST, {workspace.TRAINING_QUESTIONS: 600})
@@ -91,7 +91,7 @@ def started(tmp_path: Path) -> CompareConfig:
     (tmp_path / "D" / "reference" / "model.safetensors").write_text("weights")
     (tmp_path / "D" / "grades.parquet").write_text("grades")
     write_config(tmp_path / "D", settings)
-    digests = workspace.fingerprints(tmp_path / "D")
+    digests = workspace.fingerprints(tmp_path / "D", 1)
     write_json(tmp_path / "D" / "manifest.json", {**digests, "questions": workspace.digest_of(DATA), "grader": "g"})
     return settings
 

@@ -11,7 +11,6 @@ from eightball_ppo.config import embedded
 from eightball_ppo.config.data import DataConfig
 from eightball_ppo.config.methods import DistillConfig, PPOConfig
 from eightball_ppo.config.recipes import read_section
-from eightball_ppo.config.stages import SFTConfig
 from eightball_ppo.data import load_named
 from eightball_ppo.errors import InputError
 from eightball_ppo.hub.cards import eval_results_yaml
@@ -75,7 +74,7 @@ def test_a_recipe_is_found_by_its_name(name: str) -> None:
 def test_missing_models_are_trained_by_a_recipe_that_was_named() -> None:
     config = parse(PPOConfig, ["--config", "minilm_lora"])
     assert read_section(str(config.upstream_config), "sft") is not None
-    options = prerequisites._options_if_missing(config, "sft", "--sft_model_path", SFTConfig)
+    options = prerequisites._options_if_missing(config, "sft")
     assert options is not None
     assert (options.model_name_or_path, options.output_dir) == ("minilm", "runs/minilm/sft")
 

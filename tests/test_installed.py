@@ -96,7 +96,7 @@ def test_installed_package_does_every_job_in_an_empty_directory(built: Built, tm
     assert read_results(tmp_path / "runs" / "ppo")["episodes"] == 1200
     eightball("distill", *common, "--num_train_epochs", "1")
     assert "Yes" in eightball("predict", "Will I be rich?")
-    few = "--methods sft distill --seeds 0 --kl_coefs 0.1 --resamples 1000 --num_workers 1 --disable_tqdm"
+    few = "--methods sft distill --seeds 0 --kl_coefs 0.1 --num_workers 1 --disable_tqdm"
     eightball("compare", *few.split(), "--allow_weak_grader")
     assert (tmp_path / "runs" / "compare" / "report.html").is_file()
     page = (

@@ -107,7 +107,7 @@ def test_a_plugin_method_trains_and_its_run_is_pushed_and_reported(plugin: Path,
 def test_a_plugin_method_is_compared(plugin: Path, recipe: None, tmp_path: Path) -> None:
     flags = ["--config", "recipe.yaml", "--methods", "distill", "tilt", "--seeds", "0", "1"]
     flags += ["--kl_coefs", "0.1", "--method_options", "tilt.tilt=1.5", "distill.num_train_epochs=1"]
-    flags += ["--resamples", "1000", "--num_workers", "2", "--output_dir", "runs/compare"]
+    flags += ["--num_workers", "2", "--output_dir", "runs/compare"]
     out = python(COMPARE, path_with(plugin), tmp_path, str(REPOSITORY / "scripts" / "compare.py"), *flags)
     assert "4 runs" in out and "Tilting is ahead of distillation" in out
     assert "| `tilt` |" in (tmp_path / "runs/compare/report.md").read_text()

@@ -232,17 +232,15 @@ def test_coverage_and_thresholds_by_hand(runs: dict[str, Path], small_data: Path
 
 
 def calibration_error(logp: list[list[float]], gold: list[int]) -> float:
-    """Over 15 equal bins of confidence, a border belonging to the bin below."""
+    """Over 15 bins of as many questions each, by confidence."""
+    entries = [(math.exp(max(row)), row.index(max(row)) == label) for row, label in zip(logp, gold, strict=True)]
     bins: dict[int, list[tuple[float, bool]]] = {}
-    for row, label in zip(logp, gold, strict=True):
-        confidence = math.exp(max(row))
-        right = max(range(len(row)), key=row.__getitem__) == label
-        bins.setdefault(min(15, max(1, math.ceil(confidence * 15))), []).append((confidence, right))
+    for place, entry in enumerate(sorted(entries)):
+        bins.setdefault(15 * place // len(entries), []).append(entry)
     gaps = [
-        (len(entries), abs(fmean(float(r) for _, r in entries) - fmean(c for c, _ in entries)))
-        for entries in bins.values()
+        abs(fmean(float(right) for _, right in found) - fmean(sure for sure, _ in found)) for found in bins.values()
     ]
-    return sum(size * gap for size, gap in gaps) / len(logp)
+    return sum(len(found) * gap for found, gap in zip(bins.values(), gaps, strict=True)) / len(logp)
 
 
 def test_the_reward_models_record_by_hand(reward_run: Path, small_data: Path) -> None:

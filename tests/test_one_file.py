@@ -235,7 +235,7 @@ def test_a_comparison_needs_no_gold_labels(sft_run: Path, tmp_path: Path) -> Non
     from eightball_ppo.comparison import compare
 
     data = write_rows(tmp_path / "q.jsonl", [{"text": text} for text in TEXTS])
-    options: dict[str, Any] = {"methods": ["sft", "exact"], "seeds": [0, 1], "kl_coefs": [0.5], "resamples": 1000}
+    options: dict[str, Any] = {"methods": ["sft", "exact"], "seeds": [0, 1], "kl_coefs": [0.5]}
     options |= {"method_options": ["exact.num_train_epochs=2"], "grader": "rule:Yes", "sft_model_path": str(sft_run)}
     directory = compare.run(
         CompareConfig(output_dir=str(tmp_path / "c"), dataset_name=str(data), num_workers=1, **options)

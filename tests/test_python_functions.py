@@ -23,7 +23,7 @@ from eightball_ppo.labels import LabelSet
 
 TEXTS = [f"Will there be {number} of them?" for number in range(12)]
 GOLD = Dataset.from_dict({"question": ["Is it over?", "Am I late?", "Do I win?"], "answer": ["No", "No", "Yes"]})
-SHORT: dict[str, Any] = {"seeds": [0], "kl_coefs": [0.1], "disable_tqdm": True, "num_workers": 1, "resamples": 1000}
+SHORT: dict[str, Any] = {"seeds": [0], "kl_coefs": [0.1], "disable_tqdm": True, "num_workers": 1}
 
 
 @pytest.fixture(autouse=True)

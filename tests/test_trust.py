@@ -272,7 +272,7 @@ def test_a_strangers_comparison_runs_no_code_and_sets_no_variable(
     recipe.write_text(
         f"env: {{EVIL: evil}}\nsft: {{model_name_or_path: {model}, trust_remote_code: true, num_train_epochs: 1}}\n"
     )
-    (stranger / "manifest.json").write_text(json.dumps(workspace.fingerprints(stranger)))
+    (stranger / "manifest.json").write_text(json.dumps(workspace.fingerprints(stranger, 1)))
     config = CompareConfig(**shared, grader="rule:b", output_dir=str(stranger), upstream_config=str(recipe))
     write_config(stranger, config)
     report = partial(rewrite.run, ReportConfig(run_dirs=[str(stranger)]))
@@ -284,7 +284,7 @@ def test_a_strangers_comparison_runs_no_code_and_sets_no_variable(
     assert "holds env, which no run writes" in one_line(report)
     shutil.copytree(model, stranger / "reference")
     recipe.write_text("[")  # whoever reads it stops there
-    (stranger / "manifest.json").write_text(json.dumps(workspace.fingerprints(stranger)))
+    (stranger / "manifest.json").write_text(json.dumps(workspace.fingerprints(stranger, 1)))
     write_config(stranger, config)
     assert "reference: needs Python code that came with it (auto_map), which is not run" in one_line(report)
     assert not mark.exists() and "EVIL" not in os.environ

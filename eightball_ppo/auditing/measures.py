@@ -9,7 +9,7 @@ from scipy.stats import binomtest
 from sklearn.metrics import cohen_kappa_score, confusion_matrix, f1_score
 from torch import Tensor
 
-from eightball_ppo.functional.calibration import ECE_BINS, expected_calibration_error
+from eightball_ppo.functional.calibration import confidence_and_correct, ece_N, reliability_bins
 
 
 def agreement(logp_NK: Tensor, gold_N: Tensor, labels: Sequence[str]) -> dict[str, Any]:
@@ -44,32 +44,8 @@ def calibration(logp_NK: Tensor, gold_N: Tensor, raw: bool = False) -> dict[str,
     """`ece`, the expected calibration error, and its `bins`; see `reliability_bins`. Raw scores are no confidence."""
     if raw:
         return {"ece": None, "bins": []}
-    p_NK = logp_NK.double().exp()
-    return {"ece": expected_calibration_error(p_NK, gold_N), "bins": reliability_bins(p_NK, gold_N)}
-
-
-def reliability_bins(p_NK: Tensor, gold_N: Tensor, bins: int = ECE_BINS) -> list[dict[str, float]]:
-    """The non-empty bins of the expected calibration error, least confident first.
-
-    The error is the sum over them of `share * |accuracy - confidence|` (Guo et al. 2017, arXiv:1706.04599).
-
-    Args:
-        p_NK: probabilities, shape [N, K].
-        gold_N: gold label ids, shape [N].
-        bins: number of equal-width bins.
-
-    Returns:
-        Mean `confidence`, `accuracy` and `share` of the questions in each bin.
-    """
-    confidence_N, predicted_N = p_NK.double().max(-1)
-    correct_N = (predicted_N == gold_N).double()
-    bin_N = (confidence_N * bins).ceil().long().clamp(1, bins) - 1
-    rows = []
-    for index in bin_N.unique().tolist():
-        inside_N = bin_N == index
-        means = {"confidence": confidence_N[inside_N], "accuracy": correct_N[inside_N], "share": inside_N.double()}
-        rows.append({name: value.mean().item() for name, value in means.items()})
-    return rows
+    sure_and_right = confidence_and_correct(logp_NK, gold_N)
+    return {"ece": float(ece_N(*sure_and_right).mean()), "bins": reliability_bins(*sure_and_right)}
 
 
 def answer_change(logp_NK: Tensor, other_NK: Tensor) -> dict[str, Any]:

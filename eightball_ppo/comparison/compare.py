@@ -6,9 +6,9 @@ import logging
 import sys
 from pathlib import Path
 
-from eightball_ppo.comparison import grid, workspace
+from eightball_ppo.comparison import grid, preparation, workspace
 from eightball_ppo.comparison.report.write import write
-from eightball_ppo.comparison.results import collect_results, load_shared_task
+from eightball_ppo.comparison.results import collect_results, load_shared_tasks
 from eightball_ppo.comparison.workers import run_grid
 from eightball_ppo.config.compare import CompareConfig
 from eightball_ppo.data import Questions
@@ -58,6 +58,7 @@ def run(config: CompareConfig, given: Inputs = NO_INPUTS, temporary: bool = Fals
         asked = dataclasses.replace(config, kl_coefs=asked.kl_coefs)
         given = given._replace(judge=judge)
     workspace.check(config, questions)
+    preparation.check_references(config, given)
     _check_runs(specs, config, questions, given)
     if config.dry_run:
         raise DryRun(_estimate_cost(specs, config, questions, given.judge))
@@ -93,15 +94,15 @@ def _estimate_cost(
 
 
 def _compare(config: CompareConfig, given: Inputs, temporary: bool) -> None:
-    config = workspace.prepare(config, given)
-    task, specs = load_shared_task(config), _specs(config)
+    config = preparation.prepare(config, given)
+    tasks, specs = load_shared_tasks(config), _specs(config)
     failed = run_grid(list(grid.run_groups(config, workspace.has_raw_scores(config))), config)
     logger.info("%d of %d runs are finished; computing intervals and figures", len(specs) - len(failed), len(specs))
-    results = collect_results(specs, config, task, failed)
+    results = collect_results(specs, config, tasks, failed)
     if not results:
         raise IncompleteError(f"{config.output_dir}: every run failed, e.g. {next(iter(failed.values()))}")
     command = ["compare.py", *redacted(sys.argv[1:])]
-    write(config, task, results, failed, {**environment(config.trust_remote_code), "command": command}, temporary)
+    write(config, tasks, results, failed, {**environment(config.trust_remote_code), "command": command}, temporary)
     if failed:
         spec, why = next(iter(failed.items()))
         raise IncompleteError(

@@ -14,9 +14,17 @@ from eightball_ppo.config.graded import EarlyStopConfig, GraderTrainingConfig, M
 from eightball_ppo.config.registry import METHODS
 from eightball_ppo.errors import InputError
 
-REFERENCE_DIR = "reference"
-GRADES = "grades.parquet"
 RUNS = "runs"
+
+
+def reference_dir(reference: int) -> str:
+    """The directory of a reference in that of the comparison."""
+    return f"reference-{reference}" if reference else "reference"
+
+
+def grades_file(reference: int) -> str:
+    """The grade table of the runs of a reference, in the directory of the comparison."""
+    return f"grades-{reference}.parquet" if reference else "grades.parquet"
 
 
 @dataclass(frozen=True)
@@ -30,6 +38,7 @@ class RunSpec:
         noise: share of the training questions whose grades are wrong.
         budget: most (question, label) grades that training may observe; None: no limit.
         threshold: confidence threshold of `distill`; None: chosen on validation questions, or another method.
+        reference: number of the reference, which follows from the seed.
     """
 
     method: str
@@ -38,6 +47,7 @@ class RunSpec:
     noise: float = 0.0
     budget: int | None = None
     threshold: float | None = None
+    reference: int = 0
 
     @property
     def name(self) -> str:
@@ -65,7 +75,8 @@ def run_groups(config: CompareConfig, raw: bool = False) -> Iterator[RunGroup]:
     for name in sorted(config.methods, key=order.index):
         thresholds: Sequence[float | None] = (config.thresholds if name == "distill" else []) or [None]
         for noise, budget, threshold, seed in product(config.label_noise, budgets, thresholds, config.seeds):
-            specs = tuple(RunSpec(name, seed, beta, noise, budget, threshold) for beta in config.kl_coefs)
+            values = (noise, budget, threshold, seed % config.references)
+            specs = tuple(RunSpec(name, seed, beta, *values) for beta in config.kl_coefs)
             if METHODS[name].reads_kl_coef or (raw and METHODS[name].fixed.get("target") == "soft"):
                 yield from ((spec,) for spec in specs)
             else:
@@ -122,9 +133,9 @@ def run_config(spec: RunSpec, config: CompareConfig) -> MethodConfig:
     options = {
         **shared_options(config),
         "output_dir": str(directory / RUNS / spec.name),
-        "sft_model_path": str(directory / REFERENCE_DIR),
+        "sft_model_path": str(directory / reference_dir(spec.reference)),
         "upstream_config": None,  # the reference exists
-        "grade_table": str(directory / GRADES),
+        "grade_table": str(directory / grades_file(spec.reference)),
         "disable_tqdm": True,
         "push_to_hub": False,
         "hub_model_id": None,

@@ -1,21 +1,24 @@
 """Reads the finished runs of a comparison back: their records, and the predictions of their saved policies."""
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
+import torch
 from torch import Tensor
 
 from eightball_ppo.comparison.grid import RUNS, RunSpec, run_config
 from eightball_ppo.comparison.workers import FailedRuns
 from eightball_ppo.config.compare import CompareConfig
 from eightball_ppo.config.registry import METHODS, REFERENCE
+from eightball_ppo.data import Questions
 from eightball_ppo.data.pairs import display_text
 from eightball_ppo.errors import InputError
 from eightball_ppo.evaluation import GradedSplit, evaluate
-from eightball_ppo.functional import objective
+from eightball_ppo.functional import calibration, objective
 from eightball_ppo.methods import distill
 from eightball_ppo.methods.inputs import load_splits
 from eightball_ppo.methods.task import Task, load_task
@@ -47,19 +50,27 @@ class RunResult:
     curve: list[dict[str, Any]]
 
 
-def load_shared_task(config: CompareConfig) -> Task:
-    """Loads the questions, clean scores and reference that all runs share."""
-    reference_config = run_config(RunSpec(REFERENCE, config.seeds[0], config.kl_coefs[0]), config)
-    return load_task(reference_config, load_splits(reference_config))
+Tasks = Mapping[int, Task]
+"""The questions, clean scores and reference that the runs of each reference share."""
 
 
-def collect_results(specs: list[RunSpec], config: CompareConfig, task: Task, failed: FailedRuns) -> list[RunResult]:
+def load_shared_tasks(config: CompareConfig) -> Tasks:
+    """Loads what runs share, for each reference."""
+    tasks = {}
+    for number in range(config.references):
+        spec = RunSpec(REFERENCE, config.seeds[0], config.kl_coefs[0], reference=number)
+        reference_config = run_config(spec, config)
+        tasks[number] = load_task(reference_config, load_splits(reference_config))
+    return tasks
+
+
+def collect_results(specs: list[RunSpec], config: CompareConfig, tasks: Tasks, failed: FailedRuns) -> list[RunResult]:
     """Reads every run that is not in `failed`; adds those that are damaged or do not match their record to it."""
     results = []
     for spec in specs:
         if spec not in failed:
             try:
-                results.append(_read(spec, config, task))
+                results.append(_read(spec, config, tasks[spec.reference]))
             except InputError as error:
                 failed[spec] = f"{error}; remove it to run it again"
     return results
@@ -98,28 +109,63 @@ def results_frame(results: list[RunResult], root: Path) -> pd.DataFrame:
         key = {**asdict(run.spec), "run_dir": str(run.directory.relative_to(root))}
         rows += [{**scalars, **run.results["splits"][split], **key, "split": split} for split in SPLITS]
     frame = pd.DataFrame(rows).astype({"budget": "Int64", "threshold": "float64"})
-    first = ["method", "seed", "beta", "split", "noise", "budget", "threshold", "run_dir"]
+    first = ["method", "seed", "reference", "beta", "split", "noise", "budget", "threshold", "run_dir"]
     return frame[first + [name for name in frame if name not in first]]
 
 
 def per_question(run: RunResult, split: str, graded: GradedSplit) -> dict[str, np.ndarray]:
-    """The metrics of a run that are means over questions.
+    """The metrics of a run as means over questions.
 
     Returns:
-        metric -> values of the questions, float64, shape [N]. `optimum_fraction` is its numerator, J - J(ref).
+        metric -> values of the questions, float64, shape [N], whose mean is the metric. Of `optimum_fraction`, a ratio
+        of means, they are those of the delta method, `f + (gain - f * possible gain) / mean possible gain`.
     """
     logp_NK, ref_logp_NK, score_NK = run.logp_NK[split], graded.ref_logp_NK, graded.score_NK
-    objective_N = objective.objective_N(logp_NK, ref_logp_NK, score_NK, run.spec.beta)
     values = {
-        "objective": objective_N,
+        "objective": objective.objective_N(logp_NK, ref_logp_NK, score_NK, run.spec.beta),
         "expected_score": objective.expected_score_N(logp_NK, score_NK),
+        "kl": objective.kl_exact_N(logp_NK, ref_logp_NK),
         "frontier_distance": objective.frontier_distance_N(logp_NK, ref_logp_NK, score_NK),
-        "optimum_fraction": objective_N - objective.expected_score_N(ref_logp_NK, score_NK),
+        "judge_agreement": (logp_NK.argmax(-1) == score_NK.argmax(-1)).double(),
     }
+    reference_N = objective.expected_score_N(ref_logp_NK, score_NK)
+    possible_N = objective.optimum_objective_N(ref_logp_NK, score_NK, run.spec.beta) - reference_N
+    if possible_N.mean() > 1e-12:  # else the reference is the optimum already
+        gain_N = values["objective"] - reference_N
+        fraction = gain_N.mean() / possible_N.mean()
+        values["optimum_fraction"] = fraction + (gain_N - fraction * possible_N) / possible_N.mean()
     arrays = {name: value.numpy() for name, value in values.items()}
-    if graded.questions.label_ids is not None and graded.questions.gold:
-        arrays["gold_accuracy"] = (logp_NK.argmax(-1).numpy() == np.array(graded.questions.label_ids)).astype(float)
-    return arrays
+    return arrays | (_gold_values(logp_NK, graded.questions) if graded.questions.gold else {})
+
+
+def _gold_values(logp_NK: Tensor, questions: Questions) -> dict[str, np.ndarray]:
+    """The values of `per_question` that need gold labels; nothing without them."""
+    if questions.label_ids is None:
+        return {}
+    label_N = torch.as_tensor(questions.label_ids, dtype=torch.long)
+    nll_N = calibration.nll_N(logp_NK, label_N)
+    sure_and_right = calibration.confidence_and_correct(logp_NK, label_N)
+    return {
+        "gold_accuracy": sure_and_right[1],
+        "gold_probability": (-nll_N).exp().numpy(),
+        "brier": calibration.brier_N(logp_NK, label_N).numpy(),
+        "nll": nll_N.numpy(),
+        "ece": calibration.ece_N(*sure_and_right),
+        "aurc": calibration.aurc_N(*sure_and_right),
+    }
+
+
+def confidence_frame(results: list[RunResult], tasks: Tasks) -> pd.DataFrame:
+    """Confidence of each held-out question and whether the answer is the gold label, for each run; may be empty."""
+    frames = []
+    for run in results:
+        questions = tasks[run.spec.reference].questions["heldout"]
+        if questions.label_ids is not None and questions.gold:
+            label_N = torch.as_tensor(questions.label_ids, dtype=torch.long)
+            confidence_N, correct_N = calibration.confidence_and_correct(run.logp_NK["heldout"], label_N)
+            row = {"confidence": confidence_N, "correct": correct_N}
+            frames.append(pd.DataFrame({**row, **asdict(run.spec)}))
+    return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame()
 
 
 def frontier_frame(task: Task) -> pd.DataFrame:
@@ -134,16 +180,19 @@ def frontier_frame(task: Task) -> pd.DataFrame:
     return pd.concat(frames, ignore_index=True)
 
 
-def curves_frame(results: list[RunResult], task: Task) -> pd.DataFrame:
+def curves_frame(results: list[RunResult], tasks: Tasks) -> pd.DataFrame:
     """Exact metrics on the training questions while each run trained, reference first.
 
     A method that samples no episodes has one row, the end of its training.
     """
-    graded = task.graded("train")
-    start = objective.expected_score_N(graded.ref_logp_NK, graded.score_NK).mean().item()
-    reference = {"episode": 0, "grader_calls": 0, "optimum_fraction": 0.0, "kl": 0.0, "expected_score": start}
+    starts = {}
+    for number, task in tasks.items():
+        graded = task.graded("train")
+        starts[number] = objective.expected_score_N(graded.ref_logp_NK, graded.score_NK).mean().item()
     rows = []
     for run in results:
+        start = starts[run.spec.reference]
+        reference = {"episode": 0, "grader_calls": 0, "optimum_fraction": 0.0, "kl": 0.0, "expected_score": start}
         sampled = [row for row in run.curve if "episode" in row]
         rows += [{**asdict(run.spec), **reference}] if sampled else []
         for row in sampled or run.curve[-1:]:
@@ -169,12 +218,13 @@ def coverage_frame(task: Task) -> pd.DataFrame:
     return pd.DataFrame({"threshold": thresholds, "coverage": selected_TN.mean(1), "accuracy": accuracy})
 
 
-def flips_frame(results: list[RunResult], task: Task) -> pd.DataFrame:
+def flips_frame(results: list[RunResult], tasks: Tasks) -> pd.DataFrame:
     """The held-out questions whose most probable answer one run changed: the first of `ppo`, else of any method."""
     trained = [run for run in results if run.spec.method != REFERENCE and not METHODS[run.spec.method].asks_grader]
     if not trained:
         return pd.DataFrame()
     run = next((run for run in trained if run.spec.method == "ppo"), trained[0])
+    task = tasks[run.spec.reference]
     graded, names = task.graded("heldout"), np.array(task.labels.names, dtype=object)
     before_NK, after_NK = graded.ref_logp_NK.exp().numpy(), run.logp_NK["heldout"].exp().numpy()
     before_N, after_N = before_NK.argmax(1), after_NK.argmax(1)

@@ -29,37 +29,52 @@ def sentence(
     pair: PairComparison,
     names: Mapping[str, str],
     unit: str,
-    where: str = "",
+    margin: float | None = None,
     *,
     higher_is_better: bool = True,
-    test: str = "Holm p",
 ) -> str:
-    """States which method of a pair is ahead and by how much, or that the two are not distinguishable.
+    """States which method of a pair is ahead and by how much, that the two are equal within the margin, or neither.
 
-    The method that is ahead comes first and its lead is positive, also where lower is better; the number after ± is
-    half the interval. Where neither is ahead, the difference is the first method minus the second.
+    The method that is ahead comes first and its lead is positive, also where lower is better. Otherwise the difference
+    is the first method minus the second.
 
     Args:
-        pair: the comparison.
-        names: display names of the methods; a method without one goes by its name in `pair`.
-        unit: name of the metric.
-        where: a condition, such as "at equal KL".
+        pair: The comparison.
+        names: Display names of the methods; a method without one goes by its name in `pair`.
+        unit: Name of the metric.
+        margin: The largest difference that counts as none; None where none was named for this metric.
         higher_is_better: False for a distance or a loss.
-        test: name of the p value.
     """
     a, b = names.get(pair.a, pair.a), names.get(pair.b, pair.b)
-    difference, ahead = pair.difference, pair.distinguishable
+    difference, ahead = pair.difference, pair.verdict == "ahead"
     sign = -1.0 if ahead and difference.estimate < 0 else 1.0
     if ahead and (sign > 0) != higher_is_better:
         a, b = b, a
     low, high = sorted((sign * difference.low, sign * difference.high))
     half = (high - low) / 2
     decimals = min(max(1 - math.floor(math.log10(half)), 0), 6) if half else 3
-    estimate, low_end, high_end, half_length = (
-        f"{round(number, decimals) + 0.0:.{decimals}f}" for number in (sign * difference.estimate, low, high, half)
+    estimate, low_end, high_end = (
+        f"{round(number, decimals) + 0.0:.{decimals}f}" for number in (sign * difference.estimate, low, high)
     )
-    p = "< 0.001" if pair.p_holm < 0.001 else f"{pair.p_holm:.3g}"
-    metric, interval = f"{unit} {where}".strip(), f"95 % interval {low_end} to {high_end}, {test} {p}"
+    interval = f"95 % interval {low_end} to {high_end}"
+    if pair.verdict is None:
+        return f"{a} minus {b}: {estimate} {unit} ({interval} over texts; one seed says nothing about others)"
     if ahead:
-        return f"{a} is ahead of {b} by {estimate} ± {half_length} {metric} ({interval})"
-    return f"{a} and {b} are not distinguishable in {metric} (difference {estimate}, {interval})"
+        return f"{a} is ahead of {b} by {estimate} {unit} ({interval}, Holm p {_p(pair.p_holm)})"
+    if pair.verdict == "equal":
+        within = f"equal within {margin:g} {unit}"
+        return f"{a} and {b} are {within} (difference {estimate}, {interval}, Holm p {_p(pair.p_equal_holm)})"
+    more = "" if margin is None else f"; {_needed(pair, margin)}"
+    return f"{a} against {b}: undecided in {unit} (difference {estimate}, {interval}{more})"
+
+
+def _p(p: float) -> str:
+    return "< 0.001" if p < 0.001 else f"{p:.3g}"
+
+
+def _needed(pair: PairComparison, margin: float) -> str:
+    """What would decide, and what can be detected."""
+    counts = [(pair.seeds_needed, "seeds"), (pair.questions_needed, "texts")]
+    known = [f"{count:,} {what}" for count, what in counts if count is not None]
+    needs = f"needs about {' / '.join(known)}" if known else "more seeds alone, or texts alone, are not enough"
+    return f"{needs} for {margin:g}, detects {pair.detectable:.2g}"

@@ -7,46 +7,33 @@ data/                          the questions, where a Python program passed them
 runs/NAME/ logs/NAME.txt       each run of the grid, and what it printed
 """
 
-import copy
 import dataclasses
 import hashlib
 import json
 import math
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
-
-from eightball_ppo.comparison.grid import GRADES, REFERENCE_DIR, RunSpec, shared_options
+from eightball_ppo.comparison.grid import RunSpec, grades_file, reference_dir, shared_options
 from eightball_ppo.config.compare import CompareConfig
 from eightball_ppo.config.defaults import Kind
 from eightball_ppo.config.fields import options_without_effect
 from eightball_ppo.config.graded import GraderTrainingConfig, MethodConfig
 from eightball_ppo.config.grader import GRADE_LIMIT_OPTIONS
-from eightball_ppo.config.methods import ReferenceConfig
 from eightball_ppo.data import Questions, pairs
 from eightball_ppo.errors import InputError
-from eightball_ppo.graders.job import grade_job, make_budget, make_source
-from eightball_ppo.graders.storage.store import GradeStore
-from eightball_ppo.graders.storage.table import write_table
-from eightball_ppo.labels import LabelSet
 from eightball_ppo.methods.defaults import fitting
-from eightball_ppo.methods.inputs import NO_INPUTS, Inputs, load_splits
-from eightball_ppo.methods.prerequisites import train_prerequisites
-from eightball_ppo.methods.score_unit import spread
-from eightball_ppo.models.loading import label_set, load_classifier
-from eightball_ppo.models.tokenization import set_max_length
-from eightball_ppo.runtime.atomic_io import write_json, write_text
 from eightball_ppo.runtime.redaction import redacted
-from eightball_ppo.runtime.run import CONFIG, ENVIRONMENT, environment, read_config, write_config
+from eightball_ppo.runtime.run import CONFIG, ENVIRONMENT, read_config
 
 DATA = "data"
 QUESTIONS = "questions"
 TRAINING_QUESTIONS = "training_questions"
 SCORE_UNIT = "score_unit"
 MANIFEST = "manifest.json"  # written last: once it exists, the reference and the grades are complete
+UPSTREAM = "upstream"  # the trainings of the further references and reward models
+DECLARED = ("references", "contrasts", "margin")  # before the first run
 SOURCE_OPTIONS = ("sft_model_path", "reward_model_path", "grade_table")  # read once, when the directory is made
 
 
@@ -65,13 +52,13 @@ def check(config: CompareConfig, questions: Mapping[str, Questions]) -> None:
         raise InputError(f"{directory}: holds files that are no comparison; name another --output_dir")
     saved, current = read_config(directory), fixed_settings(config)
     for name, value in {**current, **{name: getattr(config, name) for name in SOURCE_OPTIONS}}.items():
-        if saved.get(name) != value and not (name in SOURCE_OPTIONS and _same_path(saved.get(name), value)):
+        if saved.get(name, value) != value and not (name in SOURCE_OPTIONS and _same_path(saved.get(name), value)):
             raise InputError(
                 f"{directory}: was compared with --{name} {saved.get(name)}, not {value}; name another --output_dir, "
                 "or remove this one"
             )
     recorded = manifest(directory)
-    for name, digest in fingerprints(directory).items():
+    for name, digest in fingerprints(directory, config.references).items():
         if recorded.get(name) != digest:
             raise InputError(
                 f"{directory / name}: is not the one that the runs here were made with; restore it, or name another "
@@ -91,7 +78,8 @@ def _same_path(saved: str | None, current: str | None) -> bool:
 
 def _only_prepared_in_part(directory: Path) -> bool:
     """Whether a comparison was killed there before its grades were complete, and nothing else is in the directory."""
-    known = {CONFIG, ENVIRONMENT, REFERENCE_DIR, GRADES, DATA, MANIFEST}
+    known = {CONFIG, ENVIRONMENT, DATA, MANIFEST, UPSTREAM}
+    known |= {name for file in directory.iterdir() if (name := file.name).startswith(("reference", "grades"))}
     known |= {f".{name}.unfinished" for name in known}  # what a kill leaves of a file that was being written
     return (directory / CONFIG).is_file() and all(path.name in known for path in directory.iterdir())
 
@@ -107,16 +95,24 @@ def manifest(directory: Path) -> dict[str, Any]:
 def fixed_settings(config: CompareConfig) -> dict[str, Any]:
     """The options that must stay the same when a comparison is resumed or extended."""
     changeable = options_without_effect(GraderTrainingConfig).union(SOURCE_OPTIONS, GRADE_LIMIT_OPTIONS)
-    return redacted({name: value for name, value in shared_options(config).items() if name not in changeable})
+    declared = {name: getattr(config, name) for name in DECLARED}
+    shared = {name: value for name, value in shared_options(config).items() if name not in changeable}
+    return redacted({**shared, **declared})
 
 
-def fingerprints(directory: Path) -> dict[str, str | None]:
-    """sha256 of the grade table and of the reference's weights; None for a file that is missing."""
+def fingerprints(directory: Path, references: int) -> dict[str, str | None]:
+    """sha256 of the grade tables and of the references' weights; None for a file that is missing."""
 
     def digest(path: Path) -> str | None:
         return hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else None
 
-    return {name: digest(directory / name) for name in (GRADES, f"{REFERENCE_DIR}/model.safetensors")}
+    names = [f(number) for number in range(references) for f in (grades_file, weights_file)]
+    return {name: digest(directory / name) for name in names}
+
+
+def weights_file(reference: int) -> str:
+    """The weights of a reference, in the directory of the comparison."""
+    return f"{reference_dir(reference)}/model.safetensors"
 
 
 def digest_of(questions: Mapping[str, Questions]) -> str:
@@ -125,32 +121,9 @@ def digest_of(questions: Mapping[str, Questions]) -> str:
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
-def prepare(config: CompareConfig, given: Inputs = NO_INPUTS) -> CompareConfig:
-    """Makes the reference and the grade table, training and grading what is missing, unless they exist.
-
-    Args:
-        config: The options of the comparison.
-        given: Objects that replace what `config` names.
-
-    Returns:
-        The options with KL coefficients.
-
-    Raises:
-        InputError: bad data, checkpoint or grader.
-        IncompleteError: too many grades failed; the good ones stay in the grade store.
-    """
-    directory = Path(config.output_dir)
-    if not is_prepared(config):
-        _make_reference_and_grades(config, directory, given)
-    config = with_kl_coefs(config)
-    write_config(directory, config)
-    write_json(directory / ENVIRONMENT, environment(config.trust_remote_code))
-    return config
-
-
 def with_kl_coefs(config: CompareConfig) -> CompareConfig:
     """The options with KL coefficients; those of raw scores are known once the grades are made."""
-    return config.with_kl_coefs(_score_unit(config) or 1.0)
+    return config.with_kl_coefs(_score_unit(config))
 
 
 def has_raw_scores(config: CompareConfig) -> bool:
@@ -166,34 +139,6 @@ def _score_unit(config: CompareConfig) -> float | None:
     return unit
 
 
-def _make_reference_and_grades(config: CompareConfig, directory: Path, given: Inputs) -> None:
-    labels = config.label_set()
-    stage = ReferenceConfig(**shared_options(config) | {"seed": config.seeds[0]})
-    questions = load_splits(stage, given)
-    train_prerequisites(stage, given.model is None, given.judge is None)
-    classifier, tokenizer = copy.deepcopy(given.model) or load_classifier(
-        config.sft_model_path, "--sft_model_path", trust_remote_code=config.trust_remote_code
-    )
-    labels.require_same(label_set(classifier), "--labels", f"--sft_model_path {config.sft_model_path}")
-    scores = grade_job(stage, labels, questions, given.judge).tables["train"]
-    directory.mkdir(parents=True, exist_ok=True)
-    write_config(directory, config)
-    if given.train is not None:
-        _write_questions(directory / DATA, questions, labels)
-    shutil.rmtree(directory / REFERENCE_DIR, ignore_errors=True)
-    set_max_length(tokenizer, classifier, config.max_length)
-    classifier.save_pretrained(directory / REFERENCE_DIR)
-    tokenizer.save_pretrained(directory / REFERENCE_DIR)
-    with GradeStore(config.grade_store) as store:
-        source = make_source(stage, labels, store, make_budget(stage), given.judge)
-        write_table(source, [text for split in questions.values() for text in split.texts], directory / GRADES)
-        about: dict[str, Any] = {"grader": source.fingerprint, "grader_settings": source.settings}
-    about |= {TRAINING_QUESTIONS: len(questions["train"])}
-    if scores.scale == "raw":
-        about |= {SCORE_UNIT: spread(scores.score_NK[torch.from_numpy(scores.complete_N)])}
-    write_json(directory / MANIFEST, {**fingerprints(directory), QUESTIONS: digest_of(questions), **about})
-
-
 def with_own_data(config: CompareConfig, train: Questions | None) -> CompareConfig:
     """`config` with the directory to which `prepare` writes the questions, if a program passes them."""
     if train is None:
@@ -202,16 +147,6 @@ def with_own_data(config: CompareConfig, train: Questions | None) -> CompareConf
     columns: dict[str, Any] = {"text_column": "question", "text_pair_column": pair, "label_column": "answer"}
     splits: dict[str, Any] = {"dataset_train_split": None, "dataset_test_split": "heldout", "dataset_format": "plain"}
     return dataclasses.replace(config, dataset_name=str(Path(config.output_dir) / DATA), **columns, **splits)
-
-
-def _write_questions(directory: Path, questions: Mapping[str, Questions], labels: LabelSet) -> None:
-    directory.mkdir(exist_ok=True)
-    for split, file in (("train", f"{CompareConfig.default_train_split}.jsonl"), ("heldout", "heldout.jsonl")):
-        table = pairs.columns(questions[split].texts)
-        if (label_ids := questions[split].label_ids) is not None:
-            table["answer"] = [labels.names[label] for label in label_ids]
-        rows = (dict(zip(table, row, strict=True)) for row in zip(*table.values(), strict=True))
-        write_text(directory / file, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
 
 
 def is_prepared(config: CompareConfig) -> bool:

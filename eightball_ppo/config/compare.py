@@ -3,12 +3,13 @@
 from dataclasses import dataclass, replace
 from typing import ClassVar, Self
 
-from eightball_ppo.config.fields import AT_LEAST_1, POSITIVE_FINITE, PROBABILITY, SEED, SHARE, Rule, option, require
+from eightball_ppo.config.fields import AT_LEAST_1, POSITIVE_FINITE, PROBABILITY, SEED, SHARE, option, require
 from eightball_ppo.config.graded import GraderTrainingConfig
-from eightball_ppo.config.registry import BUILT_IN, METHODS
+from eightball_ppo.config.registry import BUILT_IN, METHODS, REFERENCE
 
-DEFAULT_KL_COEFS = (0.1, 0.5)
-AT_LEAST_1000 = Rule(lambda value: value >= 1000, "must be at least 1000")
+# At the first the optimum is one label on most questions; at the second it is not.
+DEFAULT_KL_COEFS = (0.1, 2.0)
+DEFAULT_RAW_KL_COEFS = (0.1, 0.5)  # times the standard deviation of raw scores over labels
 
 
 @dataclass
@@ -20,15 +21,19 @@ class CompareConfig(GraderTrainingConfig):
     output_dir: str = option("runs/compare", "Directory of the comparison; an existing one is continued.")
     methods: list[str] = option(list(BUILT_IN), "Methods to compare.")
     seeds: list[int] = option([0, 1, 2], "Seeds; every method is trained with each.", SEED)
+    references: int = option(
+        1, "References, trained here, each with its own reward model; seed s has number s % references.", AT_LEAST_1
+    )
     kl_coefs: list[float] = option(
-        [], "KL coefficients; default 0.1 0.5, of raw scores times their standard deviation.", POSITIVE_FINITE
+        [], "KL coefficients; default 0.1 2; of raw scores 0.1 0.5 times their standard deviation.", POSITIVE_FINITE
     )
     label_noise: list[float] = option([0.0], "Shares of wrong training grades; results use the clean ones.", SHARE)
     grader_call_budgets: list[int] = option([], "Limits on the (question, label) grades of training.", AT_LEAST_1)
     thresholds: list[float] = option([], "Thresholds of distill; none: chosen on validation questions.", PROBABILITY)
     method_options: list[str] = option([], "METHOD.OPTION=VALUE ...: other recipes, e.g. ppo.total_episodes=96000.")
     num_workers: int | None = option(None, "Runs trained at once, each a process with one thread.", AT_LEAST_1)
-    resamples: int = option(10_000, "Bootstrap resamples per interval.", AT_LEAST_1000)
+    contrasts: list[str] = option([], "A:B ...: pairs of the primary family; default ppo:distill, else the first two.")
+    margin: float = option(0.02, "Largest difference of accuracy that counts as none.", POSITIVE_FINITE)
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -38,6 +43,16 @@ class CompareConfig(GraderTrainingConfig):
             require(len(set(values)) == len(values), f"--{name} {shown}: one of them appears twice")
             needed = name in ("methods", "seeds", "label_noise")
             require(bool(values) or not needed, f"--{name}: at least one is needed")
+        for contrast in self.contrasts:
+            pair = contrast.split(":")
+            require(
+                len(set(pair)) == len(pair) == 2 and set(pair) <= set(self.methods),
+                f"--contrasts {contrast}: A:B is needed, two of --methods, e.g. ppo:distill",
+            )
+        require(
+            self.references <= len(self.seeds),
+            f"--references {self.references}: needs as many --seeds, there are {len(self.seeds)}",
+        )
         for method in self.methods:
             require(method in METHODS, f"--methods {method}: unknown; known: {', '.join(METHODS)}")
         for name in ("kl_coefs", "label_noise", "thresholds"):
@@ -47,6 +62,16 @@ class CompareConfig(GraderTrainingConfig):
         require(self.seed == 0, f"--seed {self.seed}: a comparison has --seeds")
         require(not self.overwrite_output_dir, "--overwrite_output_dir: remove the runs to repeat instead")
 
-    def with_kl_coefs(self, unit: float = 1.0) -> Self:
-        """The options with the default KL coefficients, times the unit of the scores, where none is given."""
-        return replace(self, kl_coefs=self.kl_coefs or [float(f"{coef * unit:.3g}") for coef in DEFAULT_KL_COEFS])
+    @property
+    def primary_pairs(self) -> list[tuple[str, str]]:
+        """The pairs of the primary family, (A, B) for A minus B."""
+        if self.contrasts:
+            return [(a, b) for a, _, b in (contrast.partition(":") for contrast in self.contrasts)]
+        trained = [name for name in self.methods if name != REFERENCE]
+        first = ["ppo", "distill"] if {"ppo", "distill"} <= set(trained) else trained[:2]
+        return [(first[0], first[1])] if len(first) == 2 else []
+
+    def with_kl_coefs(self, unit: float | None = None) -> Self:
+        """The options with the default KL coefficients where none is given; `unit` is that of raw scores."""
+        raw = [float(f"{coef * unit:.3g}") for coef in DEFAULT_RAW_KL_COEFS] if unit else []
+        return replace(self, kl_coefs=self.kl_coefs or raw or list(DEFAULT_KL_COEFS))

@@ -31,7 +31,7 @@ ORIGINAL: dict[str, Any] = {
     "per_device_train_batch_size": 1,
 }
 Target = Literal["hard", "soft", "boltzmann"]
-NUM_SAMPLES = Rule(lambda value: 1 <= value <= 1024, "must be 1 to 1024")
+NUM_SAMPLES = Rule(lambda value: 1 <= value <= 2**53, "must be 1 to 2^53")
 GROUP_SIZE = Rule(lambda value: value >= 2, "must be at least 2, to compare")
 
 

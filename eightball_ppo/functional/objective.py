@@ -50,6 +50,13 @@ def optimum_logp_NK(ref_logp_NK: Tensor, score_NK: Tensor, beta: float) -> Tenso
     return torch.log_softmax(ref_logp_NK + score_NK / beta, dim=-1)
 
 
+def optimum_confidence_N(ref_logp_NK: Tensor, score_NK: Tensor, beta: float) -> Tensor:
+    """Probability of the optimum's most probable label, 1 at `beta` 0; shape [N]. Near 1 the penalty is idle."""
+    if beta == 0:
+        return torch.ones_like(score_NK[:, 0])
+    return optimum_logp_NK(ref_logp_NK, score_NK, beta).max(-1).values.exp()
+
+
 def optimum_objective_N(ref_logp_NK: Tensor, score_NK: Tensor, beta: float) -> Tensor:
     """Maximum of each question's objective, `beta log Z`, or its best label's score at `beta` 0; shape [N]."""
     if beta == 0:
@@ -170,14 +177,34 @@ def win_and_tie_N(logp_NK: Tensor, ref_logp_NK: Tensor, score_NK: Tensor) -> tup
     return (logp_NK.exp() * below_NK).sum(-1), (logp_NK.exp() * (at_most_NK - below_NK)).sum(-1)
 
 
-def best_of_n_logp_NK(ref_logp_NK: Tensor, score_NK: Tensor, n: int) -> Tensor:
+def best_of_n_logp_NK(ref_logp_NK: Tensor, score_NK: Tensor, n: float) -> Tensor:
     """Exact log-probabilities of best of `n`: of `n` answers of the reference, the one with the best score; [N, K].
 
     Ties are broken at random. P(best score is s) = at_most(s)^n - below(s)^n, divided among the labels of score s in
-    proportion to the reference. With a^n - b^n = (a - b) a^(n-1) (1 + b/a + ... + (b/a)^(n-1)) that is ref(label) times
-    the factors after the first bracket: a rare label loses no digits, and none becomes 0, however large `n` is.
+    proportion to the reference. With r = below / at_most that is ref(label) at_most^(n-1) (1 - r^n) / (1 - r): a rare
+    label loses no digits, none becomes 0, and any `n` costs the same.
     """
     log_below_NK, log_at_most_NK = _log_cumulative_NK(ref_logp_NK, score_NK)
-    ratio_NK = (log_below_NK - log_at_most_NK).exp()
-    series_NK = sum((ratio_NK**i for i in range(n)), torch.zeros_like(ratio_NK))
+    log_ratio_NK = (log_below_NK - log_at_most_NK).clamp(max=-torch.finfo(log_below_NK.dtype).tiny)
+    series_NK = torch.expm1(n * log_ratio_NK) / torch.expm1(log_ratio_NK)
     return (ref_logp_NK + (n - 1) * log_at_most_NK + series_NK.log()).log_softmax(-1)
+
+
+def geometric_path_logp_NK(logp_NK: Tensor, ref_logp_NK: Tensor, weight: float) -> Tensor:
+    """The policy `pi^weight ref^(1 - weight) / Z`: the reference at 0, the policy at 1; log-probabilities, [N, K].
+
+    Its KL to the reference rises with the weight. Of the policies at this distance from the reference it is the closest
+    to the policy (Grosse et al. 2013, "Annealing between distributions by averaging moments", section 3).
+    """
+    return (ref_logp_NK + weight * (logp_NK - ref_logp_NK)).log_softmax(-1)
+
+
+def path_logp_at_kl_NK(logp_NK: Tensor, ref_logp_NK: Tensor, kl: float) -> Tensor:
+    """The policy of mean KL `kl` (nats) on the geometric path from the reference to a policy of at least that KL."""
+
+    def excess(weight: float) -> float:
+        path_NK = geometric_path_logp_NK(logp_NK, ref_logp_NK, weight)
+        return kl_exact_N(path_NK, ref_logp_NK).mean().item() - kl
+
+    weight = 1.0 if excess(1.0) <= 0 else float(brentq(excess, 0.0, 1.0, xtol=1e-12)) if kl > 0 else 0.0
+    return geometric_path_logp_NK(logp_NK, ref_logp_NK, weight)

@@ -4,6 +4,8 @@ The distribution of that answer is a closed form, so it is saved as a policy: `L
 holds it for the questions that were graded and answers all others as the reference does.
 """
 
+import logging
+
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel
@@ -15,7 +17,9 @@ from eightball_ppo.models.modeling_lookup import LookupForSequenceClassification
 from eightball_ppo.models.tokenization import max_input_length, token_table
 from eightball_ppo.runtime.run import Run
 
-CANDIDATES = tuple(2**power for power in range(8))
+logger = logging.getLogger(__name__)
+CANDIDATES = tuple(2.0**power for power in range(53))  # exact in float64; more draws change nothing
+TIE = 1e-9  # of the gain of the best candidate, below which the smaller one wins
 
 
 def fit(task: Task[BestOfNConfig], run: Run) -> PreTrainedModel:
@@ -37,6 +41,7 @@ def fit(task: Task[BestOfNConfig], run: Run) -> PreTrainedModel:
     if config.grader_call_budget is None:
         heldout = task.graded("heldout")
         texts += heldout.questions.texts
+        run.results["grader_calls"] = task.train_scores.calls + heldout.score_NK.numel()
         heldout_logp_NK = objective.best_of_n_logp_NK(heldout.ref_logp_NK, heldout.score_NK, n)
         logp_NK = torch.cat([logp_NK, heldout_logp_NK])
     table = token_table(texts, task.tokenizer, max_input_length(task.tokenizer))
@@ -44,11 +49,12 @@ def fit(task: Task[BestOfNConfig], run: Run) -> PreTrainedModel:
     policy = LookupForSequenceClassification.from_base(task.classifier, token_ids, logp_NK.float())
     run.log({"stage": run.method, "step": 0, **task.exact_metrics(policy)})
     run.results["num_samples"] = n
+    logger.info("best of %d answers of the reference", n)
     return policy
 
 
 def choose_n(ref_logp_NK: Tensor, score_NK: Tensor, beta: float) -> int:
-    """The candidate whose best-of-n policy has the highest mean objective; the smaller one at a tie.
+    """The power of 2 whose best-of-n policy has the highest mean objective; the smallest at a tie.
 
     Args:
         ref_logp_NK: Log-probabilities of the reference, shape [N, K], in nats.
@@ -56,8 +62,10 @@ def choose_n(ref_logp_NK: Tensor, score_NK: Tensor, beta: float) -> int:
         beta: The KL coefficient, in score units per nat.
     """
 
-    def mean_objective(n: int) -> float:
+    def mean_objective(n: float) -> float:
         logp_NK = objective.best_of_n_logp_NK(ref_logp_NK, score_NK, n)
         return objective.objective_N(logp_NK, ref_logp_NK, score_NK, beta).mean().item()
 
-    return max(CANDIDATES, key=mean_objective)
+    found = [mean_objective(n) for n in CANDIDATES]
+    enough = max(found) - TIE * (max(found) - found[0])
+    return int(next(n for n, value in zip(CANDIDATES, found, strict=True) if value >= enough))

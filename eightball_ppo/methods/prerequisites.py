@@ -30,7 +30,27 @@ def calls_reward_model(config: GraderTrainingConfig) -> bool:
     return config.grade_table is None and any(spec.name == "bert" for spec in parse_grader(config.grader))
 
 
-def train_prerequisites(config: GraderTrainingConfig, reference: bool = True, judge: bool = True) -> None:
+STAGES: dict[str, tuple[str, type[Any]]] = {
+    "sft": ("--sft_model_path", SFTConfig),
+    "reward": ("--reward_model_path", RewardConfig),
+}
+
+
+def trained_here(config: GraderTrainingConfig, section: str) -> bool:
+    """Whether a model, "sft" or "reward", is or was trained by this configuration, so that others like it can be."""
+    flag, stage = STAGES[section]
+    if section == "reward" and not calls_reward_model(config):
+        return False
+    return _recipe_section(config, section) is not None or getattr(config, flag[2:]) == stage.output_dir
+
+
+def _recipe_section(config: GraderTrainingConfig, section: str) -> dict[str, Any] | None:
+    return None if config.upstream_config is None else read_section(config.upstream_config, section)
+
+
+def train_prerequisites(
+    config: GraderTrainingConfig, reference: bool = True, judge: bool = True, anew: bool = False
+) -> None:
     """Trains the reference and the reward model where they do not exist.
 
     A model at the default path is trained with the defaults; one that `--upstream_config` has a section for, by that.
@@ -39,12 +59,13 @@ def train_prerequisites(config: GraderTrainingConfig, reference: bool = True, ju
         config: The options of a graded method.
         reference: Whether the reference is needed; False where the caller has one.
         judge: Whether the grader is needed; False where the caller has one.
+        anew: Whether the paths are those of further models, which are trained as those at the default paths are.
 
     Raises:
         InputError: A missing model has no recipe; nothing is trained then.
         TrainingInterrupted: A signal stopped the training; the same command resumes it.
     """
-    for train, options in check_prerequisites(config, reference, judge):
+    for train, options in check_prerequisites(config, reference, judge, anew):
         try:
             if options is not None:
                 train(options)
@@ -54,7 +75,7 @@ def train_prerequisites(config: GraderTrainingConfig, reference: bool = True, ju
 
 
 def check_prerequisites(
-    config: GraderTrainingConfig, reference: bool = True, judge: bool = True
+    config: GraderTrainingConfig, reference: bool = True, judge: bool = True, anew: bool = False
 ) -> list[tuple[Callable[[Any], Path], Any]]:
     """What `train_prerequisites` would train, with its options (None: the model exists); trains nothing.
 
@@ -63,10 +84,9 @@ def check_prerequisites(
     """
     needed: list[tuple[Callable[[Any], Path], Any]] = []
     if reference:
-        needed.append((sft.train, reference_options(config)))
+        needed.append((sft.train, _options_if_missing(config, "sft", anew)))
     if judge and calls_reward_model(config):
-        options = _options_if_missing(config, "reward", "--reward_model_path", RewardConfig)
-        needed.append((reward_model.train, options))
+        needed.append((reward_model.train, _options_if_missing(config, "reward", anew)))
     return needed
 
 
@@ -76,15 +96,15 @@ def reference_options(config: GraderTrainingConfig) -> SFTConfig | None:
     Raises:
         InputError: It is missing and has no recipe, or it exists and cannot be used.
     """
-    return _options_if_missing(config, "sft", "--sft_model_path", SFTConfig)
+    return _options_if_missing(config, "sft")
 
 
-def _options_if_missing(config: GraderTrainingConfig, section: str, flag: str, stage: type[Any]) -> Any | None:
+def _options_if_missing(config: GraderTrainingConfig, section: str, anew: bool = False) -> Any | None:
     """The options by which to train a model; None if it exists and can be used."""
+    flag, stage = STAGES[section]
     path: str = getattr(config, flag.removeprefix("--"))
-    recipe = config.upstream_config
-    stage_options = None if recipe is None else read_section(recipe, section)
-    trainable = stage_options is not None or path == stage.output_dir
+    recipe, stage_options = config.upstream_config, _recipe_section(config, section)
+    trainable = stage_options is not None or path == stage.output_dir or anew
     if not trainable or Path(path).exists():
         check_checkpoint(path, flag)
         if trainable:
@@ -95,7 +115,7 @@ def _options_if_missing(config: GraderTrainingConfig, section: str, flag: str, s
     options["dataset_train_split"] = config.shared_train_split
     if section == "sft":
         options["max_length"] = config.max_length
-    options |= {**(stage_options or {}), "output_dir": path}
+    options |= {**(stage_options or {}), "output_dir": path, **({"seed": config.seed} if anew else {})}
     if checkpoints_in(staging_path(Path(path).absolute())):  # it was stopped as a part of this command
         options["resume_from_checkpoint"] = "true"
     return stage(**options)

@@ -12,7 +12,7 @@ from eightball_ppo.config.stages import RewardConfig
 from eightball_ppo.data import Questions, load_both, split_by_question
 from eightball_ppo.data.questions import count_dropped
 from eightball_ppo.evaluation import describe
-from eightball_ppo.functional.calibration import expected_calibration_error, fit_temperature
+from eightball_ppo.functional.calibration import confidence_and_correct, ece_N, fit_temperature
 from eightball_ppo.labels import LabelSet
 from eightball_ppo.methods.classifier_run import NO_GRADER, finish_classifier, merge_adapter
 from eightball_ppo.methods.defaults import resolve_defaults
@@ -82,9 +82,13 @@ def _record(logits_NK: Tensor, temperature: float, heldout: Questions, labels: L
         "kl": None,
         "accuracy": (predicted_N == gold_N).float().mean().item(),
         "f1": dict(zip(labels.names, f1_K.tolist(), strict=True)),
-        "ece_before_scaling": expected_calibration_error((logits_NK * temperature).softmax(-1), gold_N),
-        "ece": expected_calibration_error(logits_NK.softmax(-1), gold_N),
+        "ece_before_scaling": _ece((logits_NK * temperature).log_softmax(-1), gold_N),
+        "ece": _ece(logp_NK, gold_N),
     }
+
+
+def _ece(logp_NK: Tensor, gold_N: Tensor) -> float:
+    return float(ece_N(*confidence_and_correct(logp_NK, gold_N)).mean())
 
 
 @torch.no_grad()

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoModelForSequenceClassification, PreTrainedModel
+from transformers import PreTrainedModel
 from transformers.modeling_outputs import SequenceClassifierOutput
 
 from .configuration_eightball import EightBallConfig
@@ -35,6 +35,9 @@ class LookupForSequenceClassification(PreTrainedModel):
         elif kind == MeanPooledConfig.model_type:
             self.base = MeanPooledForSequenceClassification(MeanPooledConfig(**base))
         else:
+            # imported here: the package registers this file once the Auto classes are loaded, and needs all of it then
+            from transformers import AutoConfig, AutoModelForSequenceClassification
+
             self.base = AutoModelForSequenceClassification.from_config(AutoConfig.for_model(kind, **base))
         self.register_buffer("memory_ids_MT", torch.zeros(config.memories, config.memory_length, dtype=torch.long))
         self.register_buffer("memory_logits_MK", torch.zeros(config.memories, config.num_labels))

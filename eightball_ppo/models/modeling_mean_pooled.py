@@ -4,7 +4,7 @@ Letters: B texts, T tokens, H hidden width, K labels.
 """
 
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoModel, PreTrainedModel
+from transformers import PreTrainedModel
 from transformers.modeling_outputs import SequenceClassifierOutput
 
 from .configuration_mean_pooled import MeanPooledConfig
@@ -23,6 +23,9 @@ class MeanPooledForSequenceClassification(PreTrainedModel):
     def __init__(self, config: MeanPooledConfig):
         super().__init__(config)
         settings = dict(config.encoder)
+        # imported here: the package registers this file once the Auto classes are loaded, and needs all of it then
+        from transformers import AutoConfig, AutoModel
+
         self.encoder = AutoModel.from_config(AutoConfig.for_model(settings.pop("model_type"), **settings))
         width, hidden = self.encoder.config.hidden_size, config.head_hidden_size
         last = nn.Linear(hidden or width, config.num_labels)

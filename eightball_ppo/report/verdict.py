@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import binomtest
 
-from eightball_ppo.functional.statistics import LEVEL
+from eightball_ppo.functional.intervals import LEVEL
 
 MAX_QUESTION = 120  # characters of a question in a command
 NOT_SAVED = "Not saved: pass output_dir to keep the report"

@@ -10,27 +10,44 @@ from eightball_ppo.report.style import row_name
 _CONDITION = ("method", "threshold", "beta", "noise", "budget")
 COLUMNS: dict[str, tuple[str, ...]] = {
     "results": (
-        *(*_CONDITION, "seed", "split", "run_dir", "episodes", "grader_calls", "seconds", "questions"),
-        *("expected_score", "objective", "optimum_objective", "optimum_fraction", "kl", "entropy"),
-        *("gold_accuracy", "gold_probability", "win_rate", "tie_rate", "frontier_distance"),
+        *(*_CONDITION, "seed", "reference", "split", "run_dir", "episodes", "grader_calls", "seconds", "questions"),
+        *(
+            "expected_score",
+            "objective",
+            "optimum_objective",
+            "optimum_fraction",
+            "optimum_confidence",
+            "kl",
+            "entropy",
+        ),
+        *("gold_accuracy", "gold_probability", "brier", "nll", "ece", "aurc"),
+        *("judge_agreement", "win_rate", "tie_rate", "frontier_distance"),
         *("label_histogram", "greedy_histogram", "grader_histogram"),
     ),
     "intervals": (*_CONDITION, "split", "metric", "estimate", "low", "high", "seeds"),
     "pairs": (
-        *("a", "b", "beta", "split", "noise", "budget", "metric", "estimate", "low", "high"),
-        *("p_value", "p_holm", "effect_size", "seeds", "distinguishable", "sentence"),
+        *("a", "b", "beta", "split", "noise", "budget", "metric", "primary", "estimate", "low", "high"),
+        *("p_value", "p_holm", "p_equal_holm", "verdict", "detectable", "seeds", "sentence"),
     ),
     "frontier": ("split", "beta", "kl", "expected_score"),
     "curves": (*_CONDITION, "seed", "episode", "grader_calls", "optimum_fraction", "expected_score", "kl"),
     "coverage": ("threshold", "coverage", "accuracy"),
+    "confidence": (*_CONDITION, "seed", "confidence", "correct"),
     "flips": (
         *("question", "gold_label", "grader", "method", "beta"),
         *("before", "after", "p_before", "p_after", "change"),
     ),
 }
-_GOLD = ("gold_accuracy", "gold_probability")  # absent where the held-out questions have no gold labels
+_GOLD = (
+    "gold_accuracy",
+    "gold_probability",
+    "brier",
+    "nll",
+    "ece",
+    "aurc",
+)  # absent where the held-out questions have no gold labels
 _OBJECTS = (
-    *("method", "split", "run_dir", "metric", "a", "b", "sentence", "distinguishable"),
+    *("method", "split", "run_dir", "metric", "a", "b", "sentence", "verdict", "primary"),
     *("question", "gold_label", "grader", "before", "after"),
     *("label_histogram", "greedy_histogram", "grader_histogram"),
 )
@@ -50,12 +67,13 @@ class ComparisonData:
         frontier: the exact optimum at many betas.
         curves: exact metrics on the training questions during training.
         coverage: what share of the questions a threshold of `distill` selects, and the grader's accuracy on them.
+        confidence: how sure each run is of each held-out question, and whether it is right; empty without gold labels.
         flips: held-out questions whose most probable answer changed.
         labels: names of the labels.
         dataset: name of the data.
         grader: fingerprint of the grader.
         command: reproduces the comparison.
-        headline: sentences about the main pair.
+        headline: sentences about the pairs of the primary family.
         failed_runs: method, threshold, seed, beta, noise, budget and `why` of every failed run.
         settings: options of the comparison.
         environment: versions and machine.
@@ -70,6 +88,7 @@ class ComparisonData:
     frontier: pd.DataFrame
     curves: pd.DataFrame
     coverage: pd.DataFrame
+    confidence: pd.DataFrame
     flips: pd.DataFrame
     labels: list[str]
     dataset: str

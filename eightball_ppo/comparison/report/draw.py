@@ -135,6 +135,24 @@ def draw_coverage(axis: Any, frame: pd.DataFrame, theme: PlotTheme) -> None:
     _finish(axis, theme)
 
 
+def draw_reliability(axis: Any, frame: pd.DataFrame, theme: PlotTheme) -> None:
+    """Accuracy against confidence, a point for every bin; a calibrated policy lies on the dotted line."""
+    axis.plot((0, 1), (0, 1), color=theme.scheme.faint, linestyle=":", linewidth=1.2, zorder=1)
+    for name, rows in iter_methods(frame, theme):
+        axis.plot(rows["confidence"], rows["accuracy"], linewidth=1.1, zorder=3, **_marker(name, theme))
+    axis.set(xlim=(max(float(frame["confidence"].min()) - 0.05, 0), 1.02), ylim=(-0.03, 1.05))
+    axis.set(xlabel="confidence", ylabel="gold accuracy")
+    _finish(axis, theme)
+
+
+def draw_risk_coverage(axis: Any, frame: pd.DataFrame, theme: PlotTheme) -> None:
+    """The share of wrong answers among the most confident ones, against how many are answered."""
+    for name, rows in iter_methods(frame, theme):
+        axis.plot(rows["coverage"], rows["risk"], linewidth=1.6, markevery=7, zorder=3, **_marker(name, theme))
+    axis.set(xlim=(0, 1.02), ylim=_limits(frame["risk"]), xlabel="share of questions answered", ylabel="share wrong")
+    _finish(axis, theme)
+
+
 def draw_labels(axis: Any, frame: pd.DataFrame, theme: PlotTheme, most: float) -> None:
     """A heat map, labels by methods, darkest at `most`; a gap sets grader and reference apart."""
     table = frame.pivot(index="label", columns="name", values="probability")

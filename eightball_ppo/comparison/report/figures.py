@@ -63,6 +63,8 @@ def charts(data: ComparisonData) -> list[Chart]:
         _curves_chart(data, known, "grader_calls"),
         _coverage_chart(data),
         _gold_chart(data, known),
+        _reliability_chart(data, known),
+        _risk_coverage_chart(data, known),
         _labels_chart(data),
         _sensitivity_chart(data, known, "noise"),
         _sensitivity_chart(data, known, "budget"),
@@ -162,6 +164,34 @@ def _coverage_chart(data: ComparisonData) -> Chart:
         draw=draw.draw_coverage,
         describe=describe,
         styles={},
+    )
+
+
+def _reliability_chart(data: ComparisonData, known: dict[str, Style]) -> Chart:
+    frame = frames.reliability_points(data)
+    return Chart(
+        name="reliability",
+        title="Reliability",
+        caption="Gold accuracy by confidence on held-out questions, in 15 bins of equal mass, seeds together. Below "
+        "the dotted line a policy is overconfident.",
+        frame=frame,
+        draw=draw.draw_reliability,
+        describe=partial(_describe, keys={}, columns={"confidence": "confidence", "accuracy": "accuracy"}),
+        styles=_legend(known, frame),
+    )
+
+
+def _risk_coverage_chart(data: ComparisonData, known: dict[str, Style]) -> Chart:
+    frame = frames.risk_coverage_points(data)
+    return Chart(
+        name="risk_coverage",
+        title="Risk and coverage",
+        caption="The share of wrong answers when only the most confident share of the held-out questions is answered, "
+        "mean over seeds. The area below a curve is AURC.",
+        frame=frame,
+        draw=draw.draw_risk_coverage,
+        describe=partial(_describe, keys={}, columns={"risk": "mean share wrong"}),
+        styles=_legend(known, frame),
     )
 
 

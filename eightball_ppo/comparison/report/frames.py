@@ -1,14 +1,16 @@
 """The numbers behind the figures of the comparison: tidy frames, a panel for every value of the column `panel`."""
 
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from eightball_ppo.comparison.report.data import ComparisonData
-from eightball_ppo.comparison.report.tables import METRICS, Condition, betas, conditions, select
+from eightball_ppo.comparison.report.tables import TITLES, Condition, betas, conditions, select
 from eightball_ppo.comparison.wording import SPLIT_NAMES
 from eightball_ppo.config.registry import REFERENCE
+from eightball_ppo.functional.calibration import reliability_bins, risk_coverage
 from eightball_ppo.report.style import styles
 
 GRADER, BEFORE = "grader argmax", "reference"  # columns of the label shares that are no method
@@ -112,6 +114,34 @@ def coverage_points(data: ComparisonData) -> pd.DataFrame:
     return data.coverage.dropna(subset=["threshold", "coverage"]).sort_values("threshold").assign(panel="")
 
 
+def reliability_points(data: ComparisonData) -> pd.DataFrame:
+    """Confidence, accuracy and share of the bins of the calibration error, seeds pooled; a panel for every beta."""
+    rows: list[dict[str, Any]] = []
+    for panel, name, runs in _confidences(data):
+        bins = reliability_bins(runs["confidence"].to_numpy(), runs["correct"].to_numpy())
+        rows += [{"panel": panel, "name": name, **bin_} for bin_ in bins]
+    return pd.DataFrame(rows) if rows else EMPTY
+
+
+def risk_coverage_points(data: ComparisonData) -> pd.DataFrame:
+    """Risk of answering only the most confident share of the questions, mean over seeds; a panel for every beta."""
+    parts: list[pd.DataFrame] = []
+    places = np.linspace(0.02, 1, 50)
+    for panel, name, runs in _confidences(data):
+        curves = [risk_coverage(*run[["confidence", "correct"]].to_numpy().T) for _, run in runs.groupby("seed")]
+        risk = np.mean([np.interp(places, *curve) for curve in curves], axis=0)
+        parts.append(pd.DataFrame({"panel": panel, "name": name, "coverage": places, "risk": risk}))
+    return pd.concat(parts, ignore_index=True) if parts else EMPTY
+
+
+def _confidences(data: ComparisonData) -> Iterator[tuple[str, str, pd.DataFrame]]:
+    """(panel, method, questions of its runs) of the plainest condition."""
+    if len(data.confidence):
+        known = select(data.confidence, conditions(data)[0])
+        for (beta, name), runs in known.groupby(["beta", "name"]):
+            yield f"beta {beta:g}", str(name), runs
+
+
 def label_shares(data: ComparisonData) -> pd.DataFrame:
     """Mean probability of every label: the grader's argmax, the reference, the methods; a panel for every beta."""
     split = "heldout" if (data.results["split"] == "heldout").any() else "train"
@@ -146,7 +176,7 @@ def sensitivity_points(data: ComparisonData, kind: str) -> pd.DataFrame:
             for position, condition in enumerate(found):
                 budget = "no limit" if condition.budget is None else f"{condition.budget:,}"
                 level = {"position": position, "level": f"{condition.noise:g}" if kind == "noise" else budget}
-                key = {"panel": f"{METRICS[metric]}, beta {beta:g}", "metric": metric, "beta": beta, **level}
+                key = {"panel": f"{TITLES[metric]}, beta {beta:g}", "metric": metric, "beta": beta, **level}
                 rows += [key | row for row in _estimates(data, condition, beta, metric)]
     return pd.DataFrame(rows) if rows else EMPTY
 

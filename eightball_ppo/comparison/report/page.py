@@ -60,12 +60,14 @@ def _view(data: ComparisonData) -> dict[str, Any]:
         "brief": tables.brief(data, main),
         "others": [(condition.text, tables.blocks(data, condition)) for condition in others],
         "pairs": tables.pair_groups(data),
-        "sentences": tables.sentences(data, main),
+        "titles": tables.TITLES,
+        "cell_text": _cell_text,
         "first": data.headline[:MAX_HEADLINE],
         "further": data.headline[MAX_HEADLINE:],
         "flips": tables.flips(data),
         "runs": runs.sort_values(["name", "beta", "noise", "budget", "seed"], kind="stable").to_dict("records"),
         "one_seed": data.results["seed"].nunique() == 1,
+        "references": data.results["reference"].nunique(),
         "score_unit": SCORE_UNITS.get(str(kinds.iloc[0]) if len(kinds) else "log_prob", "is in the unit of the grader"),
         "no_gold": bool(data.results["gold_accuracy"].isna().all()),
         "lists": [("Settings", _texts(data.settings)), ("Environment", _texts(data.environment))],
@@ -101,6 +103,7 @@ def _environment() -> Environment:
     environment = jinja_environment(
         count=lambda value: number(value, 0),
         duration=lambda value: number(value, 0 if pd.notna(value) and value >= 100 else 1),
+        words={"ahead": "ahead", "equal": "equal within the margin", "undecided": "undecided"}.get,
         interval=_interval,
         split=SPLIT_NAMES.get,
         p=lambda value: number(value) if pd.isna(value) or value >= 0.001 else "< 0.001",
@@ -111,6 +114,14 @@ def _environment() -> Environment:
     )
     environment.tests["complete"] = _complete
     return environment
+
+
+def _cell_text(metric: str, interval: tables.Interval) -> str:
+    """The estimate of a cell."""
+    value = interval.estimate
+    if metric in ("grader_calls", "episodes"):
+        return number(value, 0)
+    return number(value, 0 if pd.notna(value) and value >= 100 else 1) if metric == "seconds" else number(value)
 
 
 def _complete(interval: tables.Interval) -> bool:

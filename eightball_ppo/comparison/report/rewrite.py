@@ -8,7 +8,7 @@ from typing import Any
 from eightball_ppo.auditing.page import render_audit
 from eightball_ppo.comparison import grid, workspace
 from eightball_ppo.comparison.report.write import write
-from eightball_ppo.comparison.results import collect_results, load_shared_task
+from eightball_ppo.comparison.results import collect_results, load_shared_tasks
 from eightball_ppo.config.compare import CompareConfig
 from eightball_ppo.config.fields import options_without_effect
 from eightball_ppo.config.recipes import read_recipe, sections
@@ -72,15 +72,16 @@ def rewrite_comparison(config: CompareConfig) -> None:
     """
     config = workspace.with_kl_coefs(config)
     root = Path(config.output_dir)
-    table = str(root / grid.GRADES)  # so that the grader is neither loaded, nor imported, nor called
+    table = str(root / grid.grades_file(0))  # so that the grader is neither loaded, nor imported, nor called
     without_grader = dataclasses.replace(config, grade_store=":memory:", grade_table=table)
     workspace.check(config, load_splits(without_grader))
-    if not (root / grid.REFERENCE_DIR).is_dir():
-        raise InputError(f"{root / grid.REFERENCE_DIR}: missing, so the comparison is not complete; run it again")
+    for reference in map(grid.reference_dir, range(config.references)):
+        if not (root / reference).is_dir():
+            raise InputError(f"{root / reference}: missing, so the comparison is not complete; run it again")
     specs = [spec for group in grid.run_groups(config) for spec in group]
     failed = {spec: "was not made" for spec in specs if not (root / grid.RUNS / spec.name).is_dir()}
-    task = load_shared_task(without_grader)
-    results = collect_results(specs, config, task, failed)
+    tasks = load_shared_tasks(without_grader)
+    results = collect_results(specs, config, tasks, failed)
     if not results:
         raise IncompleteError(f"{root}: has no finished run; run the comparison again")
-    write(config, task, results, failed, read_environment(root))
+    write(config, tasks, results, failed, read_environment(root))

@@ -7,23 +7,46 @@ import pandas as pd
 
 from eightball_ppo.comparison.report.data import ComparisonData
 from eightball_ppo.comparison.wording import SPLIT_NAMES
-from eightball_ppo.config.registry import REFERENCE
+from eightball_ppo.config.registry import METHODS, REFERENCE
 from eightball_ppo.report.style import row_name
 
 MAX_FLIPS = 30
-MAX_SENTENCES = 8
-MIN_BAR = -1.0  # share of the optimum at which the drawing of an interval is cut
-MIN_BAR_RANGE = 0.02  # share of the optimum that the full width of such a drawing covers at least
-METRICS = {
+MIN_BAR = -1.0  # at which the drawing of an interval is cut
+MIN_BAR_RANGE = 0.02  # that the full width of such a drawing covers at least
+TITLES = {
     "optimum_fraction": "share of the optimum",
     "objective": "objective",
     "gold_accuracy": "gold accuracy",
-    "frontier_distance": "distance below the frontier",
+    "judge_agreement": "agreement with the judge",
+    "gold_probability": "gold probability",
+    "brier": "Brier score",
+    "nll": "NLL",
+    "ece": "ECE",
+    "aurc": "AURC",
+    "kl": "KL",
     "expected_score": "expected score",
+    "score_at_equal_kl": "expected score at equal KL",
+    "frontier_distance": "below the frontier",
     "win_rate": "win rate",
-    "kl": "KL to the reference",
+    "grader_calls": "grader calls",
+    "episodes": "episodes",
+    "seconds": "seconds",
 }
-_MEANS = ("objective", "expected_score", "kl", "frontier_distance", "win_rate", "grader_calls", "episodes", "seconds")
+_COST = ("grader_calls", "episodes", "seconds")
+COLUMNS = {
+    "train": ("optimum_fraction", "objective", "expected_score", "kl", "frontier_distance", "win_rate", *_COST),
+    "gold": (
+        *("gold_accuracy", "gold_probability", "brier", "kl", "nll", "ece", "aurc"),
+        *("expected_score", "optimum_fraction", *_COST),
+    ),
+    "heldout": ("judge_agreement", "kl", "expected_score", "objective", "optimum_fraction", "win_rate", *_COST),
+}
+"""What the tables of a split show, the metric that orders the rows first."""
+BRIEF = {
+    True: ("gold_accuracy", "gold_probability", "brier", "kl"),
+    False: ("judge_agreement", "kl", "expected_score"),
+}
+"""The held-out columns of the short table, with and without gold labels; none of them rewards doing nothing."""
 
 
 class Condition(NamedTuple):
@@ -81,7 +104,7 @@ def blocks(data: ComparisonData, condition: Condition) -> list[dict[str, Any]]:
 
 
 def block(data: ComparisonData, condition: Condition, beta: float, split: str) -> dict[str, Any]:
-    """One table: methods by their share of the optimum, then those that failed, the reference last.
+    """One table: methods by the first column, then those that ask the grader again, those that failed, the reference.
 
     A row's `refs` number the `reasons` for which its runs failed.
     """
@@ -92,22 +115,30 @@ def block(data: ComparisonData, condition: Condition, beta: float, split: str) -
         if run["beta"] == beta and Condition(run["noise"], run["budget"]) == condition:
             failed.setdefault(row_name(run["method"], run["threshold"]), []).append(run)
     reasons = list(dict.fromkeys(_reason(run) for runs in failed.values() for run in runs))
+    gold = bool(results["gold_accuracy"].notna().any())
+    columns = COLUMNS["gold" if gold else split]
     max_seeds = max(results.groupby("name")["seed"].nunique(), default=0)
     rows = []
     for name in dict.fromkeys([*results["name"], *failed]):
-        row = _row(name, results[results["name"] == name], intervals[intervals["name"] == name])
+        row = _row(name, results[results["name"] == name], intervals[intervals["name"] == name], columns)
         runs, seeds = failed.get(name, []), row["seeds"]
         fewer = f"{seeds} seed{'s' * (seeds > 1)}" if seeds < max_seeds else ""
-        row["note"] = f"{seeds} of {seeds + len({run['seed'] for run in runs})} seeds" if runs else fewer
+        failures = f"{seeds} of {seeds + len({run['seed'] for run in runs})} seeds" if runs else fewer
+        asks = "asks the grader about every text" if row["asks_grader"] else ""
+        row["note"] = ", ".join(filter(None, (asks, failures)))
         row["refs"] = [reasons.index(reason) + 1 for reason in dict.fromkeys(map(_reason, runs))]
         rows.append(row)
     rows.sort(key=_order)
     _add_bars(rows)
+    confidence = results["optimum_confidence"].mean() if len(results) else math.nan
+    of_optimum = "" if pd.isna(confidence) else f" (the optimum's most probable answer: {confidence:.3f} on average)"
     return {
         "beta": beta,
         "split": split,
-        "title": ", ".join(filter(None, (f"beta {beta:g}", SPLIT_NAMES[split], condition.text))),
-        "gold": results["gold_accuracy"].notna().any(),
+        "title": ", ".join(filter(None, (f"beta {beta:g}{of_optimum}", SPLIT_NAMES[split], condition.text))),
+        "of_optimum": of_optimum,
+        "gold": gold,
+        "columns": columns,
         "rows": rows,
         "reasons": reasons,
     }
@@ -117,28 +148,30 @@ def _reason(run: dict[str, Any]) -> str:
     return " ".join(run["why"].split())[:400]
 
 
-def _row(name: str, results: pd.DataFrame, intervals: pd.DataFrame) -> dict[str, Any]:
-    def mean(metric: str) -> float | None:
-        return float(results[metric].mean()) if len(results) else None
-
+def _row(name: str, results: pd.DataFrame, intervals: pd.DataFrame, columns: tuple[str, ...]) -> dict[str, Any]:
     def interval(metric: str) -> Interval:
         known = intervals[intervals["metric"] == metric]
-        return Interval(*known[["estimate", "low", "high"]].iloc[0]) if len(known) else Interval(mean(metric))
+        if len(known):
+            return Interval(*known[["estimate", "low", "high"]].iloc[0])
+        return Interval(float(results[metric].mean()) if len(results) else None)
 
+    method = name.partition("@")[0]
+    cells = {metric: interval(metric) for metric in columns}
     return {
         "name": name,
         "reference": name == REFERENCE,
+        "asks_grader": method in METHODS and METHODS[method].asks_grader,
         "seeds": int(results["seed"].nunique()),
-        **{metric: interval(metric) for metric in ("optimum_fraction", "gold_accuracy")},
-        **{metric: mean(metric) for metric in _MEANS},
+        "main": cells[columns[0]],
+        "cells": cells,
     }
 
 
 def _order(row: dict[str, Any]) -> tuple[Any, ...]:
-    """Highest share of the optimum first, then highest objective."""
-    values = (row["optimum_fraction"].estimate, row["objective"])
-    ranks = [math.inf if pd.isna(value) else -value for value in values]
-    return row["reference"], not row["seeds"], *ranks, row["name"]
+    """The highest value of the first column first."""
+    value = row["main"].estimate
+    rank = math.inf if pd.isna(value) else -value
+    return row["reference"], not row["seeds"], row["asks_grader"], rank, row["name"]
 
 
 def _add_bars(rows: list[dict[str, Any]]) -> None:
@@ -146,7 +179,7 @@ def _add_bars(rows: list[dict[str, Any]]) -> None:
 
     All rows of a table share the scale; the reference has no bar.
     """
-    ends = [end for row in rows if not row["reference"] for end in row["optimum_fraction"] if pd.notna(end)]
+    ends = [end for row in rows if not row["reference"] for end in row["main"] if pd.notna(end)]
     low, high = max(min(ends, default=0.0), MIN_BAR), max(ends, default=1.0)
     if high - low < MIN_BAR_RANGE:
         low, high = (low + high - MIN_BAR_RANGE) / 2, (low + high + MIN_BAR_RANGE) / 2
@@ -155,57 +188,38 @@ def _add_bars(rows: list[dict[str, Any]]) -> None:
         return None if pd.isna(value) else round(100 * min(max((value - low) / (high - low), 0.0), 1.0), 2)
 
     for row in rows:
-        bar = dict(zip(("at", "low", "high"), map(place, row["optimum_fraction"]), strict=True))
+        bar = dict(zip(("at", "low", "high"), map(place, row["main"]), strict=True))
         row["bar"] = None if bar["at"] is None or row["reference"] else bar
         row["ticks"] = [place(value) for value in (0.0, 1.0) if low <= value <= high]
 
 
 def brief(data: ComparisonData, condition: Condition) -> list[dict[str, Any]]:
-    """For every beta one narrow table with both splits side by side."""
+    """For every beta one narrow table: held-out columns, the share of the optimum on training texts, the calls."""
     found = []
     for beta in betas(data):
         tables = {split: block(data, condition, beta, split) for split in splits(data)}
         last = tables[splits(data)[-1]]
         if last["rows"]:
-            by_split = {split: {row["name"]: row for row in table["rows"]} for split, table in tables.items()}
-            found.append({"beta": beta, "last": last, "by_split": by_split})
+            trained = {row["name"]: row["cells"]["optimum_fraction"] for row in tables[splits(data)[0]]["rows"]}
+            columns = BRIEF[last["gold"]] if last["split"] == "heldout" else ("objective", "kl")
+            found.append({"beta": beta, "last": last, "columns": columns, "trained": trained})
     return found
 
 
 def pair_groups(data: ComparisonData) -> list[dict[str, Any]]:
-    """A table of pairs for every condition, beta, split and metric, the plainest condition first."""
-    order: dict[Any, int] = {name: place for place, name in enumerate([*SPLIT_NAMES, *METRICS])}
+    """A table of exploratory pairs for every condition, beta, split and metric, the plainest condition first."""
+    order: dict[Any, int] = {name: place for place, name in enumerate([*SPLIT_NAMES, *TITLES])}
     found = []
+    exploratory = data.pairs[data.pairs["primary"].ne(True)]
     for condition in conditions(data):
-        groups = list(select(data.pairs, condition).groupby(["beta", "split", "metric"]))
+        groups = list(select(exploratory, condition).groupby(["beta", "split", "metric"]))
         groups.sort(key=lambda group: (group[0][0], order[group[0][1]], order[group[0][2]]))
         for (beta, split, metric), rows in groups:
-            parts = (METRICS[str(metric)], f"beta {beta:g}", SPLIT_NAMES[str(split)], condition.text)
+            parts = (TITLES[str(metric)], f"beta {beta:g}", SPLIT_NAMES[str(split)], condition.text)
             table = rows.sort_values(["p_holm", "p_value", "a", "b"], kind="stable").to_dict("records")
-            distinguishable = sum(row["distinguishable"] is True for row in table)
-            found.append({"title": ", ".join(filter(None, parts)), "rows": table, "distinct": distinguishable})
+            ahead = sum(row["verdict"] == "ahead" for row in table)
+            found.append({"title": ", ".join(filter(None, parts)), "rows": table, "ahead": ahead})
     return found
-
-
-def sentences(data: ComparisonData, condition: Condition) -> list[str]:
-    """The sentences of the most important pairs: PPO against distillation first, then clear ones by their effect."""
-    rows = select(data.pairs, condition)
-    rows = rows[rows["sentence"].notna()]
-    if (rows["split"] == "heldout").any():
-        rows = rows[rows["split"] == "heldout"]
-    metrics = [metric for metric in ("optimum_fraction", "objective", "gold_accuracy") if metric in set(rows["metric"])]
-    rows = rows[rows["metric"] == metrics[0]] if metrics else rows
-    pairs = [{name.partition("@")[0] for name in pair} for pair in zip(rows["a"], rows["b"], strict=True)]
-    rows = rows.assign(
-        other=[2 * ("ppo" not in pair) + ("distill" not in pair) for pair in pairs],
-        with_reference=[REFERENCE in pair for pair in pairs],
-        unclear=rows["distinguishable"].ne(True),
-        small=-rows["effect_size"].fillna(rows["estimate"]).abs(),
-    ).sort_values(["other", "with_reference", "unclear", "small", "beta", "a", "b"], kind="stable")
-    return [
-        f"Beta {row['beta']:g}, {SPLIT_NAMES[row['split']]}: {row['sentence'].removesuffix('.')}."
-        for row in rows.head(MAX_SENTENCES).to_dict("records")
-    ]
 
 
 def flips(data: ComparisonData) -> list[dict[Any, Any]]:

@@ -12,10 +12,9 @@ from eightball_ppo.comparison import workspace
 from eightball_ppo.comparison.pairwise import compare_methods, headline
 from eightball_ppo.comparison.report import figures, page
 from eightball_ppo.comparison.report.data import ComparisonData
-from eightball_ppo.comparison.results import RunResult
+from eightball_ppo.comparison.results import RunResult, Tasks
 from eightball_ppo.comparison.workers import FailedRuns
 from eightball_ppo.config.compare import CompareConfig
-from eightball_ppo.methods.task import Task
 from eightball_ppo.report.verdict import NOT_SAVED, next_sentence, print_verdict, saved_sentence
 from eightball_ppo.runtime.atomic_io import atomic_path, write_json, write_text
 from eightball_ppo.runtime.redaction import redacted
@@ -23,7 +22,7 @@ from eightball_ppo.runtime.redaction import redacted
 
 def write(
     config: CompareConfig,
-    task: Task,
+    tasks: Tasks,
     results: list[RunResult],
     failed: FailedRuns,
     environment: dict[str, Any],
@@ -33,29 +32,30 @@ def write(
 
     Args:
         config: of the comparison.
-        task: the shared questions, scores and reference.
+        tasks: the shared questions, scores and references.
         results: the finished runs.
         failed: the failed ones.
         environment: versions, machine and command of the runs.
         temporary: whether the caller will remove the directory, so that the verdict must not name it.
     """
     root = Path(config.output_dir)
-    manifest = workspace.manifest(root)
-    intervals, pairs = compare_methods(results, task, config.resamples)
+    manifest, task = workspace.manifest(root), tasks[0]
+    intervals, pairs = compare_methods(results, tasks, config)
     shared: dict[str, Any] = {
         "settings": {name: value for name, value in redacted(vars(config)).items() if name != "overwrite_output_dir"},
         "environment": environment,
         "failed_runs": [{**dataclasses.asdict(spec), "why": why} for spec, why in failed.items()],
-        "headline": headline(pairs, config.methods),
+        "headline": headline(pairs),
     }
     data = ComparisonData(
         results=frames.results_frame(results, root),
         intervals=intervals,
         pairs=pairs,
         frontier=frames.frontier_frame(task),
-        curves=frames.curves_frame(results, task),
+        curves=frames.curves_frame(results, tasks),
         coverage=frames.coverage_frame(task),
-        flips=frames.flips_frame(results, task),
+        confidence=frames.confidence_frame(results, tasks),
+        flips=frames.flips_frame(results, tasks),
         labels=list(task.labels.names),
         dataset=config.dataset_name,
         grader=manifest["grader"],
