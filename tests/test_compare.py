@@ -64,10 +64,10 @@ def test_the_directory_holds_the_documented_files(shared: Path) -> None:
 
 def test_results_have_a_row_for_every_run_and_split(shared: Path) -> None:
     frame = results(shared)
-    keys = ["method", "seed", "beta", "split", "noise", "budget", "run_dir"]
+    keys = ["method", "seed", "reference", "beta", "split", "noise", "budget", "run_dir"]
     assert set(frame["method"]) == set(METHODS) and frame["split"].tolist() == SPLITS * 4
     assert frame[keys].dtypes.astype(str).to_dict() == {
-        **{"method": "str", "seed": "int64", "beta": "float64", "split": "str"},
+        **{"method": "str", "seed": "int64", "reference": "int64", "beta": "float64", "split": "str"},
         **{"noise": "float64", "budget": "Int64", "run_dir": "str"},
     }
     assert (frame["seed"].eq(0) & frame["beta"].eq(0.1) & frame["noise"].eq(0.0) & frame["budget"].isna()).all()
@@ -77,7 +77,7 @@ def test_results_have_a_row_for_every_run_and_split(shared: Path) -> None:
         record = json.loads((shared / row["run_dir"] / "results.json").read_text())
         assert (record["method"], record["seed"], record["beta"]) == (row["method"], 0, 0.1)
         assert row["seconds"] == record["seconds"] and row["episodes"] == record["episodes"]
-        assert row["grader_calls"] == (0 if row["method"] == "sft" else 180)
+        assert row["grader_calls"] == {"sft": 0, "best_of_n": 180 + 120}.get(row["method"], 180)
         for name, value in record["splits"][row["split"]].items():
             assert row[name] == value or (value is None and np.isnan(row[name])), name
 
@@ -87,7 +87,9 @@ def test_an_independent_script_finds_the_same_numbers_and_a_changed_one(
 ) -> None:
     assert recompute.main([str(shared)]) == 0
     out = capsys.readouterr().out
-    assert all(f"{name} " in out for name in ("kl", "frontier_distance", "win_rate", "label_histogram"))
+    assert all(
+        f"{name} " in out for name in ("kl", "frontier_distance", "win_rate", "label_histogram", "brier", "ece", "aurc")
+    )
     copy = linked(shared, tmp_path / "D")
     (copy / "results.parquet").unlink()
     frame = results(shared)[-2:]
@@ -99,10 +101,11 @@ def test_an_independent_script_finds_the_same_numbers_and_a_changed_one(
 def test_intervals_are_around_the_means_of_the_results(shared: Path) -> None:
     frame = results(shared).set_index(["method", "split"])
     intervals = pd.DataFrame(summary(shared)["intervals"])
-    metrics = {"objective", "expected_score", "frontier_distance", "optimum_fraction"}
+    metrics = {"objective", "expected_score", "frontier_distance", "optimum_fraction", "kl", "judge_agreement"}
+    gold = ("gold_accuracy", "gold_probability", "brier", "nll", "ece", "aurc")
     assert set(zip(intervals["metric"], intervals["split"], strict=True)) == {
         *((metric, split) for metric in metrics for split in SPLITS),
-        ("gold_accuracy", "heldout"),
+        *((metric, "heldout") for metric in gold),
     }
     assert all(set(group["method"]) == set(METHODS) for _, group in intervals.groupby(["metric", "split"]))
     for row in intervals.to_dict("records"):
@@ -110,7 +113,12 @@ def test_intervals_are_around_the_means_of_the_results(shared: Path) -> None:
         assert row["low"] <= row["estimate"] <= row["high"] and row["seeds"] == 1
         assert row["questions"] == {"train": 60, "heldout": 40}[row["split"]]
     pairs = pd.DataFrame(summary(shared)["pairs"])
-    assert len(pairs) == 6 * 5 and set(pairs["metric"]) == {"objective", "frontier_distance", "gold_accuracy"}
+    exploratory = pairs.query("not primary").groupby(["metric", "split"]).size().to_dict()
+    both = {("objective", split): 6 for split in SPLITS} | {("judge_agreement", split): 6 for split in SPLITS}
+    equal_kl = {("score_at_equal_kl", split): 3 for split in SPLITS}  # the reference has no KL
+    assert exploratory == both | equal_kl | {(m, "heldout"): 6 for m in ("gold_accuracy", "gold_probability", "brier")}
+    assert pairs.query("primary")[["a", "b", "metric"]].to_numpy().tolist() == [["exact", "distill", "gold_accuracy"]]
+    assert pairs["verdict"].isna().all()  # one seed
     one = pairs.query("a == 'exact' and b == 'sft' and split == 'train' and metric == 'objective'").iloc[0]
     lead = frame.loc[("exact", "train"), "objective"] - frame.loc[("sft", "train"), "objective"]
     assert one["estimate"] == pytest.approx(lead, abs=1e-6)

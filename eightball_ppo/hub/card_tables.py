@@ -10,10 +10,11 @@ from eightball_ppo.report.markdown import code, escaped
 from eightball_ppo.report.style import row_name
 
 COMPARED = (
-    ("train", "optimum_fraction"),
-    ("heldout", "optimum_fraction"),
-    ("heldout", "expected_score"),
     ("heldout", "gold_accuracy"),
+    ("heldout", "gold_probability"),
+    ("heldout", "brier"),
+    ("heldout", "kl"),
+    ("train", "optimum_fraction"),
 )
 
 

@@ -13,9 +13,10 @@ _METRICS = {
     "reward": ("heldout: accuracy", "heldout: ece_before_scaling", "heldout: ece", "seconds"),
 }
 _GRADED_METRICS = (
-    *("train: optimum_fraction", "train: kl", "heldout: optimum_fraction", "heldout: expected_score", "heldout: kl"),
-    *("heldout: judge_agreement", "heldout: gold_accuracy", "seconds"),
+    *("heldout: gold_accuracy", "heldout: gold_probability", "heldout: brier", "heldout: kl"),
+    *("heldout: judge_agreement", "train: optimum_fraction", "train: kl", "seconds"),
 )
+_GOLD = ("gold_accuracy", "gold_probability", "brier")  # absent without gold labels
 _IGNORED_OPTIONS = {"seed", "sft_model_path", "reward_model_path", "log_completions"}
 
 
@@ -87,7 +88,8 @@ def markdown_tables(directories: list[Path], without_effect: frozenset[str]) -> 
         metrics = [
             metric
             for metric in _METRICS.get(method, _GRADED_METRICS)
-            if "gold" not in metric or any(_value(run, metric) is not None for run in peer_runs)
+            if metric.partition("heldout: ")[2] not in _GOLD
+            or any(_value(run, metric) is not None for run in peer_runs)
         ]
         head = ["| run | seeds | " + " | ".join(metrics) + " |", "|---" * (len(metrics) + 2) + "|"]
         peers = [options for other, options in settings.items() if groups[other][0]["method"] == method]

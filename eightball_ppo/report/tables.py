@@ -17,7 +17,8 @@ MAX_LABELS = 8  # labels that are printed side by side
 FILE_WIDTH = 120  # columns, where the output is no terminal
 _METRICS = (
     *("expected_score", "objective", "optimum_fraction", "kl", "entropy"),
-    *("judge_agreement", "gold_accuracy", "gold_probability", "label_accuracy", "label_probability"),
+    *("judge_agreement", "gold_accuracy", "gold_probability", "brier", "nll", "ece", "aurc"),
+    *("label_accuracy", "label_probability", "label_brier", "label_nll", "label_ece", "label_aurc"),
 )
 _COMPLETIONS = ("probability", "score", "kl", "reward")
 
