@@ -25,7 +25,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from eightball_ppo.functional.intervals import Array, Draw, spread_of
+from eightball_ppo.functional.intervals import Array, Draw, estimate_variance
 from eightball_ppo.functional.statistics import PairComparison, compare_pair, holm
 
 LOWEST, HIGHEST, ALARMS = 0.93, 0.98, 0.06
@@ -126,7 +126,7 @@ def coverage(kinds: tuple[Questions, Seeds], S: int, R: int, share: float, optio
     hits, halves, estimates = 0, [], []
     for _ in range(options.repeats):
         a, b = runs(rng, kinds, S, R, options.questions, share)
-        spread = spread_of([(1.0, a), (-1.0, b)])
+        spread = estimate_variance([(1.0, a), (-1.0, b)])
         assert spread is not None
         halves.append(spread.half())
         estimates.append(spread.estimate)

@@ -11,7 +11,7 @@ from scipy import stats
 from statsmodels.stats.multitest import multipletests
 
 from eightball_ppo.comparison.wording import sentence
-from eightball_ppo.functional.intervals import Array, Draw, Interval, Spread, Values, spread_of
+from eightball_ppo.functional.intervals import Array, Draw, Interval, Values, VarianceEstimate, estimate_variance
 from eightball_ppo.functional.statistics import PairComparison, compare_pair, holm, reverse
 
 
@@ -29,8 +29,8 @@ def draws(value_SQ: Array, references: int = 1) -> dict[Draw, Array]:
     return {Draw(seed % references, seed): value_Q for seed, value_Q in enumerate(value_SQ)}
 
 
-def mean_of(values: Values) -> Spread:
-    spread = spread_of([(1.0, values)])
+def mean_of(values: Values) -> VarianceEstimate:
+    spread = estimate_variance([(1.0, values)])
     assert spread is not None
     return spread
 
@@ -81,7 +81,7 @@ def test_the_length_of_a_difference_by_hand() -> None:
     questions = (a_SQ.mean(0) - b_SQ.mean(0)).var(ddof=1) / 40 - error
     t_seeds, t_questions, t_error = (stats.t.ppf(0.975, df) for df in (dof, 39, 39 * dof))
     square = t_seeds**2 * (sum(parts) - error) + t_questions**2 * questions + t_error**2 * error
-    spread = spread_of([(1.0, draws(a_SQ)), (-1.0, draws(b_SQ))])
+    spread = estimate_variance([(1.0, draws(a_SQ)), (-1.0, draws(b_SQ))])
     assert spread is not None and spread.half() == pytest.approx(square**0.5)
     assert spread.estimate == pytest.approx(a_SQ.mean() - b_SQ.mean())
 
@@ -147,7 +147,7 @@ def test_p_is_below_5_percent_exactly_where_the_interval_excludes_0(
 
 def test_two_methods_are_equal_where_the_90_percent_interval_lies_within_the_margin() -> None:
     a, b = draws(grid(5, 400, seeds=0.01, error=0.1)), draws(grid(5, 400, seeds=0.01, error=0.1, rng=2))
-    spread = spread_of([(1.0, a), (-1.0, b)])
+    spread = estimate_variance([(1.0, a), (-1.0, b)])
     assert spread is not None
     half, distance = spread.half(0.1), abs(spread.estimate)
     assert pair_of(a, b, margin=distance + 1.01 * half).verdict == "equal"
@@ -158,7 +158,7 @@ def test_two_methods_are_equal_where_the_90_percent_interval_lies_within_the_mar
 def test_what_it_takes_to_decide_is_what_would_be_detected() -> None:
     """With that many seeds, or texts, a difference of the margin is 2.8 standard deviations."""
     a, b = draws(grid(5, 300, seeds=0.05, questions=0.1)), draws(grid(5, 300, seeds=0.05, questions=0.1, rng=1))
-    pair, spread = pair_of(a, b, margin=0.05), spread_of([(1.0, a), (-1.0, b)])
+    pair, spread = pair_of(a, b, margin=0.05), estimate_variance([(1.0, a), (-1.0, b)])
     assert spread is not None and pair.seeds_needed is not None and pair.seeds_needed > 5
     scaled = spread.seeds * 5 / pair.seeds_needed + spread.questions
     assert (0.05 / scaled**0.5) == pytest.approx(1.96 + 0.8416, rel=0.03)

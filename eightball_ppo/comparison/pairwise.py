@@ -112,7 +112,7 @@ def _values(runs: RunsByMethod, split: str, graded: Mapping[int, GradedSplit]) -
 def _interval_rows(values: Arrays) -> Iterator[dict[str, Any]]:
     for metric, by_name in values.items():
         for name, by_draw in by_name.items():
-            spread = intervals.spread_of([(1.0, by_draw)])
+            spread = intervals.estimate_variance([(1.0, by_draw)])
             assert spread is not None
             method, at, threshold = name.partition("@")
             named = {"method": method, "threshold": float(threshold) if at else np.nan, "metric": metric}

@@ -67,7 +67,7 @@ def _make_references_and_grades(config: CompareConfig, directory: Path, given: I
     about: dict[str, Any] = {}
     for number, stage in enumerate(stages):
         judge = given.judge is None and (not number or trained_here(config, "reward"))
-        train_prerequisites(stage, given.model is None, judge, anew=number > 0)
+        train_prerequisites(stage, given.model is None, judge, further=number > 0)
         about = _write_reference_and_grades(config, stage, number, questions, given) | about  # of the first
     if given.train is not None:
         _write_questions(directory / workspace.DATA, questions, config.label_set())

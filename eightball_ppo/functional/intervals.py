@@ -66,7 +66,7 @@ class Interval:
 
 
 @dataclass(frozen=True)
-class Spread:
+class VarianceEstimate:
     """A mean and the parts of its variance.
 
     Args:
@@ -153,7 +153,7 @@ def _t(dof: float, level: float) -> float:
     return -float(stdtrit(dof, level / 2))
 
 
-def spread_of(methods: Sequence[tuple[float, Values]]) -> Spread | None:
+def estimate_variance(methods: Sequence[tuple[float, Values]]) -> VarianceEstimate | None:
     """The spread of a weighted sum of the means of methods.
 
     Args:
@@ -191,8 +191,8 @@ def spread_of(methods: Sequence[tuple[float, Values]]) -> Spread | None:
     estimate = float(mean_Q.mean())
     if math.sqrt(max(seeds, means) + questions + error) <= rounding:
         estimate = 0.0 if abs(estimate) <= rounding else estimate
-        return Spread(estimate, 0.0, dof, 0.0, 0.0, 0.0, *counts)
-    return Spread(estimate, seeds, dof, error, means, questions, *counts)
+        return VarianceEstimate(estimate, 0.0, dof, 0.0, 0.0, 0.0, *counts)
+    return VarianceEstimate(estimate, seeds, dof, error, means, questions, *counts)
 
 
 def _seeds_part(groups: Sequence[Array], weight: float) -> tuple[float, float, int]:
@@ -219,7 +219,7 @@ def _interaction(value_SQ: Array) -> float:
 
 
 def _check(arrays: Sequence[Array]) -> None:
-    """Raises ValueError, as `spread_of` does."""
+    """Raises ValueError, as `estimate_variance` does."""
     for value_Q in arrays:
         if value_Q.ndim != 1 or value_Q.shape != arrays[0].shape or len(value_Q) < 2:
             raise ValueError(f"shape {value_Q.shape}, need [Q], the same Q >= 2 everywhere")

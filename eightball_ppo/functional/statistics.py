@@ -7,7 +7,7 @@ from typing import Literal
 
 from scipy.special import ndtri
 
-from eightball_ppo.functional.intervals import LEVEL, POWER, UNBOUNDED, Interval, Values, spread_of
+from eightball_ppo.functional.intervals import LEVEL, POWER, UNBOUNDED, Interval, Values, estimate_variance
 
 Verdict = Literal["ahead", "equal", "undecided"]
 
@@ -53,7 +53,7 @@ def compare_pair(
         margin: The largest difference that counts as none.
         bounds: Between which every possible difference lies.
     """
-    spread = spread_of([(1.0, a[1]), (-1.0, b[1])])
+    spread = estimate_variance([(1.0, a[1]), (-1.0, b[1])])
     if spread is None:
         return None
     p, p_equal = spread.p_value(), spread.p_equal(margin)

@@ -49,7 +49,7 @@ def _recipe_section(config: GraderTrainingConfig, section: str) -> dict[str, Any
 
 
 def train_prerequisites(
-    config: GraderTrainingConfig, reference: bool = True, judge: bool = True, anew: bool = False
+    config: GraderTrainingConfig, reference: bool = True, judge: bool = True, further: bool = False
 ) -> None:
     """Trains the reference and the reward model where they do not exist.
 
@@ -59,13 +59,13 @@ def train_prerequisites(
         config: The options of a graded method.
         reference: Whether the reference is needed; False where the caller has one.
         judge: Whether the grader is needed; False where the caller has one.
-        anew: Whether the paths are those of further models, which are trained as those at the default paths are.
+        further: Whether the paths are those of further models, which are trained as those at the default paths are.
 
     Raises:
         InputError: A missing model has no recipe; nothing is trained then.
         TrainingInterrupted: A signal stopped the training; the same command resumes it.
     """
-    for train, options in check_prerequisites(config, reference, judge, anew):
+    for train, options in check_prerequisites(config, reference, judge, further):
         try:
             if options is not None:
                 train(options)
@@ -75,7 +75,7 @@ def train_prerequisites(
 
 
 def check_prerequisites(
-    config: GraderTrainingConfig, reference: bool = True, judge: bool = True, anew: bool = False
+    config: GraderTrainingConfig, reference: bool = True, judge: bool = True, further: bool = False
 ) -> list[tuple[Callable[[Any], Path], Any]]:
     """What `train_prerequisites` would train, with its options (None: the model exists); trains nothing.
 
@@ -84,9 +84,9 @@ def check_prerequisites(
     """
     needed: list[tuple[Callable[[Any], Path], Any]] = []
     if reference:
-        needed.append((sft.train, _options_if_missing(config, "sft", anew)))
+        needed.append((sft.train, _options_if_missing(config, "sft", further)))
     if judge and calls_reward_model(config):
-        needed.append((reward_model.train, _options_if_missing(config, "reward", anew)))
+        needed.append((reward_model.train, _options_if_missing(config, "reward", further)))
     return needed
 
 
@@ -99,12 +99,12 @@ def reference_options(config: GraderTrainingConfig) -> SFTConfig | None:
     return _options_if_missing(config, "sft")
 
 
-def _options_if_missing(config: GraderTrainingConfig, section: str, anew: bool = False) -> Any | None:
+def _options_if_missing(config: GraderTrainingConfig, section: str, further: bool = False) -> Any | None:
     """The options by which to train a model; None if it exists and can be used."""
     flag, stage = STAGES[section]
     path: str = getattr(config, flag.removeprefix("--"))
     recipe, stage_options = config.upstream_config, _recipe_section(config, section)
-    trainable = stage_options is not None or path == stage.output_dir or anew
+    trainable = stage_options is not None or path == stage.output_dir or further
     if not trainable or Path(path).exists():
         check_checkpoint(path, flag)
         if trainable:
@@ -115,7 +115,7 @@ def _options_if_missing(config: GraderTrainingConfig, section: str, anew: bool =
     options["dataset_train_split"] = config.shared_train_split
     if section == "sft":
         options["max_length"] = config.max_length
-    options |= {**(stage_options or {}), "output_dir": path, **({"seed": config.seed} if anew else {})}
+    options |= {**(stage_options or {}), "output_dir": path, **({"seed": config.seed} if further else {})}
     if checkpoints_in(staging_path(Path(path).absolute())):  # it was stopped as a part of this command
         options["resume_from_checkpoint"] = "true"
     return stage(**options)
