@@ -6,6 +6,7 @@ import shutil
 import socket
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -14,9 +15,10 @@ import yaml
 from demo_runs import QUESTIONS, make_runs
 
 from eightball_ppo.config.tools import DemoConfig
-from eightball_ppo.demo import address, app, views
+from eightball_ppo.demo import address, app, loading, views
 from eightball_ppo.demo.session import DemoSession
 from eightball_ppo.errors import InputError
+from eightball_ppo.models.loading import load_classifier
 
 
 @pytest.fixture(scope="module")
@@ -52,6 +54,11 @@ def test_default_runs_and_their_reference_are_found(
     shutil.copytree(runs, tmp_path / "runs")
     demo = DemoSession(DemoConfig())
     assert [policy.name for policy in demo.all_policies] == ["sft", "distill", "ppo"]
+    shutil.copytree(tmp_path / "runs" / "ppo", tmp_path / "runs" / "frozen" / "ppo")
+    demo = DemoSession(DemoConfig())  # the frozen encoder answers, the small one stands beside it
+    assert demo.last.directory == Path("runs/frozen/ppo")
+    assert [policy.name for policy in demo.policies] == ["distill", "ppo runs/ppo", "ppo runs/frozen/ppo"]
+    shutil.rmtree(tmp_path / "runs" / "frozen")
     moved = changed(tmp_path / "runs" / "ppo", sft_model_path="elsewhere/sft", reward_model_path="elsewhere/reward")
     with pytest.raises(InputError, match=r"its reference cannot be loaded .*elsewhere/sft"):
         DemoSession(moved)
@@ -60,6 +67,13 @@ def test_default_runs_and_their_reference_are_found(
     assert "elsewhere/reward is missing" in demo.judge.note
     demo = DemoSession(DemoConfig(runs=["runs/ppo", "runs/sft"], reward_model_path="runs/reward"))
     assert demo.ask("Rich?").score_K is not None
+
+
+def test_runs_of_one_method_are_told_apart_by_the_kind_of_classifier(runs: Path) -> None:
+    run = loading._check_run(str(runs / "ppo"))
+    small = load_classifier(str(runs / "ppo"), "run")[0]
+    frozen = SimpleNamespace(config=SimpleNamespace(frozen=True))
+    assert loading._names([run, run], [small, frozen]) == ["ppo small", "ppo frozen"]  # type: ignore[list-item]
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,9 @@ from eightball_ppo.config.model import TrustOptions
 class DemoConfig(TrustOptions):
     """Ask trained policies in the browser, side by side with their reference, their grader and the optimum."""
 
-    runs: list[str] = option([], "Finished runs, in this order; by default runs/distill, if it exists, and runs/ppo.")
+    runs: list[str] = option(
+        [], "Finished runs, the ball last; default: those of runs/distill, runs/ppo, runs/frozen/ppo that exist."
+    )
     reward_model_path: str | None = option(None, "Reward model to show; by default the one that the runs name.")
     server_name: str = option("127.0.0.1", "Address to listen on; 0.0.0.0 lets other machines in.")
     server_port: int = option(7860, "Port to listen on.", Rule(lambda port: 1 <= port <= 65535, "must be 1 to 65535"))

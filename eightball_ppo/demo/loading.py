@@ -10,11 +10,13 @@ from eightball_ppo.config.registry import REFERENCE
 from eightball_ppo.config.tools import DemoConfig
 from eightball_ppo.errors import InputError
 from eightball_ppo.labels import LabelSet
+from eightball_ppo.models.configuration_eightball import EightBallConfig
 from eightball_ppo.models.loading import check_checkpoint, label_set, load_classifier
 from eightball_ppo.runtime.moved_runs import locate
 from eightball_ppo.runtime.run import RESULTS, read_config, read_results
 
-DEFAULT_RUN, DEFAULT_COMPARED_RUNS = "runs/ppo", "runs/distill"
+DEFAULT_RUN = "runs/ppo"
+DEFAULT_RUNS = ("runs/distill", DEFAULT_RUN, "runs/frozen/ppo")  # those that exist; the last one answers
 _NO_POLICY = {
     "reward": "holds a reward model and no policy; pass it as --reward_model_path",
     "grade": "holds grades and no policy; name a run that was trained on them",
@@ -73,11 +75,17 @@ def load_policies(config: DemoConfig) -> tuple[Policy, list[Policy]]:
         raise InputError(
             f"--runs {runs[0].directory}: the reference alone; add a run that learned from a grader, e.g. {DEFAULT_RUN}"
         )
+    _check_distinct(trained)
     if len(references) > 1:
         raise InputError(f"--runs {references[1].directory}: a second run of method {REFERENCE}; name one reference")
     trust = config.trust_remote_code
-    policies = [_load(run, name, trust) for run, name in zip(trained, _names(trained), strict=True)]
-    reference = _load(references[0], REFERENCE, trust) if references else _reference_of(trained[-1], trust)
+    loaded = [_load(run, trust) for run in trained]
+    names = _names(trained, [model for model, _ in loaded])
+    policies = [Policy(name, *run, *model) for name, run, model in zip(names, trained, loaded, strict=True)]
+    if references:
+        reference = Policy(REFERENCE, *references[0], *_load(references[0], trust))
+    else:
+        reference = _reference_of(trained[-1], trust)
     last = policies[-1]
     for policy in (reference, *policies):
         last.labels.require_same(policy.labels, f"--runs {last.directory}", str(policy.directory))
@@ -87,9 +95,10 @@ def load_policies(config: DemoConfig) -> tuple[Policy, list[Policy]]:
 def _directories(config: DemoConfig) -> list[str]:
     if config.runs:
         return config.runs
-    if not Path(DEFAULT_RUN).is_dir():
+    found = [run for run in DEFAULT_RUNS if (Path(run) / RESULTS).is_file()]
+    if found in ([], [DEFAULT_RUNS[0]]):
         raise InputError(f"{DEFAULT_RUN}: no finished run; train one first: eightball ppo, or name runs")
-    return [*([DEFAULT_COMPARED_RUNS] if (Path(DEFAULT_COMPARED_RUNS) / RESULTS).is_file() else []), DEFAULT_RUN]
+    return found
 
 
 def _check_run(name: str) -> _Run:
@@ -116,9 +125,8 @@ def _check_run(name: str) -> _Run:
     return _Run(method, directory, results, config)
 
 
-def _load(run: _Run, name: str, trust_remote_code: bool) -> Policy:
-    path = str(run.directory.absolute())
-    return Policy(name, *run, *load_classifier(path, "--runs", trust_remote_code=trust_remote_code))
+def _load(run: _Run, trust_remote_code: bool) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    return load_classifier(str(run.directory.absolute()), "--runs", trust_remote_code=trust_remote_code)
 
 
 def _reference_of(run: _Run, trust_remote_code: bool) -> Policy:
@@ -134,11 +142,25 @@ def _reference_of(run: _Run, trust_remote_code: bool) -> Policy:
     return Policy(REFERENCE, REFERENCE, Path(path), {}, {}, model, tokenizer)
 
 
-def _names(runs: list[_Run]) -> list[str]:
-    """The method of each run, with its directory if several runs have that method."""
+def _check_distinct(runs: list[_Run]) -> None:
     paths = [run.directory.absolute() for run in runs]
     if repeated := [path for path in paths if paths.count(path) > 1]:
         raise InputError(f"--runs {repeated[0]}: named twice; name every run once")
+
+
+def _names(runs: list[_Run], models: list[PreTrainedModel]) -> list[str]:
+    """The method of each run; of several runs of a method also the kind of the classifier, or the directory."""
     methods = [run.method for run in runs]
-    names = [run.method if methods.count(run.method) == 1 else f"{run.method} {run.directory.name}" for run in runs]
-    return names if len(set(names)) == len(names) else [f"{run.method} {run.directory}" for run in runs]
+    kinds = [_kind(model) for model in models]
+    names: list[str] = []
+    for words in (kinds, [run.directory.name for run in runs], [str(run.directory) for run in runs]):
+        names = [m if methods.count(m) == 1 else f"{m} {word}" for m, word in zip(methods, words, strict=True)]
+        if len(set(names)) == len(names):
+            break
+    return names
+
+
+def _kind(model: PreTrainedModel) -> str:
+    if isinstance(model.config, EightBallConfig):
+        return "small"
+    return "frozen" if getattr(model.config, "frozen", False) else "encoder"
