@@ -7,7 +7,7 @@ LOCKED := $(BIN)/pip install --quiet --no-deps --require-hashes --only-binary :a
 LAUNCH := $(BIN)/accelerate launch --config_file accelerate_config.yaml --num_cpu_threads_per_process $${OMP_NUM_THREADS:-2}
 PROJECT := $(BIN)/pip install --quiet --no-build-isolation -c constraints.txt -e
 
-.PHONY: setup setup-dev setup-judge setup-bench lock audit-deps run demo compare test test-all test-long audit-llm bench quality docs clean
+.PHONY: setup setup-dev setup-judge setup-bench lock audit-deps run demo compare compare-quick test test-all test-long audit-llm bench quality docs clean
 
 setup: .venv/.ready
 
@@ -51,7 +51,7 @@ audit-deps: # known vulnerabilities of what is pinned; asks the package index, a
 run: setup
 	$(LAUNCH) scripts/ppo.py
 
-demo: setup runs/ppo runs/distill # the trained ball in the browser
+demo: setup runs/ppo runs/distill runs/frozen/ppo # the trained ball in the browser
 	$(BIN)/eightball demo
 
 runs/ppo:
@@ -60,8 +60,15 @@ runs/ppo:
 runs/distill: runs/ppo
 	$(BIN)/python scripts/distill.py
 
-compare: setup
+runs/frozen/ppo: runs/ppo
+	$(LAUNCH) scripts/ppo.py --config frozen_minilm
+
+compare: setup # all methods, 10 seeds over 3 references, on a frozen MiniLM; then the small classifier
+	$(BIN)/python scripts/compare.py --config frozen_minilm
 	$(BIN)/python scripts/compare.py
+
+compare-quick: setup # PPO against distillation and the exact gradient, 3 seeds, one reference
+	$(BIN)/python scripts/compare.py --config frozen_minilm --methods sft distill ppo exact --seeds 0 1 2 --references 1 --output_dir runs/frozen/compare-quick
 
 test: setup-dev
 	$(BIN)/python -m pytest

@@ -73,7 +73,7 @@ def test_runs_of_one_method_are_told_apart_by_the_kind_of_classifier(runs: Path)
     run = loading._check_run(str(runs / "ppo"))
     small = load_classifier(str(runs / "ppo"), "run")[0]
     frozen = SimpleNamespace(config=SimpleNamespace(frozen=True))
-    assert loading._names([run, run], [small, frozen]) == ["ppo small", "ppo frozen"]  # type: ignore[list-item]
+    assert loading._names([run, run], [small, frozen]) == ["ppo small", "ppo frozen"]
 
 
 @pytest.mark.parametrize(
