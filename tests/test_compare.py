@@ -272,7 +272,9 @@ def test_noise_and_budgets_are_axes_and_a_diverging_method_fails_alone(tmp_path:
     frame = results(directory)
     assert set(frame["method"]) == {"distill"} and len(frame) == 4
     assert frame["budget"].dtype == "Int64" and frame["noise"].dtype == "float64"
-    assert frame["budget"].tolist() == [8] * 4 and frame["grader_calls"].tolist() == [6] * 4  # two rows of three
+    assert (
+        frame["budget"].tolist() == [8] * 4 and frame["grader_calls"].between(7, 8).all()
+    )  # asked until a label has more than half
     assert frame["noise"].tolist() == [0.0, 0.0, 0.5, 0.5]
     assert frame["kl"].nunique() == 4  # the noise changes the policy
     failed = summary(directory)["failed_runs"]

@@ -56,9 +56,9 @@ class Task(Generic[C]):
         ref_logits_NK: Logits of the reference, shape [N, K], of each split.
         grader_logp_NK: The grader's log-probabilities, shape [N, K], in nats, of each split; results use these. Of a
             grader with raw scores: the scores.
-        noisy_logp_NK: Those of the training questions after `--label_noise`.
+        noisy_logp_NK: Those of the training questions after `--label_noise`; methods read `known_logp_NK`.
         train_scores: The scores made of `noisy_logp_NK`, divided by `unit`, behind the budget; methods learn from these
-            alone.
+            alone, by `known_score_NK`.
         grader_fingerprint: Identifies the grader.
         grading_record: What grading cost, for results.json.
         config: The options of the method, with `kl_coef` in the unit of `train_scores`.
@@ -88,6 +88,12 @@ class Task(Generic[C]):
     resume: ResumeContext = field(default_factory=lambda: ResumeContext({}))
     callbacks: tuple[TrainerCallback, ...] = ()
     temporary: bool = False
+
+    def known_logp_NK(self) -> Tensor:
+        """What training knows of `noisy_logp_NK`, shape [N, K]: under a budget, what the observed cells say of it."""
+        if self.train_scores.budget is None:
+            return self.noisy_logp_NK
+        return self.train_scores.known_logp_NK() * self.unit
 
     @property
     def beta(self) -> float:
@@ -168,7 +174,8 @@ def load_task(config: C, questions: dict[str, Questions], given: Inputs = NO_INP
     grader_logp_NK = {s: grading.tables[s].score_NK[torch.from_numpy(complete_N[s])] for s in questions}
     recorded, unit = resolve_kl_coef(config, grading.tables["train"].scale == "raw", grader_logp_NK["train"])
     config = recorded if unit == 1 else recorded.in_unit(unit)
-    train_scores_NK = convert_scores(noisy_logp_NK, config.score_type or "log_prob") / unit
+    score_type, sums_to_one = config.score_type or "log_prob", grading.sums_to_one
+    train_scores_NK = convert_scores(noisy_logp_NK, score_type) / unit
     task = Task(
         labels,
         classifier,
@@ -178,7 +185,7 @@ def load_task(config: C, questions: dict[str, Questions], given: Inputs = NO_INP
         ref_logits_NK={split: logits_NK(classifier, table) for split, table in tokens.items()},
         grader_logp_NK=grader_logp_NK,
         noisy_logp_NK=noisy_logp_NK,
-        train_scores=BudgetedScores(train_scores_NK, config.grader_call_budget, config.seed),
+        train_scores=BudgetedScores(train_scores_NK, config.grader_call_budget, config.seed, score_type, sums_to_one),
         grader_fingerprint=grading.fingerprint,
         grading_record=grading.record,
         config=config,
