@@ -27,10 +27,10 @@ def cells(settings: CompareConfig) -> list[RunSpec]:
 
 
 def test_the_grid_is_the_product_of_the_axes_and_all_names_differ() -> None:
-    axes = config(seeds=[0, 7], kl_coefs=[0.1, 1e-5], label_noise=[0.0, 0.3], grader_call_budgets=[30, 3])
+    axes = config(seeds=[0, 7], kl_coefs=[0.1, 1e-5], label_noise=[0.0, "0.3:call"], grader_call_budgets=[30, 3])
     assert len(cells(axes)) == len({cell.name for cell in cells(axes)}) == 9 * 2**4
     assert set(cells(axes)) == {
-        RunSpec(*values) for values in product(axes.methods, (0, 7), (0.1, 1e-5), (0.0, 0.3), (3, 30))
+        RunSpec(*values) for values in product(axes.methods, (0, 7), (0.1, 1e-5), ("", "0.3:call"), (3, 30))
     }
     assert {cell.budget for cell in cells(config())} == {None}
     thresholds = config(seeds=[0], kl_coefs=[0.1], thresholds=[0.0, 0.123456])
@@ -41,10 +41,10 @@ def test_the_grid_is_the_product_of_the_axes_and_all_names_differ() -> None:
 
 def test_a_run_is_named_after_its_values_that_are_not_defaults() -> None:
     assert RunSpec("ppo", 3, 0.1).name == "ppo-beta0.1-seed3"
-    full = RunSpec("distill", 0, 1e-5, 0.25, 900, 0.0)
-    assert full.name == "distill-beta1e-05-noise0.25-budget900-threshold0-seed0"
+    full = RunSpec("distill", 0, 1e-5, "0.25:cell", 900, 0.0)
+    assert full.name == "distill-beta1e-05-noise0.25-cell-budget900-threshold0-seed0"
     assert dataclasses.asdict(full) == {
-        **{"method": "distill", "seed": 0, "beta": 1e-5, "noise": 0.25, "budget": 900},
+        **{"method": "distill", "seed": 0, "beta": 1e-5, "noise": "0.25:cell", "budget": 900},
         "threshold": 0.0,
     }
 
@@ -69,10 +69,10 @@ def test_long_jobs_are_started_first_whatever_the_order_of_methods() -> None:
 
 def test_a_run_gets_the_shared_options_and_its_place_in_the_grid() -> None:
     settings = config(output_dir="D", score_type="probability", max_length=9, dataset_name="x", labels=["a", "b"])
-    made = run_config(RunSpec("ppo", 3, 2.0, 0.25, 900), settings)
+    made = run_config(RunSpec("ppo", 3, 2.0, "0.25", 900), settings)
     assert isinstance(made, PPOConfig) and fitting(made, "small", 600).learning_rate == 0.006
     assert (made.score_type, made.max_length, made.dataset_name, made.labels) == ("probability", 9, "x", ["a", "b"])
-    assert (made.seed, made.kl_coef, made.label_noise, made.grader_call_budget) == (3, 2.0, 0.25, 900)
+    assert (made.seed, made.kl_coef, made.label_noise, made.grader_call_budget) == (3, 2.0, "0.25", 900)
     assert (made.sft_model_path, made.grade_table) == ("D/reference", "D/grades.parquet")
     assert made.output_dir == "D/runs/ppo-beta2-noise0.25-budget900-seed3"
     for method, target in (("distill", "hard"), ("distill_soft", "soft"), ("distill_boltzmann", "boltzmann")):
@@ -143,6 +143,8 @@ def test_a_threshold_given_twice_is_refused() -> None:
         ({"kl_coefs": [float("inf")]}, "--kl_coefs inf: must be above 0 and finite"),
         ({"kl_coefs": [0.1, 0.1000001]}, "--kl_coefs 0.1000001: at most 6 digits"),
         ({"label_noise": [1.5]}, "--label_noise 1.5: must be a share"),
+        ({"label_noise": ["0.3:word"]}, "--label_noise 0.3:word: RATE or RATE:KIND is needed"),
+        ({"label_noise": ["0.3:row", 0.3]}, "appears twice"),
         ({"grader_call_budgets": [0]}, "--grader_call_budgets 0: must be at least 1"),
         ({"thresholds": [2.0]}, "--thresholds 2.0: must be a probability"),
         ({"thresholds": [0.5], "methods": ["ppo"]}, "--thresholds: needs distill among --methods"),
@@ -161,7 +163,7 @@ def test_bad_axes_are_refused(options: dict[str, Any], message: str) -> None:
 
 def headline(methods: list[str], *names: tuple[str, str], **condition: Any) -> list[str]:
     """The sentences about these pairs, the first of each pair being ahead."""
-    row = {"beta": 0.1, "split": "heldout", "noise": 0.0, "budget": pd.NA, "metric": "objective", **condition}
+    row = {"beta": 0.1, "split": "heldout", "noise": "", "budget": pd.NA, "metric": "objective", **condition}
     row |= {"estimate": 0.5, "low": 0.2, "high": 0.8, "seeds": 3, "questions": 40, "effect_size": 1.0}
     row |= {"p_value": 0.01, "p_holm": 0.2}
     return pairwise.headline(pd.DataFrame([{"a": a, "b": b, **row} for a, b in names]), methods)
@@ -171,10 +173,9 @@ def test_the_headline_is_ppo_against_distillation_or_the_first_two() -> None:
     three = (("ppo", "exact"), ("distill", "ppo"), ("distill", "exact"))
     (line,) = headline(["exact", "ppo", "distill"], *three)
     assert line.startswith("beta 0.1, held-out questions: Distillation is ahead of PPO by 0.50")
-    (line,) = headline(["sft", "exact", "grpo"], ("exact", "grpo"), ("sft", "exact"), noise=0.3, budget=900)
-    assert line.startswith(
-        "beta 0.1, held-out questions, 30% of the grades wrong, 900 grader calls: The exact gradient"
-    )
+    (line,) = headline(["sft", "exact", "grpo"], ("exact", "grpo"), ("sft", "exact"), noise="0.3:call", budget=900)
+    noise = "30% of the answers wrong, drawn at every call"
+    assert line.startswith(f"beta 0.1, held-out questions, {noise}, 900 grader calls: The exact gradient")
     (line,) = headline(["distill", "ppo"], ("distill@0.5", "distill@0.9"), ("distill@0.5", "ppo"))
     assert "Distillation with threshold 0.5 is ahead of PPO" in line
     assert headline(["sft", "ppo"], ("sft", "ppo")) == headline(["ppo"]) == []

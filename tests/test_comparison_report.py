@@ -29,7 +29,7 @@ LABELS = ("<b>$x^{$</b>", "a|b", "No")
 
 
 def failed_run(method: str, seed: int, why: str, beta: float = 0.5) -> dict[str, Any]:
-    return {"method": method, "threshold": None, "seed": seed, "beta": beta, "noise": 0.0, "budget": None, "why": why}
+    return {"method": method, "threshold": None, "seed": seed, "beta": beta, "noise": "", "budget": None, "why": why}
 
 
 FAILED_RUNS = [failed_run("ppo", 1, EVIL), *(failed_run("rloo", seed, "the loss is not finite") for seed in range(2))]
@@ -42,7 +42,7 @@ def data() -> ComparisonData:
         methods=("sft", "distill", "ppo", "rloo", "exact"),
         thresholds=(0.99,),
         seeds=2,
-        conditions=((0.0, None), (0.3, None)),
+        conditions=(("", None), ("0.3", None)),
         labels=LABELS,
         failed_runs=FAILED_RUNS,
         headline=[EVIL, "PPO's lead over distill@0.99 cannot be told from chance."],
@@ -110,12 +110,12 @@ def test_methods_are_sorted_by_optimum_fraction_with_the_reference_last(data: Co
         assert fractions[:-1] == sorted(fractions[:-1], reverse=True)
         assert one["gold"] == (one["split"] == "heldout")
         assert all(0 <= end <= 100 for row in one["rows"] if row["bar"] for end in row["bar"].values())
-    assert conditions(data) == [Condition(), Condition(0.3)]
+    assert conditions(data) == [Condition(), Condition("0.3")]
     row = block(data, Condition(), 0.1, "heldout")["rows"][0]
-    interval = data.intervals.query("metric == 'gold_accuracy' and beta == 0.1 and split == 'heldout' and noise == 0")
+    interval = data.intervals.query("metric == 'gold_accuracy' and beta == 0.1 and split == 'heldout' and noise == ''")
     interval = interval[interval["name"] == row["name"]]
     assert tuple(row["gold_accuracy"]) == tuple(interval[["estimate", "low", "high"]].iloc[0])
-    runs = data.results.query("beta == 0.1 and split == 'heldout' and noise == 0 and name == @row['name']")
+    runs = data.results.query("beta == 0.1 and split == 'heldout' and noise == '' and name == @row['name']")
     assert row["kl"] == pytest.approx(runs["kl"].mean())
 
 

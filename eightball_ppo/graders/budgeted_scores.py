@@ -18,7 +18,7 @@ from eightball_ppo.runtime.distributed import num_processes
 
 
 def check_budget_single_process(config: MethodConfig) -> None:
-    """Checks that a budget for sampled answers is used by a single process: each process counts its cells alone.
+    """Checks that sampled answers are paid, or noised at every call, in one process: each counts its cells alone.
 
     Raises:
         InputError: Several processes.
@@ -26,6 +26,9 @@ def check_budget_single_process(config: MethodConfig) -> None:
     budget = config.grader_call_budget
     if budget is not None and num_processes() > 1:
         raise InputError(f"--grader_call_budget {budget}: with sampled answers on one process only; launch one process")
+    if config.noise.kind == "call" and num_processes() > 1:
+        noise = config.label_noise
+        raise InputError(f"--label_noise {noise}: with sampled answers on one process only; launch one process")
 
 
 class BudgetedScores(nn.Module):

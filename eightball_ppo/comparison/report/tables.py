@@ -27,15 +27,15 @@ _MEANS = ("objective", "expected_score", "kl", "frontier_distance", "win_rate", 
 
 
 class Condition(NamedTuple):
-    """The share of wrong grades, and the most grades that training could observe (None: no limit)."""
+    """The wrong grades (`LabelNoise.name`), and the most grades that training could observe (None: no limit)."""
 
-    noise: float = 0.0
+    noise: str = ""
     budget: int | None = None
 
     @property
     def text(self) -> str:
         """The condition in words; empty for the plain one."""
-        noise = [f"noise {self.noise:g}"] if self.noise else []
+        noise = [f"noise {self.noise}"] if self.noise else []
         return ", ".join([*noise, *([f"{self.budget:,} grader calls allowed"] if self.budget is not None else [])])
 
 
