@@ -28,7 +28,7 @@ def cells(settings: CompareConfig) -> list[RunSpec]:
 
 def test_the_grid_is_the_product_of_the_axes_and_all_names_differ() -> None:
     axes = config(seeds=[0, 7], kl_coefs=[0.1, 1e-5], label_noise=[0.0, "0.3:call"], grader_call_budgets=[30, 3])
-    assert len(cells(axes)) == len({cell.name for cell in cells(axes)}) == 9 * 2**4
+    assert len(cells(axes)) == len({cell.name for cell in cells(axes)}) == 12 * 2**4
     assert set(cells(axes)) == {
         RunSpec(*values) for values in product(axes.methods, (0, 7), (0.1, 1e-5), ("", "0.3:call"), (3, 30))
     }
@@ -36,7 +36,7 @@ def test_the_grid_is_the_product_of_the_axes_and_all_names_differ() -> None:
     thresholds = config(seeds=[0], kl_coefs=[0.1], thresholds=[0.0, 0.123456])
     assert [cell.threshold for cell in cells(thresholds) if cell.method == "distill"] == [0.0, 0.123456]
     assert {cell.threshold for cell in cells(thresholds) if cell.method != "distill"} == {None}
-    assert len({cell.name for cell in cells(thresholds)}) == 10
+    assert len({cell.name for cell in cells(thresholds)}) == 13
 
 
 def test_a_run_is_named_after_its_values_that_are_not_defaults() -> None:
@@ -52,12 +52,12 @@ def test_a_run_is_named_after_its_values_that_are_not_defaults() -> None:
 def test_methods_without_beta_are_trained_once_for_all_betas() -> None:
     settings = config(seeds=[0, 1], kl_coefs=[0.1, 0.5, 1.0])
     for job in run_groups(settings):
-        if job[0].method in ("sft", "distill", "distill_soft"):
+        if not METHODS[job[0].method].reads_kl_coef:
             assert [cell.beta for cell in job] == [0.1, 0.5, 1.0]
             assert len({(cell.method, cell.seed) for cell in job}) == 1
         else:
             assert len(job) == 1
-    assert len(list(run_groups(settings))) == 2 * (3 + 6 * 3)
+    assert len(list(run_groups(settings))) == 2 * (6 + 6 * 3)
     soft = [job for job in run_groups(settings, raw=True) if job[0].method == "distill_soft"]
     assert len(soft) == 2 * 3 and all(len(job) == 1 for job in soft)  # soft targets of raw scores are the optimum's
 

@@ -118,7 +118,7 @@ def test_the_budget_figure_has_an_interval_or_the_range_of_the_seeds() -> None:
 
 def test_every_method_has_a_marker_and_a_name_that_no_other_has() -> None:
     found = styles([*METHODS, "new", "distill@0.9", "distill@0.99"])
-    assert len({style.marker for style in found.values()}) == len(found) == 12
+    assert len({style.marker for style in found.values()}) == len(found) == 15
     assert next(iter(found)) == "exact" and list(found)[-1] == "sft"
     assert found["distill@0.9"].light == found["distill"].light
     assert len({outline(style.marker) for style in found.values()}) == len(found)

@@ -51,6 +51,14 @@ class BestOfNConfig(MethodConfig):
 
 
 @dataclass
+class BaselineConfig(MethodConfig):
+    """A logistic regression on something simple that is read of a text, fitted to the grader's favourite labels."""
+
+    output_dir: str = option("runs/baseline", "Directory of the finished run; it must not hold another run.")
+    features: Literal["words", "characters", "encoder"] = option("words", "What is read of a text.")
+
+
+@dataclass
 class PPOConfig(RolloutConfig):
     """Policy gradients: TRL's PPOTrainer on any classifier. Flags are those of `trl.experimental.ppo`."""
 

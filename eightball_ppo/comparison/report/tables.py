@@ -7,7 +7,7 @@ import pandas as pd
 
 from eightball_ppo.comparison.report.data import ComparisonData
 from eightball_ppo.comparison.wording import SPLIT_NAMES
-from eightball_ppo.config.registry import REFERENCE
+from eightball_ppo.config.registry import METHODS, REFERENCE
 from eightball_ppo.report.style import row_name
 
 MAX_FLIPS = 30
@@ -98,7 +98,8 @@ def block(data: ComparisonData, condition: Condition, beta: float, split: str) -
         row = _row(name, results[results["name"] == name], intervals[intervals["name"] == name])
         runs, seeds = failed.get(name, []), row["seeds"]
         fewer = f"{seeds} seed{'s' * (seeds > 1)}" if seeds < max_seeds else ""
-        row["note"] = f"{seeds} of {seeds + len({run['seed'] for run in runs})} seeds" if runs else fewer
+        fewer = f"{seeds} of {seeds + len({run['seed'] for run in runs})} seeds" if runs else fewer
+        row["note"] = ", ".join(filter(None, ("baseline" * row["baseline"], fewer)))
         row["refs"] = [reasons.index(reason) + 1 for reason in dict.fromkeys(map(_reason, runs))]
         rows.append(row)
     rows.sort(key=_order)
@@ -111,6 +112,12 @@ def block(data: ComparisonData, condition: Condition, beta: float, split: str) -
         "rows": rows,
         "reasons": reasons,
     }
+
+
+def is_baseline(name: str) -> bool:
+    """Whether a row is of a method that calls the grader to answer, or is another classifier than the reference."""
+    spec = METHODS.get(name.partition("@")[0])
+    return spec is not None and (spec.baseline or spec.asks_grader)
 
 
 def _reason(run: dict[str, Any]) -> str:
@@ -128,6 +135,7 @@ def _row(name: str, results: pd.DataFrame, intervals: pd.DataFrame) -> dict[str,
     return {
         "name": name,
         "reference": name == REFERENCE,
+        "baseline": is_baseline(name),
         "seeds": int(results["seed"].nunique()),
         **{metric: interval(metric) for metric in ("optimum_fraction", "gold_accuracy")},
         **{metric: mean(metric) for metric in _MEANS},
@@ -135,10 +143,10 @@ def _row(name: str, results: pd.DataFrame, intervals: pd.DataFrame) -> dict[str,
 
 
 def _order(row: dict[str, Any]) -> tuple[Any, ...]:
-    """Highest share of the optimum first, then highest objective."""
+    """Highest share of the optimum first, then highest objective; baselines follow, then the reference."""
     values = (row["optimum_fraction"].estimate, row["objective"])
     ranks = [math.inf if pd.isna(value) else -value for value in values]
-    return row["reference"], not row["seeds"], *ranks, row["name"]
+    return row["reference"], row["baseline"], not row["seeds"], *ranks, row["name"]
 
 
 def _add_bars(rows: list[dict[str, Any]]) -> None:
