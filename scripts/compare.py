@@ -2,7 +2,7 @@
 
 python scripts/compare.py
 python scripts/compare.py --methods distill ppo exact --seeds 0 1 2 3 4 --output_dir runs/compare-5
-python scripts/compare.py --label_noise 0 0.1 0.3 --methods distill distill_soft ppo --output_dir runs/compare-noise
+python scripts/compare.py --label_noise 0 0.3:call --methods distill ppo --output_dir runs/compare-noise
 """
 
 from eightball_ppo.cli.commands import run

@@ -22,7 +22,7 @@ def comparison_data(
     thresholds: Sequence[float] = (),
     seeds: int = 3,
     betas: Sequence[float] = (0.1, 0.5),
-    conditions: Sequence[tuple[float, int | None]] = ((0.0, None),),
+    conditions: Sequence[tuple[str, int | None]] = (("", None),),
     labels: Sequence[str] = ("Yes", "No", "Maybe"),
     gold: bool = True,
     failed_runs: Sequence[dict[str, Any]] = (),

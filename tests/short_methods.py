@@ -22,8 +22,12 @@ METHODS: dict[str, dict[str, Any]] = {
     "grpo": GROUPS,
     "best_of_n": {},
     "exact": {"num_train_epochs": 150},
+    "bag_of_words": {},
+    "bag_of_characters": {},
+    "frozen_linear": {},
 }
 WHOLE_ROWS = ("distill", "distill_soft", "distill_boltzmann", "best_of_n", "exact")
+BASELINES = ("bag_of_words", "bag_of_characters", "frozen_linear")
 SAMPLED = ("ppo", "rloo", "grpo")
 Make = Callable[..., Any]
 

@@ -27,24 +27,24 @@ def cells(settings: CompareConfig) -> list[RunSpec]:
 
 
 def test_the_grid_is_the_product_of_the_axes_and_all_names_differ() -> None:
-    axes = config(seeds=[0, 7], kl_coefs=[0.1, 1e-5], label_noise=[0.0, 0.3], grader_call_budgets=[30, 3])
-    assert len(cells(axes)) == len({cell.name for cell in cells(axes)}) == 9 * 2**4
+    axes = config(seeds=[0, 7], kl_coefs=[0.1, 1e-5], label_noise=[0.0, "0.3:call"], grader_call_budgets=[30, 3])
+    assert len(cells(axes)) == len({cell.name for cell in cells(axes)}) == 12 * 2**4
     assert set(cells(axes)) == {
-        RunSpec(*values) for values in product(axes.methods, (0, 7), (0.1, 1e-5), (0.0, 0.3), (3, 30))
+        RunSpec(*values) for values in product(axes.methods, (0, 7), (0.1, 1e-5), ("", "0.3:call"), (3, 30))
     }
     assert {cell.budget for cell in cells(config())} == {None}
     thresholds = config(seeds=[0], kl_coefs=[0.1], thresholds=[0.0, 0.123456])
     assert [cell.threshold for cell in cells(thresholds) if cell.method == "distill"] == [0.0, 0.123456]
     assert {cell.threshold for cell in cells(thresholds) if cell.method != "distill"} == {None}
-    assert len({cell.name for cell in cells(thresholds)}) == 10
+    assert len({cell.name for cell in cells(thresholds)}) == 13
 
 
 def test_a_run_is_named_after_its_values_that_are_not_defaults() -> None:
     assert RunSpec("ppo", 3, 0.1).name == "ppo-beta0.1-seed3"
-    full = RunSpec("distill", 0, 1e-5, 0.25, 900, 0.0)
-    assert full.name == "distill-beta1e-05-noise0.25-budget900-threshold0-seed0"
+    full = RunSpec("distill", 0, 1e-5, "0.25:cell", 900, 0.0)
+    assert full.name == "distill-beta1e-05-noise0.25-cell-budget900-threshold0-seed0"
     assert dataclasses.asdict(full) == {
-        **{"method": "distill", "seed": 0, "beta": 1e-5, "noise": 0.25, "budget": 900},
+        **{"method": "distill", "seed": 0, "beta": 1e-5, "noise": "0.25:cell", "budget": 900},
         **{"threshold": 0.0, "reference": 0},
     }
 
@@ -52,12 +52,12 @@ def test_a_run_is_named_after_its_values_that_are_not_defaults() -> None:
 def test_methods_without_beta_are_trained_once_for_all_betas() -> None:
     settings = config(seeds=[0, 1], kl_coefs=[0.1, 0.5, 1.0])
     for job in run_groups(settings):
-        if job[0].method in ("sft", "distill", "distill_soft"):
+        if not METHODS[job[0].method].reads_kl_coef:
             assert [cell.beta for cell in job] == [0.1, 0.5, 1.0]
             assert len({(cell.method, cell.seed) for cell in job}) == 1
         else:
             assert len(job) == 1
-    assert len(list(run_groups(settings))) == 2 * (3 + 6 * 3)
+    assert len(list(run_groups(settings))) == 2 * (6 + 6 * 3)
     soft = [job for job in run_groups(settings, raw=True) if job[0].method == "distill_soft"]
     assert len(soft) == 2 * 3 and all(len(job) == 1 for job in soft)  # soft targets of raw scores are the optimum's
 
@@ -69,10 +69,10 @@ def test_long_jobs_are_started_first_whatever_the_order_of_methods() -> None:
 
 def test_a_run_gets_the_shared_options_and_its_place_in_the_grid() -> None:
     settings = config(output_dir="D", score_type="probability", max_length=9, dataset_name="x", labels=["a", "b"])
-    made = run_config(RunSpec("ppo", 3, 2.0, 0.25, 900), settings)
+    made = run_config(RunSpec("ppo", 3, 2.0, "0.25", 900), settings)
     assert isinstance(made, PPOConfig) and fitting(made, "small", 600).learning_rate == 0.006
     assert (made.score_type, made.max_length, made.dataset_name, made.labels) == ("probability", 9, "x", ["a", "b"])
-    assert (made.seed, made.kl_coef, made.label_noise, made.grader_call_budget) == (3, 2.0, 0.25, 900)
+    assert (made.seed, made.kl_coef, made.label_noise, made.grader_call_budget) == (3, 2.0, "0.25", 900)
     assert (made.sft_model_path, made.grade_table) == ("D/reference", "D/grades.parquet")
     assert made.output_dir == "D/runs/ppo-beta2-noise0.25-budget900-seed3"
     for method, target in (("distill", "hard"), ("distill_soft", "soft"), ("distill_boltzmann", "boltzmann")):
@@ -143,6 +143,8 @@ def test_a_threshold_given_twice_is_refused() -> None:
         ({"kl_coefs": [float("inf")]}, "--kl_coefs inf: must be above 0 and finite"),
         ({"kl_coefs": [0.1, 0.1000001]}, "--kl_coefs 0.1000001: at most 6 digits"),
         ({"label_noise": [1.5]}, "--label_noise 1.5: must be a share"),
+        ({"label_noise": ["0.3:word"]}, "--label_noise 0.3:word: RATE or RATE:KIND is needed"),
+        ({"label_noise": ["0.3:row", 0.3]}, "appears twice"),
         ({"grader_call_budgets": [0]}, "--grader_call_budgets 0: must be at least 1"),
         ({"thresholds": [2.0]}, "--thresholds 2.0: must be a probability"),
         ({"thresholds": [0.5], "methods": ["ppo"]}, "--thresholds: needs distill among --methods"),
@@ -171,11 +173,11 @@ def test_the_primary_family_is_ppo_against_distillation_or_the_first_two_or_what
 
 
 def test_the_headline_has_the_sentences_of_the_primary_family_plainest_condition_first() -> None:
-    row = {"beta": 0.1, "split": "heldout", "noise": 0.0, "budget": pd.NA, "primary": True, "sentence": "A"}
-    others = [row | {"noise": 0.3, "budget": 900, "sentence": "B"}, row | {"primary": False, "sentence": "C"}]
+    row = {"beta": 0.1, "split": "heldout", "noise": "", "budget": pd.NA, "primary": True, "sentence": "A"}
+    others = [row | {"noise": "0.3:call", "budget": 900, "sentence": "B"}, row | {"primary": False, "sentence": "C"}]
     assert pairwise.headline(pd.DataFrame([*others, row])) == [
         "beta 0.1, held-out questions: A.",
-        "beta 0.1, held-out questions, 30% of the grades wrong, 900 grader calls: B.",
+        "beta 0.1, held-out questions, 30% of the answers wrong, drawn at every call, 900 grader calls: B.",
     ]
     assert pairwise.headline(pd.DataFrame()) == []
     assert all(display_name(name) for name in METHODS)

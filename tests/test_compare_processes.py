@@ -30,17 +30,17 @@ def compare(tmp_path_factory: pytest.TempPathFactory, small_data: Path, sft_run:
 
 @pytest.fixture(scope="module")
 def shared(tmp_path_factory: pytest.TempPathFactory, compare: Compare) -> Path:
-    """All nine methods, one seed, one beta. To be read, or copied."""
+    """All methods, one seed, one beta. To be read, or copied."""
     directory = tmp_path_factory.mktemp("compare") / "D"
     code, out, err = compare(directory, seeds=0, kl_coefs=0.1)
-    assert (code, err) == (0, "") and "PPO" in out and "9 runs" in out, err
+    assert (code, err) == (0, "") and "PPO" in out and "12 runs" in out, err
     return directory
 
 
 def test_workers_make_a_run_of_every_method_whose_numbers_an_independent_script_finds(shared: Path) -> None:
     assert sorted(path.name for path in (shared / "runs").iterdir()) == sorted(f"{m}-beta0.1-seed0" for m in METHODS)
     frame = results(shared)
-    assert set(frame["method"]) == set(METHODS) and len(frame) == 18
+    assert set(frame["method"]) == set(METHODS) and len(frame) == 24
     assert list((shared / "figures").glob("*.png")) and list((shared / "figures").glob("*.svg"))
     assert "===training policy===" in (shared / "logs" / "ppo-beta0.1-seed0.txt").read_text()
     assert recompute.main([str(shared)]) == 0

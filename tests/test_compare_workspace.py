@@ -98,7 +98,7 @@ def started(tmp_path: Path) -> CompareConfig:
 
 def test_axes_may_grow_but_shared_options_must_not_change(started: CompareConfig) -> None:
     workspace.check(started, DATA)
-    grown = dataclasses.replace(started, methods=["exact"], seeds=[5], kl_coefs=[9.0], label_noise=[0.5])
+    grown = dataclasses.replace(started, methods=["exact"], seeds=[5], kl_coefs=[9.0], label_noise=["0.5"])
     workspace.check(dataclasses.replace(grown, timeout=1.0, allow_weak_grader=True), DATA)
     workspace.check(dataclasses.replace(started, sft_model_path=str(Path("runs/sft").absolute())), DATA)
     others: dict[str, Any] = {

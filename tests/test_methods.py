@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 from pytest import MonkeyPatch
-from short_methods import METHODS, SAMPLED, WHOLE_ROWS, Make, loaded, numbers, train
+from short_methods import BASELINES, METHODS, SAMPLED, Make, loaded, numbers, train
 
 from conftest import without_figures
 from eightball_ppo.config.graded import MethodConfig
@@ -69,7 +69,7 @@ def test_results_are_those_of_the_saved_policy(method: str, run_of: RunOf, optio
         assert calls == sorted(calls) and calls[0] < calls[-1] == results["grader_calls"]
         assert 100 < calls[-1] <= 180 and results["episodes"] == {"ppo": 480}.get(method, 720)  # full batches
     else:
-        assert (results["grader_calls"], results["episodes"]) == (180 if method in WHOLE_ROWS else 0, 0)
+        assert (results["grader_calls"], results["episodes"]) == (0 if method == "sft" else 180, 0)
 
 
 @pytest.mark.slow
@@ -77,7 +77,8 @@ def test_exact_reaches_the_optimum_and_no_method_goes_further(run_of: RunOf) -> 
     results = {method: read_results(run_of(method)) for method in METHODS}
     fraction = {method: result["splits"]["train"]["optimum_fraction"] for method, result in results.items()}
     assert fraction["exact"] > 0.995 and fraction["exact"] == max(fraction.values())
-    assert all(fraction[method] > 0.02 for method in METHODS if method != "sft"), fraction
+    fraction = {method: value for method, value in fraction.items() if method not in BASELINES}
+    assert all(value > 0.02 for method, value in fraction.items() if method != "sft"), fraction
     assert results["sft"]["splits"] == results["sft"]["reference"] and fraction["sft"] == 0
     for record in results["sft"]["splits"].values():
         assert record["win_rate"] == pytest.approx(0.5) and record["frontier_distance"] == 0 == record["kl"]

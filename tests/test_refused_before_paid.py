@@ -40,12 +40,12 @@ METHOD_OPTIONS = {
     ],
     "distill": [
         ("--learning_rate 0.02", "--learning_rate 0.02: too high for all weights of a Bert", True),
-        ("--grader_call_budget 2", "--grader_call_budget 2: one question takes 3 calls", False),
-        ("--grader_call_budget 6", "2 questions cannot be split with --validation_fraction 0.2", False),
+        ("--grader_call_budget 1", "--grader_call_budget 1: one question takes 2 calls", False),
+        ("--grader_call_budget 4", "2 questions cannot be split with --validation_fraction 0.2", False),
     ],
     "exact": [
         ("--use_peft --learning_rate 0.01", "--learning_rate 0.01: too high for adapters on a Bert", True),
-        ("--grader_call_budget 2", "--grader_call_budget 2: one question takes 3 calls", False),
+        ("--grader_call_budget 1", "--grader_call_budget 1: one question takes 2 calls", False),
     ],
     "compare": [
         ("--methods exact --seeds 0 --method_options exact.learning_rate=0.01", "--learning_rate 0.01: too high", True),

@@ -11,6 +11,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from eightball_ppo.config.compare import CompareConfig
 from eightball_ppo.config.graded import EarlyStopConfig, GraderTrainingConfig, MethodConfig
+from eightball_ppo.config.noise import LabelNoise
 from eightball_ppo.config.registry import METHODS
 from eightball_ppo.errors import InputError
 
@@ -35,7 +36,7 @@ class RunSpec:
         method: a name in `METHODS`.
         seed: of training.
         beta: `kl_coef`.
-        noise: share of the training questions whose grades are wrong.
+        noise: wrong training grades, as `LabelNoise.name` says it; empty: none.
         budget: most (question, label) grades that training may observe; None: no limit.
         threshold: confidence threshold of `distill`; None: chosen on validation questions, or another method.
         reference: number of the reference, which follows from the seed.
@@ -44,7 +45,7 @@ class RunSpec:
     method: str
     seed: int
     beta: float
-    noise: float = 0.0
+    noise: str = ""
     budget: int | None = None
     threshold: float | None = None
     reference: int = 0
@@ -53,7 +54,7 @@ class RunSpec:
     def name(self) -> str:
         """The name of the run's directory."""
         parts = [self.method, f"beta{self.beta:g}"]
-        parts += [f"noise{self.noise:g}"] if self.noise else []
+        parts += [f"noise{self.noise.replace(':', '-')}"] if self.noise else []
         parts += [f"budget{self.budget}"] if self.budget is not None else []
         parts += [f"threshold{self.threshold:g}"] if self.threshold is not None else []
         return "-".join([*parts, f"seed{self.seed}"])
@@ -74,7 +75,8 @@ def run_groups(config: CompareConfig, raw: bool = False) -> Iterator[RunGroup]:
     budgets: Sequence[int | None] = config.grader_call_budgets or [None]
     for name in sorted(config.methods, key=order.index):
         thresholds: Sequence[float | None] = (config.thresholds if name == "distill" else []) or [None]
-        for noise, budget, threshold, seed in product(config.label_noise, budgets, thresholds, config.seeds):
+        noises = [LabelNoise.parse(noise).name for noise in config.label_noise]
+        for noise, budget, threshold, seed in product(noises, budgets, thresholds, config.seeds):
             values = (noise, budget, threshold, seed % config.references)
             specs = tuple(RunSpec(name, seed, beta, *values) for beta in config.kl_coefs)
             if METHODS[name].reads_kl_coef or (raw and METHODS[name].fixed.get("target") == "soft"):
@@ -141,7 +143,7 @@ def run_config(spec: RunSpec, config: CompareConfig) -> MethodConfig:
         "hub_model_id": None,
         "seed": spec.seed,
         "kl_coef": spec.beta,
-        "label_noise": spec.noise,
+        "label_noise": spec.noise or "0.0",
         "grader_call_budget": spec.budget,
         **({"stop_optimum_fraction": 1.0} if issubclass(method.config_class, EarlyStopConfig) else {}),  # same budget
         **method.fixed,

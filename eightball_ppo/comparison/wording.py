@@ -6,6 +6,7 @@ from typing import Any
 
 import pandas as pd
 
+from eightball_ppo.config.noise import LabelNoise
 from eightball_ppo.config.registry import title_of
 from eightball_ppo.functional.statistics import PairComparison
 
@@ -18,9 +19,20 @@ def display_name(name: str) -> str:
     return title_of(method) + (f" with threshold {threshold}" if at else "")
 
 
+def noise_text(noise: str) -> str:
+    """The label noise of a row in words."""
+    rate, kind = LabelNoise.parse(noise)
+    what = {
+        "row": "questions graded wrong",
+        "cell": "grades wrong",
+        "call": "answers wrong, drawn at every call",
+    }
+    return f"{rate:.0%} of the {what[kind]}"
+
+
 def condition_text(row: Mapping[Any, Any]) -> str:
     """Beta, split, noise and budget of a row in words."""
-    noise = f", {row['noise']:.0%} of the grades wrong" if row["noise"] else ""
+    noise = f", {noise_text(row['noise'])}" if row["noise"] else ""
     budget = "" if pd.isna(row["budget"]) else f", {row['budget']} grader calls"
     return f"beta {row['beta']:g}, {SPLIT_NAMES[row['split']]}{noise}{budget}"
 

@@ -3,8 +3,9 @@
 from dataclasses import dataclass, replace
 from typing import ClassVar, Self
 
-from eightball_ppo.config.fields import AT_LEAST_1, POSITIVE_FINITE, PROBABILITY, SEED, SHARE, option, require
+from eightball_ppo.config.fields import AT_LEAST_1, POSITIVE_FINITE, PROBABILITY, SEED, option, require
 from eightball_ppo.config.graded import GraderTrainingConfig
+from eightball_ppo.config.noise import LabelNoise
 from eightball_ppo.config.registry import BUILT_IN, METHODS, REFERENCE
 
 # At the first the optimum is one label on most questions; at the second it is not.
@@ -27,7 +28,7 @@ class CompareConfig(GraderTrainingConfig):
     kl_coefs: list[float] = option(
         [], "KL coefficients; default 0.1 2; of raw scores 0.1 0.5 times their standard deviation.", POSITIVE_FINITE
     )
-    label_noise: list[float] = option([0.0], "Shares of wrong training grades; results use the clean ones.", SHARE)
+    label_noise: list[str] = option(["0.0"], "RATE[:row|cell|call] ...: wrong training grades; results use clean ones.")
     grader_call_budgets: list[int] = option([], "Limits on the (question, label) grades of training.", AT_LEAST_1)
     thresholds: list[float] = option([], "Thresholds of distill; none: chosen on validation questions.", PROBABILITY)
     method_options: list[str] = option([], "METHOD.OPTION=VALUE ...: other recipes, e.g. ppo.total_episodes=96000.")
@@ -36,6 +37,8 @@ class CompareConfig(GraderTrainingConfig):
     margin: float = option(0.02, "Largest difference of accuracy that counts as none.", POSITIVE_FINITE)
 
     def __post_init__(self) -> None:
+        if isinstance(self.label_noise, list):  # numbers, too
+            self.label_noise = [str(LabelNoise.parse(noise)) for noise in self.label_noise]
         super().__post_init__()
         for name in ("methods", "seeds", "kl_coefs", "label_noise", "grader_call_budgets", "thresholds"):
             values = getattr(self, name)
@@ -55,8 +58,9 @@ class CompareConfig(GraderTrainingConfig):
         )
         for method in self.methods:
             require(method in METHODS, f"--methods {method}: unknown; known: {', '.join(METHODS)}")
-        for name in ("kl_coefs", "label_noise", "thresholds"):
-            for value in getattr(self, name):
+        rates = [LabelNoise.parse(noise).rate for noise in self.label_noise]
+        for name, values in (("kl_coefs", self.kl_coefs), ("label_noise", rates), ("thresholds", self.thresholds)):
+            for value in values:
                 require(float(f"{value:g}") == value, f"--{name} {value}: at most 6 digits; it names a directory")
         require(not self.thresholds or "distill" in self.methods, "--thresholds: needs distill among --methods")
         require(self.seed == 0, f"--seed {self.seed}: a comparison has --seeds")
@@ -67,7 +71,7 @@ class CompareConfig(GraderTrainingConfig):
         """The pairs of the primary family, (A, B) for A minus B."""
         if self.contrasts:
             return [(a, b) for a, _, b in (contrast.partition(":") for contrast in self.contrasts)]
-        trained = [name for name in self.methods if name != REFERENCE]
+        trained = [name for name in self.methods if name != REFERENCE and not METHODS[name].baseline]
         first = ["ppo", "distill"] if {"ppo", "distill"} <= set(trained) else trained[:2]
         return [(first[0], first[1])] if len(first) == 2 else []
 

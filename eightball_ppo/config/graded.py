@@ -6,9 +6,10 @@ from pathlib import Path
 from typing import ClassVar, Literal, Self
 
 from eightball_ppo.config.defaults import EPISODES, AmountByClassifier
-from eightball_ppo.config.fields import AT_LEAST_1, SHARE, Rule, option, require, run_option
+from eightball_ppo.config.fields import AT_LEAST_1, Rule, option, require, run_option
 from eightball_ppo.config.grader import GraderConfig
 from eightball_ppo.config.model import Dtype, PolicyOptions
+from eightball_ppo.config.noise import LabelNoise
 from eightball_ppo.config.training import CheckpointedConfig, TrainingConfig
 
 DEFAULT_KL_COEF = 0.1  # for raw scores, times their standard deviation over labels
@@ -46,10 +47,11 @@ class MethodConfig(GraderTrainingConfig):
     kl_coef: float | None = option(
         None, "beta, score units per nat of KL(policy || reference); default 0.1, raw: 0.1 of their spread.", KL_COEF
     )
-    label_noise: float = option(0.0, "Share of training questions with shifted grades; results use clean ones.", SHARE)
+    label_noise: str = option("0.0", "RATE[:row|cell|call]: wrong training grades; results use clean ones.")
     grader_call_budget: int | None = option(None, "Limit on the (question, label) grades of training.", AT_LEAST_1)
 
     def __post_init__(self) -> None:
+        self.label_noise = str(LabelNoise.parse(self.label_noise))  # from Python also a number
         super().__post_init__()
         fits = self.score_type == "raw" or self.beta <= MAX_KL_COEF
         require(fits, f"--kl_coef {self.kl_coef}: at most {MAX_KL_COEF:g}, where the policy no longer moves")
@@ -69,6 +71,11 @@ class MethodConfig(GraderTrainingConfig):
     def in_unit(self, unit: float) -> Self:
         """The options for scores that are divided by `unit`."""
         return replace(self, kl_coef=self.beta / unit)
+
+    @property
+    def noise(self) -> LabelNoise:
+        """`label_noise`, parsed."""
+        return LabelNoise.parse(self.label_noise)
 
     @property
     def beta(self) -> float:

@@ -51,6 +51,14 @@ class BestOfNConfig(MethodConfig):
 
 
 @dataclass
+class BaselineConfig(MethodConfig):
+    """A logistic regression on something simple that is read of a text, fitted to the grader's favourite labels."""
+
+    output_dir: str = option("runs/baseline", "Directory of the finished run; it must not hold another run.")
+    features: Literal["words", "characters", "encoder"] = option("words", "What is read of a text.")
+
+
+@dataclass
 class PPOConfig(RolloutConfig):
     """Policy gradients: TRL's PPOTrainer on any classifier. Flags are those of `trl.experimental.ppo`."""
 
@@ -87,8 +95,9 @@ class PPOConfig(RolloutConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        payable = self.baseline == "value" or self.grader_call_budget is None
-        require(payable, "--baseline exact: needs all grades, so no --grader_call_budget; use --baseline value")
+        payable = self.baseline == "value" or (self.grader_call_budget is None and self.noise.kind != "call")
+        lacks = "--grader_call_budget" if self.noise.kind != "call" else f"--label_noise {self.label_noise}"
+        require(payable, f"--baseline exact: needs all grades, so no {lacks}; use --baseline value")
         stop, limit = self.stop_kl, self.max_kl
         require(stop is None or limit is None or stop < limit, f"--stop_kl {stop}: must be below --max_kl {limit}")
 

@@ -38,6 +38,7 @@ class MethodSpec:
         samples: Whether it learns from answers that it samples, and observes the scores of these only.
         reads_kl_coef: Whether its training depends on `kl_coef`; a policy that does not is trained once for all.
         asks_grader: Whether its policy calls the grader on the questions that it answers.
+        baseline: Whether it is another kind of classifier than the reference, shown apart in comparisons.
         examples: What may follow its name on the command line; a method without examples is no command.
         tags: Further tags of its model cards.
         loss: Title and key of the loss in its learning curves.
@@ -53,6 +54,7 @@ class MethodSpec:
     samples: bool = False
     reads_kl_coef: bool = True
     asks_grader: bool = False
+    baseline: bool = False
     examples: tuple[str, ...] = ("",)
     tags: tuple[str, ...] = ()
     loss: tuple[str, str] = ("Loss", "loss")
@@ -88,6 +90,17 @@ _DISTILL = MethodSpec(
     loss=("Cross-entropy", "loss"),
     style=("o", "#1d2c9b", "#5b84ff"),
 )
+_BASELINE = MethodSpec(
+    config="eightball_ppo.config.methods:BaselineConfig",
+    fit="eightball_ppo.methods.baselines:fit",
+    title="bag of words",
+    description="logistic regression on the words of a text, fitted to the grader's best labels",
+    fixed={"features": "words"},
+    reads_kl_coef=False,
+    baseline=True,
+    examples=(),
+    style=("8", "#4d4d4d", "#c9c9c9"),
+)
 _GRPO = MethodSpec(
     config="eightball_ppo.config.methods:GRPOConfig",
     fit="eightball_ppo.methods.groups:fit",
@@ -120,6 +133,21 @@ _ROWS: dict[str, MethodSpec] = {
         asks_grader=True,
         examples=("--num_samples 8",),
         style=("P", "#022e06", "#c3e04a"),
+    ),
+    "bag_of_words": _BASELINE,
+    "bag_of_characters": dataclasses.replace(
+        _BASELINE,
+        title="bag of characters",
+        description="logistic regression on 2 to 5 neighbouring characters, fitted to the grader's best labels",
+        fixed={"features": "characters"},
+        style=("d", "#7a5c3e", "#c8a98a"),
+    ),
+    "frozen_linear": dataclasses.replace(
+        _BASELINE,
+        title="linear on a frozen encoder",
+        description="logistic regression on the features of a frozen encoder, fitted to the grader's best labels",
+        fixed={"features": "encoder"},
+        style=("H", "#3d6b52", "#9fd0b4"),
     ),
     "distill": _DISTILL,
     "distill_soft": dataclasses.replace(

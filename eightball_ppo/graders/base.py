@@ -134,3 +134,14 @@ def convert_scores(logp_NK: Tensor, kind: ScoreType) -> Tensor:
             not_top_N1 = logp_NK.scatter(-1, top_N1, -torch.inf).logsumexp(-1, keepdim=True)
             others_NK = total_N1 + torch.log1p(-(logp_NK - total_N1).exp())
             return logp_NK - others_NK.scatter(-1, top_N1, not_top_N1)
+
+
+def log_probabilities(score_NK: Tensor, kind: ScoreType) -> Tensor:
+    """The log-probabilities, in nats, of which `convert_scores` made the scores [N, K]; `raw` scores unchanged."""
+    match kind:
+        case "log_prob" | "raw":
+            return score_NK
+        case "probability":
+            return score_NK.log()
+        case "logit_margin":
+            return torch.nn.functional.logsigmoid(score_NK)

@@ -41,13 +41,15 @@ class GradingResult:
 
     Attributes:
         tables: The grader's scores by split ("train", "heldout"); results are measured with these.
-        training: The scores of "train" that training observes, with `--label_noise` applied.
+        training: The scores of "train" that training observes, with `--label_noise` of whole questions applied.
+        sums_to_one: Whether the probabilities of a question sum to one, so that a label's says something of the others.
         fingerprint: The grader's.
         record: What grading cost and how it went, for results.json.
     """
 
     tables: dict[str, ScoreTable]
     training: ScoreTable
+    sums_to_one: bool
     fingerprint: str
     record: dict[str, Any]
 
@@ -180,10 +182,11 @@ def _grade_job(
             _check_accuracy(config, tables["heldout"], questions["heldout"])
         training = tables["train"] = source.fill(questions["train"].texts)
         record = _record(config, source, tables, budget)
-        if config.label_noise:
-            noisy = reorder(LabelNoiseSource(source, config.label_noise, config.seed), labels)
+        if config.noise.rate and config.noise.kind == "row":
+            noisy = reorder(LabelNoiseSource(source, config.noise.rate, config.seed), labels)
             training = noisy.read(questions["train"].texts)
-    return GradingResult(tables, training, source.fingerprint, record)
+        sums_to_one = source.scale == "log_prob" and not source.rated
+    return GradingResult(tables, training, sums_to_one, source.fingerprint, record)
 
 
 def _record(

@@ -34,7 +34,7 @@ def fit(task: Task[BestOfNConfig], run: Run) -> PreTrainedModel:
     config = task.config
     rows = task.train_scores.buy_full_rows()
     ref_logp_NK = task.ref_logits_NK["train"].double().log_softmax(-1)[rows]
-    score_NK = task.train_scores.score_NK.double()[rows]
+    score_NK = task.train_scores.known_score_NK().double()[rows]
     n = config.num_samples or choose_n(ref_logp_NK, score_NK, config.beta)
     texts = [task.questions["train"].texts[row] for row in rows]
     logp_NK = objective.best_of_n_logp_NK(ref_logp_NK, score_NK, n)

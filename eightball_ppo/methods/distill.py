@@ -14,6 +14,7 @@ from eightball_ppo.config.methods import DistillConfig
 from eightball_ppo.data import split_by_question
 from eightball_ppo.errors import InputError
 from eightball_ppo.functional import objective
+from eightball_ppo.graders.budgeted_scores import calls_of_row
 from eightball_ppo.methods.task import Task, train_on_rows
 from eightball_ppo.models.loading import predict_logits_NK
 from eightball_ppo.models.trainable import trainable_copy
@@ -55,8 +56,9 @@ def check(config: DistillConfig, num_questions: int) -> None:
     if config.preset == "original" and num_processes() > 1:
         raise InputError("--preset original: takes one question a step, so one process; launch it with one")
     if config.target == "hard" and config.threshold is None:
-        if config.grader_call_budget is not None:
-            num_questions = min(num_questions, config.grader_call_budget // len(config.label_set()))
+        if config.grader_call_budget is not None:  # a question takes a full row of calls at most
+            calls = calls_of_row(len(config.label_set()), config.score_type != "raw")
+            num_questions = min(num_questions, config.grader_call_budget // calls)
         validation = round(config.validation_fraction * num_questions)
         fits = 0 < validation < num_questions
         how = f"--validation_fraction {config.validation_fraction}; pass --threshold, or change the fraction"
@@ -70,7 +72,8 @@ def fit(task: Task[DistillConfig], run: Run) -> PreTrainedModel:
         InputError: No question reaches the threshold, or the budget does not pay for one question.
     """
     config = task.config
-    rows = task.train_scores.buy_full_rows()
+    rows = task.train_scores.buy_favourites(complete=config.target != "hard")
+    logp_NK = task.known_logp_NK()
     if config.preset == "original":
         order = torch.randperm(len(rows), generator=torch.Generator().manual_seed(config.seed))
         rows = [rows[i] for i in order[:ORIGINAL_QUESTIONS].tolist()]
@@ -80,9 +83,9 @@ def fit(task: Task[DistillConfig], run: Run) -> PreTrainedModel:
     with defer_signals():
         if config.target == "hard" and search.threshold is None and config.score_type != "raw":
             resume = choose_threshold(search, task, rows, run, resume)
-        confident = confident_rows(task.noisy_logp_NK, rows, search.threshold or 0.0, config.score_type == "raw")
+        confident = confident_rows(logp_NK, rows, search.threshold or 0.0, config.score_type == "raw")
         if not confident:
-            best = confidence_N(task.noisy_logp_NK[rows], config.score_type == "raw").max().item()
+            best = confidence_N(logp_NK[rows], config.score_type == "raw").max().item()
             raise InputError(
                 f"--threshold {search.threshold}: no question reaches it; the grader's maximum is {best:.3f}"
             )
@@ -124,13 +127,13 @@ def targets_NK(task: Task[DistillConfig]) -> Tensor:
     Raw scores are no distribution: their soft targets are the optimum's, too.
     """
     config = task.config
-    logp_NK = task.noisy_logp_NK
+    logp_NK = task.known_logp_NK()
     if config.target == "hard":
         return torch.nn.functional.one_hot(logp_NK.argmax(-1), logp_NK.shape[1]).float()
     if config.target == "soft" and config.score_type != "raw":
         return logp_NK.exp()
     ref_logp_NK = task.ref_logits_NK["train"].log_softmax(-1)
-    return objective.optimum_logp_NK(ref_logp_NK, task.train_scores.score_NK, config.beta).exp()
+    return objective.optimum_logp_NK(ref_logp_NK, task.train_scores.known_score_NK(), config.beta).exp()
 
 
 class TargetLoss:
@@ -185,20 +188,20 @@ def choose_threshold(
     training, validation = split_by_question(questions.subset(rows), task.config.validation_fraction, task.config.seed)
     position = {text: row for row, text in enumerate(questions.texts)}
     train_rows, validation_rows = [position[t] for t in training.texts], [position[t] for t in validation.texts]
-    score_NK = task.train_scores.score_NK[validation_rows]
+    logp_NK, score_NK = task.known_logp_NK(), task.train_scores.known_score_NK()[validation_rows]
     previous: list[int] = []
     if search.tried:
-        previous = confident_rows(task.noisy_logp_NK, train_rows, search.tried[-1]["threshold"])
+        previous = confident_rows(logp_NK, train_rows, search.tried[-1]["threshold"])
     for threshold in THRESHOLDS[len(search.tried) :]:
-        confident = confident_rows(task.noisy_logp_NK, train_rows, threshold)
+        confident = confident_rows(logp_NK, train_rows, threshold)
         if not confident:
             break
         if confident == previous:
             score = search.tried[-1]["validation_score"]
         else:
             policy, updates = train_on_targets(task, confident, run, f"threshold {threshold}", resume)
-            logp_NK = predict_logits_NK(policy, task.tokens["train"]).log_softmax(-1)[validation_rows]
-            score = objective.expected_score_N(logp_NK, score_NK).mean().item()
+            policy_logp_NK = predict_logits_NK(policy, task.tokens["train"]).log_softmax(-1)[validation_rows]
+            score = objective.expected_score_N(policy_logp_NK, score_NK).mean().item()
             search.updates += updates
             resume = dataclasses.replace(resume, point=None, updates_before=search.updates)
         previous = confident

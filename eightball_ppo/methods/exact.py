@@ -71,7 +71,7 @@ def fit(task: Task[ExactConfig], run: Run) -> PreTrainedModel:
     ref_logp_NK = task.ref_logits_NK["train"].log_softmax(-1)
     assert config.num_train_epochs is not None
     steps = config.num_train_epochs * -(-len(rows) // (config.per_device_train_batch_size * num_processes()))
-    score_NK, device = task.train_scores.score_NK, PartialState().device
+    score_NK, device = task.train_scores.known_score_NK(), PartialState().device
     loss = AnnealedObjective(ref_logp_NK, score_NK, config.beta, config.anneal_fraction * steps, device)
     plateau = PlateauCallback(config)
     resume = task.resume.with_states(("annealing", loss), *early_stop_states(plateau))

@@ -11,7 +11,7 @@ from eightball_ppo.config.graded import MethodConfig
 from eightball_ppo.config.model import SMALL_CLASSIFIER, LoraOptions
 from eightball_ppo.data import Questions
 from eightball_ppo.errors import InputError
-from eightball_ppo.graders.budgeted_scores import check_budget_single_process
+from eightball_ppo.graders.budgeted_scores import calls_of_row, check_budget, check_budget_single_process
 from eightball_ppo.methods.defaults import resolve_defaults
 from eightball_ppo.methods.inputs import LoadedModel, load_reference, read_frozen
 from eightball_ppo.methods.prerequisites import reference_options
@@ -49,9 +49,7 @@ def preflight(
         check_budget_single_process(config)
         require_one_precision()
     elif name != registry.REFERENCE:
-        budget, labels = config.grader_call_budget, len(config.label_set())
-        affordable = budget is None or budget >= labels
-        require(affordable, f"--grader_call_budget {budget}: one question takes {labels} calls, a label each; raise it")
+        check_budget(config.grader_call_budget, calls_of_row(len(config.label_set()), config.score_type != "raw"))
     resolve_report_to(config.report_to)
     options = None if given else reference_options(config)
     reference = load_reference(config, given) if options is None else None

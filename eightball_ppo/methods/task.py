@@ -18,6 +18,8 @@ from eightball_ppo.evaluation import ExactMetrics, GradedSplit, LazyTable, recor
 from eightball_ppo.graders.base import convert_scores
 from eightball_ppo.graders.budgeted_scores import BudgetedScores
 from eightball_ppo.graders.job import grade_job
+from eightball_ppo.graders.per_call_scores import PerCallScores
+from eightball_ppo.graders.training_scores import training_scores
 from eightball_ppo.labels import LabelSet
 from eightball_ppo.methods.defaults import resolve_defaults
 from eightball_ppo.methods.inputs import NO_INPUTS, Inputs, load_reference
@@ -56,9 +58,10 @@ class Task(Generic[C]):
         ref_logits_NK: Logits of the reference, shape [N, K], of each split.
         grader_logp_NK: The grader's log-probabilities, shape [N, K], in nats, of each split; results use these. Of a
             grader with raw scores: the scores.
-        noisy_logp_NK: Those of the training questions after `--label_noise`.
+        noisy_logp_NK: Those of the training questions after `--label_noise`, but for noise at every call; methods read
+            `known_logp_NK`.
         train_scores: The scores made of `noisy_logp_NK`, divided by `unit`, behind the budget; methods learn from these
-            alone.
+            alone, by `known_score_NK`.
         grader_fingerprint: Identifies the grader.
         grading_record: What grading cost, for results.json.
         config: The options of the method, with `kl_coef` in the unit of `train_scores`.
@@ -88,6 +91,12 @@ class Task(Generic[C]):
     resume: ResumeContext = field(default_factory=lambda: ResumeContext({}))
     callbacks: tuple[TrainerCallback, ...] = ()
     temporary: bool = False
+
+    def known_logp_NK(self) -> Tensor:
+        """What training knows of `noisy_logp_NK`, shape [N, K]: what the observed cells, or all answers, say of it."""
+        if self.train_scores.budget is None and not isinstance(self.train_scores, PerCallScores):
+            return self.noisy_logp_NK
+        return self.train_scores.known_logp_NK() * self.unit
 
     @property
     def beta(self) -> float:
@@ -164,11 +173,12 @@ def load_task(config: C, questions: dict[str, Questions], given: Inputs = NO_INP
         split: with_features(classifier, tokenize(asked, tokenizer, max_input_length(tokenizer)))
         for split, asked in questions.items()
     }
-    noisy_logp_NK = grading.training.score_NK[torch.from_numpy(complete_N["train"])]
     grader_logp_NK = {s: grading.tables[s].score_NK[torch.from_numpy(complete_N[s])] for s in questions}
     recorded, unit = resolve_kl_coef(config, grading.tables["train"].scale == "raw", grader_logp_NK["train"])
     config = recorded if unit == 1 else recorded.in_unit(unit)
-    train_scores_NK = convert_scores(noisy_logp_NK, config.score_type or "log_prob") / unit
+    observed_NK = grading.training.score_NK[torch.from_numpy(complete_N["train"])]
+    about = (questions["train"].texts, labels, grading.fingerprint)
+    train_scores, noisy_logp_NK = training_scores(config, observed_NK, unit, grading.sums_to_one, *about)
     task = Task(
         labels,
         classifier,
@@ -178,7 +188,7 @@ def load_task(config: C, questions: dict[str, Questions], given: Inputs = NO_INP
         ref_logits_NK={split: logits_NK(classifier, table) for split, table in tokens.items()},
         grader_logp_NK=grader_logp_NK,
         noisy_logp_NK=noisy_logp_NK,
-        train_scores=BudgetedScores(train_scores_NK, config.grader_call_budget, config.seed),
+        train_scores=train_scores,
         grader_fingerprint=grading.fingerprint,
         grading_record=grading.record,
         config=config,

@@ -47,7 +47,7 @@ _GOLD = (
     "aurc",
 )  # absent where the held-out questions have no gold labels
 _OBJECTS = (
-    *("method", "split", "run_dir", "metric", "a", "b", "sentence", "verdict", "primary"),
+    *("method", "split", "noise", "run_dir", "metric", "a", "b", "sentence", "verdict", "primary"),
     *("question", "gold_label", "grader", "before", "after"),
     *("label_histogram", "greedy_histogram", "grader_histogram"),
 )
@@ -60,7 +60,7 @@ class ComparisonData:
     Every frame has the columns of `COLUMNS`, may be empty, and gets a column `name`: the method, with its threshold.
 
     Args:
-        results: a row per run and split. `noise` 0.0 and `budget` null are a plain run; `threshold` is NaN unless the
+        results: a row per run and split. `noise` empty and `budget` null are a plain run; `threshold` is NaN unless the
             user fixed it.
         intervals: a row per method, condition, split and metric.
         pairs: a row per pair of methods, condition, split and metric.

@@ -175,7 +175,7 @@ def sensitivity_points(data: ComparisonData, kind: str) -> pd.DataFrame:
         for beta in betas(data):
             for position, condition in enumerate(found):
                 budget = "no limit" if condition.budget is None else f"{condition.budget:,}"
-                level = {"position": position, "level": f"{condition.noise:g}" if kind == "noise" else budget}
+                level = {"position": position, "level": (condition.noise or "0") if kind == "noise" else budget}
                 key = {"panel": f"{TITLES[metric]}, beta {beta:g}", "metric": metric, "beta": beta, **level}
                 rows += [key | row for row in _estimates(data, condition, beta, metric)]
     return pd.DataFrame(rows) if rows else EMPTY

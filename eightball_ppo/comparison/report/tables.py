@@ -50,15 +50,15 @@ BRIEF = {
 
 
 class Condition(NamedTuple):
-    """The share of wrong grades, and the most grades that training could observe (None: no limit)."""
+    """The wrong grades (`LabelNoise.name`), and the most grades that training could observe (None: no limit)."""
 
-    noise: float = 0.0
+    noise: str = ""
     budget: int | None = None
 
     @property
     def text(self) -> str:
         """The condition in words; empty for the plain one."""
-        noise = [f"noise {self.noise:g}"] if self.noise else []
+        noise = [f"noise {self.noise}"] if self.noise else []
         return ", ".join([*noise, *([f"{self.budget:,} grader calls allowed"] if self.budget is not None else [])])
 
 
@@ -124,8 +124,8 @@ def block(data: ComparisonData, condition: Condition, beta: float, split: str) -
         runs, seeds = failed.get(name, []), row["seeds"]
         fewer = f"{seeds} seed{'s' * (seeds > 1)}" if seeds < max_seeds else ""
         failures = f"{seeds} of {seeds + len({run['seed'] for run in runs})} seeds" if runs else fewer
-        asks = "asks the grader about every text" if row["asks_grader"] else ""
-        row["note"] = ", ".join(filter(None, (asks, failures)))
+        kind = "asks the grader about every text" if row["asks_grader"] else "baseline" * row["baseline"]
+        row["note"] = ", ".join(filter(None, (kind, failures)))
         row["refs"] = [reasons.index(reason) + 1 for reason in dict.fromkeys(map(_reason, runs))]
         rows.append(row)
     rows.sort(key=_order)
@@ -142,6 +142,12 @@ def block(data: ComparisonData, condition: Condition, beta: float, split: str) -
         "rows": rows,
         "reasons": reasons,
     }
+
+
+def is_baseline(name: str) -> bool:
+    """Whether a row is of a method that calls the grader to answer, or is another classifier than the reference."""
+    spec = METHODS.get(name.partition("@")[0])
+    return spec is not None and (spec.baseline or spec.asks_grader)
 
 
 def _reason(run: dict[str, Any]) -> str:
@@ -161,6 +167,7 @@ def _row(name: str, results: pd.DataFrame, intervals: pd.DataFrame, columns: tup
         "name": name,
         "reference": name == REFERENCE,
         "asks_grader": method in METHODS and METHODS[method].asks_grader,
+        "baseline": is_baseline(name),
         "seeds": int(results["seed"].nunique()),
         "main": cells[columns[0]],
         "cells": cells,
@@ -168,10 +175,10 @@ def _row(name: str, results: pd.DataFrame, intervals: pd.DataFrame, columns: tup
 
 
 def _order(row: dict[str, Any]) -> tuple[Any, ...]:
-    """The highest value of the first column first."""
+    """The highest value of the first column first; then baselines, methods whose runs failed, the reference."""
     value = row["main"].estimate
     rank = math.inf if pd.isna(value) else -value
-    return row["reference"], not row["seeds"], row["asks_grader"], rank, row["name"]
+    return row["reference"], not row["seeds"], row["baseline"], rank, row["name"]
 
 
 def _add_bars(rows: list[dict[str, Any]]) -> None:

@@ -30,6 +30,7 @@ class DerivedSource(GradeSource):
         of_members = (name for member in members for name in member.fingerprints)
         self.fingerprints = tuple(dict.fromkeys((fingerprint, self.audited_as, *of_members)))
         self.deliberate = all(member.deliberate for member in members)
+        self.rated = any(member.rated for member in members)
         self.settings = {"grader": fingerprint.split("(")[0], "of": [member.settings for member in members]}
 
     def estimate_cost(self, questions: Sequence[str]) -> tuple[int, int]:

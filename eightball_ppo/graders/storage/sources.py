@@ -32,10 +32,12 @@ class GradeSource(ABC):
         fingerprints: `fingerprint` and `audited_as`, and those of the sources that this one is derived from.
         deliberate: As `Grader.deliberate`.
         settings: As `Grader.settings`.
+        rated: Whether scores were made of ratings, each of a label by itself; then they are no probabilities.
     """
 
     labels: LabelSet
     scale: Scale
+    rated: bool = False
     fingerprint: str
     audited_as: str
     fingerprints: tuple[str, ...]
@@ -92,7 +94,7 @@ class StoredGrader(GradeSource):
         self.fingerprint = grader.fingerprint
         self.audited_as = getattr(grader, "audited_as", grader.fingerprint)
         self.fingerprints = tuple(dict.fromkeys((self.fingerprint, self.audited_as)))
-        self.settings = grader.settings
+        self.settings, self.rated = grader.settings, grader.scale == "rating"
         self._store, self._budget, self._max_failures, self._progress = store, budget, max_failures, progress
 
     def _stored_labels(self) -> LabelSet:

@@ -41,7 +41,8 @@ def write_table(source: GradeSource, questions: Sequence[str], file: Path) -> tu
     count: Counter[str] = Counter()
     details: list[str] = []
     names = list(source.labels.names)
-    note = {"scale": source.scale, "deliberate": source.deliberate, "made_of": source.fingerprints[1:]}
+    note: dict[str, Any] = {"scale": source.scale, "rated": source.rated, "deliberate": source.deliberate}
+    note |= {"made_of": source.fingerprints[1:]}
     schema = _SCHEMA.with_metadata({_METADATA: json.dumps(note).encode()})
     with pq.ParquetWriter(file, schema) as writer:
         for chunk in batched(compress(questions, first_occurrence_N(questions)), CHUNK_SIZE):
@@ -80,6 +81,7 @@ class GradeTable(GradeSource):
         table = self._load()
         note = self._note(table.schema.metadata)
         self.scale = next((scale for scale in get_args(Scale) if scale == note.get("scale")), "log_prob")
+        self.rated = bool(note.get("rated", self.scale == "rating"))
         self.deliberate = bool(note.get("deliberate", False))
         graders = table["grader"].unique().to_pylist()
         if len(graders) != 1 or graders[0] is None:
