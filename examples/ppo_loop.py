@@ -40,7 +40,7 @@ from eightball_ppo.methods.defaults import fitting
 from eightball_ppo.models.loading import load_classifier, predict_logits_NK
 from eightball_ppo.models.tokenization import TokenTable, max_input_length, tokenize
 
-ANSWERS = 2  # to each question in an update: the default of --repeats_per_epoch for the 600 embedded questions
+ANSWERS = 1  # to each question in an update, of 1,200 episodes like those of scripts/ppo.py
 
 
 class Network(nn.Module):
@@ -128,7 +128,7 @@ def main() -> None:
         subprocess.run([*script, *(f"--{k}={v}" for k, v in options.items())], check=True, stdout=subprocess.DEVNULL)
         theirs = json.loads(Path(directory, "run", "results.json").read_text())["splits"]
 
-    config = fitting(PPOConfig(**options), "small", num_texts=600)
+    config = fitting(PPOConfig(**options), "small", num_texts=1200)
     questions = dict(zip(("train", "heldout"), load_both(config, None, config.label_set()), strict=True))
     classifier, tokenizer = load_classifier(config.sft_model_path, "--sft_model_path")
     scores = grade_job(config, config.label_set(), questions).tables

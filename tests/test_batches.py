@@ -16,7 +16,7 @@ from eightball_ppo.trl_adapters.sampler import RolloutSampler
 @pytest.mark.parametrize(
     ("batch", "questions", "measured", "every"),
     [
-        (1200, 600, 600, 1),  # the default run: 600 + 3 x 4 x 8 x 150 = 15,000 passes, a twentieth is 750
+        (1200, 1200, 1200, 2),  # the default run: 1,200 + 3 x 4 x 8 x 150 = 15,600 passes, a twentieth is 780
         (64, 200, 200, 5),  # 64 + 3 x 4 x 64 = 832: 41.6 of 200
         (4096, 200, 200, 1),  # repeats are computed once: 200 + 3 x 4 x 8 x 200
         (256, 1_000_000, 8192, 50),  # 3,328: 166.4 of 8,192
@@ -30,7 +30,8 @@ def test_measuring_takes_a_twentieth_of_all_forwards(batch: int, questions: int,
 @pytest.mark.parametrize(
     ("questions", "options", "processes", "repeats"),
     [
-        (600, {}, 1, 2),  # 1,200 episodes
+        (1200, {}, 1, 2),  # 2,400 episodes, two batches
+        (600, {}, 1, 2),
         (40, {"total_episodes": 100}, 1, 3),
         (10, {"per_device_train_batch_size": 16}, 2, 4),
         (600, {"repeats_per_epoch": 1}, 1, 1),

@@ -1,5 +1,6 @@
 """The peers of the benchmarks start equal, have the same task and learn. Nothing here is timed."""
 
+import copy
 import importlib
 import json
 import os
@@ -15,6 +16,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
+import tiny
 from benchmarks.peers.registry import PEERS, missing, peer
 from benchmarks.peers.task import BenchTask, Settings
 from conftest import REPOSITORY
@@ -149,3 +151,21 @@ def test_different_weights_are_reported_with_optimum_fractions(module: Callable[
     assert same_weights.differences("ppo-resumed", before, before, after) == [
         "ppo-resumed: not the weights of the run that was not stopped"
     ]
+
+
+def test_the_winner_has_the_best_accuracy_among_those_near_the_best_optimum_fraction(
+    module: Callable[[str], Any],
+) -> None:
+    trial = module("tune").Trial
+    slow, good, best = trial(0.1, 0.9, 0.95, 1.0), trial(0.2, 0.8, 0.975, 1.0), trial(0.4, 0.7, 0.99, 1.0)
+    assert module("tune").winner([slow, good, best]) is good
+    assert module("tune").winner([slow, best]) is best
+
+
+def test_dropped_words_are_hidden_in_training_alone_also_in_a_copy(module: Callable[[str], Any]) -> None:
+    model, inputs = tiny.classifier(), tiny.tokens(50).rows(torch.arange(50))
+    plain_NK = model(**inputs).logits
+    module("tune").drop_words(model, 0.5)
+    twin = copy.deepcopy(model)
+    assert torch.equal(twin(**inputs).logits, plain_NK)
+    assert not torch.equal(twin.train()(**inputs).logits, plain_NK)

@@ -1,27 +1,30 @@
-"""The two data sets of the repository: sizes, columns, labels, and no two texts alike."""
+"""The two data sets of the repository: sizes, columns, labels, no two texts alike, and no label given away by words."""
 
+import hashlib
 import json
 import os
 import re
 import runpy
 import subprocess
 import sys
-from collections import Counter
+from collections import Counter, defaultdict
 from itertools import combinations
 
 import pytest
 
-from conftest import REPOSITORY, read_rows
+from benchmarks import giveaways
+from conftest import EIGHTBALL, REPOSITORY, read_rows
 from eightball_ppo.data import normalize_text
 from eightball_ppo.labels import EIGHTBALL_LABELS
 
 Rows = dict[str, list[dict[str, str]]]
 FOLDERS = {"eightball": "question", "tickets": "text"}  # and the column of the texts
 SIZES = {
-    "eightball": {"sft": 200, "rl": 600, "preferences": 750, "heldout": 300},
+    "eightball": {"sft": 200, "rl": 1200, "preferences": 1050, "heldout": 600},
     "tickets": {"sft": 270, "rl": 324, "preferences": 324, "heldout": 216},
 }
 INTENTS = 27
+OLDER_HELDOUT = "7630165d07bc62b06fcb1d43b7c0f87e9b9626add4f9e6c0e6e8c33bd0ff468a"
 DRAW_RESPONSES = runpy.run_path(str(REPOSITORY / "scripts" / "draw_sft_responses.py"))
 ANSWER_OF_RESPONSE: dict[str, str] = DRAW_RESPONSES["ANSWER_OF_RESPONSE"]
 DRAW_LABELS = runpy.run_path(str(REPOSITORY / "scripts" / "draw_ticket_labels.py"))
@@ -41,7 +44,7 @@ def test_eightball_has_its_columns_and_as_many_of_each_label() -> None:
     rows = rows_of("eightball")
     for split, columns in (("sft", {"answer", "response"}), ("rl", set()), ("preferences", {"answer"})):
         assert all(set(row) == {"question", "topic"} | columns for row in rows[split])
-    for split, each in (("preferences", 250), ("heldout", 100)):
+    for split, each in (("preferences", 350), ("heldout", 200)):
         assert Counter(row["answer"] for row in rows[split]) == dict.fromkeys(EIGHTBALL_LABELS, each)
     assert all(ANSWER_OF_RESPONSE[row["response"]] == row["answer"] for row in rows["sft"])
     assert Counter(ANSWER_OF_RESPONSE.values()) == {"Yes": 10, "Maybe": 5, "No": 5}
@@ -81,7 +84,7 @@ def test_texts_are_short_clean_and_do_not_open_alike(folder: str, column: str) -
     texts = [row[column] for content in rows.values() for row in content]
     for text in texts:
         assert 3 <= len(text.split()) <= 30 and text == text.strip() and text.isprintable(), text
-        assert text.endswith("?") if folder == "eightball" else text.isascii(), text
+        assert text[-1] == "?" or text[-1].isalnum() if folder == "eightball" else text.isascii(), text
     openings = Counter(" ".join(normalize_text(text).split()[:4]) for text in texts)
     assert openings.most_common(1)[0][1] <= 0.01 * len(texts)
 
@@ -95,9 +98,24 @@ def test_no_two_texts_share_most_of_their_words(folder: str, column: str, length
     words = [normalize_text(row[column]).split() for content in rows_of(folder).values() for row in content]
     parts = [{tuple(text[i : i + length]) for i in range(len(text) - length + 1)} for text in words]
     assert len(set(map(tuple, words))) == len(words) == sum(SIZES[folder].values())
-    for a, b in combinations(range(len(parts)), 2):
+    texts_of = defaultdict(list)
+    for text, its_parts in enumerate(parts):
+        for part in its_parts:
+            texts_of[part].append(text)
+    for a, b in {pair for texts in texts_of.values() for pair in combinations(texts, 2)}:
         shared = len(parts[a] & parts[b])
         assert shared <= most * (len(parts[a]) + len(parts[b]) - shared), (words[a], words[b])
+
+
+@pytest.mark.parametrize(("name", "most"), [("function words", 0.55), ("bag of words", 0.75)])
+def test_words_alone_do_not_give_the_held_out_labels_away(name: str, most: float) -> None:
+    assert giveaways.right_N(giveaways.vectorizers()[name]).mean() <= most
+
+
+def test_the_older_held_out_rows_are_unchanged() -> None:
+    """So that results on them can be compared with earlier ones."""
+    older = (EIGHTBALL / "heldout.jsonl").read_bytes().splitlines(keepends=True)[: giveaways.OLDER]
+    assert hashlib.sha256(b"".join(older)).hexdigest() == OLDER_HELDOUT
 
 
 @pytest.mark.slow

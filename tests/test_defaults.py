@@ -26,7 +26,7 @@ from eightball_ppo.training import early_stop
 from eightball_ppo.training.early_stop import ForecastCallback, PlateauCallback, format_duration
 
 TRAINED = [name for name in commands() if issubclass(METHODS[name].config_class, LoraOptions)]
-EMBEDDED = {  # of the embedded 600 questions and the small classifier: learning_rate, under LoRA, episodes or epochs
+EMBEDDED = {  # of the embedded 1,200 questions and the small classifier: learning_rate, under LoRA, episodes or epochs
     PPOConfig: (0.012, 0.001, 48_000),
     RLOOConfig: (0.01, 0.001, 48_000),
     GRPOConfig: (0.01, 0.001, 48_000),
@@ -44,8 +44,8 @@ def encoder(tmp_path_factory: pytest.TempPathFactory) -> Any:
 @pytest.mark.parametrize("config_class", EMBEDDED)
 def test_the_defaults_of_the_small_classifier_on_the_embedded_data(config_class: Any) -> None:
     rate, lora, amount = EMBEDDED[config_class]
-    config = fitting(config_class(), "small", num_texts=600)
-    assert config.learning_rate == rate and fitting(config_class(use_peft=True), "small", 600).learning_rate == lora
+    config = fitting(config_class(), "small", num_texts=1200)
+    assert config.learning_rate == rate and fitting(config_class(use_peft=True), "small", 1200).learning_rate == lora
     assert getattr(config, "total_episodes", None) or config.num_train_epochs == amount
     if config_class is PPOConfig:
         assert (config.total_episodes, config.value_learning_rate, config.per_device_train_batch_size) == (
@@ -75,7 +75,7 @@ def test_episodes_epochs_and_batches_of_an_encoder_follow_the_number_of_texts() 
     assert (ppo.per_device_train_batch_size, rloo.generation_batch_size) == (240, 240)  # 10 updates
     assert [fitting(ExactConfig(), "encoder", n).num_train_epochs for n in (120, 2_400, 10**6)] == [100, 10, 1]
     assert fitting(DistillConfig(), "encoder", 120).num_train_epochs == 20
-    assert fitting(PPOConfig(), "small", 10_000).total_episodes == 480_000
+    assert fitting(PPOConfig(), "small", 10_000).total_episodes == 400_000
 
 
 def test_only_a_method_whose_epochs_follow_the_texts_takes_none() -> None:

@@ -27,7 +27,7 @@ def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_embedded_data_are_read_by_name_from_any_directory() -> None:
-    assert len(load_named(DataConfig(), "heldout")) == 300
+    assert len(load_named(DataConfig(), "heldout")) == 600
     tickets = DataConfig(dataset_name="tickets", text_column="text", label_column="intent")
     assert len(load_named(tickets, "rl")) == 324
     with pytest.raises(InputError, match=r"datasets/tickets/none.jsonl: no such file; .*'heldout', 'preferences'"):

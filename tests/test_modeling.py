@@ -1,5 +1,6 @@
 """The small classifier: padding, sizes, save and load with and without this package's import."""
 
+import json
 from pathlib import Path
 
 import torch
@@ -15,6 +16,25 @@ def test_default_sizes_are_those_of_the_original() -> None:
     assert model.embedding.weight.shape == (30522, 16)
     assert model.attention.num_heads == 2 and model.attention.qkv.weight.shape == (48, 16)
     assert model.hidden.weight.shape == (32, 16) and model.classifier.weight.shape == (3, 32)
+
+
+def test_a_new_embedding_has_the_spread_of_its_config_and_padding_is_zero() -> None:
+    torch.manual_seed(0)
+    for spread in (0.1, 1.0):
+        embedding = EightBallForSequenceClassification(EightBallConfig(initializer_range=spread)).embedding
+        assert abs(embedding.weight.std().item() / spread - 1) < 0.01
+        assert not embedding.weight[0].any()
+
+
+def test_a_classifier_saved_without_the_spread_loads_with_its_numbers(tmp_path: Path) -> None:
+    model, inputs = tiny.classifier(), tiny.tokens(5).rows(torch.arange(5))
+    model.save_pretrained(tmp_path)
+    file = tmp_path / "config.json"
+    settings = json.loads(file.read_text())
+    assert settings.pop("initializer_range") == 0.1
+    file.write_text(json.dumps(settings))
+    again = AutoModelForSequenceClassification.from_pretrained(tmp_path)
+    assert torch.equal(again(**inputs).logits, model(**inputs).logits)
 
 
 def test_pooled_attention_is_attention_then_mean() -> None:

@@ -120,7 +120,7 @@ def test_every_recipe_and_flag_is_read_by_the_commands_that_it_serves(recipe: st
 
 def test_every_recipe_serves_the_command_in_its_first_lines() -> None:
     assert set(SERVES) == {file.stem for file in RECIPES.glob("*.yaml")}
-    defaults = fitting(PPOConfig(), "small", num_texts=600)  # of which the rate follows kl_coef
+    defaults = fitting(PPOConfig(), "small", num_texts=1200)  # of which the rate follows kl_coef
     written_out = dataclasses.replace(defaults, learning_rate=None, stop_optimum_fraction=None)
     written_out.kl_coef, written_out.score_type = 0.1, "log_prob"
     assert parse(PPOConfig, ["--config", str(RECIPES / "eightball.yaml")]) == written_out

@@ -142,7 +142,7 @@ def test_predict_answers_a_question_or_a_file_greedily_or_by_sampling(ppo_run: P
         return [answer for _, answer, _ in predict.answers(config)]
 
     greedy, sampled = answers(), answers(sample=True)
-    assert len(greedy) == 300 and sampled == answers(sample=True)
+    assert len(greedy) == 600 and sampled == answers(sample=True)
     assert sampled not in (greedy, answers(sample=True, seed=1))
 
 

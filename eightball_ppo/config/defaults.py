@@ -51,6 +51,6 @@ class AmountByClassifier(NamedTuple):
         return (self.encoder if kind == "encoder" else self.cheap).of(num_texts)
 
 
-EPISODES = AmountByClassifier(Amount(80, 48_000, 480_000), Amount(20, 2_400, 24_000))
-"""A frozen encoder or the small classifier: 80 episodes a text, 48,000 to 480,000. An encoder: 20, 2,400 to 24,000."""
+EPISODES = AmountByClassifier(Amount(40, 48_000, 480_000), Amount(20, 2_400, 24_000))
+"""A frozen encoder or the small classifier: 40 episodes a text, 48,000 to 480,000. An encoder: 20, 2,400 to 24,000."""
 STOP_OPTIMUM_FRACTION = ByClassifier(1.0, 1.0, 0.995, 0.995, 1.0)

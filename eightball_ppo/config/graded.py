@@ -17,7 +17,7 @@ MAX_KL_COEF = 1e6  # far above it the rewards leave the range of float32
 ScoreType = Literal["log_prob", "probability", "logit_margin", "raw"]
 STOP = Rule(lambda value: 0 < value <= 1, "must be above 0 and at most 1")
 CONSTANT_SCHEDULES = ("constant", "constant_with_warmup")
-EPISODES_HELP = "Rounded up to full batches; default 80 a text, at least 48000; encoder 20 a text, at least 2400."
+EPISODES_HELP = "Rounded up to full batches; default 40 a text, at least 48000; encoder 20 a text, at least 2400."
 KL_COEF = Rule(lambda value: value >= 0, "must not be negative; 0 switches the penalty off")
 
 

@@ -198,7 +198,7 @@ class ExactConfig(SupervisedConfig, EarlyStopConfig):
         "stop_optimum_fraction": STOP_OPTIMUM_FRACTION,
     }
     amounts: ClassVar[Mapping[str, AmountByClassifier]] = {
-        "num_train_epochs": AmountByClassifier(Amount(400), Amount(100, maximum=24_000))
+        "num_train_epochs": AmountByClassifier(Amount(200), Amount(100, maximum=24_000))
     }
 
     output_dir: str = option("runs/exact", "Directory of the finished run; it must not hold another run.")
@@ -206,5 +206,5 @@ class ExactConfig(SupervisedConfig, EarlyStopConfig):
     learning_rate: float | None = option(None, "Peak; default 0.01, encoder 1e-4, its adapters 0.001.", POSITIVE)
     lr_scheduler_type: Schedule = option("linear", "Shape of the learning rate: constant, linear, cosine ...")
     adam_beta2: float = option(0.9, "AdamW's decay of squared gradients; low, since they shrink.", DECAY_RATE)
-    num_train_epochs: float | None = option(None, "Passes over the questions; default 400, encoder 100.", EPOCHS)
+    num_train_epochs: float | None = option(None, "Passes over the questions; default 200, encoder 100.", EPOCHS)
     per_device_train_batch_size: int = option(200, "Questions per optimizer step and process.", AT_LEAST_1)

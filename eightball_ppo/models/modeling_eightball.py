@@ -65,9 +65,12 @@ class EightBallForSequenceClassification(PreTrainedModel):
         self.post_init()
 
     def _init_weights(self, module: nn.Module) -> None:
-        # PyTorch's own initialisation, as in the original experiment: Linear uniform, Embedding normal(0, 1).
-        if isinstance(module, nn.Linear | nn.Embedding):
+        if isinstance(module, nn.Linear):
             module.reset_parameters()
+        elif isinstance(module, nn.Embedding):
+            nn.init.normal_(module.weight, std=self.config.initializer_range)
+            with torch.no_grad():
+                module.weight[module.padding_idx].zero_()
 
     def forward(
         self,
