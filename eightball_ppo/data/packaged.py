@@ -188,7 +188,10 @@ def _rated(folder: Path, name: str) -> list[LabelledText]:
     for number, where, line in _lines(file):
         key, mean, text = _cells(line, where, ("id", "mean", "text"))
         if number == 1:
-            require(key == "id", f"{where}: the first line names the columns, and begins with id, not {shorten(key)}")
+            require(
+                key == "id",
+                f"{where}: the first line names the columns, and begins with id, not {shorten(key)}; {_REINSTALL}",
+            )
             continue
         require(key not in seen, f"{where}: the id {shorten(key)} occurs twice; {_REINSTALL}")
         require(key in ratings, f"{where}: no ratings of the id {shorten(key)}; {_REINSTALL}")

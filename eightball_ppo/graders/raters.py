@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -24,7 +25,6 @@ from eightball_ppo.graders.fingerprint import settings_fingerprint
 from eightball_ppo.labels import LabelSet
 
 PRIOR = 0.5  # votes that every label has before the panel votes (Jeffreys), so that every logarithm is finite
-MAX_CALLS = 2**32  # of `RaterDraws`, so that the draws of two seeds never meet
 FIRST_VOTE = 1.001  # what the vote of the rater drawn first counts: a tie is broken by chance, not by label order
 
 
@@ -176,7 +176,7 @@ class RaterDraws(nn.Module):
         fewest = min(map(len, votes))
         require(panel.size <= fewest, f"--grader rater:{panel.size}: some texts have {fewest} raters; draw fewer")
         self._votes_NR = nn.utils.rnn.pad_sequence(votes, batch_first=True, padding_value=-1)  # stays on the CPU
-        self._is_rated_NR = (self._votes_NR >= 0).double()
+        self._is_rated_NR = self._votes_NR >= 0
         self.register_buffer("num_calls", torch.zeros((), dtype=torch.long))
 
     def draw(self, rows_B: Tensor, actions_B: Tensor) -> Tensor:
@@ -189,10 +189,12 @@ class RaterDraws(nn.Module):
         Returns:
             Scores, float32, shape [B].
         """
-        generator = torch.Generator().manual_seed(self.panel.seed * MAX_CALLS + int(self.num_calls))
+        generator = np.random.default_rng([self.panel.seed, int(self.num_calls)])
         self.num_calls += 1
         rows, actions_B1 = rows_B.cpu(), actions_B.cpu().unsqueeze(1)
-        drawn_BM = torch.multinomial(self._is_rated_NR[rows], self.panel.size, generator=generator)
+        rank_BR = torch.from_numpy(generator.random((len(rows), self._votes_NR.shape[1])))
+        rank_BR[~self._is_rated_NR[rows]] = torch.inf
+        drawn_BM = rank_BR.topk(self.panel.size, largest=False).indices
         logp_BK = vote_logp_BK(self._votes_NR[rows].gather(1, drawn_BM), self.num_labels)
         return convert_scores(logp_BK, self.score_type).gather(1, actions_B1).squeeze(1).float().to(rows_B.device)
 
