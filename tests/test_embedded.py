@@ -18,6 +18,7 @@ from eightball_ppo.labels import EIGHTBALL_LABELS
 from eightball_ppo.methods import prerequisites
 
 RECIPES = sorted(file.stem for file in (REPOSITORY / "recipes").glob("*.yaml"))
+RECIPES += sorted(f"real/{file.stem}" for file in (REPOSITORY / "recipes" / "real").glob("*.yaml"))
 
 
 @pytest.fixture(autouse=True)

@@ -21,7 +21,7 @@ from setuptools import build_meta
 print(build_meta.build_sdist({out!r}))
 print(build_meta.build_wheel({out!r}))
 """
-DATA = ["datasets/eightball/rl.jsonl", "datasets/tickets/README.md", "recipes/own_data.yaml"]
+DATA = ["datasets/eightball/rl.jsonl", "datasets/tickets/README.md", "recipes/own_data.yaml", "recipes/real/trec.yaml"]
 DATA += ["recipes/accelerate/cpu_2proc.yaml", "graders/prompts/classify.jinja", "demo/assets/page.js"]
 pytestmark = pytest.mark.slow
 

@@ -75,7 +75,12 @@ SERVES = {  # which commands take a recipe as it is; the others refuse an option
     "frozen_minilm": tuple(sections()),
     "minilm_lora": tuple(sections()),
     "own_data": tuple(sections()),
+    "real/trec": tuple(sections()),
+    "real/tweets": tuple(sections()),
 }
+LIKE = {"real/trec50": "real/trec", **dict.fromkeys(("real/amazon_reviews", "real/movie_reviews"), "real/tweets")}
+LIKE["real/nyt_editorials"] = "real/tweets"
+
 FLAGS: list[list[str]] = [
     [],
     ["--seed", "3", "--output_dir", "runs/other"],
@@ -91,7 +96,9 @@ FLAGS: list[list[str]] = [
 
 
 @pytest.mark.parametrize("command", sections())
-@pytest.mark.parametrize("recipe", SERVES)
+@pytest.mark.parametrize(
+    "recipe", [name for name in SERVES if "/" not in name]
+)  # those of real data have no other options
 def test_every_recipe_and_flag_is_read_by_the_commands_that_it_serves(recipe: str, command: str) -> None:
     """Flags beat the recipe, and the rest of the recipe stays; what a command does not know is refused by name."""
     file = str(RECIPES / f"{recipe}.yaml")
@@ -119,7 +126,8 @@ def test_every_recipe_and_flag_is_read_by_the_commands_that_it_serves(recipe: st
 
 
 def test_every_recipe_serves_the_command_in_its_first_lines() -> None:
-    assert set(SERVES) == {file.stem for file in RECIPES.glob("*.yaml")}
+    files = [*RECIPES.glob("*.yaml"), *RECIPES.glob("real/*.yaml")]
+    assert {*SERVES, *LIKE} == {str(file.relative_to(RECIPES).with_suffix("")) for file in files}
     defaults = fitting(PPOConfig(), "small", num_texts=1200)  # of which the rate follows kl_coef
     written_out = dataclasses.replace(defaults, learning_rate=None, stop_optimum_fraction=None)
     written_out.kl_coef, written_out.score_type = 0.1, "log_prob"
@@ -128,6 +136,15 @@ def test_every_recipe_serves_the_command_in_its_first_lines() -> None:
         head = "".join(line for line in (RECIPES / f"{name}.yaml").open() if line.startswith("#"))
         commands = re.findall(r"(?:scripts/|eightball )(\w+)(?:\.py)? --config", head)
         assert commands and set(commands) <= set(served)
+
+
+@pytest.mark.parametrize("name", LIKE)
+def test_recipes_of_real_data_differ_in_the_data_and_the_epochs_alone(name: str) -> None:
+    def options(recipe: str) -> str:
+        text = re.sub("^(#|  num_train_epochs).*\n", "", (RECIPES / f"{recipe}.yaml").read_text(), flags=re.MULTILINE)
+        return text.replace("dataset_name: trec6", "dataset_name: trec").replace(Path(recipe).name, "NAME")
+
+    assert options(name) == options(LIKE[name])
 
 
 def test_every_stage_may_have_a_section() -> None:

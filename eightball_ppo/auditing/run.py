@@ -20,6 +20,7 @@ from eightball_ppo.auditing.order_sensitivity import base_graders, complete_grad
 from eightball_ppo.auditing.page import render_audit
 from eightball_ppo.auditing.plan import Plan, load_gold, make_plan, with_labels_of_gold
 from eightball_ppo.auditing.probes import EMPTY
+from eightball_ppo.config.fields import require
 from eightball_ppo.config.stages import AuditConfig
 from eightball_ppo.data import Questions
 from eightball_ppo.data.pairs import display_text
@@ -28,7 +29,7 @@ from eightball_ppo.graders.base import Grader
 from eightball_ppo.graders.budget import Budget
 from eightball_ppo.graders.job import cost_record, describe_cost, estimate_cost, incomplete, make_budget, make_source
 from eightball_ppo.graders.judges import resolve_judge, reward_functions
-from eightball_ppo.graders.registry import check_graders, load_graders, parse_grader
+from eightball_ppo.graders.registry import check_graders, load_graders, panels_of, parse_grader
 from eightball_ppo.graders.storage.score_table import missing_mass
 from eightball_ppo.graders.storage.sources import GradeSource
 from eightball_ppo.graders.storage.store import GradeStore
@@ -73,6 +74,10 @@ def run(config: AuditConfig, judge: Any = None, gold: Questions | None = None, t
         raise InputError(f"--grade_table {config.grade_table}: an audit asks the grader itself; pass --grader alone")
     if judge is None:
         check_graders(config, labels)
+        reason = "an audit words texts differently, and people rated them as they are"
+        require(
+            not panels_of(config.grader), f"--grader {config.grader}: {reason}; benchmarks/raters.py measures raters"
+        )
     if gold is None:
         gold = load_gold(config, labels, bool(reward_functions(config.grader if judge is None else judge)))
     plan = make_plan(config, gold, labels)

@@ -25,7 +25,8 @@ class DataConfig:
     default_train_split: ClassVar[str] = "rl"
 
     dataset_name: str = option(
-        "eightball", "eightball, tickets, a directory of .jsonl, .csv or .parquet, such a file, or a Hub id."
+        "eightball",
+        "eightball, tickets, one of docs/data.md, a directory of .jsonl, .csv or .parquet, such a file, or a Hub id.",
     )
     dataset_config_name: str | None = option(None, "Configuration of a Hub dataset.")
     dataset_format: DatasetFormat = option("plain", "plain: the columns named below; else the data set's own columns.")

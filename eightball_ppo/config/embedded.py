@@ -34,10 +34,11 @@ def recipe_file(name: str) -> Path:
     Raises:
         InputError: A name, not a path, that is neither.
     """
-    file = Path(name)
-    if file.exists() or name != file.stem:
+    file, recipes = Path(name), folder("recipes")
+    files = [*sorted(recipes.glob("*.yaml")), *sorted(recipes.glob("real/*.yaml"))]
+    known = {recipe.relative_to(recipes).with_suffix("").as_posix(): recipe for recipe in files}
+    if file.exists() or (name != file.stem and name not in known):
         return file
-    known = {recipe.stem: recipe for recipe in sorted(folder("recipes").glob("*.yaml"))}
     if name not in known:
         raise InputError(f"--config {name}: neither a file nor a recipe of the package: {', '.join(known)}")
     return known[name]

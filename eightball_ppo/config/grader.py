@@ -23,7 +23,7 @@ class GraderConfig(RunConfig):
 
     grader: str = option(
         "bert",
-        "bert, llm, api, python:FILE.py:NAME, random-head[:SEED], rule:LABEL, noisy:RATE:GRADER; a,b: mean.",
+        "bert, llm, api, python:FILE.py:NAME, random-head[:SEED], rule:LABEL, rater[:M], noisy:RATE:GRADER; a,b: mean.",
     )
     grader_weights: list[float] = option([], "Weights of the graders of --grader a,b; by default equal.")
     grader_label_map: list[str] = option([], "GRADER_LABEL=LABEL ...: for a bert grader with other labels.")

@@ -1,4 +1,4 @@
-"""Where rows come from: JSONL, CSV and Parquet files, `save_to_disk` directories, the Hub. Rows are streamed."""
+"""Where rows come from: files, `save_to_disk` directories, packaged data, the Hub. Rows are streamed."""
 
 import csv
 import json
@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from eightball_ppo.config.embedded import embedded_dataset
+from eightball_ppo.data.packaged import is_packaged, packaged_data
 from eightball_ppo.errors import InputError
 from eightball_ppo.runtime.paths import DATA_ENDINGS, local_path, resolves_to, stays_inside
 
@@ -34,16 +35,23 @@ class Source:
 
 
 def dataset_path(dataset_name: str) -> Path | None:
-    """The directory or file of a local or embedded data set; None for one on the Hub."""
+    """The directory or file of a local or embedded data set; None for one on the Hub or in a package."""
     return embedded_dataset(dataset_name) or local_path(dataset_name)
 
 
+def is_on_hub(dataset_name: str) -> bool:
+    """Whether a data set can only be one on the Hub."""
+    return dataset_path(dataset_name) is None and not is_packaged(dataset_name)
+
+
 def open_split(dataset_name: str, split: str, config_name: str | None = None) -> Source:
-    """Opens a split of a local or Hub data set.
+    """Opens a split of a local, packaged or Hub data set.
 
     Raises:
         InputError: No such data set or split, or a file that cannot be read.
     """
+    if is_packaged(dataset_name):
+        return _packaged(dataset_name, split)
     path = dataset_path(dataset_name)
     if path is None:
         return from_dataset(f"{dataset_name}[{split}]", _load_from_hub(dataset_name, split, config_name))
@@ -68,7 +76,9 @@ def open_split(dataset_name: str, split: str, config_name: str | None = None) ->
 
 
 def splits_of(dataset_name: str) -> list[str] | None:
-    """The split names of a local data set; None for one on the Hub."""
+    """The split names of a local or packaged data set; None for one on the Hub."""
+    if is_packaged(dataset_name):
+        return sorted(packaged_data(dataset_name).splits)
     path = dataset_path(dataset_name)
     if path is None:
         return None
@@ -77,6 +87,17 @@ def splits_of(dataset_name: str) -> list[str] | None:
     if (path / "dataset_dict.json").is_file():
         return sorted(directory.name for directory in path.iterdir() if (directory / "state.json").is_file())
     return sorted({file.stem for file in path.glob("*") if file.suffix in DATA_ENDINGS})
+
+
+def _packaged(dataset_name: str, split: str) -> Source:
+    labels, splits = packaged_data(dataset_name)
+    if split not in splits:
+        raise InputError(f"{dataset_name}: no split {split!r}; its splits are {sorted(splits)}")
+
+    def rows() -> Rows:
+        return ((row.line, {"text": row.text, "label": row.label}) for row in splits[split])
+
+    return Source(f"{dataset_name}[{split}]", rows, {"label": list(labels)})
 
 
 def open_file(file: Path) -> Source:

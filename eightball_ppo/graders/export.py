@@ -12,7 +12,7 @@ from eightball_ppo.data.texts import ArrowTexts
 from eightball_ppo.errors import DryRun, InputError
 from eightball_ppo.graders import job
 from eightball_ppo.graders.judges import reward_functions
-from eightball_ppo.graders.registry import check_graders, load_graders
+from eightball_ppo.graders.registry import check_graders, load_graders, panels_of
 from eightball_ppo.graders.reward_functions import columns_by_text
 from eightball_ppo.graders.storage.score_table import STATUSES
 from eightball_ppo.graders.storage.store import GradeStore
@@ -69,6 +69,7 @@ def _grade(config: GradeConfig, labels: LabelSet, splits: Sequence[Questions], r
         raise job.incomplete(config, f"{budget.stopped}; {count['skipped']} of {count.total()} grades are missing")
     table = Path(config.output_dir) / TABLE
     command = ["eightball", "ppo", "--grade_table", str(table), *config.flags(), "--labels", *labels.names]
+    command += ["--grader", config.grader] if panels_of(config.grader) else []  # who graded is not gold
     verdict = [
         f"{config.grader}: {count['ok']} ok, {count['failed']} failed, {count['refused']} refused; {budget.calls} "
         f"calls in {run.seconds:.1f} s ({budget.calls / run.seconds:.0f}/s), {budget.tokens} tokens",

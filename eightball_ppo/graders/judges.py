@@ -119,6 +119,8 @@ def _one(judge: Any, labels: LabelSet, columns: Columns | None, config: GraderCo
     specs = parse_grader(judge)
     if any(spec.noise for spec in specs):
         raise InputError(f"judge {judge}: noise is an option of the run, not of a judge in Python; pass label_noise")
+    if any(spec.name == "rater" for spec in specs):
+        raise InputError(f"judge {judge}: raters decide what is gold; name them alone, or by the option grader")
     with GradeStore(config.grade_store) as store:
         graders = [load_grader(spec, config, labels, store, Budget(), columns) for spec in specs]
     return graders[0] if len(graders) == 1 else EnsembleGrader(graders, [1.0] * len(graders))

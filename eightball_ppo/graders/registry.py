@@ -16,6 +16,7 @@ from eightball_ppo.graders.budget import Budget
 from eightball_ppo.graders.function import function_grader, kind_of
 from eightball_ppo.graders.prompts import packaged_prompts
 from eightball_ppo.graders.python_source import load_function
+from eightball_ppo.graders.raters import Panel, RaterGrader
 from eightball_ppo.graders.reward_functions import Columns
 from eightball_ppo.graders.rules import RuleGrader
 from eightball_ppo.graders.storage.derived import EnsembleSource, LabelMapSource, LabelNoiseSource, reorder
@@ -24,7 +25,7 @@ from eightball_ppo.graders.storage.store import GradeStore
 from eightball_ppo.labels import LabelSet
 from eightball_ppo.models.loading import check_checkpoint
 
-NAMES = ("bert", "llm", "api", "random-head", "rule", "python", "noisy")
+NAMES = ("bert", "llm", "api", "random-head", "rule", "rater", "python", "noisy")
 OBJECT = "object"  # `object:NAME:FINGERPRINT` in a config: a judge that was passed in Python, not loadable by name
 MAX_SEED_DIGITS = 9
 
@@ -82,7 +83,14 @@ def _parse_one(part: str, spec: str) -> GraderSpec:
         raise InputError(f"--grader {spec}: {name} takes no argument; its model is {flag}")
     if name == "random-head" and argument and not (argument.isdecimal() and len(argument) <= MAX_SEED_DIGITS):
         raise InputError(f"--grader {spec}: the seed must be a whole number below a billion, got {argument!r}")
+    if name == "rater":
+        Panel.parse(argument, spec)
     return GraderSpec(name, argument, tuple(reversed(rates)))
+
+
+def panels_of(spec: str) -> list[Panel]:
+    """The panels of raters in a `--grader` text."""
+    return [Panel.parse(one.argument, spec) for one in parse_grader(spec) if one.name == "rater"]
 
 
 def object_spec(grader: Grader) -> str:
@@ -107,6 +115,8 @@ def check_graders(config: GraderConfig, labels: LabelSet) -> None:
             raise InputError(f"--grader {config.grader}: was an object in Python; pass it again, as judge")
         if spec.name == "python" and config.grade_table is None:
             kind_of(load_function(spec.argument))
+    for panel in panels_of(config.grader):
+        RaterGrader(config.dataset_name, panel, labels)
     if weights and len(weights) != len(specs):
         raise InputError(f"--grader_weights: {len(weights)} given, --grader {config.grader} names {len(specs)} graders")
     if any(weight <= 0 for weight in weights):
@@ -177,6 +187,8 @@ def load_grader(
     shown = shown or labels.canonical()
     if spec.name == "rule":
         return RuleGrader(spec.argument, shown)
+    if spec.name == "rater":
+        return RaterGrader(config.dataset_name, Panel.parse(spec.argument, config.grader), shown)
     if spec.name == "python":
         return function_grader([load_function(spec.argument)], labels, columns)
     if spec.name == "llm":

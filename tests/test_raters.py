@@ -1,0 +1,187 @@
+"""People as graders: who is drawn, what their votes are as scores, and that no one who grades is gold."""
+
+import math
+import re
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from packaged_files import NUM_RATERS, RATINGS, TWEETS
+
+from eightball_ppo.auditing import run as audit
+from eightball_ppo.config.methods import ExactConfig
+from eightball_ppo.config.stages import AuditConfig, GradeConfig
+from eightball_ppo.data import Questions, packaged
+from eightball_ppo.data.packaged import ratings_by_text
+from eightball_ppo.data.ratings import SENTIMENTS, sentiment, vote
+from eightball_ppo.errors import InputError
+from eightball_ppo.graders.base import Grade, GradeRequest
+from eightball_ppo.graders.budget import Budget
+from eightball_ppo.graders.judges import as_grader
+from eightball_ppo.graders.raters import Panel, RaterDraws, RaterGrader, gold_of_others, vote_logp_BK
+from eightball_ppo.graders.registry import check_graders, panels_of
+from eightball_ppo.labels import LabelSet
+from eightball_ppo.methods.inputs import load_splits
+
+LABELS = LabelSet.of(SENTIMENTS)
+OTHER_ORDER = LabelSet.of(("positive", "negative", "neutral"))
+
+
+def grades(panel: Panel, labels: LabelSet = LABELS, texts: list[str] | None = None) -> dict[str, Grade]:
+    found: list[Grade] = []
+    asked = list(ratings_by_text("tweets")) if texts is None else texts
+    RaterGrader("tweets", panel, labels).grade(map(GradeRequest, asked), found.append, Budget())
+    return {grade.request.question: grade for grade in found}
+
+
+def test_a_vote_is_a_sign_and_a_class_a_mean_beyond_a_half() -> None:
+    assert [SENTIMENTS[vote(rating)] for rating in (-4, -1, 0, 1, 4)] == [
+        *["negative", "negative", "neutral"],
+        *["positive", "positive"],
+    ]
+    means = {(-1, 0): "negative", (-1, 0, 0): "neutral", (0, 1, 0): "neutral", (0, 1): "positive", (4, -4): "neutral"}
+    assert {ratings: SENTIMENTS[sentiment(ratings)] for ratings in means} == means
+
+
+def test_a_panel_has_the_first_raters_of_one_order_of_the_text_and_the_seed() -> None:
+    ratings = [0] * 15
+    nine = {f"text {i}": Panel(9, 0).of(f"text {i}", ratings) for i in range(300)}
+    assert all(len(set(drawn)) == 9 and Panel(3, 0).of(text, ratings) == drawn[:3] for text, drawn in nine.items())
+    assert all(Panel(9, 1).of(text, ratings) != drawn for text, drawn in nine.items())
+    first = Counter(drawn[0] for drawn in nine.values())
+    assert len(first) == 15 and max(first.values()) < 40  # of 20 each
+
+
+def test_votes_become_the_posterior_mean_and_ties_go_with_the_first_vote() -> None:
+    p_BK = vote_logp_BK(torch.tensor([[2, 2, 0], [1, 0, 2], [0, 1, 2]]), 3).exp()
+    torch.testing.assert_close(p_BK[0], torch.tensor([1.5, 0.5, 2.5], dtype=torch.float64) / 4.5, atol=1e-3, rtol=0)
+    assert p_BK.argmax(1).tolist() == [2, 1, 0]
+    torch.testing.assert_close(p_BK.sum(1), torch.ones(3, dtype=torch.float64))
+
+
+def test_one_rater_gives_most_of_the_probability_to_what_he_or_she_voted_for(packaged_dir: Path) -> None:
+    for text, grade in grades(Panel(1, 0)).items():
+        ratings = ratings_by_text("tweets")[text]
+        (rater,) = Panel(1, 0).of(text, ratings)
+        others = math.log(0.5 / 2.501)
+        expected = [others] * 3
+        expected[vote(ratings[rater])] = math.log(1.501 / 2.501)
+        assert grade.scores == pytest.approx(expected)
+
+
+def test_scores_follow_the_order_of_the_labels_and_the_fingerprint_does_not(packaged_dir: Path) -> None:
+    here, there = grades(Panel(3, 0)), grades(Panel(3, 0), OTHER_ORDER)
+    columns = OTHER_ORDER.columns_in(LABELS)
+    assert all(there[text].scores == tuple(here[text].scores[k] for k in columns) for text in here)
+    fingerprint = RaterGrader("tweets", Panel(3, 0), LABELS).fingerprint
+    assert RaterGrader("tweets", Panel(3, 0), OTHER_ORDER).fingerprint == fingerprint
+    others = {RaterGrader("tweets", panel, LABELS).fingerprint for panel in (Panel(3, 1), Panel(2, 0))}
+    for file in (packaged_dir / RATINGS, packaged_dir / TWEETS):
+        file.write_text(re.sub("^5_1\t.*\n", "", file.read_text(encoding="utf-8-sig"), flags=re.MULTILINE))
+    packaged._read.cache_clear()
+    assert fingerprint not in others and len(others) == 2
+    assert RaterGrader("tweets", Panel(3, 0), LABELS).fingerprint not in {fingerprint, *others}
+
+
+def test_a_text_that_no_one_rated_is_a_failed_grade(packaged_dir: Path) -> None:
+    (grade,) = grades(Panel(1, 0), texts=["Never seen"]).values()
+    assert (grade.status, grade.detail, grade.scores) == ("failed", "no one rated this text", ())
+
+
+@pytest.mark.parametrize("panels", [[Panel(1, 0)], [Panel(3, 0), Panel(1, 5)]])
+def test_gold_is_the_class_of_those_raters_who_do_not_grade(packaged_dir: Path, panels: list[Panel]) -> None:
+    texts, ratings = list(ratings_by_text("tweets")), ratings_by_text("tweets")
+    of_all = [OTHER_ORDER.id_of(SENTIMENTS[sentiment(ratings[text])]) for text in texts]
+    gold = gold_of_others(Questions("tweets", texts, of_all), "tweets", panels, OTHER_ORDER).label_ids
+    assert gold is not None and gold != of_all
+    for text, label in zip(texts, gold, strict=True):
+        drawn = {rater for panel in panels for rater in panel.of(text, ratings[text])}
+        rest = [ratings[text][rater] for rater in range(NUM_RATERS) if rater not in drawn]
+        assert len(rest) < NUM_RATERS and OTHER_ORDER.names[label] == SENTIMENTS[sentiment(rest)]
+
+
+def test_a_run_is_measured_by_the_raters_who_do_not_grade_it(packaged_dir: Path) -> None:
+    """Whether the grades are made in the run or come from a table; with another grader all raters are gold."""
+
+    def gold(**options: Any) -> list[int]:
+        config = ExactConfig(dataset_name="tweets", labels=list(SENTIMENTS), **options)
+        label_ids = load_splits(config)["heldout"].label_ids
+        assert label_ids is not None
+        return label_ids
+
+    by_all = gold(grader="rule:positive")
+    rows = packaged.packaged_data("tweets").splits["heldout"]
+    assert by_all == [SENTIMENTS.index(row.label) for row in rows]
+    questions = Questions("heldout", [row.text for row in rows], by_all)
+    for spec in ("rater:5:2", "noisy:0.1:rater:5:2"):
+        assert gold(grader=spec) == gold_of_others(questions, "tweets", [Panel(5, 2)], LABELS).label_ids != by_all
+
+
+def test_specs_name_the_size_of_the_panel_and_its_seed() -> None:
+    assert panels_of("rater,rater:3,noisy:0.1:rater:5:7,rule:a") == [Panel(1, 0), Panel(3, 0), Panel(5, 7)]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        *[
+            ({"grader": spec}, f"--grader {spec}: rater, rater:RATERS or")
+            for spec in ("rater:0", "rater:x", "rater:1:")
+        ],
+        ({"grader": "rater:1:2:3"}, "--grader rater:1:2:3: rater, rater:RATERS or rater:RATERS:SEED is needed"),
+        ({"grader": "rater:8"}, "some texts of tweets have 8 raters, and one at least is needed .* draw at most 7"),
+        (
+            {"dataset_name": "trec6"},
+            "--grader rater: --dataset_name trec6: is not rated by single people; these are: tw",
+        ),
+        ({"labels": ["good", "bad"]}, "labels differ: --labels has .* the raters of tweets has"),
+    ],
+)
+def test_raters_that_cannot_grade_are_refused(packaged_dir: Path, options: dict[str, Any], message: str) -> None:
+    config = GradeConfig(**{"grader": "rater", "dataset_name": "tweets", "labels": list(SENTIMENTS), **options})
+    with pytest.raises(InputError, match=message):
+        check_graders(config, config.label_set())
+
+
+def test_an_audit_and_a_list_of_judges_refuse_raters(packaged_dir: Path) -> None:
+    config = AuditConfig(grader="noisy:0.1:rater", dataset_name="tweets", labels=list(SENTIMENTS))
+    with pytest.raises(InputError, match=r"--grader noisy:0\.1:rater: an audit words texts differently"):
+        audit.run(config)
+    with pytest.raises(InputError, match="judge rater: raters decide what is gold; name them alone"):
+        as_grader(["rater", "rule:positive"], LABELS, config=config)
+
+
+def test_raters_drawn_at_every_call_give_their_shares_on_average_and_differ_between_calls(packaged_dir: Path) -> None:
+    texts = list(ratings_by_text("tweets"))[:4]
+    draws = RaterDraws(texts, "tweets", Panel(1, 0), OTHER_ORDER, "probability")
+    cells = torch.cartesian_prod(torch.arange(4), torch.arange(3)).repeat(2000, 1)
+    score_CB = draws.draw(cells[:, 0], cells[:, 1]).view(2000, 12)
+    torch.testing.assert_close(score_CB.double().mean(0).view(4, 3), draws.expected_NK(), atol=0.03, rtol=0)
+    votes = [[OTHER_ORDER.id_of(SENTIMENTS[vote(rating)]) for rating in ratings_by_text("tweets")[t]] for t in texts]
+    low, high = 0.5 / 2.501, 1.501 / 2.501
+    for row, of_text in enumerate(votes):
+        for k in range(3):
+            share = of_text.count(k) / NUM_RATERS
+            assert draws.expected_NK()[row, k].item() == pytest.approx(share * high + (1 - share) * low)
+            assert len(score_CB[:, 3 * row + k].unique()) == (2 if 0 < share < 1 else 1)
+
+
+def test_draws_go_on_where_a_saved_state_ends_and_differ_between_seeds(packaged_dir: Path) -> None:
+    texts = list(ratings_by_text("tweets"))
+    rows_B, actions_B = torch.arange(len(texts)), torch.zeros(len(texts), dtype=torch.long)
+
+    def draws(seed: int) -> RaterDraws:
+        return RaterDraws(texts, "tweets", Panel(3, seed), LABELS)
+
+    first, again, other = draws(0), draws(0), draws(1)
+    before_B = first.draw(rows_B, actions_B)
+    again.load_state_dict(first.state_dict())
+    after_B = first.draw(rows_B, actions_B)
+    assert torch.equal(after_B, again.draw(rows_B, actions_B))
+    assert not torch.equal(before_B, after_B) and not torch.equal(before_B, other.draw(rows_B, actions_B))
+    with pytest.raises(InputError, match="--grader rater:9: some texts have 8 raters; draw fewer"):
+        RaterDraws(texts, "tweets", Panel(9, 0), LABELS)
+    with pytest.raises(ValueError, match="the mean over panels"):
+        first.expected_NK()
