@@ -19,6 +19,7 @@ from eightball_ppo.config.stages import PredictConfig, RewardConfig
 from eightball_ppo.errors import InputError
 from eightball_ppo.methods import distill, reward_model
 from eightball_ppo.methods.run_method import run_method
+from eightball_ppo.models.precision import fold_temperature
 from eightball_ppo.runtime.run import read_metrics, read_results
 
 pytestmark = pytest.mark.usefixtures("no_figures")
@@ -56,7 +57,7 @@ def test_reward_run_is_a_stock_bert_and_temperature_scaling_divides_its_logits(r
     assert tokenizer.model_max_length == 48
     inputs = tokenizer("Will I win?", return_tensors="pt")
     before = model(**inputs).logits
-    reward_model.fold_temperature(model, 2.5)
+    fold_temperature(model, 2.5, "--reward_model_path")
     torch.testing.assert_close(model(**inputs).logits, before / 2.5, atol=1e-5, rtol=0)
 
 

@@ -101,6 +101,7 @@ def overrides(config: CompareConfig) -> dict[str, dict[str, Any]]:
     """
     reserved = {*shared_options(config), "label_noise", "grader_call_budget", "kl_coef"}
     reserved |= {"stop_optimum_fraction", "patience"}  # which would give methods budgets of their own
+    reserved |= {"calibrate"}  # which would give methods other training texts
     parsed: dict[str, dict[str, Any]] = {}
     for entry in config.method_options:
         path, equals, text = entry.partition("=")

@@ -38,9 +38,19 @@ class PolicyOptions(LoraOptions):
     freeze_encoder: bool | None = option(
         None, "Train the head alone, on features computed once; default: as for the reference."
     )
+    calibrate: bool = option(
+        False, "Fit a temperature on a tenth of the texts, kept back; divide the last layer by it."
+    )
     merge_adapter: bool = option(False, "With --use_peft: save a full model, adapters merged, and the adapter beside.")
 
     def __post_init__(self) -> None:
         super().__post_init__()
         require(self.use_peft or not self.merge_adapter, "--merge_adapter: nothing to merge without --use_peft")
         require(not (self.freeze_encoder and self.use_peft), "--freeze_encoder: nothing is left to adapt by --use_peft")
+        if self.calibrate:
+            whole = getattr(self, "grader_call_budget", None) is None
+            require(
+                whole, "--calibrate: needs whole grades of texts that are not learned from, so no --grader_call_budget"
+            )
+            fixed = not str(getattr(self, "label_noise", "")).endswith(":call")
+            require(fixed, f"--calibrate: needs grades that stay, not --label_noise {getattr(self, 'label_noise', '')}")

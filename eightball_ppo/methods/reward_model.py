@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from sklearn.metrics import f1_score
 from torch import Tensor
-from transformers import PreTrainedModel, set_seed
+from transformers import set_seed
 
 from eightball_ppo.config.stages import RewardConfig
 from eightball_ppo.data import Questions, load_both, split_by_question
@@ -19,7 +19,7 @@ from eightball_ppo.methods.defaults import resolve_defaults
 from eightball_ppo.models.label_inference import with_labels
 from eightball_ppo.models.loading import load_new_classifier, text_logits_NK
 from eightball_ppo.models.lora import with_lora
-from eightball_ppo.models.precision import last_linear
+from eightball_ppo.models.precision import fold_temperature, last_linear
 from eightball_ppo.models.tokenization import max_input_length, set_max_length, token_table, tokenize
 from eightball_ppo.models.trainable import check_rates
 from eightball_ppo.runtime.run import Run, check_output_dir
@@ -62,7 +62,7 @@ def train(config: RewardConfig) -> Path:
             model, tokenizer, table, training.label_ids, config, run, "reward", by_length=True, resume=resume
         )
         temperature = fit_temperature(text_logits_NK(model, tokenizer, validation), _gold_N(validation))
-        fold_temperature(model, temperature)
+        fold_temperature(model, temperature, flag)
         model = merge_adapter(model, config, run)
         record = _record(text_logits_NK(model, tokenizer, heldout), temperature, heldout, labels)
         more: dict[str, Any] = {"model_name_or_path": config.model_name_or_path, "temperature": temperature}
@@ -89,15 +89,6 @@ def _record(logits_NK: Tensor, temperature: float, heldout: Questions, labels: L
 
 def _ece(logp_NK: Tensor, gold_N: Tensor) -> float:
     return float(ece_N(*confidence_and_correct(logp_NK, gold_N)).mean())
-
-
-@torch.no_grad()
-def fold_temperature(model: PreTrainedModel, temperature: float) -> None:
-    """Divides the last layer by `temperature`, in place, so that the model's own softmax is the scaled one."""
-    head = last_linear(model, "--model_name_or_path")
-    head.weight /= temperature
-    if head.bias is not None:
-        head.bias.div_(temperature)
 
 
 def _gold_N(questions: Questions) -> Tensor:

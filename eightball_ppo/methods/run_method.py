@@ -20,6 +20,7 @@ from eightball_ppo.graders.job import gives_raw_scores
 from eightball_ppo.graders.judges import check_judge, resolve_judge
 from eightball_ppo.graders.reward_functions import columns_by_text
 from eightball_ppo.hub.cards import write_card
+from eightball_ppo.methods.calibrate import calibrate
 from eightball_ppo.methods.inputs import Inputs, LoadedModel, load_splits
 from eightball_ppo.methods.preflight import check_questions, load_part, preflight
 from eightball_ppo.methods.prerequisites import check_prerequisites, estimate_stage_cost
@@ -94,6 +95,8 @@ def run_method(
         policy = load_part(name, spec.fit)(task, run)
         if not isinstance(policy, nn.Module):
             raise InputError(f"method {name}: {spec.fit} returned {type(policy).__name__}, not a model")
+        if task.calibration is not None:
+            calibrate(policy, task.calibration, task.config.score_type == "raw", run)
         return finish(task, policy, run)
 
 

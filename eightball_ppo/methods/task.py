@@ -21,6 +21,7 @@ from eightball_ppo.graders.job import grade_job
 from eightball_ppo.graders.per_call_scores import PerCallScores
 from eightball_ppo.graders.training_scores import training_scores
 from eightball_ppo.labels import LabelSet
+from eightball_ppo.methods.calibrate import CalibrationTexts, kept_back_N
 from eightball_ppo.methods.defaults import resolve_defaults
 from eightball_ppo.methods.inputs import NO_INPUTS, Inputs, load_reference
 from eightball_ppo.methods.prerequisites import train_prerequisites
@@ -68,6 +69,7 @@ class Task(Generic[C]):
         unit: What raw scores and `kl_coef` are divided by for training, so that their unit does not matter; else 1.
         recorded_config: The options with `kl_coef` in the grader's unit, as config.yaml has it; None: `config`.
         metric_subset: The training questions that `exact_metrics` measures during training; None for all of them.
+        calibration: The texts that `--calibrate` keeps back; None without it.
         resume: How the training is stopped and resumed.
         callbacks: Of the caller, for the trainer.
         temporary: Whether the caller will remove the run.
@@ -88,6 +90,7 @@ class Task(Generic[C]):
     unit: float = 1.0
     recorded_config: C | None = None
     metric_subset: MetricSubset | None = None
+    calibration: CalibrationTexts | None = None
     resume: ResumeContext = field(default_factory=lambda: ResumeContext({}))
     callbacks: tuple[TrainerCallback, ...] = ()
     temporary: bool = False
@@ -165,14 +168,21 @@ def load_task(config: C, questions: dict[str, Questions], given: Inputs = NO_INP
     config = resolve_defaults(config, classifier, len(questions["train"]))
     grading = grade_job(config, labels, questions, given.judge)
     complete_N = {split: scores.complete_N for split, scores in grading.tables.items()}
+    kept_N = complete_N["train"] & kept_back_N(questions["train"], config)
+    complete_N["train"] = complete_N["train"] & ~kept_N
+    kept_back = questions["train"].subset(np.flatnonzero(kept_N))
     questions = {
         split: asked if complete_N[split].all() else asked.subset(np.flatnonzero(complete_N[split]))
         for split, asked in questions.items()
     }
-    tokens = {
-        split: with_features(classifier, tokenize(asked, tokenizer, max_input_length(tokenizer)))
-        for split, asked in questions.items()
-    }
+
+    def table(asked: Questions) -> TokenTable:
+        return with_features(classifier, tokenize(asked, tokenizer, max_input_length(tokenizer)))
+
+    calibration = None
+    if len(kept_back):
+        calibration = CalibrationTexts(table(kept_back), grading.training.score_NK[torch.from_numpy(kept_N)])
+    tokens = {split: table(asked) for split, asked in questions.items()}
     grader_logp_NK = {s: grading.tables[s].score_NK[torch.from_numpy(complete_N[s])] for s in questions}
     recorded, unit = resolve_kl_coef(config, grading.tables["train"].scale == "raw", grader_logp_NK["train"])
     config = recorded if unit == 1 else recorded.in_unit(unit)
@@ -194,6 +204,7 @@ def load_task(config: C, questions: dict[str, Questions], given: Inputs = NO_INP
         config=config,
         unit=unit,
         recorded_config=recorded,
+        calibration=calibration,
     )
     return replace(task, metric_subset=_metric_subset(task))
 

@@ -22,6 +22,15 @@ def last_linear(model: PreTrainedModel, flag: str) -> nn.Linear:
     return linear[-1]
 
 
+@torch.no_grad()
+def fold_temperature(model: PreTrainedModel, temperature: float, flag: str) -> None:
+    """Divides the last layer by `temperature`, in place, so that the model's softmax is the scaled one."""
+    head = last_linear(model, flag)
+    head.weight /= temperature
+    if head.bias is not None:
+        head.bias.div_(temperature)
+
+
 def cast_encoder(model: PreTrainedModel, dtype: torch.dtype, flag: str) -> PreTrainedModel:
     """Casts the weights of `model` to `dtype` in place, but for its head, which computes in float32.
 
