@@ -50,7 +50,7 @@ def measure(lab: Lab, seeds: int, kl_coefs: list[float]) -> None:
     """Prints the table."""
     rows: dict[str, list[tuple[float, ...]]] = defaultdict(list)
     for seed in range(seeds):
-        task = lab.task(seed, None)
+        task = lab.task(seed)
         runs: list[tuple[str, float]] = [("distill", kl_coefs[0])]
         runs += [(method, kl_coef) for kl_coef in kl_coefs for method in ("ppo", "exact")]
         for method, kl_coef in runs:

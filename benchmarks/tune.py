@@ -49,13 +49,13 @@ class Start(NamedTuple):
 
     initializer_range: float = 0.1
     word_dropout: float = 0.0
-    sft_epochs: float = 10
+    sft_epochs: float = 3
 
 
 STARTS = (
     *(Start(deviation) for deviation in (1.0, 0.3, 0.1, 0.03)),
     Start(word_dropout=0.3),
-    *(Start(sft_epochs=epochs) for epochs in (3, 30)),
+    *(Start(sft_epochs=epochs) for epochs in (1, 10)),
 )
 RATES: dict[str, dict[str, tuple[float, ...]]] = {
     "small": {
@@ -129,9 +129,9 @@ class Lab:
             train_classifier(model, tokenizer, table, questions.label_ids, config, run, "sft")
         return model, tokenizer
 
-    def task(self, seed: int, test_split: str | None, start: Start | None = None) -> Task[Any]:
-        """Graded texts to learn from and to measure on, for a new reference; `test_split` as on the command line."""
-        config = ExactConfig(seed=seed, dataset_test_split=test_split, output_dir=next(self.directories))
+    def task(self, seed: int, start: Start | None = None, **options: Any) -> Task[Any]:
+        """Graded texts to learn from and to measure on, for a new reference; the options are those of the data."""
+        config = ExactConfig(seed=seed, output_dir=next(self.directories), **options)
         config = with_labels(replace(config, score_type="log_prob", disable_tqdm=True))
         return load_task(config, load_splits(config), Inputs(model=self.reference(seed, start)))
 
@@ -178,7 +178,7 @@ def search_starts(lab: Lab, seeds: int, kl_coef: float) -> None:
     """Prints a row for every start, judged by distillation at its default rate."""
     trials = []
     for start in STARTS:
-        tasks = (lab.task(seed, VALIDATION, start) for seed in range(seeds))
+        tasks = (lab.task(seed, start, dataset_test_split=VALIDATION) for seed in range(seeds))
         runs = [trial(lab, task, "distill", kl_coef=kl_coef) for task in tasks]
         trials.append(Trial(", ".join(f"{value:g}" for value in start), *map(mean, zip(*runs, strict=True))))
     print_trials("distill", trials)
@@ -186,7 +186,7 @@ def search_starts(lab: Lab, seeds: int, kl_coef: float) -> None:
 
 def search_rates(lab: Lab, methods: list[str], seeds: int, kl_coef: float) -> None:
     """Prints a row for every method and learning rate."""
-    tasks = [lab.task(seed, VALIDATION) for seed in range(seeds)]
+    tasks = [lab.task(seed, dataset_test_split=VALIDATION) for seed in range(seeds)]
     for method in methods:
         trials = []
         for rate in RATES[lab.student][method]:

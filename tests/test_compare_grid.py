@@ -70,7 +70,7 @@ def test_long_jobs_are_started_first_whatever_the_order_of_methods() -> None:
 def test_a_run_gets_the_shared_options_and_its_place_in_the_grid() -> None:
     settings = config(output_dir="D", score_type="probability", max_length=9, dataset_name="x", labels=["a", "b"])
     made = run_config(RunSpec("ppo", 3, 2.0, "0.25", 900), settings)
-    assert isinstance(made, PPOConfig) and fitting(made, "small", 600).learning_rate == 0.006
+    assert isinstance(made, PPOConfig) and fitting(made, "small", 600).learning_rate == 0.012
     assert (made.score_type, made.max_length, made.dataset_name, made.labels) == ("probability", 9, "x", ["a", "b"])
     assert (made.seed, made.kl_coef, made.label_noise, made.grader_call_budget) == (3, 2.0, "0.25", 900)
     assert (made.sft_model_path, made.grade_table) == ("D/reference", "D/grades.parquet")

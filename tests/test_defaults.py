@@ -27,12 +27,12 @@ from eightball_ppo.training.early_stop import ForecastCallback, PlateauCallback,
 
 TRAINED = [name for name in commands() if issubclass(METHODS[name].config_class, LoraOptions)]
 EMBEDDED = {  # of the embedded 1,200 questions and the small classifier: learning_rate, under LoRA, episodes or epochs
-    PPOConfig: (0.012, 0.001, 48_000),
+    PPOConfig: (0.024, 0.001, 48_000),
     RLOOConfig: (0.01, 0.001, 48_000),
     GRPOConfig: (0.01, 0.001, 48_000),
-    DistillConfig: (0.02, 0.02, 20),
-    ExactConfig: (0.01, 0.01, 400),
-    SFTConfig: (0.001, 0.001, 10),
+    DistillConfig: (0.01, 0.02, 20),
+    ExactConfig: (0.01, 0.01, 200),
+    SFTConfig: (0.001, 0.001, 3),
 }
 
 
@@ -54,7 +54,7 @@ def test_the_defaults_of_the_small_classifier_on_the_embedded_data(config_class:
             None,
         )
         rates = [fitting(PPOConfig(kl_coef=beta), "small", 600).learning_rate for beta in (0.05, 1.0, 100.0)]
-        assert rates == [0.012, 0.012, 0.00012]
+        assert rates == [0.024, 0.024, 0.00024]
     if hasattr(config, "stop_optimum_fraction"):
         assert config.stop_optimum_fraction == 1.0  # off
 
@@ -78,11 +78,11 @@ def test_episodes_epochs_and_batches_of_an_encoder_follow_the_number_of_texts() 
     assert fitting(PPOConfig(), "small", 10_000).total_episodes == 400_000
 
 
-def test_only_a_method_whose_epochs_follow_the_texts_takes_none() -> None:
+def test_only_a_stage_whose_epochs_follow_the_classifier_or_the_texts_takes_none() -> None:
     assert ExactConfig(num_train_epochs=None).num_train_epochs is None
-    for stage in (SFTConfig, RewardConfig):
-        with pytest.raises(InputError, match="--num_train_epochs: a number is needed"):
-            stage(num_train_epochs=None)
+    assert [fitting(SFTConfig(), kind, 200).num_train_epochs for kind in ("small", "encoder", "frozen")] == [3, 10, 10]
+    with pytest.raises(InputError, match="--num_train_epochs: a number is needed"):
+        RewardConfig(num_train_epochs=None)
 
 
 def test_given_options_are_kept() -> None:

@@ -63,7 +63,7 @@ class PPOConfig(RolloutConfig):
     """Policy gradients: TRL's PPOTrainer on any classifier. Flags are those of `trl.experimental.ppo`."""
 
     by_classifier: ClassVar[Mapping[str, ByClassifier]] = {
-        "learning_rate": ByClassifier(0.012, 0.001, 5e-5, 0.001, 0.01),
+        "learning_rate": ByClassifier(0.024, 0.001, 5e-5, 0.001, 0.04),
         "num_ppo_epochs": ByClassifier(4, 4, 1, 2, 4),
         "cliprange": ByClassifier(0.1, 0.1, 0.2, 0.2, 0.1),
         "stop_optimum_fraction": STOP_OPTIMUM_FRACTION,
@@ -78,7 +78,7 @@ class PPOConfig(RolloutConfig):
         None, "Passes over each batch; default 4, encoder 1, its adapters 2.", AT_LEAST_1
     )
     learning_rate: float | None = option(
-        None, "Peak; default 0.012, LoRA 0.001, encoder 5e-5, / max(1, beta).", NOT_NEGATIVE
+        None, "Peak; default 0.024, LoRA 0.001, encoder 5e-5, / max(1, beta).", NOT_NEGATIVE
     )
     value_learning_rate: float = option(0.0012, "Peak learning rate of the value model.", NOT_NEGATIVE)
     lr_scheduler_type: Schedule = option("linear", "Shape of the learning rates over updates.")
@@ -107,7 +107,7 @@ class GroupBaselineConfig(RolloutConfig):
     """Options of RLOO and GRPO: several answers to a question, each compared with the others. Flags are TRL's."""
 
     by_classifier: ClassVar[Mapping[str, ByClassifier]] = {
-        "learning_rate": ByClassifier(0.01, 0.001, 5e-5, 0.001, 0.01),
+        "learning_rate": ByClassifier(0.01, 0.001, 5e-5, 0.001, 0.02),
         "stop_optimum_fraction": STOP_OPTIMUM_FRACTION,
     }
 
@@ -145,7 +145,7 @@ class GRPOConfig(GroupBaselineConfig):
 class DistillConfig(PolicyOptions, SupervisedConfig, MethodConfig):
     """Distillation: cross-entropy to the grader's top label, its distribution, or the optimum of this kl_coef."""
 
-    by_classifier: ClassVar[Mapping[str, ByClassifier]] = {"learning_rate": ByClassifier(0.02, 0.02, 1e-4, 0.001, 0.01)}
+    by_classifier: ClassVar[Mapping[str, ByClassifier]] = {"learning_rate": ByClassifier(0.01, 0.02, 1e-4, 0.001, 0.04)}
     amounts: ClassVar[Mapping[str, AmountByClassifier]] = {
         "num_train_epochs": AmountByClassifier(Amount(20), Amount(20, maximum=24_000))
     }
@@ -157,7 +157,7 @@ class DistillConfig(PolicyOptions, SupervisedConfig, MethodConfig):
         None, "Minimum grader confidence, by default chosen on validation; raw: margin, by default 0.", NOT_NEGATIVE
     )
     validation_fraction: float = option(0.2, "Share of the questions on which it is chosen.", OPEN_SHARE)
-    learning_rate: float | None = option(None, "Peak; default 0.02, encoder 1e-4, its adapters 0.001.", POSITIVE)
+    learning_rate: float | None = option(None, "Peak; default 0.01, encoder 1e-4, its adapters 0.001.", POSITIVE)
     lr_scheduler_type: Schedule = option("linear", "Shape of the learning rate: constant, linear, cosine ...")
     num_train_epochs: float | None = option(None, "Passes over the kept questions; default 20, encoder less.", EPOCHS)
     per_device_train_batch_size: int = option(16, "Questions per optimizer step and process.", AT_LEAST_1)
@@ -194,7 +194,7 @@ class ExactConfig(SupervisedConfig, EarlyStopConfig):
     """The gradient of the objective itself, a sum over all labels: what a policy gradient estimates from samples."""
 
     by_classifier: ClassVar[Mapping[str, ByClassifier]] = {
-        "learning_rate": ByClassifier(0.01, 0.01, 1e-4, 0.001, 0.01),
+        "learning_rate": ByClassifier(0.01, 0.01, 1e-4, 0.001, 0.02),
         "stop_optimum_fraction": STOP_OPTIMUM_FRACTION,
     }
     amounts: ClassVar[Mapping[str, AmountByClassifier]] = {

@@ -35,10 +35,16 @@ class SFTConfig(LoraOptions, SupervisedConfig):
     """
 
     default_train_split: ClassVar[str] = "sft"
+    # More passes over random answers give some labels a probability of 1e-5, which a sampling method never finds again.
+    by_classifier: ClassVar[Mapping[str, ByClassifier]] = {
+        **SupervisedConfig.by_classifier,
+        "num_train_epochs": ByClassifier(3, 3, 10, 10, 10),
+    }
 
     output_dir: str = option("runs/sft", "Directory of the finished run; it must not hold another run.")
     model_name_or_path: str = option(SMALL_CLASSIFIER, "eightball (small, new), minilm, a directory or a Hub id.")
     tokenizer: str = option("wordpiece", "Of the small classifier: wordpiece, whitespace, a directory or a Hub id.")
+    num_train_epochs: float | None = option(None, "Passes; default 10, of the small classifier 3.", EPOCHS)
     freeze_encoder: bool = option(False, "Train a head alone, on the mean of the encoder's token states.")
     head_hidden_size: int = option(0, "With --freeze_encoder: width of a hidden layer; 0: none.", NOT_NEGATIVE)
 

@@ -67,5 +67,5 @@ class SupervisedConfig(CheckpointedConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        known = self.num_train_epochs is not None or "num_train_epochs" in self.amounts
+        known = self.num_train_epochs is not None or "num_train_epochs" in {*self.amounts, *self.by_classifier}
         require(known, "--num_train_epochs: a number is needed, e.g. 10")
