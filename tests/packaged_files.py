@@ -6,7 +6,8 @@ from pathlib import Path
 TREC = Path("question_labels.txt")
 TWEETS = Path("hutto_ICWSM_2014/tweets_GroundTruth.txt")
 RATINGS = Path("hutto_ICWSM_2014/tweets_anonDataRatings.txt")
-NUM_QUESTIONS, NUM_TWEETS, NUM_RATERS = 60, 60, 8
+NUM_QUESTIONS, NUM_TWEETS = 60, 60
+FEWEST_RATERS = 8  # of every second tweet; the others have two more
 DIFFERENT = "other-mean"  # the id of a tweet of which the two files give different means
 
 
@@ -41,7 +42,7 @@ def rated() -> list[tuple[str, str, list[int]]]:
     rows = []
     for i in range(NUM_TWEETS):
         mood = rng.choice([-1.5, -0.6, 0.0, 0.6, 1.5])
-        ratings = [max(-4, min(4, round(rng.gauss(mood, 1.2)))) for _ in range(NUM_RATERS)]
+        ratings = [max(-4, min(4, round(rng.gauss(mood, 1.2)))) for _ in range(FEWEST_RATERS + 2 * (i % 2))]
         rows.append((f"{i}_1", f" Tweet {i}, “said” by @anonymous. ", ratings))
     same = ("again", "TWEET 0 said by @anonymous", rows[0][2])
-    return [*rows, same, (DIFFERENT, "Nobody agrees about me", [4] * NUM_RATERS)]
+    return [*rows, same, (DIFFERENT, "Nobody agrees about me", [4] * FEWEST_RATERS)]

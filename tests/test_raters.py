@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from packaged_files import NUM_RATERS, RATINGS, TWEETS
+from packaged_files import RATINGS, TWEETS
 
 from eightball_ppo.auditing import run as audit
 from eightball_ppo.config.methods import ExactConfig
@@ -98,8 +98,8 @@ def test_gold_is_the_class_of_those_raters_who_do_not_grade(packaged_dir: Path, 
     assert gold is not None and gold != of_all
     for text, label in zip(texts, gold, strict=True):
         drawn = {rater for panel in panels for rater in panel.of(text, ratings[text])}
-        rest = [ratings[text][rater] for rater in range(NUM_RATERS) if rater not in drawn]
-        assert len(rest) < NUM_RATERS and OTHER_ORDER.names[label] == SENTIMENTS[sentiment(rest)]
+        rest = [ratings[text][rater] for rater in range(len(ratings[text])) if rater not in drawn]
+        assert len(rest) < len(ratings[text]) and OTHER_ORDER.names[label] == SENTIMENTS[sentiment(rest)]
 
 
 def test_a_run_is_measured_by_the_raters_who_do_not_grade_it(packaged_dir: Path) -> None:
@@ -163,7 +163,7 @@ def test_raters_drawn_at_every_call_give_their_shares_on_average_and_differ_betw
     low, high = 0.5 / 2.501, 1.501 / 2.501
     for row, of_text in enumerate(votes):
         for k in range(3):
-            share = of_text.count(k) / NUM_RATERS
+            share = of_text.count(k) / len(of_text)
             assert draws.expected_NK()[row, k].item() == pytest.approx(share * high + (1 - share) * low)
             assert len(score_CB[:, 3 * row + k].unique()) == (2 if 0 < share < 1 else 1)
 
