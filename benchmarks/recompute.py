@@ -28,13 +28,14 @@ import pandas as pd
 import pyarrow.parquet as pq
 import torch
 import yaml
-from numpy.typing import NDArray
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 from transformers.utils.logging import disable_progress_bar
 
 import eightball_ppo  # noqa: F401  for the Auto classes
 
-Array = NDArray[np.float64]
+sys.path.insert(0, str(Path(__file__).parent))  # a test imports this file from the root
+from formulas import Array, logp_of, mean_kl, metrics, score_at_kl
+
 LARGEST = 1e-6
 EMBEDDED = Path(__file__).parents[1] / "datasets"  # data sets that are named, not a path
 FILES = {"train": "rl", "heldout": "heldout"}
@@ -43,12 +44,6 @@ HISTOGRAMS = ("label_histogram", "greedy_histogram", "grader_histogram")
 
 def rows_of(file: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines() if line.strip()]
-
-
-def logp_of(scores_NK: Array) -> Array:
-    """Normalised over labels."""
-    shifted_NK = scores_NK - scores_NK.max(1, keepdims=True)
-    return np.asarray(shifted_NK - np.log(np.exp(shifted_NK).sum(1, keepdims=True)))
 
 
 def grades_of(file: Path, labels: list[str]) -> dict[str, Array]:
@@ -142,104 +137,6 @@ class Ground:
         return metrics(logp_NK, reference, self.score_NK[split], beta, self.labels, gold_N)
 
 
-def optimum(ref_NK: Array, score_NK: Array, beta: float) -> Array:
-    """Log-probabilities of the best policy at one beta."""
-    return logp_of(ref_NK + score_NK / beta)
-
-
-def mean_kl(logp_NK: Array, ref_NK: Array) -> float:
-    return float((np.exp(logp_NK) * (logp_NK - ref_NK)).sum(1).mean())
-
-
-def mean_score(logp_NK: Array, score_NK: Array) -> float:
-    return float((np.exp(logp_NK) * score_NK).sum(1).mean())
-
-
-def best_score(ref_NK: Array, score_NK: Array, kl: float) -> float:
-    """The highest mean score of any policy with this mean KL, by bisection for the beta whose optimum has that KL."""
-    unit = float(score_NK.max() - score_NK.min()) or 1.0
-    low, high = math.log(1e-4 * unit), math.log(1e8 * unit)
-    if kl <= 0:
-        return mean_score(ref_NK, score_NK)
-    if mean_kl(optimum(ref_NK, score_NK, math.exp(low)), ref_NK) <= kl:
-        return float(score_NK.max(1).mean())
-    for _ in range(200):
-        middle = (low + high) / 2
-        if mean_kl(optimum(ref_NK, score_NK, math.exp(middle)), ref_NK) > kl:
-            low = middle
-        else:
-            high = middle
-    return mean_score(optimum(ref_NK, score_NK, math.exp(low)), score_NK)
-
-
-def win_and_tie(logp_NK: Array, ref_NK: Array, score_NK: Array) -> tuple[float, float]:
-    """Win rate of the policy's answers against the reference's, over all pairs of labels; a tie is half a win."""
-    pair_NKK = np.exp(logp_NK)[:, :, None] * np.exp(ref_NK)[:, None, :]
-    tie = (pair_NKK * (score_NK[:, :, None] == score_NK[:, None, :])).sum((1, 2)).mean()
-    win = (pair_NKK * (score_NK[:, :, None] > score_NK[:, None, :])).sum((1, 2)).mean()
-    return float(win + tie / 2), float(tie)
-
-
-def share(choice_N: NDArray[np.int64], labels: list[str]) -> dict[str, float]:
-    return {label: float((choice_N == k).mean()) for k, label in enumerate(labels)}
-
-
-def metrics(
-    logp_NK: Array, ref_NK: Array, score_NK: Array, beta: float, labels: list[str], gold_N: NDArray[np.int64] | None
-) -> dict[str, Any]:
-    kl, score = mean_kl(logp_NK, ref_NK), mean_score(logp_NK, score_NK)
-    objective, reference = score - beta * kl, mean_score(ref_NK, score_NK)
-    if beta == 0:
-        highest, sure = float(score_NK.max(1).mean()), 1.0
-    else:
-        best_NK = optimum(ref_NK, score_NK, beta)
-        highest = mean_score(best_NK, score_NK) - beta * mean_kl(best_NK, ref_NK)
-        sure = float(np.exp(best_NK).max(1).mean())
-    win, tie = win_and_tie(logp_NK, ref_NK, score_NK)
-    greedy_N = logp_NK.argmax(1)
-    found: dict[str, Any] = {
-        "questions": len(logp_NK),
-        "expected_score": score,
-        "kl": kl,
-        "entropy": -mean_score(logp_NK, logp_NK),
-        "objective": objective,
-        "optimum_objective": highest,
-        "optimum_confidence": sure,
-        "optimum_fraction": (objective - reference) / (highest - reference) if highest - reference > 1e-12 else None,
-        "frontier_distance": best_score(ref_NK, score_NK, kl) - score,
-        "win_rate": win,
-        "tie_rate": tie,
-        "judge_agreement": float((greedy_N == score_NK.argmax(1)).mean()),
-        "label_histogram": dict(zip(labels, np.exp(logp_NK).mean(0).tolist(), strict=True)),
-        "greedy_histogram": share(greedy_N, labels),
-        "grader_histogram": share(score_NK.argmax(1), labels),
-    }
-    if gold_N is not None:
-        found |= gold_metrics(logp_NK, gold_N)
-    return found
-
-
-def gold_metrics(logp_NK: Array, gold_N: NDArray[np.int64]) -> dict[str, float]:
-    p_NK, labels = np.exp(logp_NK), np.arange(logp_NK.shape[1])
-    sure_N, right_N = p_NK.max(1), (p_NK.argmax(1) == gold_N).astype(float)
-    place_N = np.array([(sure_N < sure).sum() for sure in sure_N])
-    bins = [np.flatnonzero(15 * place_N // len(place_N) == index) for index in range(15)]
-    answered = wrong = area = 0.0
-    for sure in sorted(set(sure_N.tolist()), reverse=True):
-        size, errors = int((sure_N == sure).sum()), float((1 - right_N[sure_N == sure]).sum())
-        for _ in range(size):  # those that are equally sure have the mean error of all of them
-            answered, wrong = answered + 1, wrong + errors / size
-            area += wrong / answered
-    return {
-        "gold_accuracy": float(right_N.mean()),
-        "gold_probability": float(p_NK[range(len(gold_N)), gold_N].mean()),
-        "brier": float(((p_NK - (labels == gold_N[:, None])) ** 2).sum(1).mean()),
-        "nll": float(-logp_NK[range(len(gold_N)), gold_N].mean()),
-        "ece": sum(len(b) / len(sure_N) * abs(right_N[b].mean() - sure_N[b].mean()) for b in bins if len(b)),
-        "aurc": area / len(sure_N),
-    }
-
-
 def difference(said: Any, found: Any) -> float:
     """Largest absolute difference; infinite where just one of the two is missing."""
     if isinstance(found, dict):
@@ -268,19 +165,48 @@ class Differences(dict[str, float]):
 def recompute(root: Path, dataset: Path | None, batch_size: int, tell: Callable[[str], None]) -> dict[str, float]:
     """Metric -> largest difference between `results.parquet` and the files behind it."""
     terms, largest = terms_of(root), Differences("results.parquet", tell)
-    grounds = {}
+    grounds, policies = {}, {}
     for number in range(terms.get("references", 1)):
         suffix = f"-{number}" if number else ""
         grades = grades_of(root / f"grades{suffix}.parquet", terms["labels"])
         grounds[number] = Ground(terms, grades, root / f"reference{suffix}", dataset, batch_size)
-    for run_dir, group in pd.read_parquet(root / "results.parquet").groupby("run_dir"):
+    frame = pd.read_parquet(root / "results.parquet")
+    for run_dir, group in frame.groupby("run_dir"):
         ground = grounds[int(group["reference"].iloc[0])]
         policy = ground.policy(root / str(run_dir))
         for row in group.to_dict("records"):
-            split = row["split"]
-            found = ground.metrics(policy.logp_NK(ground.texts[split]), split, row["beta"])
-            largest.note(f"{run_dir}, {split}", row, found)
+            policies[run_dir, row["split"]] = logp_NK = policy.logp_NK(ground.texts[row["split"]])
+            found = ground.metrics(logp_NK, row["split"], row["beta"])
+            largest.note(f"{run_dir}, {row['split']}", row, found)
+    largest.file = "summary.json"
+    for pair in json.loads((root / "summary.json").read_text(encoding="utf-8"))["pairs"]:
+        if pair["metric"] == "score_at_equal_kl" and {pair["a"], pair["b"]} <= set(frame["method"]):
+            found = {"score_at_equal_kl": difference_at_equal_kl(pair, frame, grounds, policies)}
+            where = f"{pair['a']} and {pair['b']}, beta {pair['beta']}, {pair['split']}"
+            largest.note(where, {"score_at_equal_kl": pair["estimate"]}, found)
     return largest
+
+
+def difference_at_equal_kl(
+    pair: dict[str, Any], frame: pd.DataFrame, grounds: dict[int, Ground], policies: dict[Any, Array]
+) -> float:
+    """a minus b at the largest KL that all policies of both reach, means over seeds, then over references."""
+    same = frame[(frame["split"] == pair["split"]) & (frame["beta"] == pair["beta"])]
+    same = same[(same["noise"] == pair["noise"]) & (same["budget"].fillna(-1) == (pair["budget"] or -1))]
+    named = same["method"] + same["threshold"].map(lambda value: "" if pd.isna(value) else f"@{value:g}")
+    rows = {name: same[named == name].to_dict("records") for name in (pair["a"], pair["b"])}
+
+    def of(row: dict[str, Any], kl: float | None = None) -> float:
+        ground, logp_NK = grounds[row["reference"]], policies[row["run_dir"], pair["split"]]
+        ref_NK, score_NK = ground.ref_NK[pair["split"]], ground.score_NK[pair["split"]]
+        return mean_kl(logp_NK, ref_NK) if kl is None else score_at_kl(logp_NK, ref_NK, score_NK, kl)
+
+    common = min(of(row) for found in rows.values() for row in found)
+    means = {}
+    for name, found in rows.items():
+        scores = pd.DataFrame({"reference": [r["reference"] for r in found], "score": [of(r, common) for r in found]})
+        means[name] = scores.groupby("reference")["score"].mean().mean()
+    return float(means[pair["a"]] - means[pair["b"]])
 
 
 def recompute_run(run: Path, dataset: Path | None, batch_size: int, tell: Callable[[str], None]) -> dict[str, float]:
