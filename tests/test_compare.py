@@ -131,7 +131,7 @@ def test_a_dry_run_counts_the_missing_runs_and_writes_nothing(shared: Path, tmp_
     code, out, err = compare(shared, "--dry_run", methods=METHODS, seeds=[0, 1], kl_coefs=0.1)
     assert (code, out, err) == (0, "8 runs, 4 of them to make; all grades are made\n", "")
     code, out, _ = compare(tmp_path / "new", "--dry_run", seeds=0, kl_coefs=0.1)
-    assert code == 0 and out.startswith("9 runs, 9 of them to make; 100 questions for --grader bert: 0 calls to make")
+    assert code == 0 and out.startswith("12 runs, 12 of them to make; 100 questions for --grader bert: 0 calls to make")
     assert times(shared) == before and not (tmp_path / "new").exists()
 
 
