@@ -113,6 +113,14 @@ def test_sampled_answers_get_the_scores_that_observed_ones_leave(score_type: Sco
     assert scores.calls == 3 and not scores.observed_NK[2, 2]
 
 
+def test_the_last_label_of_a_question_is_never_asked() -> None:
+    scores = scores_of(1, 3, 99)
+    rows_B, actions_B = torch.arange(36) // 3, torch.arange(36) % 3
+    found_B = scores(rows_B, actions_B)
+    assert scores.calls == 24 and not scores.observed_NK[:, 2].any()
+    torch.testing.assert_close(found_B, scores.score_NK.flatten(), atol=1e-3, rtol=1e-4)
+
+
 def test_budget_buys_a_row_for_one_call_less_than_it_has_labels() -> None:
     scores = scores_of(3, 5, 11)
     rows = scores.buy_full_rows()
