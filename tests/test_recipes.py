@@ -78,8 +78,11 @@ SERVES = {  # which commands take a recipe as it is; the others refuse an option
     "real/trec": tuple(sections()),
     "real/tweets": tuple(sections()),
 }
-AS_OTHERS = {"real/trec50": "real/trec", **dict.fromkeys(("real/amazon_reviews", "real/movie_reviews"), "real/tweets")}
-AS_OTHERS["real/nyt_editorials"] = "real/tweets"
+SAME_STAGES = {
+    "real/trec50": "real/trec",
+    **dict.fromkeys(("real/amazon_reviews", "real/movie_reviews"), "real/tweets"),
+}
+SAME_STAGES["real/nyt_editorials"] = "real/tweets"
 
 FLAGS: list[list[str]] = [
     [],
@@ -127,7 +130,7 @@ def test_every_recipe_and_flag_is_read_by_the_commands_that_it_serves(recipe: st
 
 def test_every_recipe_serves_the_command_in_its_first_lines() -> None:
     files = [*RECIPES.glob("*.yaml"), *RECIPES.glob("real/*.yaml")]
-    assert {*SERVES, *AS_OTHERS} == {str(file.relative_to(RECIPES).with_suffix("")) for file in files}
+    assert {*SERVES, *SAME_STAGES} == {str(file.relative_to(RECIPES).with_suffix("")) for file in files}
     defaults = fitting(PPOConfig(), "small", num_texts=1200)  # of which the rate follows kl_coef
     written_out = dataclasses.replace(defaults, learning_rate=None, stop_optimum_fraction=None)
     written_out.kl_coef, written_out.score_type = 0.1, "log_prob"
@@ -138,13 +141,13 @@ def test_every_recipe_serves_the_command_in_its_first_lines() -> None:
         assert commands and set(commands) <= set(served)
 
 
-@pytest.mark.parametrize("name", AS_OTHERS)
+@pytest.mark.parametrize("name", SAME_STAGES)
 def test_recipes_of_real_data_differ_in_the_data_and_the_epochs_alone(name: str) -> None:
     def options(recipe: str) -> str:
         text = re.sub("^(#|  num_train_epochs).*\n", "", (RECIPES / f"{recipe}.yaml").read_text(), flags=re.MULTILINE)
         return text.replace("dataset_name: trec6", "dataset_name: trec").replace(Path(recipe).name, "NAME")
 
-    assert options(name) == options(AS_OTHERS[name])
+    assert options(name) == options(SAME_STAGES[name])
 
 
 def test_every_stage_may_have_a_section() -> None:
