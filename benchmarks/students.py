@@ -8,6 +8,7 @@ has chosen the defaults on other texts. The older rows are the first 300. Trains
 """
 
 import argparse
+import itertools
 import tempfile
 from collections import defaultdict
 from statistics import mean
@@ -19,6 +20,7 @@ from sklearn.linear_model import LogisticRegression
 from torch import Tensor
 from tune import STUDENTS, Lab
 
+from eightball_ppo.config.registry import METHODS
 from eightball_ppo.methods.task import Task
 from eightball_ppo.runtime.logging import silence_libraries
 
@@ -41,19 +43,18 @@ def bag_of_words(task: Task[Any]) -> Tensor:
 
 def print_row(name: str, numbers: list[tuple[float, ...]]) -> None:
     """A row of the table: means over seeds."""
-    print(
-        f"| {name} | {len(numbers)} |", " | ".join(f"{mean(column):.3f}" for column in zip(*numbers, strict=True)), "|"
-    )
+    means = " | ".join(f"{mean(column):.3f}" for column in zip(*numbers, strict=True))
+    print(f"| {name} | {len(numbers)} | {means} |", flush=True)
 
 
-def measure(lab: Lab, seeds: int, kl_coefs: list[float]) -> None:
-    """Prints the table."""
+def measure(lab: Lab, methods: list[str], seeds: int, kl_coefs: list[float]) -> None:
+    """Prints the table; distillation to hard labels does not read the KL coefficient, and runs at the first alone."""
     rows: dict[str, list[tuple[float, ...]]] = defaultdict(list)
     for seed in range(seeds):
         task = lab.task(seed)
-        runs: list[tuple[str, float]] = [("distill", kl_coefs[0])]
-        runs += [(method, kl_coef) for kl_coef in kl_coefs for method in ("ppo", "exact")]
-        for method, kl_coef in runs:
+        for method, kl_coef in itertools.product(methods, kl_coefs):
+            if method == "distill" and kl_coef != kl_coefs[0]:
+                continue
             trained, logits, seconds = lab.train(task, method, kl_coef=kl_coef)
             fraction = trained.record("train", logits["train"])["optimum_fraction"]
             name = method if method == "distill" else f"{method}, beta {kl_coef:g}"
@@ -71,13 +72,14 @@ def measure(lab: Lab, seeds: int, kl_coefs: list[float]) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--student", choices=STUDENTS, required=True)
+    parser.add_argument("--methods", nargs="+", choices=METHODS, default=["distill", "ppo", "exact"])
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--kl_coefs", type=float, nargs="+", default=[0.1, 0.5, 2.0])
     options = parser.parse_args()
     torch.set_num_threads(1)
     silence_libraries()
     with tempfile.TemporaryDirectory() as directory:
-        measure(Lab(options.student, directory), options.seeds, options.kl_coefs)
+        measure(Lab(options.student, directory), options.methods, options.seeds, options.kl_coefs)
 
 
 if __name__ == "__main__":

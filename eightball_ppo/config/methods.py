@@ -145,7 +145,7 @@ class GRPOConfig(GroupBaselineConfig):
 class DistillConfig(PolicyOptions, SupervisedConfig, MethodConfig):
     """Distillation: cross-entropy to the grader's top label, its distribution, or the optimum of this kl_coef."""
 
-    by_classifier: ClassVar[Mapping[str, ByClassifier]] = {"learning_rate": ByClassifier(0.01, 0.02, 1e-4, 0.001, 0.04)}
+    by_classifier: ClassVar[Mapping[str, ByClassifier]] = {"learning_rate": ByClassifier(0.01, 0.02, 1e-4, 0.001, 0.02)}
     amounts: ClassVar[Mapping[str, AmountByClassifier]] = {
         "num_train_epochs": AmountByClassifier(Amount(20), Amount(20, maximum=24_000))
     }
