@@ -11,7 +11,7 @@ import torch
 from packaged_files import RATINGS, TWEETS
 
 from eightball_ppo.auditing import run as audit
-from eightball_ppo.config.methods import ExactConfig
+from eightball_ppo.config.methods import ExactConfig, PPOConfig
 from eightball_ppo.config.stages import AuditConfig, GradeConfig
 from eightball_ppo.data import Questions, packaged
 from eightball_ppo.data.packaged import ratings_by_text
@@ -20,8 +20,9 @@ from eightball_ppo.errors import InputError
 from eightball_ppo.graders.base import Grade, GradeRequest
 from eightball_ppo.graders.budget import Budget
 from eightball_ppo.graders.judges import as_grader
-from eightball_ppo.graders.raters import Panel, RaterDraws, RaterGrader, gold_of_others, vote_logp_BK
+from eightball_ppo.graders.raters import Panel, RaterAnswers, RaterGrader, gold_of_others, vote_logp_BK
 from eightball_ppo.graders.registry import check_graders, panels_of
+from eightball_ppo.graders.training_scores import training_scores
 from eightball_ppo.labels import LabelSet
 from eightball_ppo.methods.inputs import load_splits
 
@@ -127,10 +128,10 @@ def test_specs_name_the_size_of_the_panel_and_its_seed() -> None:
     ("options", "message"),
     [
         *[
-            ({"grader": spec}, f"--grader {spec}: rater, rater:RATERS or")
+            ({"grader": spec}, f"--grader {spec}: rater, rater:RATERS, rater:RATERS:SEED")
             for spec in ("rater:0", "rater:x", "rater:1:")
         ],
-        ({"grader": "rater:1:2:3"}, "--grader rater:1:2:3: rater, rater:RATERS or rater:RATERS:SEED is needed"),
+        ({"grader": "rater:1:2:3"}, "--grader rater:1:2:3: rater, rater:RATERS, rater:RATERS:SEED, or"),
         ({"grader": "rater:8"}, "some texts of tweets have 8 raters, and one at least is needed .* draw at most 7"),
         (
             {"dataset_name": "trec6"},
@@ -153,35 +154,67 @@ def test_an_audit_and_a_list_of_judges_refuse_raters(packaged_dir: Path) -> None
         as_grader(["rater", "rule:positive"], LABELS, config=config)
 
 
+def asked(answers: RaterAnswers, cells: torch.Tensor, ask: int) -> torch.Tensor:
+    return answers(cells[:, 0], cells[:, 1], torch.full((len(cells),), ask))
+
+
 def test_raters_drawn_at_every_call_give_their_shares_on_average_and_differ_between_calls(packaged_dir: Path) -> None:
     texts = list(ratings_by_text("tweets"))[:4]
-    draws = RaterDraws(texts, "tweets", Panel(1, 0), OTHER_ORDER, "probability")
-    cells = torch.cartesian_prod(torch.arange(4), torch.arange(3)).repeat(2000, 1)
-    score_CB = draws.draw(cells[:, 0], cells[:, 1]).view(2000, 12)
-    torch.testing.assert_close(score_CB.double().mean(0).view(4, 3), draws.expected_NK(), atol=0.03, rtol=0)
+    answers = RaterAnswers(texts, "tweets", Panel(1, 0, True), OTHER_ORDER, "probability")
+    cells = torch.cartesian_prod(torch.arange(4), torch.arange(3))
+    score_CB = torch.stack([asked(answers, cells, ask) for ask in range(2000)])
     votes = [[OTHER_ORDER.id_of(SENTIMENTS[vote(rating)]) for rating in ratings_by_text("tweets")[t]] for t in texts]
     low, high = 0.5 / 2.501, 1.501 / 2.501
     for row, of_text in enumerate(votes):
         for k in range(3):
             share = of_text.count(k) / len(of_text)
-            assert draws.expected_NK()[row, k].item() == pytest.approx(share * high + (1 - share) * low)
-            assert len(score_CB[:, 3 * row + k].unique()) == (2 if 0 < share < 1 else 1)
+            found_C = score_CB[:, 3 * row + k]
+            assert found_C.double().mean().item() == pytest.approx(share * high + (1 - share) * low, abs=0.03)
+            assert len(found_C.unique()) == (2 if 0 < share < 1 else 1)
 
 
-def test_draws_go_on_where_a_saved_state_ends_and_differ_between_seeds(packaged_dir: Path) -> None:
+def test_an_answer_depends_on_the_text_the_label_the_ask_and_the_seed_alone(packaged_dir: Path) -> None:
     texts = list(ratings_by_text("tweets"))
-    rows_B, actions_B = torch.arange(len(texts)), torch.zeros(len(texts), dtype=torch.long)
+    cells = torch.stack([torch.arange(len(texts)), torch.zeros(len(texts), dtype=torch.long)], 1)
 
-    def draws(seed: int) -> RaterDraws:
-        return RaterDraws(texts, "tweets", Panel(3, seed), LABELS)
+    def answers(seed: int, order: LabelSet = LABELS) -> RaterAnswers:
+        return RaterAnswers(texts, "tweets", Panel(3, seed, True), order, "log_prob")
 
-    first, again, other = draws(0), draws(0), draws(1)
-    before_B = first.draw(rows_B, actions_B)
-    again.load_state_dict(first.state_dict())
-    after_B = first.draw(rows_B, actions_B)
-    assert torch.equal(after_B, again.draw(rows_B, actions_B))
-    assert not torch.equal(before_B, after_B) and not torch.equal(before_B, other.draw(rows_B, actions_B))
-    with pytest.raises(InputError, match="--grader rater:9: some texts have 8 raters; draw fewer"):
-        RaterDraws(texts, "tweets", Panel(9, 0), LABELS)
-    with pytest.raises(ValueError, match="the mean over panels"):
-        first.expected_NK()
+    first_B = asked(answers(0), cells, 0)
+    assert torch.equal(first_B, asked(answers(0), cells, 0))
+    assert not torch.equal(first_B, asked(answers(0), cells, 1))
+    assert not torch.equal(first_B, asked(answers(1), cells, 0))
+    moved = torch.stack([cells[:, 0], torch.full((len(texts),), OTHER_ORDER.id_of(LABELS.names[0]))], 1)
+    assert torch.equal(first_B, asked(answers(0, OTHER_ORDER), moved, 0))
+
+
+def test_raters_of_every_call_have_the_votes_of_all_as_grade_and_the_class_of_all_as_gold(packaged_dir: Path) -> None:
+    panel, text = Panel.parse("2:call", "rater:2:call"), next(iter(ratings_by_text("tweets")))
+    assert panel == Panel(2, 0, True)
+    ratings = ratings_by_text("tweets")[text]
+    assert sorted(panel.of(text, ratings)) == list(range(len(ratings)))
+    questions = Questions("tweets", [text], [0])
+    gold = gold_of_others(questions, "tweets", [panel], LABELS).label_ids
+    assert gold is not None and LABELS.names[gold[0]] == SENTIMENTS[sentiment(ratings)]
+
+
+def test_ppo_pays_for_every_answer_of_raters_that_are_drawn_at_every_call(packaged_dir: Path) -> None:
+    """Its options know it: one process, a value model, no other noise, no calibration."""
+    raters: dict[str, Any] = {"grader": "rater:1:call", "dataset_name": "tweets", "labels": list(SENTIMENTS)}
+    refused: list[tuple[dict[str, Any], str]] = [
+        ({"baseline": "exact"}, "--baseline exact: needs all grades, so no --grader rater:1:call"),
+        ({"calibrate": True}, "--calibrate: needs grades that stay, not --grader rater:1:call"),
+        ({"label_noise": "0.1"}, "--label_noise 0.1: --grader rater:1:call is noise already"),
+    ]
+    for options, message in refused:
+        with pytest.raises(InputError, match=message):
+            PPOConfig(**raters, **options)
+    config = PPOConfig(**raters)
+    logp_NK = torch.full((3, 3), 1 / 3).log()
+    texts = list(ratings_by_text("tweets"))[:3]
+    scores, _ = training_scores(config, logp_NK, 1.0, True, texts, config.label_set(), "f")
+    rows_B, actions_B = torch.tensor([0, 0, 0, 1]), torch.tensor([1, 1, 1, 2])
+    scores(rows_B, actions_B)
+    assert scores.calls == 4
+    with pytest.raises(InputError, match="raters who are drawn at every call stand alone"):
+        check_graders(PPOConfig(**raters | {"grader": "rater:1,rater:1:call"}), config.label_set())

@@ -52,6 +52,8 @@ class MethodConfig(GraderTrainingConfig):
 
     def __post_init__(self) -> None:
         self.label_noise = str(LabelNoise.parse(self.label_noise))  # from Python also a number
+        raters = self.noise.rate and self.grader.startswith("rater:") and self.grader.endswith(":call")
+        require(not raters, f"--label_noise {self.label_noise}: --grader {self.grader} is noise already; leave one out")
         super().__post_init__()
         fits = self.score_type == "raw" or self.beta <= MAX_KL_COEF
         require(fits, f"--kl_coef {self.kl_coef}: at most {MAX_KL_COEF:g}, where the policy no longer moves")
@@ -76,6 +78,14 @@ class MethodConfig(GraderTrainingConfig):
     def noise(self) -> LabelNoise:
         """`label_noise`, parsed."""
         return LabelNoise.parse(self.label_noise)
+
+    @property
+    def differs_by_call(self) -> str:
+        """The option by which the grader's answers differ from call to call; empty if they do not."""
+        if self.noise.kind == "call":
+            return f"--label_noise {self.label_noise}"
+        raters = self.grader.startswith("rater:") and self.grader.endswith(":call")
+        return f"--grader {self.grader}" if raters else ""
 
     @property
     def beta(self) -> float:

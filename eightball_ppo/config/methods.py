@@ -95,8 +95,8 @@ class PPOConfig(RolloutConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        payable = self.baseline == "value" or (self.grader_call_budget is None and self.noise.kind != "call")
-        lacks = "--grader_call_budget" if self.noise.kind != "call" else f"--label_noise {self.label_noise}"
+        payable = self.baseline == "value" or (self.grader_call_budget is None and not self.differs_by_call)
+        lacks = self.differs_by_call or "--grader_call_budget"
         require(payable, f"--baseline exact: needs all grades, so no {lacks}; use --baseline value")
         stop, limit = self.stop_kl, self.max_kl
         require(stop is None or limit is None or stop < limit, f"--stop_kl {stop}: must be below --max_kl {limit}")

@@ -52,5 +52,5 @@ class PolicyOptions(LoraOptions):
             require(
                 whole, "--calibrate: needs whole grades of texts that are not learned from, so no --grader_call_budget"
             )
-            fixed = not str(getattr(self, "label_noise", "")).endswith(":call")
-            require(fixed, f"--calibrate: needs grades that stay, not --label_noise {getattr(self, 'label_noise', '')}")
+            differs = getattr(self, "differs_by_call", "")
+            require(not differs, f"--calibrate: needs grades that stay, not {differs}")

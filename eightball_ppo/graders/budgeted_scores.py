@@ -26,9 +26,8 @@ def check_budget_single_process(config: MethodConfig) -> None:
     budget = config.grader_call_budget
     if budget is not None and num_processes() > 1:
         raise InputError(f"--grader_call_budget {budget}: with sampled answers on one process only; launch one process")
-    if config.noise.kind == "call" and num_processes() > 1:
-        noise = config.label_noise
-        raise InputError(f"--label_noise {noise}: with sampled answers on one process only; launch one process")
+    if config.differs_by_call and num_processes() > 1:
+        raise InputError(f"{config.differs_by_call}: with sampled answers on one process only; launch one process")
 
 
 class BudgetedScores(nn.Module):

@@ -19,9 +19,11 @@ from eightball_ppo.data import Questions
 from eightball_ppo.data.packaged import ratings_by_text
 from eightball_ppo.data.ratings import SENTIMENTS, raters_in_order, sentiment, vote
 from eightball_ppo.errors import InputError
+from eightball_ppo.functional.noise import uniform_B
 from eightball_ppo.graders.base import Grade, Grader, GradeRequest, OnGrade, Scale, convert_scores
 from eightball_ppo.graders.budget import Budget
 from eightball_ppo.graders.fingerprint import settings_fingerprint
+from eightball_ppo.graders.per_call_scores import Answers
 from eightball_ppo.labels import LabelSet
 
 PRIOR = 0.5  # votes that every label has before the panel votes (Jeffreys), so that every logarithm is finite
@@ -34,10 +36,12 @@ class Panel(NamedTuple):
     Attributes:
         size: M, their number.
         seed: Of the draw.
+        per_call: Whether they are drawn again at every call, and not once for each text.
     """
 
     size: int
     seed: int
+    per_call: bool = False
 
     @classmethod
     def parse(cls, argument: str, spec: str) -> "Panel":
@@ -46,18 +50,25 @@ class Panel(NamedTuple):
         Raises:
             InputError: No whole numbers, or a panel without a rater.
         """
-        found = re.fullmatch(r"(?:([1-9]\d{0,8})(?::(\d{1,9}))?)?", argument, re.ASCII)
+        found = re.fullmatch(r"(?:([1-9]\d{0,8})(?::(\d{1,9}))?(:call)?)?", argument, re.ASCII)
         if found is None:
-            raise InputError(f"--grader {spec}: rater, rater:RATERS or rater:RATERS:SEED is needed, e.g. rater:3:0")
-        return cls(int(found[1] or 1), int(found[2] or 0))
+            forms = "rater, rater:RATERS, rater:RATERS:SEED, or one of the last two with :call behind it"
+            raise InputError(f"--grader {spec}: {forms} is needed, e.g. rater:3:0")
+        return cls(int(found[1] or 1), int(found[2] or 0), found[3] is not None)
 
     def of(self, text: str, ratings: Sequence[int]) -> list[int]:
-        """The raters of a text that are drawn; a larger panel with the same seed contains a smaller one."""
-        return raters_in_order(text, len(ratings), self.seed)[: self.size]
+        """The raters of a text whose votes are its grade, all of them if every call draws its own.
+
+        A larger panel with the same seed contains a smaller one.
+        """
+        order = raters_in_order(text, len(ratings), self.seed)
+        return order if self.per_call else order[: self.size]
 
 
 class RaterGrader(Grader):
     """`rater:M:SEED`: M raters, drawn once for each text, vote; log-probabilities of their votes.
+
+    `rater:M:SEED:call`: the votes of all raters of a text; training asks `RaterAnswers`.
 
     Args:
         dataset_name: A packaged data set with ratings.
@@ -81,6 +92,7 @@ class RaterGrader(Grader):
         require(panel.size < fewest, f"--grader rater:{panel.size}: {reason}; draw at most {fewest - 1}")
         digest = hashlib.sha256(repr(sorted(self._ratings.items())).encode()).hexdigest()[:16]
         self.settings: dict[str, Any] = {"grader": "rater", "raters": panel.size, "seed": panel.seed}
+        self.settings |= {"per_call": True} if panel.per_call else {}
         self.settings |= {"dataset_name": dataset_name, "ratings": digest, "labels": list(labels.canonical().names)}
         self.fingerprint = settings_fingerprint(self.settings)
 
@@ -118,7 +130,7 @@ def gold_of_others(questions: Questions, dataset_name: str, panels: Sequence[Pan
     Args:
         questions: Texts of the data set, with the labels that all raters gave, or without labels.
         dataset_name: A packaged data set with ratings.
-        panels: The raters that grade.
+        panels: The raters that grade. Those that are drawn at every call grade no held-out text while a policy learns.
         labels: The labels.
 
     Raises:
@@ -129,7 +141,7 @@ def gold_of_others(questions: Questions, dataset_name: str, panels: Sequence[Pan
     ratings, names = _ratings(dataset_name), []
     for text in questions.texts:
         require(text in ratings, f"{questions.source}: no ratings of {text[:40]!r} in {dataset_name}")
-        drawn = {rater for panel in panels for rater in panel.of(text, ratings[text])}
+        drawn = {rater for panel in panels if not panel.per_call for rater in panel.of(text, ratings[text])}
         others = [rating for rater, rating in enumerate(ratings[text]) if rater not in drawn]
         require(bool(others), f"{questions.source}: all raters of {text[:40]!r} are in a panel; draw fewer")
         names.append(SENTIMENTS[sentiment(others)])
@@ -143,10 +155,10 @@ def _ratings(dataset_name: str) -> Mapping[str, tuple[int, ...]]:
         raise InputError(f"--grader rater: {error}") from None
 
 
-class RaterDraws(nn.Module):
-    """Scores of raters who are drawn again at every call: who is asked twice may get two answers.
+class RaterAnswers(Answers):
+    """`rater:M:call`: M raters of a text, drawn again at every ask: who is asked twice may get two answers.
 
-    Nothing stores a draw. `state_dict` has the number of calls, from which the next draw follows.
+    A draw depends on the seed, the text, the label's name and the number of the ask alone.
 
     Args:
         texts: The N texts.
@@ -154,59 +166,24 @@ class RaterDraws(nn.Module):
         panel: How many raters judge an answer, and the seed of the draws.
         labels: The K labels, in the order of the actions.
         score_type: The score made of the panel's log-probabilities.
-
-    Raises:
-        InputError: A data set without ratings, or a text that fewer people rated than judge.
     """
 
-    num_calls: Tensor
-
-    def __init__(
-        self,
-        texts: Sequence[str],
-        dataset_name: str,
-        panel: Panel,
-        labels: LabelSet,
-        score_type: ScoreType = "log_prob",
-    ):
-        super().__init__()
+    def __init__(self, texts: Sequence[str], dataset_name: str, panel: Panel, labels: LabelSet, score_type: ScoreType):
         self.panel, self.score_type, self.num_labels = panel, score_type, len(labels)
-        ratings, ids = _ratings(dataset_name), LabelSet.of(SENTIMENTS).columns_in(labels)
+        ratings, sentiments = _ratings(dataset_name), LabelSet.of(SENTIMENTS)
+        ids = sentiments.columns_in(labels)  # the label id of each sentiment
         votes = [torch.tensor([ids[vote(rating)] for rating in ratings[text]]) for text in texts]
-        fewest = min(map(len, votes))
-        require(panel.size <= fewest, f"--grader rater:{panel.size}: some texts have {fewest} raters; draw fewer")
-        self._votes_NR = nn.utils.rnn.pad_sequence(votes, batch_first=True, padding_value=-1)  # stays on the CPU
-        self._is_rated_NR = self._votes_NR >= 0
-        self.register_buffer("num_calls", torch.zeros((), dtype=torch.long))
+        self._votes_NR = nn.utils.rnn.pad_sequence(votes, batch_first=True, padding_value=-1)
+        self._place_K = torch.tensor(labels.columns_in(sentiments))
+        digests = (hashlib.sha256(f"{panel.seed}:{text}".encode()).digest()[:8] for text in texts)
+        self._key_N = np.fromiter(map(int.from_bytes, digests), np.uint64, len(texts))
 
-    def draw(self, rows_B: Tensor, actions_B: Tensor) -> Tensor:
-        """Scores of sampled answers, each by a panel that is drawn now.
-
-        Args:
-            rows_B: Indices of texts, shape [B].
-            actions_B: Label ids, shape [B].
-
-        Returns:
-            Scores, float32, shape [B].
-        """
-        generator = np.random.default_rng([self.panel.seed, int(self.num_calls)])
-        self.num_calls += 1
-        rows, actions_B1 = rows_B.cpu(), actions_B.cpu().unsqueeze(1)
-        rank_BR = torch.from_numpy(generator.random((len(rows), self._votes_NR.shape[1])))
-        rank_BR[~self._is_rated_NR[rows]] = torch.inf
-        drawn_BM = rank_BR.topk(self.panel.size, largest=False).indices
-        logp_BK = vote_logp_BK(self._votes_NR[rows].gather(1, drawn_BM), self.num_labels)
-        return convert_scores(logp_BK, self.score_type).gather(1, actions_B1).squeeze(1).float().to(rows_B.device)
-
-    def expected_NK(self) -> Tensor:
-        """The mean of the scores that `draw` gives with one rater, for every answer; shape [N, K].
-
-        Raises:
-            ValueError: The panel has more raters.
-        """
-        if self.panel.size != 1:
-            raise ValueError("the mean over panels of several raters is not computed")
-        each_K1 = torch.arange(self.num_labels).unsqueeze(1)
-        score_KK = convert_scores(vote_logp_BK(each_K1, self.num_labels), self.score_type)
-        voted_NRK = (self._votes_NR.unsqueeze(2) == each_K1.T).double()
-        return voted_NRK.sum(1) / self._is_rated_NR.sum(1, keepdim=True) @ score_KK
+    def __call__(self, rows_B: Tensor, actions_B: Tensor, asks_B: Tensor) -> Tensor:
+        """See `Answers`; float32."""
+        votes_BR = self._votes_NR[rows_B]
+        B, R = votes_BR.shape
+        each_B = (counter_B.repeat_interleave(R) for counter_B in (self._place_K[actions_B], asks_B))
+        rank_BR = uniform_B(self._key_N[rows_B].repeat(R), *each_B, torch.arange(R).repeat(B))[0].view(B, R)
+        drawn_BM = rank_BR.where(votes_BR >= 0, torch.inf).topk(self.panel.size, largest=False).indices
+        logp_BK = vote_logp_BK(votes_BR.gather(1, drawn_BM), self.num_labels)
+        return convert_scores(logp_BK, self.score_type).gather(1, actions_B.unsqueeze(1))[:, 0].float()

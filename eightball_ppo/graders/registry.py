@@ -117,6 +117,8 @@ def check_graders(config: GraderConfig, labels: LabelSet) -> None:
             kind_of(load_function(spec.argument))
     for panel in panels_of(config.grader):
         RaterGrader(config.dataset_name, panel, labels)
+        if panel.per_call and (len(specs) > 1 or specs[0].noise):
+            raise InputError(f"--grader {config.grader}: raters who are drawn at every call stand alone; drop the rest")
     if weights and len(weights) != len(specs):
         raise InputError(f"--grader_weights: {len(weights)} given, --grader {config.grader} names {len(specs)} graders")
     if any(weight <= 0 for weight in weights):

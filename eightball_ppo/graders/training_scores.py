@@ -11,6 +11,8 @@ from eightball_ppo.config.graded import MethodConfig
 from eightball_ppo.graders.base import convert_scores
 from eightball_ppo.graders.budgeted_scores import BudgetedScores
 from eightball_ppo.graders.per_call_scores import NoisyAnswers, PerCallScores
+from eightball_ppo.graders.raters import RaterAnswers
+from eightball_ppo.graders.registry import panels_of
 from eightball_ppo.labels import LabelSet
 
 
@@ -41,6 +43,10 @@ def training_scores(
     score_type = config.score_type or "log_prob"
     score_NK = convert_scores(logp_NK, score_type) / unit
     budget, seed, noise = config.grader_call_budget, config.seed, config.noise
+    panels = [panel for panel in panels_of(config.grader) if panel.per_call] if config.differs_by_call else []
+    if panels:
+        raters = RaterAnswers(texts, config.dataset_name, panels[0], labels, score_type)
+        return PerCallScores(raters, len(score_NK), score_NK.shape[1], budget, seed, score_type), logp_NK
     if not noise.rate or noise.kind == "row":
         return BudgetedScores(score_NK, budget, seed, score_type, sums_to_one), logp_NK
     size = len(score_NK), score_NK.shape[1]
