@@ -37,15 +37,8 @@ def comparison_data(
         if (method, beta, seed, noise, budget) in failed or (method == "sft" and (noise or budget)):
             continue
         rng = np.random.default_rng([seed, *map(ord, row_name(method, threshold))])
-        run = {
-            "method": method,
-            "threshold": threshold,
-            "seed": seed,
-            "reference": 0,
-            "beta": beta,
-            "noise": noise,
-            "budget": budget,
-        }
+        run = {"method": method, "threshold": threshold, "seed": seed, "reference": 0}
+        run |= {"beta": beta, "noise": noise, "budget": budget}
         episodes = 48_000 if METHODS[method].samples else 0
         cost = {"episodes": episodes, "grader_calls": budget or 3 * QUESTIONS["train"], "seconds": 60.0}
         for split in QUESTIONS:
