@@ -86,6 +86,24 @@ def test_the_head_reads_from_features_what_the_classifier_computes_from_tokens(k
     assert trains == {name for name, weight in model.named_parameters() if id(weight) in head}
 
 
+def test_features_are_computed_again_only_for_another_encoder_or_other_texts(reference: Path) -> None:
+    passes: list[None] = []
+    model, tokenizer = load_classifier(str(reference), "run")
+    classifier = freeze_encoder(model).eval()
+    handle = head_of(classifier).register_forward_pre_hook(lambda *_: passes.append(None))
+    table = token_table(TEXTS, tokenizer, 32)
+    kept_NH = with_features(classifier, table).features_NH
+    head = next(head_of(classifier).parameters())
+    head.data.add_(1)
+    assert with_features(classifier, table).features_NH is kept_NH and len(passes) == 1  # another head reads the same
+    with_features(classifier, token_table(TEXTS[:3], tokenizer, 32))
+    assert len(passes) == 2
+    next(classifier.encoder.parameters()).data.add_(1)
+    changed_NH = with_features(classifier, table).features_NH
+    handle.remove()
+    assert len(passes) == 3 and kept_NH is not None and changed_NH is not None and not torch.equal(kept_NH, changed_NH)
+
+
 def test_the_mean_is_over_real_tokens_alone(reference: Path) -> None:
     model, tokenizer = load_policy(reference)
     alone, padded = (

@@ -22,6 +22,7 @@ from eightball_ppo.functional import calibration, objective
 from eightball_ppo.methods import distill
 from eightball_ppo.methods.inputs import load_splits
 from eightball_ppo.methods.task import Task, load_task
+from eightball_ppo.models.frozen import freeze_encoder, with_features
 from eightball_ppo.models.loading import label_set, load_classifier, predict_logits_NK
 from eightball_ppo.report.style import row_name
 from eightball_ppo.runtime.run import METRICS, read_metrics, read_results
@@ -82,7 +83,10 @@ def _read(spec: RunSpec, config: CompareConfig, task: Task) -> RunResult:
     policy, _ = load_classifier(str(directory), "run", trust_remote_code=config.trust_remote_code)
     task.labels.require_same(label_set(policy), "--labels", f"run {directory}")
     columns = task.labels.columns_in(label_set(policy))
-    logits_NK = {split: predict_logits_NK(policy, task.tokens[split])[:, columns] for split in SPLITS}
+    tokens = task.tokens
+    if getattr(policy.config, "frozen", False):
+        tokens = {split: with_features(freeze_encoder(policy), tokens[split]) for split in SPLITS}
+    logits_NK = {split: predict_logits_NK(policy, tokens[split])[:, columns] for split in SPLITS}
     logp_NK = {split: logits_NK[split].double().log_softmax(-1) for split in SPLITS}
     for split in SPLITS:
         record = evaluate(logp_NK[split], task.graded(split), spec.beta, task.labels)

@@ -4,6 +4,7 @@ Letters: B texts of a batch, N texts in all, H width of the features, K labels.
 """
 
 import copy
+import hashlib
 from dataclasses import replace
 from typing import Any
 
@@ -65,9 +66,10 @@ def head_of(classifier: PreTrainedModel) -> nn.Module:
     return last_linear(classifier, "--freeze_encoder")
 
 
-@torch.no_grad()
 def with_features(classifier: PreTrainedModel, table: TokenTable, batch_size: int = 64) -> TokenTable:
     """`table` with what the head reads of each text, if the encoder is frozen; else `table`.
+
+    The features of the last tables are kept in memory: the runs of a comparison read the same texts with one encoder.
 
     Args:
         classifier: The classifier, in eval mode.
@@ -76,6 +78,33 @@ def with_features(classifier: PreTrainedModel, table: TokenTable, batch_size: in
     """
     if not is_frozen(classifier):
         return table
+    key = _features_key(classifier, table)
+    if (features_NH := _KEPT.pop(key, None)) is None:
+        features_NH = _features_NH(classifier, table, batch_size)
+    _KEPT[key] = features_NH  # the newest last
+    for oldest in list(_KEPT)[:-MAX_KEPT]:
+        del _KEPT[oldest]
+    return replace(table, features_NH=features_NH)
+
+
+_KEPT: dict[str, Tensor] = {}
+MAX_KEPT = 4  # tables
+
+
+def _features_key(classifier: PreTrainedModel, table: TokenTable) -> str:
+    """A hash of the encoder's weights and of the token ids."""
+    trained = {id(parameter) for parameter in head_of(classifier).parameters()}
+    weights = [tensor for _, tensor in sorted(classifier.named_parameters()) if id(tensor) not in trained]
+    weights += [tensor for _, tensor in sorted(classifier.named_buffers())]
+    parts = [table.ids_S, table.length_N, *([] if table.types_S is None else [table.types_S])]
+    digest = hashlib.sha256(type(classifier).__name__.encode())
+    for tensor in (*weights, *parts):
+        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+    return digest.hexdigest()
+
+
+@torch.no_grad()
+def _features_NH(classifier: PreTrainedModel, table: TokenTable, batch_size: int) -> Tensor:
     device, length_N = next(classifier.parameters()).device, table.length_N
     tokens, read = table.to(device), []
     hook = head_of(classifier).register_forward_pre_hook(lambda _, inputs: read.append(inputs[0].float().cpu()))
@@ -87,4 +116,4 @@ def with_features(classifier: PreTrainedModel, table: TokenTable, batch_size: in
         hook.remove()
     features_NH = torch.empty(len(table), read[0].shape[1])
     features_NH[order_N] = torch.cat(read)
-    return replace(table, features_NH=features_NH)
+    return features_NH
