@@ -74,7 +74,7 @@ compare: setup # all methods, 10 seeds over 3 references, on a frozen MiniLM; th
 	$(BIN)/python scripts/compare.py
 
 compare-quick: setup # PPO against distillation and the exact gradient, 3 seeds, one reference
-	$(BIN)/python scripts/compare.py --config frozen_minilm --methods sft distill ppo exact --seeds 0 1 2 --references 1 --output_dir runs/frozen/compare-quick
+	$(BIN)/python scripts/compare.py --config frozen_minilm --methods sft distill ppo exact bag_of_words bag_of_characters --seeds 0 1 2 --references 1 --output_dir runs/frozen/compare-quick
 
 test: setup-dev
 	$(BIN)/python -m pytest

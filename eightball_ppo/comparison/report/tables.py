@@ -131,11 +131,11 @@ def block(data: ComparisonData, condition: Condition, beta: float, split: str) -
     rows.sort(key=_order)
     _add_bars(rows)
     confidence = results["optimum_confidence"].mean() if len(results) else math.nan
-    of_optimum = "" if pd.isna(confidence) else f" (the optimum's most probable answer: {confidence:.3f} on average)"
+    of_optimum = "" if pd.isna(confidence) else f"(the optimum's most probable answer: {confidence:.3f} on average)"
     return {
         "beta": beta,
         "split": split,
-        "title": ", ".join(filter(None, (f"beta {beta:g}{of_optimum}", SPLIT_NAMES[split], condition.text))),
+        "title": ", ".join(filter(None, (f"beta {beta:g} {of_optimum}".strip(), SPLIT_NAMES[split], condition.text))),
         "of_optimum": of_optimum,
         "gold": gold,
         "columns": columns,
