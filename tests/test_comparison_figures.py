@@ -17,6 +17,7 @@ from eightball_ppo.comparison.report.write import write_report
 from eightball_ppo.report.style import outline, plot_theme, row_name, styles
 
 FIGURES = {"score_kl", "curves_episodes", "curves_grader_calls", "coverage", "gold", "labels", "noise"}
+FIGURES |= {"reliability", "risk_coverage"}
 LABELS = ("<b>$x^{$</b>", "a|b", "No")
 
 

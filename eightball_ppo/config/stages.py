@@ -23,6 +23,7 @@ from eightball_ppo.config.grader import GraderConfig
 from eightball_ppo.config.model import SMALL_CLASSIFIER, LoraOptions, TrustOptions
 from eightball_ppo.config.training import EPOCHS, MAX_LENGTH, Schedule, SupervisedConfig
 
+RANDOM_ANSWERS = "eightball"  # the embedded data set whose sft answers are drawn at random
 OUTPUT_ENDINGS = (".csv", ".jsonl", ".parquet")
 KAPPA = Rule(lambda value: -1 <= value <= 1, "must be between -1 and 1")
 
@@ -35,20 +36,21 @@ class SFTConfig(LoraOptions, SupervisedConfig):
     """
 
     default_train_split: ClassVar[str] = "sft"
-    # More passes over random answers give some labels a probability of 1e-5, which a sampling method never finds again.
-    by_classifier: ClassVar[Mapping[str, ByClassifier]] = {
-        **SupervisedConfig.by_classifier,
-        "num_train_epochs": ByClassifier(3, 3, 10, 10, 10),
-    }
 
     output_dir: str = option("runs/sft", "Directory of the finished run; it must not hold another run.")
     model_name_or_path: str = option(SMALL_CLASSIFIER, "eightball (small, new), minilm, a directory or a Hub id.")
     tokenizer: str = option("wordpiece", "Of the small classifier: wordpiece, whitespace, a directory or a Hub id.")
-    num_train_epochs: float | None = option(None, "Passes; default 10, of the small classifier 3.", EPOCHS)
+    num_train_epochs: float | None = option(
+        None, "Passes; default 10, of the small classifier over the eight ball's random answers 3.", EPOCHS
+    )
     freeze_encoder: bool = option(False, "Train a head alone, on the mean of the encoder's token states.")
     head_hidden_size: int = option(0, "With --freeze_encoder: width of a hidden layer; 0: none.", NOT_NEGATIVE)
 
     def __post_init__(self) -> None:
+        if self.num_train_epochs is None:
+            # More passes over random answers give labels a probability of 1e-5, which sampling never finds again.
+            random_answers = self.dataset_name == RANDOM_ANSWERS and self.model_name_or_path == SMALL_CLASSIFIER
+            self.num_train_epochs = 3.0 if random_answers else 10.0
         super().__post_init__()
         encoder = self.model_name_or_path != SMALL_CLASSIFIER
         require(encoder or not self.freeze_encoder, "--freeze_encoder: which one? pass --model_name_or_path minilm")
