@@ -148,6 +148,7 @@ def record_by_hand(
         tied.append(sum(weight for weight, gap in pairs if gap == 0))
     kl, mean_score = fmean(divergence(p, r) for p, r, _ in rows), fmean(expected(p, s) for p, _, s in rows)
     start = fmean(expected(r, s) for _, r, s in rows)
+    best = [optimum(r, s, BETA) for _, r, s in rows]
     top = fmean(BETA * math.log(sum(math.exp(x + y / BETA) for x, y in zip(r, s, strict=True))) for _, r, s in rows)
 
     def argmax(row: Row) -> int:
@@ -163,6 +164,7 @@ def record_by_hand(
         "entropy": fmean(entropy(p) for p in logp),
         "objective": mean_score - BETA * kl,
         "optimum_objective": top,
+        "optimum_confidence": fmean(math.exp(max(row)) for row in best),
         "optimum_fraction": (mean_score - BETA * kl - start) / (top - start),
         "frontier_distance": best_at(kl, reference, score) - mean_score,
         "win_rate": fmean(won) + fmean(tied) / 2,
@@ -176,6 +178,13 @@ def record_by_hand(
         right = [argmax(p) == a for p, a in zip(logp, gold, strict=True)]
         record["gold_accuracy"] = fmean(map(float, right))
         record["gold_probability"] = fmean(math.exp(p[a]) for p, a in zip(logp, gold, strict=True))
+        squares = ((math.exp(p[k]) - (k == a)) ** 2 for p, a in zip(logp, gold, strict=True) for k in range(len(p)))
+        record["brier"] = sum(squares) / len(gold)
+        record["nll"] = fmean(-p[a] for p, a in zip(logp, gold, strict=True))
+        record["ece"] = calibration_error(logp, gold)
+        sure = sorted(zip((max(p) for p in logp), right, strict=True), reverse=True)
+        wrong = list(itertools.accumulate(not hit for _, hit in sure))
+        record["aurc"] = fmean(count / (n + 1) for n, count in enumerate(wrong))
     return record
 
 
