@@ -178,6 +178,7 @@ def test_grader_that_failed_its_audit_is_refused_unless_allowed(
     assert run_method(PPOConfig(**training, allow_weak_grader=True)) == tmp_path / "ppo"
 
 
+@pytest.mark.slow
 def test_order_of_the_options_is_measured(tmp_path: Path, audit: Callable[..., Audited], judge: Any) -> None:
     """Of a judge of the first option whatever it says, and of one that reads."""
     results, record, _ = audit(**judge(lambda question, names: certain(names[0], names)))

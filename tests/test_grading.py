@@ -78,6 +78,7 @@ def run_ppo(argv: list[str]) -> None:
     parser.main(PPOConfig, "eightball_ppo.methods.run_method:run_method", argv)
 
 
+@pytest.mark.slow
 def test_questions_without_a_grade_are_left_out_counted_and_asked_again_by_the_next_run(
     judge: JudgeServer, base: dict[str, Any], no_figures: None
 ) -> None:

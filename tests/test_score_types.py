@@ -53,6 +53,7 @@ def test_logit_margin_is_the_log_odds_whatever_the_probabilities(labels: int, sc
     torch.testing.assert_close(single_NK.double(), expected_NK, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="the peak memory is read from /proc")
 def test_no_score_type_takes_more_than_ten_tables_at_a_thousand_labels() -> None:
     command = [sys.executable, "-c", MEASURE, *get_args(ScoreType)]
