@@ -47,7 +47,7 @@ STAGES = (
     ("evaluation", "methods.task", "Task.exact_metrics"),
     ("evaluation", "methods.run_method", "finish"),
     ("report", "methods.run_method", "save_policy"),
-    ("report", "methods.run_method", "plots.label_histogram"),
+    ("report", "methods.run_method", "plots.plot_label_histogram"),
     ("report", "methods.run_method", "plots.plot_curves"),
     ("report", "methods.run_method", "write_card"),
     ("report", "methods.run_method", "tables.print_before_after"),

@@ -22,6 +22,7 @@ from eightball_ppo.graders.rules import RuleGrader
 from eightball_ppo.labels import LabelSet
 from eightball_ppo.methods import sft
 from eightball_ppo.methods.run_method import run_method
+from eightball_ppo.models import frozen
 from eightball_ppo.models.frozen import freeze_encoder, head_of, with_features
 from eightball_ppo.models.loading import load_classifier, predict_logits_NK
 from eightball_ppo.models.tokenization import token_table
@@ -86,7 +87,10 @@ def test_the_head_reads_from_features_what_the_classifier_computes_from_tokens(k
     assert trains == {name for name, weight in model.named_parameters() if id(weight) in head}
 
 
-def test_features_are_computed_again_only_for_another_encoder_or_other_texts(reference: Path) -> None:
+def test_features_are_computed_again_only_for_another_encoder_or_other_texts(
+    reference: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(frozen, "_KEPT", {})  # an earlier test of this process may have read the same texts
     passes: list[None] = []
     model, tokenizer = load_classifier(str(reference), "run")
     classifier = freeze_encoder(model).eval()
