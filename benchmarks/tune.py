@@ -40,7 +40,11 @@ from eightball_ppo.runtime.run import Run
 from eightball_ppo.training.supervised import train_classifier
 
 VALIDATION = "0.33"  # of the texts, by a hash of each
-STUDENTS: dict[str, dict[str, Any]] = {"small": {}, "frozen": {"model_name_or_path": "minilm", "freeze_encoder": True}}
+STUDENTS: dict[str, dict[str, Any]] = {
+    "small": {},
+    "frozen": {"model_name_or_path": "minilm", "freeze_encoder": True},
+    "lora": {"model_name_or_path": "minilm", "use_peft": True, "num_train_epochs": 3, "learning_rate": 1e-3},
+}
 TOLERANCE = 0.02  # of optimum_fraction
 
 

@@ -131,10 +131,14 @@ def test_a_method_that_asks_the_grader_stands_apart_and_says_so() -> None:
     assert notes["best_of_n"] == "asks the grader about every text" and notes["bag_of_words"] == "baseline"
 
 
-def test_the_titles_say_how_sure_the_optimum_is(data: ComparisonData, report: Path) -> None:
-    words = "(the optimum's most probable answer: 0.900 on average)"
+def test_the_titles_say_how_sure_the_optimum_is_and_how_much_of_it_the_student_reaches(
+    data: ComparisonData, report: Path
+) -> None:
+    exact = data.results.query("name == 'exact' and beta == 0.1 and split == 'train' and noise == ''")
+    ceiling = f"the student's own ceiling, by exact on training questions: {exact['optimum_fraction'].mean():.3f} of it"
+    words = f"(the optimum's most probable answer: 0.900 on average; {ceiling})"
     assert f"beta 0.1 {words}" in block(data, Condition(), 0.1, "heldout")["title"]
-    assert f"Beta 0.1 {words}, held-out questions" in (report / "report.md").read_text()
+    assert f"Beta 0.1 {escaped(words)}, held-out questions" in (report / "report.md").read_text()
 
 
 def test_failed_runs_are_shown_with_their_reasons(data: ComparisonData, report: Path) -> None:

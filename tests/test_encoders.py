@@ -20,7 +20,7 @@ from eightball_ppo.models.loading import load_classifier, predict_logits_NK
 from eightball_ppo.models.lora import adapters_off, with_lora
 from eightball_ppo.models.saving import save_policy
 from eightball_ppo.models.tokenization import TokenTable, max_input_length, set_max_length, token_table
-from eightball_ppo.models.trainable import check_rates, trainable_copy
+from eightball_ppo.models.trainable import check_rates, freeze_lower_half, trainable_copy
 from eightball_ppo.trl_adapters.build import TRLModels
 from eightball_ppo.trl_adapters.value import SharedTrunk
 
@@ -49,6 +49,21 @@ def test_batched_logits_equal_those_of_one_text_at_a_time(kind: str, pair: str |
         torch.testing.assert_close(predict_logits_NK(model, table, 5, by_length), alone_NK, atol=1e-6, rtol=0)
     has_types = pair is not None and kind not in encoders.NO_TOKEN_TYPES
     assert (table.types_S is not None) == has_types
+
+
+@pytest.mark.parametrize("kind", encoders.KINDS)
+def test_the_lower_half_of_an_encoder_is_its_embeddings_and_the_first_of_two_layers(kind: str, tmp_path: Path) -> None:
+    model, _ = load_classifier(str(encoders.save(kind, tmp_path / "model")), "--model_name_or_path")
+    freeze_lower_half(model)
+    kept = [name for name, weight in model.named_parameters() if not weight.requires_grad]
+    trains = [name for name, weight in model.named_parameters() if weight.requires_grad]
+    if kind == "albert":  # one layer, used twice
+        assert not kept
+        return
+    lower = [name for name in kept if "embeddings" not in name]
+    assert len(lower) < len(kept) and lower and all("layer.0." in name or "layers.0." in name for name in lower)
+    assert any(".1." in name for name in trains) and any("classifier" in name for name in trains)
+    assert not any(".embeddings." in name or ".0." in name for name in trains)
 
 
 @pytest.mark.parametrize("use_peft", [False, True], ids=["all weights", "lora"])

@@ -108,6 +108,11 @@ def test_features_are_computed_again_only_for_another_encoder_or_other_texts(
     assert len(passes) == 3 and kept_NH is not None and changed_NH is not None and not torch.equal(kept_NH, changed_NH)
 
 
+def test_the_module_can_be_the_first_that_a_process_imports() -> None:
+    command = [sys.executable, "-c", "import eightball_ppo.models.frozen"]
+    subprocess.run(command, check=True)  # the models that it registers import transformers while it imports them
+
+
 def test_the_mean_is_over_real_tokens_alone(reference: Path) -> None:
     model, tokenizer = load_policy(reference)
     alone, padded = (

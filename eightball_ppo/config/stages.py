@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import ClassVar
 
 from eightball_ppo.config.data import DataConfig
-from eightball_ppo.config.defaults import ByClassifier
+from eightball_ppo.config.defaults import Amount, AmountByClassifier, ByClassifier
 from eightball_ppo.config.fields import (
     AT_LEAST_1,
     NOT_NEGATIVE,
@@ -64,21 +64,25 @@ class SFTConfig(LoraOptions, SupervisedConfig):
 
 @dataclass
 class RewardConfig(LoraOptions, SupervisedConfig):
-    """Fine-tune a BERT on the answers that askers prefer, then calibrate it by temperature scaling."""
+    """Fine-tune the upper half of a BERT on the answers that askers prefer, then scale its temperature."""
 
     default_train_split: ClassVar[str] = "preferences"
-    by_classifier: ClassVar[Mapping[str, ByClassifier]] = {"learning_rate": ByClassifier(1e-4, 1e-4, 1e-4, 2e-3, 1e-4)}
+    by_classifier: ClassVar[Mapping[str, ByClassifier]] = {"learning_rate": ByClassifier(2e-4, 2e-4, 2e-4, 2e-3, 2e-4)}
+    # an encoder learns little in a few dozen steps, however few the texts (Mosbach et al. 2021, arXiv:2006.04884)
+    amounts: ClassVar[Mapping[str, AmountByClassifier]] = {
+        "num_train_epochs": AmountByClassifier(*2 * (Amount(3, minimum=2_400),))
+    }
 
     output_dir: str = option("runs/reward", "Directory of the finished run; it must not hold another run.")
     model_name_or_path: str = option("minilm", "Encoder: minilm (packaged), a directory or a Hub id.")
     max_length: int | None = option(48, "Tokens after which a question is cut.", MAX_LENGTH)
     validation_fraction: float = option(0.15, "Share of the preferences kept for the temperature.", OPEN_SHARE)
-    learning_rate: float | None = option(None, "Peak learning rate; default 1e-4, LoRA 0.002.", POSITIVE)
+    learning_rate: float | None = option(None, "Peak learning rate; default 2e-4, LoRA 0.002.", POSITIVE)
     lr_scheduler_type: Schedule = option("linear", "Shape of the learning rate: constant, linear, cosine ...")
     warmup_steps: int = option(10, "Optimizer steps of linear warm-up.")
     weight_decay: float = option(0.01, "AdamW's decoupled weight decay.", NOT_NEGATIVE)
-    num_train_epochs: float | None = option(4, "Passes over the training questions.", EPOCHS)
-    per_device_train_batch_size: int = option(16, "Questions per optimizer step and process.", AT_LEAST_1)
+    num_train_epochs: float | None = option(None, "Passes; default 3, more for fewer than 800 texts.", EPOCHS)
+    per_device_train_batch_size: int = option(32, "Questions per optimizer step and process.", AT_LEAST_1)
 
 
 @dataclass

@@ -21,7 +21,7 @@ from eightball_ppo.models.loading import load_new_classifier, text_logits_NK
 from eightball_ppo.models.lora import with_lora
 from eightball_ppo.models.precision import fold_temperature, last_linear
 from eightball_ppo.models.tokenization import max_input_length, set_max_length, token_table, tokenize
-from eightball_ppo.models.trainable import check_rates
+from eightball_ppo.models.trainable import check_rates, freeze_lower_half
 from eightball_ppo.runtime.run import Run, check_output_dir
 from eightball_ppo.training.resume import resume_context_for_fit
 from eightball_ppo.training.supervised import train_classifier
@@ -54,6 +54,8 @@ def train(config: RewardConfig) -> Path:
     truncated = tokenize(preferences, tokenizer, max_input_length(tokenizer)).truncated
     if config.use_peft:
         model = with_lora(model, config, new)
+    else:
+        freeze_lower_half(model)
     assert training.label_ids is not None
     resume = resume_context_for_fit(config, "reward", model, training.texts, training.label_ids)
     with Run(config, "reward", resume.progress) as run:

@@ -130,8 +130,7 @@ def block(data: ComparisonData, condition: Condition, beta: float, split: str) -
         rows.append(row)
     rows.sort(key=_order)
     _add_bars(rows)
-    confidence = results["optimum_confidence"].mean() if len(results) else math.nan
-    of_optimum = "" if pd.isna(confidence) else f"(the optimum's most probable answer: {confidence:.3f} on average)"
+    of_optimum = _of_optimum(results, select(data.results, condition, beta=beta, split="train", name="exact"))
     return {
         "beta": beta,
         "split": split,
@@ -142,6 +141,16 @@ def block(data: ComparisonData, condition: Condition, beta: float, split: str) -
         "rows": rows,
         "reasons": reasons,
     }
+
+
+def _of_optimum(results: pd.DataFrame, exact: pd.DataFrame) -> str:
+    """How sure the optimum is, and how much of it the student can reach: what `exact` reaches on training questions."""
+    known = {
+        "the optimum's most probable answer: {:.3f} on average": results["optimum_confidence"].mean(),
+        "the student's own ceiling, by exact on training questions: {:.3f} of it": exact["optimum_fraction"].mean(),
+    }
+    words = [text.format(value) for text, value in known.items() if pd.notna(value)]
+    return f"({'; '.join(words)})" if words else ""
 
 
 def is_baseline(name: str) -> bool:
