@@ -26,6 +26,7 @@ from tune import Lab
 from eightball_ppo.runtime.logging import silence_libraries
 
 LORA = {"use_peft": True, "per_device_train_batch_size": 600, "num_ppo_epochs": 2, "cliprange": 0.2}
+MODELS = {"small": "small", "frozen": "frozen", "lora": "encoder"}
 EPISODES = {"small": 48_000, "frozen": 48_000, "lora": 1_200}
 TEXTS, LABELS, PER_LABEL = 10_000, 1_000, 2
 MAIN = "from eightball_ppo.cli.commands import main; main()"
@@ -36,7 +37,7 @@ def speeds(rounds: int) -> None:
     """Prints the episodes per processor second of each student, and the ratios to the other two."""
     found: dict[str, list[float]] = {student: [] for student in EPISODES}
     with tempfile.TemporaryDirectory() as directory:
-        labs = {student: Lab(student, f"{directory}/{student}") for student in EPISODES}
+        labs = {student: Lab(MODELS[student], f"{directory}/{student}") for student in EPISODES}
         tasks = {student: lab.task(0) for student, lab in labs.items()}
         for _ in range(rounds):
             for student, episodes in EPISODES.items():

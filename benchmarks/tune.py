@@ -1,8 +1,8 @@
-"""Searches the start of a student and the learning rates of every method on validation texts.
+"""Searches the start of a student, and learning rate and weight decay of every method, on validation texts.
 
 python benchmarks/tune.py --search start                   # of the small classifier, judged by distillation
-python benchmarks/tune.py --search rates                   # every method, on the small classifier
-python benchmarks/tune.py --search rates --student frozen  # the head of a frozen MiniLM
+python benchmarks/tune.py --search steps                   # every method, on the small classifier
+python benchmarks/tune.py --search steps --student frozen  # the head of a frozen MiniLM
 
 A third of the texts of `rl.jsonl` is for validation. A trial counts the validation texts whose most probable answer is
 the grader's. Held-out rows play no part. Every method gets the same number of trials; each trial is a mean over seeds,
@@ -43,7 +43,7 @@ VALIDATION = "0.33"  # of the texts, by a hash of each
 STUDENTS: dict[str, dict[str, Any]] = {
     "small": {},
     "frozen": {"model_name_or_path": "minilm", "freeze_encoder": True},
-    "lora": {"model_name_or_path": "minilm", "use_peft": True, "num_train_epochs": 3, "learning_rate": 1e-3},
+    "encoder": {"model_name_or_path": "minilm", "num_train_epochs": 1},
 }
 TOLERANCE = 0.02  # of optimum_fraction
 
@@ -61,22 +61,36 @@ STARTS = (
     Start(word_dropout=0.3),
     *(Start(sft_epochs=epochs) for epochs in (1, 10)),
 )
-RATES: dict[str, dict[str, tuple[float, ...]]] = {
+
+
+class Step(NamedTuple):
+    """How far an optimizer step goes, and how much of the weights it takes away."""
+
+    learning_rate: float
+    weight_decay: float
+
+
+def grid(low: float, high: float, decay: float) -> tuple[Step, ...]:
+    """Four trials."""
+    return tuple(Step(rate, strength) for rate in (low, high) for strength in (0.0, decay))
+
+
+STEPS: dict[str, dict[str, tuple[Step, ...]]] = {
     "small": {
-        "distill": (0.005, 0.01, 0.02),
-        "distill_boltzmann": (0.005, 0.01, 0.02),
-        "ppo": (0.006, 0.012, 0.024),
-        "rloo": (0.005, 0.01, 0.02),
-        "grpo": (0.005, 0.01, 0.02),
-        "exact": (0.005, 0.01, 0.02),
+        "distill": grid(0.005, 0.01, 0.1),
+        "distill_boltzmann": grid(0.005, 0.01, 0.1),
+        "ppo": grid(0.012, 0.024, 0.03),
+        "rloo": grid(0.01, 0.02, 0.1),
+        "grpo": grid(0.01, 0.02, 0.1),
+        "exact": grid(0.005, 0.01, 0.1),
     },
     "frozen": {
-        "distill": (0.01, 0.02, 0.04),
-        "distill_boltzmann": (0.01, 0.02, 0.04),
-        "ppo": (0.02, 0.04, 0.08),
-        "rloo": (0.01, 0.02, 0.04),
-        "grpo": (0.01, 0.02, 0.04),
-        "exact": (0.01, 0.02, 0.04),
+        "distill": grid(0.01, 0.02, 0.03),
+        "distill_boltzmann": grid(0.02, 0.04, 0.03),
+        "ppo": grid(0.04, 0.08, 0.03),
+        "rloo": grid(0.02, 0.04, 0.1),
+        "grpo": grid(0.02, 0.04, 0.1),
+        "exact": grid(0.02, 0.04, 0.03),
     },
 }
 
@@ -142,12 +156,11 @@ class Lab:
     def train(self, task: Task[Any], method: str, **options: Any) -> tuple[Task[Any], dict[str, Tensor], float]:
         """The task of one training, the policy's logits [N, K] of each split, and processor seconds."""
         spec, given = METHODS[method], task.config
-        fixed = {**spec.fixed, **({"threshold": 0.0} if method == "distill" else {})}
         shared = {"seed": given.seed, "score_type": given.score_type, "labels": given.labels, "disable_tqdm": True}
-        config = spec.config_class(output_dir=next(self.directories), **shared, **fixed, **options)
+        config = spec.config_class(output_dir=next(self.directories), **shared, **spec.fixed, **options)
         config = resolve_defaults(config, task.classifier, len(task.questions["train"]))
         scores = BudgetedScores(task.train_scores.score_NK, None, given.seed)
-        task, started = replace(task, config=config, train_scores=scores), time.process_time()
+        task, started = replace(task, config=config, recorded_config=None, train_scores=scores), time.process_time()
         with Run(config, method) as run:
             policy = load(spec.fit)(task, run)
         seconds = time.process_time() - started
@@ -156,7 +169,8 @@ class Lab:
 
 def trial(lab: Lab, task: Task[Any], method: str, **options: Any) -> tuple[float, float, float]:
     """Validation accuracy, share of the optimum on training texts, and processor seconds of one training."""
-    task, logits, seconds = lab.train(task, method, **options)
+    whole = {"threshold": 0.0} if method == "distill" else {}  # no search within the search
+    task, logits, seconds = lab.train(task, method, **whole, **options)
     records = {split: task.record(split, table_NK) for split, table_NK in logits.items()}
     return records["heldout"]["judge_agreement"], records["train"]["optimum_fraction"], seconds
 
@@ -188,36 +202,40 @@ def search_starts(lab: Lab, seeds: int, kl_coef: float) -> None:
     print_trials("distill", trials)
 
 
-def search_rates(lab: Lab, methods: list[str], seeds: int, kl_coef: float) -> None:
-    """Prints a row for every method and learning rate."""
+def search_steps(lab: Lab, methods: list[str], seeds: int, kl_coef: float) -> None:
+    """Prints a row for every method, learning rate and weight decay."""
     tasks = [lab.task(seed, dataset_test_split=VALIDATION) for seed in range(seeds)]
     for method in methods:
         trials = []
-        for rate in RATES[lab.student][method]:
-            runs = [trial(lab, task, method, kl_coef=kl_coef, learning_rate=rate) for task in tasks]
-            trials.append(Trial(rate, *map(mean, zip(*runs, strict=True))))
+        for step in STEPS[lab.student][method]:
+            runs = [trial(lab, task, method, kl_coef=kl_coef, **step._asdict()) for task in tasks]
+            trials.append(Trial(f"{step.learning_rate:g}, {step.weight_decay:g}", *map(mean, zip(*runs, strict=True))))
         print_trials(method, trials)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--search", choices=("start", "rates"), required=True)
-    parser.add_argument("--student", choices=STUDENTS, default="small")
-    parser.add_argument("--methods", nargs="+", choices=RATES["small"], default=list(RATES["small"]))
+    parser.add_argument("--search", choices=("start", "steps"), required=True)
+    parser.add_argument("--student", choices=STEPS, default="small")
+    parser.add_argument("--methods", nargs="+", choices=STEPS["small"], default=list(STEPS["small"]))
     parser.add_argument("--seeds", type=int, default=2)
     parser.add_argument("--kl_coef", type=float, default=0.5)
     options = parser.parse_args()
     torch.set_num_threads(1)
     silence_libraries()
-    setting = "initializer_range, word_dropout, SFT epochs" if options.search == "start" else "learning rate"
-    print(f"| method | {setting} | validation accuracy | optimum_fraction, training texts | processor s |")
+    setting = (
+        "initializer_range, word_dropout, SFT epochs" if options.search == "start" else "learning rate, weight decay"
+    )
+    print(
+        f"| method | {columns[options.search]} | validation accuracy | optimum_fraction, training texts | processor s |"
+    )
     print("|---|---|--:|--:|--:|", flush=True)
     with tempfile.TemporaryDirectory() as directory:
         lab = Lab(options.student, directory)
         if options.search == "start":
             search_starts(lab, options.seeds, options.kl_coef)
         else:
-            search_rates(lab, options.methods, options.seeds, options.kl_coef)
+            search_steps(lab, options.methods, options.seeds, options.kl_coef)
 
 
 if __name__ == "__main__":
