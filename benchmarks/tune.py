@@ -223,12 +223,9 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(1)
     silence_libraries()
-    setting = (
-        "initializer_range, word_dropout, SFT epochs" if options.search == "start" else "learning rate, weight decay"
-    )
-    print(
-        f"| method | {columns[options.search]} | validation accuracy | optimum_fraction, training texts | processor s |"
-    )
+    settings = {"start": "initializer_range, word_dropout, SFT epochs", "steps": "learning rate, weight decay"}
+    setting = settings[options.search]
+    print(f"| method | {setting} | validation accuracy | optimum_fraction, training texts | processor s |")
     print("|---|---|--:|--:|--:|", flush=True)
     with tempfile.TemporaryDirectory() as directory:
         lab = Lab(options.student, directory)
