@@ -74,7 +74,7 @@ def main() -> None:
     parser.add_argument("--student", choices=STUDENTS, required=True)
     parser.add_argument("--methods", nargs="+", choices=METHODS, default=["distill", "ppo", "exact"])
     parser.add_argument("--seeds", type=int, default=5)
-    parser.add_argument("--kl_coefs", type=float, nargs="+", default=[0.1, 0.5, 2.0])
+    parser.add_argument("--kl_coefs", type=float, nargs="+", default=[0.1, 2.0])
     options = parser.parse_args()
     torch.set_num_threads(1)
     silence_libraries()

@@ -55,6 +55,7 @@ def test_the_defaults_of_the_small_classifier_on_the_embedded_data(config_class:
         )
         rates = [fitting(PPOConfig(kl_coef=beta), "small", 600).learning_rate for beta in (0.05, 1.0, 100.0)]
         assert rates == [0.024, 0.024, 0.00024]
+        assert fitting(PPOConfig(kl_coef=2.0), "frozen", 600).learning_rate == 0.01  # 0.04 by the square
     if hasattr(config, "stop_optimum_fraction"):
         assert config.stop_optimum_fraction == 1.0  # off
 
@@ -86,8 +87,10 @@ def test_only_a_stage_whose_epochs_follow_the_classifier_or_the_texts_takes_none
         == SFTConfig(model_name_or_path="minilm").num_train_epochs
         == 10
     )
-    with pytest.raises(InputError, match="--num_train_epochs: a number is needed"):
-        RewardConfig(num_train_epochs=None)
+    assert fitting(RewardConfig(), "encoder", 1050).num_train_epochs == 3
+    assert fitting(RewardConfig(), "encoder", 100).num_train_epochs == 24  # 75 steps of 32 texts
+    with pytest.raises(InputError, match="--weight_decay: a number is needed"):
+        RewardConfig(weight_decay=None)
 
 
 def test_given_options_are_kept() -> None:

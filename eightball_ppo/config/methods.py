@@ -64,7 +64,8 @@ class PPOConfig(RolloutConfig):
 
     by_classifier: ClassVar[Mapping[str, ByClassifier]] = {
         "learning_rate": ByClassifier(0.024, 0.001, 5e-5, 0.001, 0.04),
-        "num_ppo_epochs": ByClassifier(4, 4, 1, 2, 4),
+        "weight_decay": ByClassifier(0.0, 0.0, 0.0, 0.0, 0.03),
+        "num_ppo_epochs": ByClassifier(4, 4, 1, 2, 2),
         "cliprange": ByClassifier(0.1, 0.1, 0.2, 0.2, 0.1),
         "stop_optimum_fraction": STOP_OPTIMUM_FRACTION,
     }
@@ -75,15 +76,17 @@ class PPOConfig(RolloutConfig):
     baseline: Literal["value", "exact"] = option("value", "value: a value model; exact: the policy's exact value.")
     num_mini_batches: int = option(8, "Minibatches, so optimizer steps, per PPO epoch.", AT_LEAST_1)
     num_ppo_epochs: int | None = option(
-        None, "Passes over each batch; default 4, encoder 1, its adapters 2.", AT_LEAST_1
+        None, "Passes over each batch; default 4, encoder 1, its adapters or head 2.", AT_LEAST_1
     )
     learning_rate: float | None = option(
-        None, "Peak; default 0.024, LoRA 0.001, encoder 5e-5, / max(1, beta).", NOT_NEGATIVE
+        None, "Peak; default 0.024, head 0.04, LoRA 0.001, encoder 5e-5, less above a beta of 1.", NOT_NEGATIVE
     )
     value_learning_rate: float = option(0.0012, "Peak learning rate of the value model.", NOT_NEGATIVE)
     lr_scheduler_type: Schedule = option("linear", "Shape of the learning rates over updates.")
     warmup_steps: int = option(0, "Updates of linear warm-up; the first of them learns nothing.")
-    weight_decay: float = option(0.0, "AdamW's decoupled weight decay.", NOT_NEGATIVE)
+    weight_decay: float | None = option(
+        None, "AdamW's decoupled weight decay; default 0, frozen encoder 0.03.", NOT_NEGATIVE
+    )
     adam_beta2: float = option(0.9, "AdamW's decay of squared gradients; low, since they shrink.", DECAY_RATE)
     max_grad_norm: float | None = option(None, "Clip the gradient norm at every step; none: no clipping.", POSITIVE)
     cliprange: float | None = option(None, "Clip range of the probability ratio; default 0.1, encoder 0.2.", POSITIVE)
@@ -122,7 +125,7 @@ class GroupBaselineConfig(RolloutConfig):
     lr_scheduler_type: Schedule = option("linear", "Shape of the learning rate over optimizer steps.")
     weight_decay: float = option(0.0, "AdamW's decoupled weight decay.", NOT_NEGATIVE)
     adam_beta2: float = option(0.9, "AdamW's decay of squared gradients.", DECAY_RATE)
-    anneal_fraction: float = option(0.9, "Share of updates in which temperature and beta fall; 0 is off.", SHARE)
+    anneal_fraction: float = option(0.0, "Share of updates in which temperature and beta fall; 0: none.", SHARE)
 
 
 @dataclass
@@ -145,7 +148,10 @@ class GRPOConfig(GroupBaselineConfig):
 class DistillConfig(PolicyOptions, SupervisedConfig, MethodConfig):
     """Distillation: cross-entropy to the grader's top label, its distribution, or the optimum of this kl_coef."""
 
-    by_classifier: ClassVar[Mapping[str, ByClassifier]] = {"learning_rate": ByClassifier(0.01, 0.02, 1e-4, 0.001, 0.02)}
+    by_classifier: ClassVar[Mapping[str, ByClassifier]] = {
+        "learning_rate": ByClassifier(0.01, 0.02, 1e-4, 0.001, 0.02),
+        "weight_decay": ByClassifier(0.0, 0.0, 0.0, 0.0, 0.03),
+    }
     amounts: ClassVar[Mapping[str, AmountByClassifier]] = {
         "num_train_epochs": AmountByClassifier(Amount(20), Amount(20, maximum=24_000))
     }
@@ -158,6 +164,9 @@ class DistillConfig(PolicyOptions, SupervisedConfig, MethodConfig):
     )
     validation_fraction: float = option(0.2, "Share of the questions on which it is chosen.", OPEN_SHARE)
     learning_rate: float | None = option(None, "Peak; default 0.01, encoder 1e-4, its adapters 0.001.", POSITIVE)
+    weight_decay: float | None = option(
+        None, "AdamW's decoupled weight decay; default 0, frozen encoder 0.03.", NOT_NEGATIVE
+    )
     lr_scheduler_type: Schedule = option("linear", "Shape of the learning rate: constant, linear, cosine ...")
     num_train_epochs: float | None = option(None, "Passes over the kept questions; default 20, encoder less.", EPOCHS)
     per_device_train_batch_size: int = option(16, "Questions per optimizer step and process.", AT_LEAST_1)

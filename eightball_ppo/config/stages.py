@@ -80,7 +80,7 @@ class RewardConfig(LoraOptions, SupervisedConfig):
     learning_rate: float | None = option(None, "Peak learning rate; default 2e-4, LoRA 0.002.", POSITIVE)
     lr_scheduler_type: Schedule = option("linear", "Shape of the learning rate: constant, linear, cosine ...")
     warmup_steps: int = option(10, "Optimizer steps of linear warm-up.")
-    weight_decay: float = option(0.01, "AdamW's decoupled weight decay.", NOT_NEGATIVE)
+    weight_decay: float | None = option(0.01, "AdamW's decoupled weight decay.", NOT_NEGATIVE)
     num_train_epochs: float | None = option(None, "Passes; default 3, more for fewer than 800 texts.", EPOCHS)
     per_device_train_batch_size: int = option(32, "Questions per optimizer step and process.", AT_LEAST_1)
 

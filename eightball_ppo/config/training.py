@@ -60,12 +60,13 @@ class SupervisedConfig(CheckpointedConfig):
     learning_rate: float | None = option(None, "Peak; default 0.001, of all weights of an encoder 5e-5.", POSITIVE)
     lr_scheduler_type: Schedule = option("constant", "Shape of the learning rate: constant, linear, cosine ...")
     warmup_steps: int = option(0, "Optimizer steps of linear warm-up.")
-    weight_decay: float = option(0.0, "AdamW's decoupled weight decay; 0 makes it Adam.", NOT_NEGATIVE)
+    weight_decay: float | None = option(0.0, "AdamW's decoupled weight decay; 0 makes it Adam.", NOT_NEGATIVE)
     adam_beta2: float = option(0.999, "AdamW's decay of squared gradients.", DECAY_RATE)
     num_train_epochs: float | None = option(10, "Passes over the training questions.", EPOCHS)
     per_device_train_batch_size: int = option(2, "Questions per optimizer step and process.", AT_LEAST_1)
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        known = self.num_train_epochs is not None or "num_train_epochs" in {*self.amounts, *self.by_classifier}
-        require(known, "--num_train_epochs: a number is needed, e.g. 10")
+        for name, example in (("num_train_epochs", 10), ("weight_decay", 0)):
+            known = getattr(self, name) is not None or name in {*self.amounts, *self.by_classifier}
+            require(known, f"--{name}: a number is needed, e.g. {example}")

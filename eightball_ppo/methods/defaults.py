@@ -40,8 +40,10 @@ def fitting(config: C, kind: Kind, num_texts: int) -> C:
     }
     if isinstance(config, RolloutConfig):
         # The optimum's logits lie score / kl_coef away from the reference's. TRL whitens that scale out of the
-        # advantages, so at a high kl_coef the noise of the steps would drown it unless the steps are smaller.
-        values["learning_rate"] /= max(1.0, 0.0 if config.score_type == "raw" else config.beta)
+        # advantages, so at a high kl_coef the noise of the steps would drown it unless the steps are smaller. How much
+        # smaller was measured at 2: for a head half of what the other classifiers need (docs/LOG.md, 2026-11-30).
+        beta = 1.0 if config.score_type == "raw" else max(1.0, config.beta)
+        values["learning_rate"] /= beta**2 if kind == "frozen" else beta
     for name, amount in config.amounts.items():
         texts = amount.of(kind, num_texts)
         values[name] = texts if name == "total_episodes" else max(1, round(texts / num_texts))

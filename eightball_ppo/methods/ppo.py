@@ -144,6 +144,7 @@ def _optimizer(config: PPOConfig, models: TRLModels) -> torch.optim.Optimizer:
     A value model as fast as the policy soon predicts the low score of a question whose good answer was not sampled yet;
     then bad answers have no negative advantage any more, and the question is not learned. See docs/LOG.md.
     """
+    assert config.weight_decay is not None
     groups: list[dict[str, Any]] = []
     for model, rate in ((models.policy, config.learning_rate), (models.value, config.value_learning_rate)):
         trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
