@@ -155,6 +155,7 @@ def main() -> None:
         per_device_train_batch_size=batch,
         repeats_per_epoch=1,
         num_ppo_epochs=2,
+        weight_decay=0.0,
         disable_tqdm=True,
     )
     job = Job(config, args.questions)

@@ -65,7 +65,7 @@ def scores(num_questions: int, num_labels: int = 3, seed: int = 0) -> Tensor:
 def config(**overrides: Any) -> PPOConfig:
     """PPO on one batch of everything, one minibatch; overridden as needed."""
     settings: dict[str, Any] = {"repeats_per_epoch": 1, "num_mini_batches": 1, "kl_coef": 0.5, "cliprange": 0.2}
-    settings |= {"total_episodes": 48_000, "num_ppo_epochs": 4}
+    settings |= {"total_episodes": 48_000, "num_ppo_epochs": 4, "weight_decay": 0.0}
     settings |= {"learning_rate": 0.01, "value_learning_rate": 0.01, "adam_beta2": 0.999, "disable_tqdm": True}
     return PPOConfig(**{**settings, **overrides})
 

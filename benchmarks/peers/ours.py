@@ -51,6 +51,7 @@ class Ours:
             per_device_train_batch_size=settings.batch,
             num_mini_batches=settings.minibatches,
             num_ppo_epochs=settings.epochs,
+            weight_decay=0.0,
             learning_rate=settings.learning_rate,
             value_learning_rate=settings.value_learning_rate,
             adam_beta2=settings.adam_beta2,
