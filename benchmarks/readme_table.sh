@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# The README's numbers: three seeds of every stage into runs/table (about 20 minutes on one core), then the tables.
+# Three seeds of every stage into runs/table (about 20 minutes on one core), then the tables.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 export OMP_NUM_THREADS=1
