@@ -30,7 +30,12 @@ SLOW: dict[str, Stage] = {
     "sft at the end of an epoch": (sft.train, SFTConfig, {"num_train_epochs": 2}, 20),
     "sft with lora": (sft.train, SFTConfig, {"num_train_epochs": 1, "use_peft": True}, 7),
     "sft after its last step": (sft.train, SFTConfig, {"num_train_epochs": 1.25}, 25),
-    "reward in its second epoch": (reward_model.train, RewardConfig, {"num_train_epochs": 2}, 14),
+    "reward in its second epoch": (
+        reward_model.train,
+        RewardConfig,
+        {"num_train_epochs": 2, "per_device_train_batch_size": 16},
+        14,
+    ),
     "distill": (run_method, DistillConfig, {"num_train_epochs": 3, "threshold": 0.5}, 3),
     "exact": (run_method, ExactConfig, {"num_train_epochs": 4, "per_device_train_batch_size": 30}, 3),
     "rloo after its last update": (run_method, RLOOConfig, GROUPS, 5),
