@@ -10,7 +10,13 @@ import pytest
 import torch
 import yaml
 from pytest import LogCaptureFixture
-from transformers import AutoModelForSequenceClassification, AutoTokenizer, BertForSequenceClassification, pipeline
+from transformers import (
+    AutoModel,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    BertForSequenceClassification,
+    pipeline,
+)
 
 from conftest import read_rows
 from eightball_ppo import predict
@@ -19,6 +25,7 @@ from eightball_ppo.config.stages import PredictConfig, RewardConfig
 from eightball_ppo.errors import InputError
 from eightball_ppo.methods import distill, reward_model
 from eightball_ppo.methods.run_method import run_method
+from eightball_ppo.models.packaged import minilm_dir
 from eightball_ppo.models.precision import fold_temperature
 from eightball_ppo.runtime.run import read_metrics, read_results
 
@@ -45,6 +52,15 @@ def test_sft_run_is_complete_and_uses_no_gold_label(sft_run: Path) -> None:
     assert record["kl"] == 0 and record["optimum_fraction"] is None
     assert sum(record["sampled_counts"].values()) == 40 and 0 <= record["prior_p_value"] <= 1
     assert any("loss" in row for row in read_metrics(sft_run))
+
+
+def test_the_reward_model_keeps_the_lower_half_of_its_encoder(reward_run: Path) -> None:
+    trained = AutoModelForSequenceClassification.from_pretrained(reward_run).bert
+    base = AutoModel.from_pretrained(str(minilm_dir()))
+    same = {name for name, weight in base.named_parameters() if torch.equal(trained.get_parameter(name), weight)}
+    parts = ("embeddings.", "encoder.layer.0.", "encoder.layer.1.", "encoder.layer.2.")
+    assert {name for name, _ in base.named_parameters() if name.startswith(parts)} <= same
+    assert "encoder.layer.3.output.dense.weight" not in same
 
 
 def test_reward_run_is_a_stock_bert_and_temperature_scaling_divides_its_logits(reward_run: Path) -> None:
